@@ -1,0 +1,130 @@
+"""Strict YAML to typed, frozen settings.
+
+An unknown key, a missing key or a value of another type is a ``UserError`` of one line that names file and key.
+Overrides (``--set a.b=c``) go through the same door as the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from safa.errors import UserError
+
+
+class Settings(BaseModel):
+    """Base of every settings model: frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``1e-4`` as a number (YAML 1.2) and refuses a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    mapping: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in mapping:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {error}", where) from None
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, sep, value = override.partition("=")
+    if not sep or not key:
+        raise UserError(f"'{override}' is not of the form a.b=value", "--set")
+    *parents, leaf = key.split(".")
+    node = data
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UserError(f"'{name}' in '{key}' is not a section", "--set")
+        node = child
+    node[leaf] = _parse(value, f"--set {key}")
+
+
+def _explain(error: ValidationError, where: str) -> UserError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    kind = first["type"]
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if kind == "extra_forbidden":
+        return UserError(f"unknown key '{key}'{more}", where, "Remove it or mend the spelling.")
+    if kind == "missing":
+        return UserError(f"missing key '{key}'{more}", where, "Add it.")
+    message = first["msg"].removeprefix("Value error, ")
+    shown = repr(first.get("input"))
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    return UserError(f"key '{key}' is {shown}: {message}{more}", where, "Mend the value.")
+
+
+def parse_settings(data: object, model: type[S], where: str) -> S:
+    """Validate plain data (as YAML or JSON gives it) as ``model``; ``where`` names its origin in errors."""
+    try:
+        # Strict JSON mode: lists may become tuples and strings paths, but "3" never becomes 3.
+        return model.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        raise _explain(error, where) from None
+    except TypeError as error:
+        raise UserError(f"holds a value that is not plain data ({error})", where) from None
+
+
+def load_settings(path: Path, model: type[S], overrides: Sequence[str] = ()) -> S:
+    """Read a YAML file as ``model``, with ``a.b=c`` overrides applied on top.
+
+    Raises:
+        UserError: file missing, not YAML, unknown or missing key, wrong type or value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read the config ({error.strerror})", str(path), "Check the path.") from None
+    data = _parse(text, str(path))
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise UserError("the config is not a mapping of keys to values", str(path))
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_settings(data, model, str(path))
+
+
+def dump_settings(settings: Settings) -> str:
+    """The settings as YAML text that ``load_settings`` reads back to an equal object."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def settings_hash(settings: Settings) -> str:
+    """Twelve hex digits that change when any setting changes; key order does not matter."""
+    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

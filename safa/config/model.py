@@ -1,0 +1,107 @@
+"""Settings of the networks. The defaults are the published sizes (256 px); configs shrink them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from safa.config.loader import Settings
+
+
+class HourglassConfig(Settings):
+    """An hourglass at reduced resolution: ``block_expansion * 2**i`` channels, capped at ``max_features``."""
+
+    block_expansion: int = Field(ge=1)
+    num_blocks: int = Field(ge=1)
+    max_features: int = Field(ge=1)
+    scale_factor: float = Field(default=0.25, gt=0, le=1)  # of the image, by AntiAlias; 1/scale is a whole number
+
+
+class KeypointConfig(Settings):
+    """FOMM keypoint detector."""
+
+    hourglass: HourglassConfig = HourglassConfig(block_expansion=32, num_blocks=5, max_features=1024)
+    temperature: float = Field(default=0.1, gt=0)  # of the heat map softmax
+
+
+class HeadConfig(Settings):
+    """The 3D head and its estimator."""
+
+    assets: Path | None = None  # a .npz of `safa assets convert`; None = the built-in head
+    encoder_width: float = Field(default=1.0, gt=0)  # MobileNetV2 width multiplier; the feature stays 1280-d
+    encoder_input: int | None = None  # px; None = the published AntiAlias rule, i.e. the image as it is
+    encoder_weights: Path | None = None  # ImageNet MobileNetV2 state dict; None = random start
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    uv_size: int = Field(default=256, ge=16)  # texels a side of the albedo
+    rasterizer: Literal["native", "pytorch3d"] = "native"
+
+
+class AttentionConfig(Settings):
+    """Contextual attention (Yu et al., 2018)."""
+
+    rate: int = Field(default=2, ge=1)
+    kernel_size: int = Field(default=3, ge=1)
+    softmax_scale: float = Field(default=10.0, gt=0)
+    fuse_kernel: int = Field(default=3, ge=1)
+
+
+class GeneratorConfig(Settings):
+    """Occlusion-aware generator with GADE layers."""
+
+    block_expansion: int = Field(default=64, ge=1)
+    max_features: int = Field(default=512, ge=1)
+    num_down_blocks: int = Field(default=2, ge=1)
+    num_bottleneck_blocks: int = Field(default=6, ge=0)
+    dense_motion: HourglassConfig = HourglassConfig(block_expansion=64, num_blocks=5, max_features=1024)
+    attention: AttentionConfig = AttentionConfig()
+
+
+class DiscriminatorConfig(Settings):
+    """Multi-scale patch discriminator."""
+
+    scales: tuple[float, ...] = (1.0, 0.5, 0.25)
+    block_expansion: int = Field(default=32, ge=1)
+    num_blocks: int = Field(default=4, ge=1)
+    max_features: int = Field(default=512, ge=1)
+
+
+class ModelConfig(Settings):
+    """Every size of SAFA. ``ModelConfig()`` is the published model."""
+
+    image_size: int = Field(default=256, ge=32)  # px, square
+    num_keypoints: int = Field(default=10, ge=1)
+    keypoint_variance: float = Field(default=0.01, gt=0)  # of the Gaussian maps, in normalised units squared
+    keypoints: KeypointConfig = KeypointConfig()
+    head: HeadConfig = HeadConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        for name, glass in (
+            ("keypoints.hourglass", self.keypoints.hourglass),
+            ("generator.dense_motion", self.generator.dense_motion),
+        ):
+            side = int(self.image_size * glass.scale_factor)
+            if side % (2**glass.num_blocks):
+                raise ValueError(
+                    f"{name}.num_blocks={glass.num_blocks} does not fit a {side} px input: "
+                    f"{side} must be divisible by 2**num_blocks"
+                )
+        for scale in self.discriminator.scales:
+            if smallest_discriminator_input(self.discriminator.num_blocks) > self.image_size * scale:
+                raise ValueError(
+                    f"discriminator.num_blocks={self.discriminator.num_blocks} does not fit scale {scale} "
+                    f"of a {self.image_size} px image"
+                )
+        return self
+
+
+def smallest_discriminator_input(num_blocks: int) -> int:
+    """Smallest input side (px) for which ``num_blocks`` unpadded 4x4 blocks leave at least one pixel."""
+    side = 1 + 3  # the last block does not pool
+    for _ in range(num_blocks - 1):
+        side = 2 * side + 3
+    return side
