@@ -1,0 +1,61 @@
+"""The two halves and their one direction: pipelines import safa, safa never imports Ray or pipelines."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SAFA_FILES = sorted((ROOT / "safa").rglob("*.py"))
+ALL_FILES = SAFA_FILES + sorted((ROOT / "pipelines").rglob("*.py"))
+LONGEST_FILE = 330  # lines; "about 300"
+
+
+def _imported(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SAFA_FILES, ids=_name)
+def test_safa_never_imports_ray_or_pipelines(path: Path) -> None:
+    assert not _imported(path) & {"ray", "pipelines"}
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=_name)
+def test_file_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+    assert path.name != "utils.py"
+
+
+def test_importing_everything_does_not_start_or_load_heavy_things() -> None:
+    """Every module imports cleanly in one fresh process; none starts Ray or touches the network."""
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in ALL_FILES
+        if path.name != "__main__.py"
+    ]
+    code = (
+        "import importlib, socket, sys\n"
+        "def refuse(*a, **k): raise AssertionError('network at import time')\n"
+        "socket.socket.connect = refuse\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "ray = sys.modules.get('ray')\n"
+        "assert ray is None or not ray.is_initialized()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
