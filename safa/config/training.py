@@ -1,0 +1,157 @@
+"""Settings of training: one file for both stages; the ``stage`` section says which networks learn and how."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from safa.config.loader import Settings
+from safa.config.losses import HeadLossConfig, LossConfig
+from safa.config.model import ModelConfig
+
+Rate = Annotated[float, Field(gt=0)]  # a learning rate
+Beta = Annotated[float, Field(ge=0, lt=1)]  # a decay rate of Adam's moments
+
+
+class JitterConfig(Settings):
+    """Colour jitter: factors are drawn in 1 +- amount, the hue in +- amount turns. 0 leaves a property alone."""
+
+    brightness: float = Field(default=0.1, ge=0, lt=1)
+    contrast: float = Field(default=0.1, ge=0, lt=1)
+    saturation: float = Field(default=0.1, ge=0, lt=1)
+    hue: float = Field(default=0.1, ge=0, le=0.5)
+
+
+class DataConfig(Settings):
+    """Where samples come from. Sizes count per worker."""
+
+    clips: Path  # folder written by pipelines/preprocess
+    split: str = "train"
+    batch_size: int = Field(ge=1)  # samples in one forward pass of one worker
+    num_repeats: int = Field(default=150, ge=1)  # how often each identity comes up in an epoch
+    loader_workers: int = Field(default=0, ge=0)  # processes that prepare batches; 0 = the training process
+    cache_mb: int = Field(default=0, ge=0)  # decoded frames kept in memory, per loading process
+    jitter: JitterConfig = JitterConfig()
+
+
+class HeadStage(Settings):
+    """Stage 1: the 3DMM estimator alone, on single frames."""
+
+    kind: Literal["head"]
+    lr: Rate = 2e-4
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    losses: HeadLossConfig = HeadLossConfig()
+    mirror: float = Field(default=0.5, ge=0, le=1)  # share of frames flipped left to right
+
+
+class LearningRates(Settings):
+    """One learning rate per network of stage 2."""
+
+    generator: Rate = 2e-4
+    kp_detector: Rate = 2e-4
+    tdmm: Rate = 2e-4
+    discriminator: Rate = 2e-4
+
+
+class FullStage(Settings):
+    """Stage 2: generator, keypoint detector, 3DMM and discriminator, on frame pairs."""
+
+    kind: Literal["full"]
+    init: Path | None = None  # stage-1 run, model or checkpoint to start the 3DMM from; None = from nothing
+    lr: LearningRates = LearningRates()
+    betas: tuple[Beta, Beta] = (0.5, 0.999)
+    losses: LossConfig = LossConfig()
+    time_flip: float = Field(default=0.5, ge=0, le=1)  # share of pairs in reversed order
+    encoder_dropout: bool = True  # whether the 3DMM encoder's dropout stays on, as in the published training
+    ema_decay: float | None = Field(
+        default=None, gt=0, lt=1
+    )  # per step; averages the weights that inference uses
+
+
+class ScheduleConfig(Settings):
+    """How long to train and when to lower the learning rate, all in the same unit."""
+
+    unit: Literal["steps", "epochs"]
+    length: int = Field(ge=1)
+    milestones: tuple[int, ...] = ()  # the learning rate is multiplied by gamma at each
+    gamma: float = Field(default=0.1, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
+            raise ValueError("milestones must be rising positive numbers")
+        return self
+
+    def total_steps(self, samples_per_epoch: int, samples_per_step: int) -> int:
+        """Optimiser steps of the whole run; a last part of an epoch counts as a step."""
+        if self.unit == "steps":
+            return self.length
+        return math.ceil(self.length * samples_per_epoch / samples_per_step)
+
+    def lr_factor(self, step: int, samples_seen: int, samples_per_epoch: int) -> float:
+        """What the learning rates are multiplied by in the step that follows ``step`` finished ones."""
+        position = step if self.unit == "steps" else samples_seen // samples_per_epoch
+        return float(self.gamma ** sum(position >= milestone for milestone in self.milestones))
+
+
+class StepConfig(Settings):
+    """How one optimiser step is computed."""
+
+    accumulate: int = Field(default=1, ge=1)  # forward passes per optimiser step
+    clip_norm: float | None = Field(default=None, gt=0)  # largest gradient norm of a network; None = no limit
+    bf16: bool = False  # autocast to bfloat16 where torch deems it safe
+    channels_last: bool = False  # NHWC memory layout of images and convolution weights
+    fused_adam: bool = True
+
+
+class ValidateConfig(Settings):
+    """Held-out reconstruction during training."""
+
+    every: int = Field(ge=1)  # steps
+    split: str = "test"
+    clips: int = Field(default=8, ge=1)  # the first so many, in the order of their ids
+    frames: int = Field(default=4, ge=1)  # driving frames per clip, evenly spaced after the source frame 0
+
+
+class CheckpointConfig(Settings):
+    """Whole training states on disk."""
+
+    every: int = Field(ge=1)  # steps; the end of the run always writes one
+    keep: int = Field(default=2, ge=1)  # newest states kept
+
+
+class ScaleConfig(Settings):
+    """Machines. The only section that may change when a run goes on."""
+
+    num_workers: int = Field(default=0, ge=0)  # Ray Train workers; 0 = train in this process, without Ray
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(
+        default=1.0, gt=0
+    )  # reserved in Ray; leave some of the machine free for Ray itself
+    threads_per_worker: int = Field(default=1, ge=1)  # torch's own threads
+    max_failures: int = Field(default=0, ge=-1)  # restarts after a lost worker; -1 = no limit
+
+
+class TrainConfig(Settings):
+    """One training run. Its folder is ``runs/name``."""
+
+    runs: Path = Path("runs")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    stage: Annotated[HeadStage | FullStage, Field(discriminator="kind")]
+    schedule: ScheduleConfig
+    step: StepConfig = StepConfig()
+    validate_on: ValidateConfig | None = None
+    checkpoint: CheckpointConfig
+    log_every: int = Field(default=50, ge=1)  # steps
+    scale: ScaleConfig = ScaleConfig()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.runs / self.name

@@ -1,0 +1,122 @@
+"""Augmentation that keeps frames and landmarks together: mirror and colour jitter.
+
+Random numbers come from the caller's generator, so that a sample depends on its place in the data order alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safa.config.training import JitterConfig
+
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
+
+
+def _mirror_order() -> np.ndarray:
+    """For each of the 68 iBUG points, the point on the other side of the face."""
+    order = np.arange(68)
+    swaps = [(i, 16 - i) for i in range(8)]  # jaw line
+    swaps += [(17 + i, 26 - i) for i in range(5)]  # brows
+    swaps += [(31, 35), (32, 34)]  # nostrils
+    swaps += [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]  # eyes
+    swaps += [(48, 54), (49, 53), (50, 52), (59, 55), (58, 56)]  # outer lips
+    swaps += [(60, 64), (61, 63), (67, 65)]  # inner lips
+    for left, right in swaps:
+        order[left], order[right] = right, left
+    return order
+
+
+MIRROR_ORDER = _mirror_order()
+
+
+def mirror(frame: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flip a frame left to right, and its landmarks with it.
+
+    A point at column x goes to W-1-x, and takes the number of its counterpart: the subject's left eye becomes the
+    right eye of the mirrored face. Applying it twice gives the input back.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        landmarks: (68, 2) pixels; NaN stays NaN.
+    """
+    width = frame.shape[1]
+    mirrored = landmarks[MIRROR_ORDER].copy()
+    mirrored[:, 0] = width - 1 - mirrored[:, 0]
+    return frame[:, ::-1], mirrored
+
+
+@dataclass(frozen=True)
+class ColourShift:
+    """One draw of colour jitter. The neutral shift is ``ColourShift(1, 1, 1, 0)``.
+
+    ``brightness``, ``contrast`` and ``saturation`` are factors, ``hue`` is in turns of the colour circle.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+
+    @staticmethod
+    def draw(rng: np.random.Generator, config: JitterConfig) -> ColourShift:
+        """Uniform in 1 +- amount (hue: 0 +- amount). Always takes four numbers from ``rng``."""
+        u = rng.uniform(-1.0, 1.0, size=4)
+        return ColourShift(
+            brightness=1 + config.brightness * float(u[0]),
+            contrast=1 + config.contrast * float(u[1]),
+            saturation=1 + config.saturation * float(u[2]),
+            hue=config.hue * float(u[3]),
+        )
+
+    def matrix(self) -> np.ndarray:
+        """(3, 3): saturation, then hue, acting on RGB columns. Grey stays grey."""
+        grey = np.tile(np.asarray(GREY_WEIGHTS), (3, 1))
+        saturate = self.saturation * np.eye(3) + (1 - self.saturation) * grey
+        angle = 2 * math.pi * self.hue
+        rotate_iq = np.array(
+            [
+                [1, 0, 0],
+                [0, math.cos(angle), -math.sin(angle)],
+                [0, math.sin(angle), math.cos(angle)],
+            ]
+        )
+        return _YIQ_TO_RGB @ rotate_iq @ _RGB_TO_YIQ @ saturate
+
+
+_RGB_TO_YIQ = np.array([GREY_WEIGHTS, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+
+
+def jitter_colours(images_BN3HW: Tensor, shifts: list[ColourShift]) -> Tensor:
+    """Apply one colour shift to all N frames of a sample, alike.
+
+    Brightness, contrast (about the mean grey of the sample's frames), saturation and hue are one affine map of
+    RGB, so a batch costs one small matrix product. Two departures from the field's per-image version, both to
+    the good of "alike on both frames": the grey mean is that of all N frames, and the hue turns in the YIQ plane,
+    which is linear, instead of on the HSV hexagon.
+
+    Args:
+        images_BN3HW: (B, N, 3, H, W) float32 in [0, 1].
+        shifts: B of them.
+
+    Returns:
+        A new tensor of the same shape, clamped to [0, 1].
+    """
+    batch, frames, channels, height, width = images_BN3HW.shape
+    if len(shifts) != batch or channels != 3:
+        raise ValueError(f"{len(shifts)} shifts do not fit images of shape {tuple(images_BN3HW.shape)}")
+    gain = torch.tensor([s.brightness * s.contrast for s in shifts])
+    lift = torch.tensor([(1 - s.contrast) * s.brightness for s in shifts])
+    matrix_B33 = (
+        torch.tensor(np.stack([s.matrix() for s in shifts]), dtype=torch.float32) * gain[:, None, None]
+    )
+    grey_B = images_BN3HW.mean(dim=(1, 3, 4)) @ torch.tensor(GREY_WEIGHTS)
+    offset_B31 = (lift * grey_B)[:, None, None].expand(batch, 3, 1).repeat_interleave(frames, 0)
+    pixels = images_BN3HW.reshape(batch * frames, 3, height * width)
+    shifted = torch.baddbmm(offset_B31, matrix_B33.repeat_interleave(frames, 0), pixels)
+    return shifted.clamp_(0, 1).view_as(images_BN3HW)
