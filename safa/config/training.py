@@ -17,7 +17,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]  # a decay rate of Adam's moments
 
 
 class JitterConfig(Settings):
-    """Colour jitter: factors are drawn in 1 +- amount, the hue in +- amount turns. 0 leaves a property alone."""
+    """Colour jitter: factors in 1 +- amount, the hue in +- amount turns. 0 leaves a property alone."""
 
     brightness: float = Field(default=0.1, ge=0, lt=1)
     contrast: float = Field(default=0.1, ge=0, lt=1)
