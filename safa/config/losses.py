@@ -1,0 +1,85 @@
+"""Settings of the losses. A weight of 0 switches its term off: it is then not computed at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from safa.config.loader import Settings
+
+MAX_TPS_POINTS = 64
+
+
+class HeadLossWeights(Settings):
+    """Stage 1: the 3DMM alone."""
+
+    landmark: float = Field(default=1.0, ge=0)  # per pixel of the image
+    tdmm_param: float = Field(default=0.001, ge=0)  # of shape and expression coefficients squared
+
+
+class LossWeights(Settings):
+    """Stage 2: everything together. The published weights are the defaults."""
+
+    landmark: float = Field(default=1.0, ge=0)  # per pixel of the image
+    photometric: float = Field(default=1.0, ge=0)  # 3D renders against the images, inside the face masks
+    tdmm_param: float = Field(default=0.01, ge=0)
+    perceptual: float = Field(default=10.0, ge=0)  # of each layer (or pixel term) at each scale
+    generator_gan: float = Field(default=1.0, ge=0)
+    feature_matching: float = Field(default=10.0, ge=0)  # of each discriminator block at each scale
+    discriminator_gan: float = Field(default=1.0, ge=0)
+    equivariance_value: float = Field(default=10.0, ge=0)
+    equivariance_jacobian: float = Field(default=10.0, ge=0)
+
+    @property
+    def needs_discriminator(self) -> bool:
+        """Whether the generator is judged by the discriminator at all."""
+        return self.generator_gan > 0 or self.feature_matching > 0
+
+    @property
+    def needs_equivariance(self) -> bool:
+        """Whether the transformed driving frame has to be made."""
+        return self.equivariance_value > 0 or self.equivariance_jacobian > 0
+
+
+class PerceptualConfig(Settings):
+    """What the prediction is compared by.
+
+    ``vgg19`` needs ImageNet weights as a file; ``pixel_pyramid`` compares pixels and their differences and
+    needs nothing. There is no silent fall-back from one to the other.
+    """
+
+    backend: Literal["vgg19", "pixel_pyramid"] = "pixel_pyramid"
+    weights: Path | None = None  # VGG19 state dict (.pth or .safetensors); vgg19 only
+    scales: tuple[float, ...] = Field(default=(1.0, 0.5, 0.25, 0.125), min_length=1)  # of the image
+
+    @model_validator(mode="after")
+    def _weights_belong_to_vgg(self) -> Self:
+        if self.backend == "vgg19" and self.weights is None:
+            raise ValueError("vgg19 needs 'weights', a file; without one choose backend: pixel_pyramid")
+        if self.backend == "pixel_pyramid" and self.weights is not None:
+            raise ValueError("pixel_pyramid reads no 'weights'; remove it or choose backend: vgg19")
+        return self
+
+
+class EquivarianceConfig(Settings):
+    """The random transform of the equivariance loss, in normalised units."""
+
+    affine_std: float = Field(default=0.05, ge=0)
+    tps_std: float = Field(default=0.005, ge=0)
+    tps_points: int = Field(default=5, ge=2, le=MAX_TPS_POINTS)  # control points a side
+
+
+class LossConfig(Settings):
+    """All settings of the stage-2 losses."""
+
+    weights: LossWeights = LossWeights()
+    perceptual: PerceptualConfig = PerceptualConfig()
+    equivariance: EquivarianceConfig = EquivarianceConfig()
+
+
+class HeadLossConfig(Settings):
+    """All settings of the stage-1 losses."""
+
+    weights: HeadLossWeights = HeadLossWeights()

@@ -1,0 +1,112 @@
+"""Losses of both training stages: pure functions of tensors, unweighted, each a scalar.
+
+Weights live in ``safa.config.losses`` and are applied in ``safa.training.steps``.
+Source: SAFA (Wang et al., 2021), section 3.4; First Order Motion Model, sections 3.4 and A.3; MODEL.md, section 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from safa.geometry.tps import EquivarianceTransform
+from safa.head.model import HeadCode
+from safa.head.render import HeadRender
+from safa.models.discriminator import Judgement
+from safa.models.keypoints import Keypoints
+
+EXPRESSION_SHARE = 0.8  # of the expression term beside the shape term
+
+FeatureMaps = Callable[[Tensor], tuple[Tensor, ...]]
+
+
+# ---- 3D head -------------------------------------------------------------------------------------------------
+
+
+def landmark(predicted_BL2: Tensor, given_BL2: Tensor) -> Tensor:
+    """Mean absolute landmark error in pixels of the image.
+
+    Frames with a NaN among the given landmarks (no face found) are left out; 0 if none is left.
+    """
+    known_B = given_BL2.isfinite().flatten(1).all(dim=1)
+    # A selection by index would have a data-dependent size, and 0 * NaN would still be NaN.
+    target = torch.where(known_B[:, None, None], given_BL2, predicted_BL2.detach())
+    error_B = (predicted_BL2 - target).abs().flatten(1).mean(dim=1)
+    return error_B.sum() / known_B.sum().clamp(min=1)
+
+
+def tdmm_param(code: HeadCode) -> Tensor:
+    """Keeps shape and expression near the average face: mean(shape^2) + 0.8 mean(expression^2)."""
+    return code.shape.square().mean() + EXPRESSION_SHARE * code.expression.square().mean()
+
+
+def photometric(render: HeadRender, source: Tensor, driving: Tensor) -> Tensor:
+    """Mean absolute difference of each 3D render from its image (B, 3, H, W) inside the face mask, summed."""
+    source_error = (render.source - source * render.source_mask).abs().mean()
+    driving_error = (render.reenact - driving * render.driving_mask).abs().mean()
+    return source_error + driving_error
+
+
+# ---- prediction ----------------------------------------------------------------------------------------------
+
+
+def pixel_features(image: Tensor) -> tuple[Tensor, ...]:
+    """Stand-in for VGG19 where its weights are not at hand: the pixels, and their differences along x and y."""
+    return image, image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
+
+
+def perceptual(prediction: Sequence[Tensor], target: Sequence[Tensor], features: FeatureMaps) -> Tensor:
+    """Mean absolute difference of each feature map, summed over maps and scales; no gradient to the target.
+
+    Args:
+        prediction, target: the image at each scale, (B, 3, h, w) in [0, 1].
+        features: image to feature maps, ``Vgg19Features`` or ``pixel_features``.
+    """
+    terms = []
+    for predicted_image, target_image in zip(prediction, target, strict=True):
+        with torch.no_grad():
+            wanted = features(target_image)
+        terms += [(got - want).abs().mean() for got, want in zip(features(predicted_image), wanted, strict=True)]
+    return torch.stack(terms).sum()
+
+
+def generator_gan(fake: Sequence[Judgement]) -> Tensor:
+    """Least squares: how far the discriminator is from taking the prediction for real, summed over scales."""
+    return torch.stack([(1 - scale.score).square().mean() for scale in fake]).sum()
+
+
+def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+    """Mean absolute difference of the discriminator's features, summed over blocks and scales."""
+    pairs = (
+        (got, want)
+        for real_scale, fake_scale in zip(real, fake, strict=True)
+        for got, want in zip(fake_scale.features, real_scale.features, strict=True)
+    )
+    return torch.stack([(got - want).abs().mean() for got, want in pairs]).sum()
+
+
+def discriminator_gan(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+    """Least squares: real to 1, prediction to 0, summed over scales."""
+    terms = [
+        ((1 - real_scale.score).square() + fake_scale.score.square()).mean()
+        for real_scale, fake_scale in zip(real, fake, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+# ---- keypoints -----------------------------------------------------------------------------------------------
+
+
+def equivariance_value(kp: Keypoints, transform: EquivarianceTransform, kp_transformed: Keypoints) -> Tensor:
+    """Points found in the transformed frame, moved back by T, must be those of the frame itself."""
+    return (kp.value - transform.warp_points(kp_transformed.value)).abs().mean()
+
+
+def equivariance_jacobian(kp: Keypoints, transform: EquivarianceTransform, kp_transformed: Keypoints) -> Tensor:
+    """The same for the Jacobians, by the chain rule: mean |I - J^-1 (dT/dx J_T)|."""
+    chained = transform.jacobian(kp_transformed.value) @ kp_transformed.jacobian
+    product = torch.linalg.inv(kp.jacobian) @ chained
+    identity = torch.eye(2, dtype=product.dtype, device=product.device)
+    return (identity - product).abs().mean()

@@ -1,0 +1,133 @@
+"""Dense motion: K keypoint motions, the background and the 3D head's motion blended into one flow.
+
+Everything happens at ``scale_factor`` of the image (64 x 64 for 256 px). K is the number of keypoints;
+motions are ordered background, keypoints, 3D head: K + 2 in all.
+Source: SAFA (Wang et al., 2021), section 3.2; First Order Motion Model, equations (4)-(6); MODEL.md, section 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safa.config.model import ModelConfig
+from safa.geometry.antialias import AntiAlias
+from safa.geometry.gaussians import gaussian_maps
+from safa.geometry.grids import identity_grid, warp
+from safa.head.render import HeadRender
+from safa.models.blocks import Hourglass
+from safa.models.keypoints import Keypoints
+
+HEAD_KERNEL = 7
+IMAGE_CHANNELS = 3
+NORMAL_Z = 2  # component of a normal map that points along the view
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What moves where, at (h, w) = image size * scale.
+
+    Attributes:
+        masks: (B, K+2, h, w), the share of each motion; sums to 1.
+        deformation: (B, h, w, 2), for each driving pixel the source position in normalised coordinates.
+        occlusion1: (B, 1, h, w) in [0, 1], 0 where the driving geometry has to say what is there (GADE).
+        occlusion2: (B, 1, h, w) in [0, 1], 0 where contextual attention may fill in.
+        warped_sources: (B, K+1, 3, h, w), the source moved by the background's and each keypoint's motion.
+        motion_field: (B, 2, h, w), the 3D head's motion as absolute source positions.
+    """
+
+    masks: Tensor
+    deformation: Tensor
+    occlusion1: Tensor
+    occlusion2: Tensor
+    warped_sources: Tensor
+    motion_field: Tensor
+
+
+class DenseMotion(nn.Module):
+    """Combine sparse motions into ``Motion``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        glass = config.generator.dense_motion
+        self.variance = config.keypoint_variance
+        self.num_motions = config.num_keypoints + 2
+        self.hourglass = Hourglass(glass, in_channels=self.num_motions * (1 + IMAGE_CHANNELS))
+        features = self.hourglass.out_channels
+        self.mask = nn.Conv2d(features, self.num_motions, HEAD_KERNEL, padding=HEAD_KERNEL // 2)
+        self.occlusion = nn.Conv2d(features, 1, HEAD_KERNEL, padding=HEAD_KERNEL // 2)
+        self.occlusion1 = nn.Conv2d(features, 1, HEAD_KERNEL, padding=HEAD_KERNEL // 2)
+        self.down = AntiAlias(IMAGE_CHANNELS, glass.scale_factor)
+        self.down_motion = AntiAlias(2, glass.scale_factor)
+
+    def forward(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, render: HeadRender) -> Motion:
+        """Source image (B, 3, H, W), keypoints of both frames and the 3D head's renders of both."""
+        images = torch.cat([source, render.reenact, render.source_normals, render.driving_normals])
+        small_source, reenact, source_normals, driving_normals = self.down(images).chunk(4)
+        h, w = small_source.shape[-2:]
+        grid_hw2 = identity_grid(h, w, dtype=source.dtype, device=source.device)
+
+        field_Bhw2 = self.down_motion(render.motion_field).permute(0, 2, 3, 1) + grid_hw2
+        points_BKhw2 = keypoint_motions(kp_source, kp_driving, grid_hw2)
+        background_B1hw2 = grid_hw2.expand(source.shape[0], 1, h, w, 2)
+        motions_BMhw2 = torch.cat([background_B1hw2, points_BKhw2, field_Bhw2.unsqueeze(1)], dim=1)
+
+        warped = _warp_by_each(small_source, motions_BMhw2[:, :-1])
+        candidates = torch.cat([warped, reenact.unsqueeze(1)], dim=1)  # (B, K+2, 3, h, w)
+        normal_change = driving_normals[:, NORMAL_Z] - source_normals[:, NORMAL_Z]
+        heat = self._heat_maps(kp_source, kp_driving, normal_change)
+        features = self.hourglass(torch.cat([heat, candidates], dim=2).flatten(1, 2))
+
+        mask_logits, occlusion1_logit, occlusion2_logit = self._heads(features)
+        masks = F.softmax(mask_logits, dim=1)
+        return Motion(
+            masks=masks,
+            deformation=torch.einsum("bmhw,bmhwd->bhwd", masks, motions_BMhw2),
+            occlusion1=torch.sigmoid(occlusion1_logit),
+            occlusion2=torch.sigmoid(occlusion2_logit),
+            warped_sources=warped,
+            motion_field=field_Bhw2.permute(0, 3, 1, 2),
+        )
+
+    def _heat_maps(self, kp_source: Keypoints, kp_driving: Keypoints, normal_change_Bhw: Tensor) -> Tensor:
+        """Where each motion happens: (B, K+2, 1, h, w)."""
+        size = (normal_change_Bhw.shape[-2], normal_change_Bhw.shape[-1])
+        driving = gaussian_maps(kp_driving.value, size, self.variance)
+        points = driving - gaussian_maps(kp_source.value, size, self.variance)
+        background = torch.zeros_like(points[:, :1])
+        return torch.cat([background, points, -normal_change_Bhw.unsqueeze(1)], dim=1).unsqueeze(2)
+
+    def _heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mask, occlusion 1 and occlusion 2 before their activations, by one convolution."""
+        heads = (self.mask, self.occlusion, self.occlusion1)
+        weight = torch.cat([head.weight for head in heads])
+        bias = torch.cat([head.bias for head in heads if head.bias is not None])
+        out = F.conv2d(features, weight, bias, padding=HEAD_KERNEL // 2)
+        masks, occlusion1, occlusion2 = out.split([self.num_motions, 1, 1], dim=1)
+        return masks, occlusion1, occlusion2
+
+
+def keypoint_motions(kp_source: Keypoints, kp_driving: Keypoints, grid_hw2: Tensor) -> Tensor:
+    """First-order motion around each keypoint: (B, K, h, w, 2), absolute source positions.
+
+    For a driving position z: ``J_s J_d^-1 (z - p_d) + p_s`` (First Order Motion Model, equation (4)).
+    """
+    h, w = grid_hw2.shape[:2]
+    batch, points = kp_driving.value.shape[:2]
+    affine_BK22 = kp_source.jacobian @ torch.linalg.inv(kp_driving.jacobian)
+    offset_BKp2 = grid_hw2.reshape(1, 1, h * w, 2) - kp_driving.value.unsqueeze(2)
+    moved = offset_BKp2 @ affine_BK22.transpose(-1, -2) + kp_source.value.unsqueeze(2)
+    return moved.reshape(batch, points, h, w, 2)
+
+
+def _warp_by_each(image: Tensor, motions_BMhw2: Tensor) -> Tensor:
+    """Warp one image (B, 3, h, w) by M motions: (B, M, 3, h, w).
+
+    The motions are stacked along the rows of one sampling grid, so the image is not copied M times.
+    """
+    batch, count, h, w, _ = motions_BMhw2.shape
+    stacked = warp(image, motions_BMhw2.reshape(batch, count * h, w, 2))
+    return stacked.reshape(batch, -1, count, h, w).transpose(1, 2)

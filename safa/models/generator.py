@@ -1,0 +1,186 @@
+"""Generator: encode the source, deform it, let the driving geometry and attention fill what is hidden, decode.
+
+Channel counts in comments are those of the published sizes.
+Source: SAFA (Wang et al., 2021), section 3.3, equations (4)-(6); MODEL.md, section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safa.config.model import GeneratorConfig, ModelConfig
+from safa.geometry.antialias import AntiAlias
+from safa.geometry.grids import resize, warp
+from safa.head.render import HeadRender
+from safa.models.attention import ContextualAttention
+from safa.models.blocks import DownBlock, ResBlock, SameBlock
+from safa.models.dense_motion import DenseMotion, Motion
+from safa.models.keypoints import Keypoints
+from safa.models.trunks.mobilenet_v2 import FEATURE_CHANNELS
+
+IMAGE_KERNEL = 7
+DILATIONS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """For face swapping: keep the driving frame outside the mask.
+
+    Attributes:
+        features: (B, C, h, w), ``Generator.encode`` of the driving image.
+        mask: (B, 1, M, M) in [0, 1], 1 where the generated face goes; M is a multiple of h.
+    """
+
+    features: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Attributes: prediction (B, 3, H, W) in [0, 1]; deformed (B, 3, H, W), the warped source (to look at, it
+    carries no gradient); motion, the dense motion behind both.
+    """
+
+    prediction: Tensor
+    deformed: Tensor
+    motion: Motion
+
+
+class Generator(nn.Module):
+    """Source image and motion to the predicted driving frame."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        sizes = config.generator
+        widths = _widths(sizes)
+        narrow, wide = widths[0], widths[-1]
+        self.dense_motion_network = DenseMotion(config)
+        self.first = SameBlock(3, narrow, IMAGE_KERNEL)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(cin, cout) for cin, cout in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.up_blocks = nn.ModuleList(
+            GadeUpBlock(cin, cout)
+            for cin, cout in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True)
+        )
+        self.bottleneck = nn.Sequential()
+        for i in range(sizes.num_bottleneck_blocks):
+            self.bottleneck.add_module(f"r{i}", ResBlock(wide))
+        self.final = nn.Conv2d(narrow, 3, IMAGE_KERNEL, padding=IMAGE_KERNEL // 2)
+        self.fc_1 = nn.Linear(FEATURE_CHANNELS, wide)
+        self.fc_2 = nn.Linear(FEATURE_CHANNELS, wide)
+        self.context_atten_layer = ContextualAttention(sizes.attention)
+        branch = wide // len(DILATIONS)
+        self.conv00, self.conv01, self.conv02, self.conv03 = (
+            _conv_norm_relu(wide, branch, dilation) for dilation in DILATIONS
+        )
+        self.concat_conv = _conv_norm_relu(wide + branch * len(DILATIONS), wide, 1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image (B, 3, H, W) to features (B, C, H/4, W/4); a still source needs this once."""
+        features: Tensor = self.first(image)
+        for block in self.down_blocks:
+            features = block(features)
+        return features
+
+    def forward(
+        self,
+        source: Tensor,
+        kp_source: Keypoints,
+        kp_driving: Keypoints,
+        render: HeadRender,
+        driving_feature: Tensor,
+        *,
+        source_features: Tensor | None = None,
+        blend: Blend | None = None,
+    ) -> Generated:
+        """Predict the driving frame.
+
+        Args:
+            source: (B, 3, H, W) in [0, 1].
+            kp_source, kp_driving: keypoints of both frames.
+            render: the 3D head drawn in both poses.
+            driving_feature: (B, 1280), the 3DMM encoder's feature of the driving frame, for GADE.
+            source_features: ``encode(source)`` where it is already known.
+            blend: given only for face swapping.
+        """
+        motion: Motion = self.dense_motion_network(source, kp_source, kp_driving, render)
+        features = self.encode(source) if source_features is None else source_features
+        size = (features.shape[-2], features.shape[-1])
+
+        out = warp(features, _resize_grid(motion.deformation, size))
+        known = resize(motion.occlusion1, size)
+        scale, shift = self.fc_1(driving_feature), self.fc_2(driving_feature)
+        out = _modulate(out, scale, shift, 1 - known)
+        if blend is not None:
+            out = _blend(out, blend)
+        out = self.bottleneck(out)
+        out = self._fill_in(out, resize(motion.occlusion2, size))
+        for block in self.up_blocks:
+            out = block(out, driving_feature)
+        prediction = torch.sigmoid(self.final(out))
+
+        with torch.no_grad():
+            image_size = (source.shape[-2], source.shape[-1])
+            deformed = warp(source, _resize_grid(motion.deformation, image_size))
+        return Generated(prediction, deformed, motion)
+
+    def _fill_in(self, x: Tensor, occlusion2: Tensor) -> Tensor:
+        """Contextual attention beside dilated convolutions: (B, 256, h, w) -> the same shape."""
+        attended = self.context_atten_layer(x, x, 1 - occlusion2)
+        dilated = [branch(x) for branch in (self.conv00, self.conv01, self.conv02, self.conv03)]
+        out: Tensor = self.concat_conv(torch.cat([attended, *dilated], dim=1))
+        return out
+
+
+class GadeUpBlock(nn.Module):
+    """Up block whose output is re-scaled, where its own mask says so, by the driving geometry.
+
+    (B, cin, H, W) and feature (B, 1280) -> (B, cout, 2H, 2W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.fc_1 = nn.Linear(FEATURE_CHANNELS, out_channels)
+        self.fc_2 = nn.Linear(FEATURE_CHANNELS, out_channels)
+        self.conv_f = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, driving_feature: Tensor) -> Tensor:
+        h = self.norm(self.conv(F.interpolate(x, scale_factor=2, mode="nearest")))
+        mask = torch.sigmoid(self.conv_f(h))
+        return F.relu(_modulate(h, self.fc_1(driving_feature), self.fc_2(driving_feature), mask))
+
+
+def _modulate(x: Tensor, scale_BC: Tensor, shift_BC: Tensor, mask: Tensor) -> Tensor:
+    """GADE: ``mask * (scale * x + shift) + (1 - mask) * x`` with (B, C) scale and shift."""
+    modulated = torch.addcmul(shift_BC[..., None, None], scale_BC[..., None, None], x)
+    return torch.lerp(x, modulated, mask.expand_as(x))
+
+
+def _blend(out: Tensor, blend: Blend) -> Tensor:
+    """Driving features outside the mask, ``out`` inside; the mask is anti-aliased down to their size."""
+    down = AntiAlias(1, out.shape[-1] / blend.mask.shape[-1]).to(out)
+    return torch.lerp(blend.features, out, down(blend.mask).expand_as(out))
+
+
+def _conv_norm_relu(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+
+
+def _resize_grid(grid_BHW2: Tensor, size: tuple[int, int]) -> Tensor:
+    if (grid_BHW2.shape[1], grid_BHW2.shape[2]) == size:
+        return grid_BHW2
+    return resize(grid_BHW2.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+
+
+def _widths(config: GeneratorConfig) -> list[int]:
+    """Channels after the first block and after each down block."""
+    count = config.num_down_blocks + 1
+    return [min(config.max_features, config.block_expansion * 2**i) for i in range(count)]

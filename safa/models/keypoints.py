@@ -1,0 +1,87 @@
+"""Keypoint detector: ten learned points and the local affine frame around each.
+
+Source: First Order Motion Model (Siarohin et al., 2019), section 3.1 and equations (2)-(4); MODEL.md, section 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safa.config.model import ModelConfig
+from safa.geometry.antialias import AntiAlias
+from safa.geometry.grids import identity_grid
+from safa.models.blocks import Hourglass
+
+HEAD_KERNEL = 7
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Points in normalised coordinates (x right, y down, [-1, 1]) with their Jacobians.
+
+    Attributes:
+        value: (B, K, 2).
+        jacobian: (B, K, 2, 2), d(image)/d(reference frame) at the point, rows x then y.
+    """
+
+    value: Tensor
+    jacobian: Tensor
+
+    def detach(self) -> Keypoints:
+        return Keypoints(self.value.detach(), self.jacobian.detach())
+
+
+class KeypointDetector(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] to ``Keypoints``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_keypoints = config.num_keypoints
+        self.temperature = config.keypoints.temperature
+        glass = config.keypoints.hourglass
+        self.predictor = Hourglass(glass, in_channels=3)
+        features = self.predictor.out_channels
+        self.kp = nn.Conv2d(features, self.num_keypoints, HEAD_KERNEL)
+        self.jacobian = nn.Conv2d(features, 4 * self.num_keypoints, HEAD_KERNEL)
+        nn.init.zeros_(self.jacobian.weight)
+        with torch.no_grad():  # every Jacobian starts as the identity
+            assert self.jacobian.bias is not None
+            self.jacobian.bias.copy_(torch.eye(2).flatten().repeat(self.num_keypoints))
+        self.down = AntiAlias(3, glass.scale_factor)
+
+    def forward(self, *images: Tensor) -> tuple[Keypoints, ...]:
+        """Detect in several batches by one call, which is what a DDP wrapper wants.
+
+        Each batch passes through the network on its own: BatchNorm sees one batch at a time and its running
+        statistics move once for each.
+        """
+        return tuple(self.detect(image) for image in images)
+
+    def detect(self, image: Tensor) -> Keypoints:
+        """The keypoints of one batch of images (B, 3, H, W)."""
+        heat_logits, jacobian_maps = self.maps(image)
+        batch, points, height, width = heat_logits.shape
+        heat = F.softmax(heat_logits.flatten(2) / self.temperature, dim=2)  # (B, K, hw)
+        grid = identity_grid(height, width, dtype=heat.dtype, device=heat.device).reshape(1, height * width, 2)
+        value = heat @ grid
+        entries = jacobian_maps.reshape(batch, points, 4, height * width)
+        jacobian = (entries @ heat.unsqueeze(-1)).reshape(batch, points, 2, 2)
+        return Keypoints(value, jacobian)
+
+    def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Heat before the softmax (B, K, h, w) and Jacobian entries (B, 4K, h, w).
+
+        The 7x7 heads are not padded, so the maps are 6 pixels smaller than the features.
+        """
+        features = self.predictor(self.down(image))
+        # One convolution for both heads: few output channels each, so the features are read once, not twice.
+        weight = torch.cat([self.kp.weight, self.jacobian.weight])
+        assert self.kp.bias is not None and self.jacobian.bias is not None
+        bias = torch.cat([self.kp.bias, self.jacobian.bias])
+        both = F.conv2d(features, weight, bias)
+        heat, jacobian = both.split([self.num_keypoints, 4 * self.num_keypoints], dim=1)
+        return heat, jacobian

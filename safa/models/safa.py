@@ -1,0 +1,117 @@
+"""SAFA as a whole: who depends on whom between the three networks that animate.
+
+The state dict is that of the released checkpoint, one prefix per network (``kp_detector.``, ``tdmm.``,
+``generator.``). The discriminator belongs to training and stands beside.
+Source: SAFA (Wang et al., 2021), figure 2; MODEL.md, sections 2 to 5 and 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from safa.config.model import ModelConfig
+from safa.head.assets import HeadAssets
+from safa.head.model import HeadCode
+from safa.head.render import HeadRender
+from safa.models.generator import Blend, Generator
+from safa.models.dense_motion import Motion
+from safa.models.keypoints import KeypointDetector, Keypoints
+from safa.models.tdmm import HeadEstimate, Tdmm
+
+
+@dataclass(frozen=True)
+class FaceState:
+    """What is known of the face in a batch of frames.
+
+    Attributes:
+        keypoints: (B, K, ...).
+        code: the 3D head's parameters, (B, ...).
+        feature: (B, 1280), the 3DMM encoder's feature.
+    """
+
+    keypoints: Keypoints
+    code: HeadCode
+    feature: Tensor
+
+
+@dataclass(frozen=True)
+class SourceCache:
+    """All work on a source image that does not depend on the driving frame. Batch size 1 or B.
+
+    Attributes:
+        image: (B, 3, H, W).
+        face: its ``FaceState``.
+        albedo: (B, 3, uv, uv), texture without the eyes.
+        features: (B, C, H/4, W/4), ``Generator.encode`` of the image.
+    """
+
+    image: Tensor
+    face: FaceState
+    albedo: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Reenactment:
+    """A source animated by a driving state.
+
+    Attributes:
+        prediction: (B, 3, H, W) in [0, 1].
+        deformed: (B, 3, H, W), the warped source alone.
+        motion: dense motion.
+        render: the 3D head in both poses.
+        kp_driving: the driving keypoints used.
+    """
+
+    prediction: Tensor
+    deformed: Tensor
+    motion: Motion
+    render: HeadRender
+    kp_driving: Keypoints
+
+
+class Safa(nn.Module):
+    """Keypoint detector, 3DMM and generator."""
+
+    def __init__(self, config: ModelConfig, assets: HeadAssets) -> None:
+        super().__init__()
+        self.config = config
+        self.kp_detector = KeypointDetector(config)
+        self.tdmm = Tdmm(config, assets)
+        self.generator = Generator(config)
+
+    def analyse(self, image: Tensor) -> FaceState:
+        """Find keypoints and 3D head in images (B, 3, H, W) in [0, 1]."""
+        estimate: HeadEstimate = self.tdmm.estimate(image)
+        return FaceState(self.kp_detector.detect(image), estimate.code, estimate.feature)
+
+    def prepare_source(self, image: Tensor) -> SourceCache:
+        """Do everything that depends on the source alone, once for all driving frames."""
+        face = self.analyse(image)
+        albedo = self.tdmm.texture(image, self.tdmm.geometry(face.code))
+        return SourceCache(image, face, albedo, self.generator.encode(image))
+
+    def reenact(self, source: SourceCache, driving: FaceState, *, blend: Blend | None = None) -> Reenactment:
+        """Animate the source by driving states (B, ...), as ``safa.inference.motion`` has transferred them.
+
+        A source of batch 1 serves every driving state.
+        """
+        batch = driving.feature.shape[0]
+        source = _repeat(source, batch)
+        render = self.tdmm.render(
+            self.tdmm.geometry(source.face.code), self.tdmm.geometry(driving.code), source.albedo
+        )
+        generated = self.generator(
+            source.image,
+            source.face.keypoints,
+            driving.keypoints,
+            render,
+            driving.feature,
+            source_features=source.features,
+            blend=blend,
+        )
+        return Reenactment(
+            generated.prediction, generated.deformed, generated.motion, render, driving.keypoints
+        )

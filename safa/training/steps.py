@@ -1,0 +1,348 @@
+"""One training step of each stage: modules and a batch in, weighted losses out. No optimiser in here.
+
+The order within a stage-2 step is the caller's: ``generator_step`` -> backward -> step the generator, the keypoint
+detector and the 3DMM -> ``discriminator_step`` -> backward -> step the discriminator.
+
+Each network may be wrapped in ``DistributedDataParallel`` on its own. For that, everything trainable is called
+through ``forward`` and exactly once between two backward passes:
+
+- ``kp_detector(source, driving, transformed)``: three batches, each normalised by its own statistics;
+- ``tdmm(images)``: source and driving stacked, since its BatchNorm is fixed and samples do not meet;
+- ``generator(...)`` once;
+- ``discriminator(...)``: once in ``discriminator_step``, on real and predicted images stacked (InstanceNorm keeps
+  samples apart). In ``generator_step`` the discriminator judges with detached parameters: nothing of it is
+  trained there, so the wrapper is passed by and no gradient is left on it.
+
+Running statistics need no broadcast when SyncBatchNorm is used: wrap with ``broadcast_buffers=False``.
+Source: MODEL.md, section 7.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parallel import DistributedDataParallel
+
+from safa import losses
+from safa.config.losses import HeadLossConfig, LossConfig, LossWeights
+from safa.config.model import ModelConfig
+from safa.data.batches import FrameBatch, PairBatch
+from safa.geometry.tps import EquivarianceTransform
+from safa.head.model import HeadCode, HeadGeometry, landmarks_px
+from safa.head.render import HeadRender
+from safa.models.blocks import ImagePyramid, Pyramid
+from safa.models.dense_motion import Motion
+from safa.models.discriminator import Judgement
+from safa.models.generator import Generated
+from safa.models.keypoints import Keypoints
+from safa.models.tdmm import HeadEstimate, Tdmm
+from safa.models.trunks.vgg19 import load_vgg19
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted loss terms by name; a term whose weight is 0 is absent."""
+
+    terms: Mapping[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """Sum of all terms, a scalar that carries the graph."""
+        if not self.terms:
+            raise ValueError("every loss weight is 0: there is nothing to train")
+        return torch.stack(list(self.terms.values())).sum()
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The four networks of a training step, each bare or wrapped in ``DistributedDataParallel``."""
+
+    kp_detector: nn.Module
+    tdmm: nn.Module
+    generator: nn.Module
+    discriminator: nn.Module
+
+
+class Criteria(nn.Module):
+    """Everything fixed that stage-2 losses are measured with: image pyramid, feature network, settings."""
+
+    def __init__(self, config: LossConfig, model: ModelConfig) -> None:
+        """Raises ``UserError`` if the perceptual backend's weights cannot be read."""
+        super().__init__()
+        self.config = config
+        self.discriminator_scales = model.discriminator.scales
+        self.pyramid = ImagePyramid(sorted({*config.perceptual.scales, *model.discriminator.scales}, reverse=True))
+        self.vgg: nn.Module | None = None
+        if config.perceptual.weights is not None and config.weights.perceptual > 0:
+            self.vgg = load_vgg19(config.perceptual.weights)
+
+    @property
+    def features(self) -> losses.FeatureMaps:
+        """What the perceptual loss compares."""
+        return losses.pixel_features if self.vgg is None else self.vgg
+
+    def transform(self, batch: int, rng: torch.Generator, like: Tensor) -> EquivarianceTransform:
+        """A random transform per sample. Drawn on the CPU, so that a seed means the same on every device."""
+        settings = self.config.equivariance
+        return EquivarianceTransform.random(
+            batch,
+            rng,
+            affine_std=settings.affine_std,
+            tps_std=settings.tps_std,
+            points=settings.tps_points,
+        ).to(like)
+
+
+@dataclass(frozen=True)
+class StepOutputs:
+    """What a generator step made; ``discriminator_step`` and pictures read it.
+
+    ``real`` and ``fake`` are detached pyramids of the driving frame and of the prediction.
+    """
+
+    generated: Generated
+    render: HeadRender
+    kp_source: Keypoints
+    kp_driving: Keypoints
+    real: Pyramid
+    fake: Pyramid
+
+
+@dataclass(frozen=True)
+class GeneratorStep:
+    """Losses of the generator, the keypoint detector and the 3DMM, and what they were computed from."""
+
+    losses: Losses
+    outputs: StepOutputs
+
+
+# ---- stage 1 -------------------------------------------------------------------------------------------------
+
+
+def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Losses:
+    """Losses of the 3DMM alone, terms ``landmark`` and ``tdmm_param``."""
+    estimate: HeadEstimate = tdmm(batch.image)
+    weights = config.weights
+    terms = _Terms()
+    if weights.landmark > 0:
+        geometry = _tdmm(tdmm).geometry(estimate.code)
+        predicted = landmarks_px(geometry, batch.image.shape[-1])
+        terms.add("landmark", weights.landmark, lambda: losses.landmark(predicted, batch.landmarks))
+    terms.add("tdmm_param", weights.tdmm_param, lambda: losses.tdmm_param(estimate.code))
+    return Losses(terms)
+
+
+# ---- stage 2 -------------------------------------------------------------------------------------------------
+
+
+def generator_step(
+    networks: Networks, batch: PairBatch, criteria: Criteria, rng: torch.Generator
+) -> GeneratorStep:
+    """Animate the source into the driving frame and measure everything but the discriminator's own loss."""
+    weights = criteria.config.weights
+    transform = None
+    frames = [batch.source, batch.driving]
+    if weights.needs_equivariance:
+        transform = criteria.transform(len(batch), rng, batch.driving)
+        frames.append(transform.warp_frame(batch.driving))
+    keypoints: tuple[Keypoints, ...] = networks.kp_detector(*frames)
+    kp_source, kp_driving = keypoints[:2]
+
+    head = _heads(networks.tdmm, batch)
+    generated: Generated = networks.generator(
+        batch.source, kp_source, kp_driving, head.render, head.driving_feature
+    )
+    with torch.no_grad():
+        real = criteria.pyramid(batch.driving)
+    fake = criteria.pyramid(generated.prediction)
+
+    terms = _Terms()
+    _add_head_terms(terms, weights, head, batch)
+    scales = criteria.config.perceptual.scales
+    terms.add(
+        "perceptual",
+        weights.perceptual,
+        lambda: losses.perceptual(fake.at(scales), real.at(scales), criteria.features),
+    )
+    if weights.needs_discriminator:
+        _add_adversarial_terms(terms, weights, networks.discriminator, criteria, real, fake, kp_driving)
+    if transform is not None:
+        _add_equivariance_terms(terms, weights, kp_driving, transform, keypoints[2])
+    outputs = StepOutputs(generated, head.render, kp_source, kp_driving, real, fake.detach())
+    return GeneratorStep(Losses(terms), outputs)
+
+
+def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Criteria) -> Losses:
+    """Loss of the discriminator on the frames of a generator step, all of them detached."""
+    scales = criteria.discriminator_scales
+    keypoints = outputs.kp_driving.value.detach()
+    images = [
+        torch.cat([real, fake]) for real, fake in zip(outputs.real.at(scales), outputs.fake.at(scales), strict=True)
+    ]
+    judgements = networks.discriminator(images, torch.cat([keypoints, keypoints]))
+    real, fake = zip(*(_halves(judgement) for judgement in judgements), strict=True)
+    terms = _Terms()
+    terms.add(
+        "discriminator_gan",
+        criteria.config.weights.discriminator_gan,
+        lambda: losses.discriminator_gan(real, fake),
+    )
+    return Losses(terms)
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------
+
+
+class _Terms(dict[str, Tensor]):
+    """Weighted terms; a weight of 0 means that the term is never computed."""
+
+    def add(self, name: str, weight: float, compute: Callable[[], Tensor]) -> None:
+        if weight > 0:
+            self[name] = weight * compute()
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The 3D heads of both frames, (B, ...) each."""
+
+    source_code: HeadCode
+    driving_code: HeadCode
+    source_geometry: HeadGeometry
+    driving_geometry: HeadGeometry
+    driving_feature: Tensor
+    render: HeadRender
+
+
+def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
+    estimate: HeadEstimate = tdmm(torch.cat([batch.source, batch.driving]))
+    bare = _tdmm(tdmm)
+    source_geometry, driving_geometry = _halves(bare.geometry(estimate.code))
+    source_code, driving_code = _halves(estimate.code)
+    albedo = bare.texture(batch.source, source_geometry)
+    return _Heads(
+        source_code,
+        driving_code,
+        source_geometry,
+        driving_geometry,
+        estimate.feature.chunk(2)[1],
+        bare.render(source_geometry, driving_geometry, albedo),
+    )
+
+
+def _add_head_terms(terms: _Terms, weights: LossWeights, head: _Heads, batch: PairBatch) -> None:
+    size = batch.source.shape[-1]
+    terms.add(
+        "landmark",
+        weights.landmark,
+        lambda: (
+            losses.landmark(landmarks_px(head.source_geometry, size), batch.source_landmarks)
+            + losses.landmark(landmarks_px(head.driving_geometry, size), batch.driving_landmarks)
+        ),
+    )
+    terms.add(
+        "photometric",
+        weights.photometric,
+        lambda: losses.photometric(head.render, batch.source, batch.driving),
+    )
+    terms.add(
+        "tdmm_param",
+        weights.tdmm_param,
+        lambda: losses.tdmm_param(head.source_code) + losses.tdmm_param(head.driving_code),
+    )
+
+
+def _add_adversarial_terms(
+    terms: _Terms,
+    weights: LossWeights,
+    discriminator: nn.Module,
+    criteria: Criteria,
+    real: Pyramid,
+    fake: Pyramid,
+    kp_driving: Keypoints,
+) -> None:
+    keypoints = kp_driving.value.detach()
+    scales = criteria.discriminator_scales
+    fake_judgements = _judge(discriminator, fake.at(scales), keypoints)
+    terms.add("generator_gan", weights.generator_gan, lambda: losses.generator_gan(fake_judgements))
+    if weights.feature_matching > 0:
+        with torch.no_grad():
+            real_judgements = _judge(discriminator, real.at(scales), keypoints)
+        terms.add(
+            "feature_matching",
+            weights.feature_matching,
+            lambda: losses.feature_matching(real_judgements, fake_judgements),
+        )
+
+
+def _add_equivariance_terms(
+    terms: _Terms,
+    weights: LossWeights,
+    kp: Keypoints,
+    transform: EquivarianceTransform,
+    kp_transformed: Keypoints,
+) -> None:
+    terms.add(
+        "equivariance_value",
+        weights.equivariance_value,
+        lambda: losses.equivariance_value(kp, transform, kp_transformed),
+    )
+    terms.add(
+        "equivariance_jacobian",
+        weights.equivariance_jacobian,
+        lambda: losses.equivariance_jacobian(kp, transform, kp_transformed),
+    )
+
+
+def _judge(discriminator: nn.Module, images: Sequence[Tensor], keypoints: Tensor) -> tuple[Judgement, ...]:
+    """The discriminator's verdict with its parameters held fixed: gradients reach the images only."""
+    bare = _unwrap(discriminator)
+    fixed = {name: value.detach() for name, value in bare.named_parameters()}
+    verdict: tuple[Judgement, ...] = functional_call(bare, fixed, (images, keypoints))
+    return verdict
+
+
+def _tdmm(module: nn.Module) -> Tdmm:
+    """The 3DMM itself, for the parts of it that hold nothing to train (head model, texture, renderer)."""
+    bare = _unwrap(module)
+    assert isinstance(bare, Tdmm)
+    return bare
+
+
+def _unwrap(module: nn.Module) -> nn.Module:
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def _halves(stacked: T) -> tuple[T, T]:
+    """Undo the stacking of two batches in a dataclass of tensors (or tuples of tensors)."""
+
+    def half(value: Any, which: int) -> Any:
+        if isinstance(value, tuple):
+            return tuple(half(part, which) for part in value)
+        return value.chunk(2)[which]
+
+    def rebuild(which: int) -> T:
+        fields = dataclasses.fields(stacked)  # type: ignore[arg-type]
+        return dataclasses.replace(stacked, **{f.name: half(getattr(stacked, f.name), which) for f in fields})  # type: ignore[type-var]
+
+    return rebuild(0), rebuild(1)
+
+
+__all__ = [
+    "Criteria",
+    "GeneratorStep",
+    "Losses",
+    "Motion",
+    "Networks",
+    "StepOutputs",
+    "discriminator_step",
+    "generator_step",
+    "head_step",
+]
