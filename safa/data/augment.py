@@ -1,6 +1,7 @@
 """Augmentation that keeps frames and landmarks together: mirror and colour jitter.
 
-Random numbers come from the caller's generator, so that a sample depends on its place in the data order alone.
+Random numbers come from the caller's generator, so that a sample depends on its place in the data
+order alone.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ MIRROR_ORDER = _mirror_order()
 def mirror(frame: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Flip a frame left to right, and its landmarks with it.
 
-    A point at column x goes to W-1-x, and takes the number of its counterpart: the subject's left eye becomes the
-    right eye of the mirrored face. Applying it twice gives the input back.
+    A point at column x goes to W-1-x, and takes the number of its counterpart: the subject's left eye becomes
+    the right eye of the mirrored face. Applying it twice gives the input back.
 
     Args:
         frame: (H, W, 3) uint8.
@@ -95,10 +96,10 @@ _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 def jitter_colours(images_BN3HW: Tensor, shifts: list[ColourShift]) -> Tensor:
     """Apply one colour shift to all N frames of a sample, alike.
 
-    Brightness, contrast (about the mean grey of the sample's frames), saturation and hue are one affine map of
-    RGB, so a batch costs one small matrix product. Two departures from the field's per-image version, both to
-    the good of "alike on both frames": the grey mean is that of all N frames, and the hue turns in the YIQ plane,
-    which is linear, instead of on the HSV hexagon.
+    Brightness, contrast (about the mean grey of the sample's frames), saturation and hue are one affine map
+    of RGB, so a batch costs one small matrix product. Two departures from the field's per-image version, so
+    that both frames get the very same map: the grey mean is that of all N frames, and the hue turns in the
+    YIQ plane, which is linear, instead of on the HSV hexagon.
 
     Args:
         images_BN3HW: (B, N, 3, H, W) float32 in [0, 1].

@@ -1,7 +1,7 @@
 """What a training step receives: one batch of single frames (stage 1) or of frame pairs (stage 2).
 
-Images are (B, 3, H, W) float32 RGB in [0, 1]. Landmarks are (B, 68, 2) iBUG points in pixels of the frame; a frame
-without a face has NaN there, and the landmark loss leaves it out.
+Images are (B, 3, H, W) float32 RGB in [0, 1]. Landmarks are (B, 68, 2) iBUG points in pixels of the frame; a
+frame without a face has NaN there, and the landmark loss leaves it out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which frames a training step sees: identity -> clip -> frames, drawn by place in an endless sample order.
 
-Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch, so the
-order depends on neither loader processes nor threads, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
-going on after an interruption needs one number: how many samples were consumed.
+Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch, so
+the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and going
+on after an interruption needs one number: how many samples were consumed.
 
 An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (MODEL.md section 7, "Data").
 """
@@ -133,7 +133,7 @@ class SampleOrder:
 
 
 def choose_frames(landmarks: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
-    """``count`` frame numbers, with replacement, in rising order; frames with a face where the clip has any."""
+    """``count`` rising frame numbers, drawn with replacement, of frames with a face where there are any."""
     with_face = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
     candidates = with_face if len(with_face) else np.arange(len(landmarks))
     return sorted(int(i) for i in candidates[rng.integers(len(candidates), size=count)])
@@ -197,12 +197,12 @@ class PairSampler(_Sampler[PairBatch]):
         self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig, time_flip: float
     ) -> None:
         super().__init__(order, reader, jitter)
-        self._time_flip = time_flip
+        self._reversed = time_flip
 
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
         landmarks_T682 = self._reader.landmarks(clip_id)
         chosen = choose_frames(landmarks_T682, 2, rng)
-        if rng.random() < self._time_flip:
+        if rng.random() < self._reversed:
             chosen.reverse()
         return self._reader.frames(clip_id, chosen), [landmarks_T682[i] for i in chosen]
 
