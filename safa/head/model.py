@@ -1,0 +1,197 @@
+"""The head model: coefficients to vertices and landmarks by blend shapes and linear blend skinning.
+
+B batch, V vertices, J = 5 joints (global, neck, jaw, left eye, right eye).
+Source: FLAME (Li et al., 2017), equations (2) to (5); MODEL.md, section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from safa.geometry.rotations import axis_angle_to_matrix
+from safa.head.assets import NUM_EXPRESSION, NUM_JOINTS, NUM_SHAPE, HeadAssets
+from safa.head.camera import weak_perspective
+
+NECK = 1  # joint
+CONTOUR_SIDE = 39  # degrees of yaw the contour table knows to each side
+SCALE_OFFSET = 10.0  # camera scale of a code of zeros
+
+RAW_SIZES = (NUM_SHAPE, NUM_EXPRESSION, 3, 3, 1, 2)  # shape, expression, rotation, jaw, scale, translation
+RAW_SIZE = sum(RAW_SIZES)
+
+
+@dataclass(frozen=True)
+class HeadCode:
+    """The parameters of a batch of heads.
+
+    Attributes:
+        shape: (B, 100), identity.
+        expression: (B, 50).
+        rotation: (B, 3), of the whole head, axis-angle.
+        jaw: (B, 3), axis-angle.
+        scale: (B, 1), of the camera, about 10.
+        translation: (B, 2), of the camera, in (-0.5, 0.5) when estimated.
+    """
+
+    shape: Tensor
+    expression: Tensor
+    rotation: Tensor
+    jaw: Tensor
+    scale: Tensor
+    translation: Tensor
+
+    @classmethod
+    def from_raw(cls, raw: Tensor) -> HeadCode:
+        """Split the estimator's linear output (B, 159) and bring the camera into its range."""
+        shape, expression, rotation, jaw, scale, translation = raw.split(RAW_SIZES, dim=1)
+        return cls(shape, expression, rotation, jaw, scale + SCALE_OFFSET, torch.sigmoid(translation) - 0.5)
+
+    def replace(self, **parts: Tensor) -> HeadCode:
+        """A copy with some parts exchanged."""
+        return dataclasses.replace(self, **parts)
+
+    def detach(self) -> HeadCode:
+        """A copy without its graph."""
+        return HeadCode(**{f.name: getattr(self, f.name).detach() for f in dataclasses.fields(self)})
+
+
+@dataclass(frozen=True)
+class HeadGeometry:
+    """A batch of heads on the screen (x right, y down, z away from the viewer; the picture is [-1, 1]).
+
+    Attributes:
+        vertices: (B, V, 3).
+        landmarks: (B, 68, 3); the contour slides over the face with the yaw.
+        landmarks3d: (B, 68, 3), every landmark fixed to the skin.
+    """
+
+    vertices: Tensor
+    landmarks: Tensor
+    landmarks3d: Tensor
+
+
+def landmarks_px(geometry: HeadGeometry, size: int) -> Tensor:
+    """The 68 landmarks (B, 68, 2) in pixels of a picture of ``size`` x ``size``."""
+    return geometry.landmarks[..., :2] * (size / 2) + size / 2
+
+
+class HeadModel(nn.Module):
+    """``HeadCode`` -> ``HeadGeometry``. Nothing in it is trained.
+
+    Buffers and parameters carry the names of the released checkpoint (``flame.*``).
+    """
+
+    faces_tensor: Tensor
+    v_template: Tensor
+    shapedirs: Tensor
+    posedirs: Tensor
+    J_regressor: Tensor
+    parents: Tensor
+    lbs_weights: Tensor
+    lmk_faces_idx: Tensor
+    lmk_bary_coords: Tensor
+    dynamic_lmk_faces_idx: Tensor
+    dynamic_lmk_bary_coords: Tensor
+    full_lmk_faces_idx: Tensor
+    full_lmk_bary_coords: Tensor
+    neck_kin_chain: Tensor
+
+    def __init__(self, assets: HeadAssets) -> None:
+        super().__init__()
+        self.eye_pose = nn.Parameter(torch.zeros(1, 6), requires_grad=False)
+        self.neck_pose = nn.Parameter(torch.zeros(1, 3), requires_grad=False)
+        # Read once on the CPU: a Python loop over a tensor on the GPU would wait for it at every joint.
+        self._parents: list[int] = assets.parents.tolist()
+        buffers = {
+            "faces_tensor": assets.faces,
+            "v_template": assets.v_template,
+            "shapedirs": torch.cat([assets.shapedirs, assets.expressiondirs], dim=-1),
+            "posedirs": assets.posedirs.flatten(0, 1).T.contiguous(),
+            "J_regressor": assets.J_regressor,
+            "parents": assets.parents,
+            "lbs_weights": assets.lbs_weights,
+            "lmk_faces_idx": assets.static_lmk_faces,
+            "lmk_bary_coords": assets.static_lmk_bary,
+            "dynamic_lmk_faces_idx": assets.dynamic_lmk_faces,
+            "dynamic_lmk_bary_coords": assets.dynamic_lmk_bary,
+            "full_lmk_faces_idx": assets.full_lmk_faces[None],
+            "full_lmk_bary_coords": assets.full_lmk_bary[None],
+            "neck_kin_chain": torch.tensor([NECK, 0]),
+        }
+        for name, tensor in buffers.items():
+            # A copy: the assets are shared, and loading a state dict writes into buffers.
+            self.register_buffer(name, tensor.clone())
+
+    def forward(self, code: HeadCode) -> HeadGeometry:
+        """Vertices and landmarks on the screen."""
+        vertices = self.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw)
+        landmarks = self._landmarks(vertices, self._contour_row(code.rotation))
+        fixed = self._on_faces(
+            vertices, self.full_lmk_faces_idx.expand(len(vertices), -1), self.full_lmk_bary_coords
+        )
+        on_screen = weak_perspective(
+            torch.cat([vertices, landmarks, fixed], dim=1), code.scale, code.translation
+        )
+        counts = [vertices.shape[1], landmarks.shape[1], fixed.shape[1]]
+        return HeadGeometry(*on_screen.split(counts, dim=1))
+
+    def vertices_in_model_space(
+        self, shape: Tensor, expression: Tensor, rotation: Tensor, jaw: Tensor
+    ) -> Tensor:
+        """Posed vertices (B, V, 3) in metres, before any camera; arguments as in ``HeadCode``."""
+        batch = len(shape)
+        coefficients = torch.cat([shape, expression], dim=1)
+        shaped = self.v_template + (coefficients @ self.shapedirs.flatten(0, 1).T).unflatten(1, (-1, 3))
+        joints = self.J_regressor @ shaped  # (B, J, 3)
+        neck, eyes = self.neck_pose.expand(batch, -1), self.eye_pose.expand(batch, -1)
+        pose = torch.cat([rotation, neck, jaw, eyes], dim=1).unflatten(1, (NUM_JOINTS, 3))
+        rotations = axis_angle_to_matrix(pose)  # (B, J, 3, 3)
+        identity = torch.eye(3, dtype=pose.dtype, device=pose.device)
+        pose_features = (rotations[:, 1:] - identity).flatten(1)  # (B, 36)
+        posed = shaped + (pose_features @ self.posedirs).unflatten(1, (-1, 3))
+        rotation_BJ33, offset_BJ3 = self._chain(rotations, joints)
+        # Each vertex gets the weighted mean of the joints' rigid motions.
+        blended = self.lbs_weights @ torch.cat([rotation_BJ33.flatten(2), offset_BJ3], dim=2)
+        rotation_BV33 = blended[..., :9].unflatten(2, (3, 3))
+        return (rotation_BV33 * posed.unsqueeze(2)).sum(-1) + blended[..., 9:]
+
+    def _chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+        """Rigid motion ``x -> R x + t`` of each joint along the tree: (B, J, 3, 3) and (B, J, 3)."""
+        world_rotations, world_joints = [rotations[:, 0]], [joints[:, 0]]
+        for joint in range(1, NUM_JOINTS):
+            parent = self._parents[joint]
+            bone = (joints[:, joint] - joints[:, parent]).unsqueeze(-1)
+            world_rotations.append(world_rotations[parent] @ rotations[:, joint])
+            world_joints.append((world_rotations[parent] @ bone).squeeze(-1) + world_joints[parent])
+        rotation_BJ33 = torch.stack(world_rotations, dim=1)
+        rest = (rotation_BJ33 @ joints.unsqueeze(-1)).squeeze(-1)
+        return rotation_BJ33, torch.stack(world_joints, dim=1) - rest
+
+    def _contour_row(self, rotation: Tensor) -> Tensor:
+        """Row of the contour table for each head's yaw: (B,) int64. Not differentiable."""
+        with torch.no_grad():
+            total = axis_angle_to_matrix(rotation) @ axis_angle_to_matrix(self.neck_pose)
+            across = (total[:, 0, 0].square() + total[:, 1, 0].square()).sqrt()
+            yaw = torch.rad2deg(torch.atan2(-total[:, 2, 0], across)).clamp(max=CONTOUR_SIDE).round().long()
+            return torch.where(yaw >= 0, yaw, CONTOUR_SIDE - yaw.clamp(min=-CONTOUR_SIDE))
+
+    def _landmarks(self, vertices: Tensor, contour_row: Tensor) -> Tensor:
+        """17 contour and 51 inner landmarks: (B, 68, 3)."""
+        batch = len(vertices)
+        faces = torch.cat(
+            [self.dynamic_lmk_faces_idx[contour_row], self.lmk_faces_idx.expand(batch, -1)], dim=1
+        )
+        bary = torch.cat(
+            [self.dynamic_lmk_bary_coords[contour_row], self.lmk_bary_coords.expand(batch, -1, -1)], dim=1
+        )
+        return self._on_faces(vertices, faces, bary)
+
+    def _on_faces(self, vertices: Tensor, faces_BL: Tensor, bary: Tensor) -> Tensor:
+        """Points given by face and barycentric weights (B or 1, L, 3): (B, L, 3)."""
+        corners = self.faces_tensor[faces_BL]  # (B, L, 3)
+        sample = torch.arange(len(vertices), device=vertices.device)[:, None, None]
+        return (vertices[sample, corners] * bary.unsqueeze(-1)).sum(dim=2)
