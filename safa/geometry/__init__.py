@@ -11,10 +11,10 @@ The conventions of the whole project:
   disagrees with corner alignment by up to half a pixel. It is deliberate and stands in one place
   (``grids.warp``).
 * **Resizing** by "bilinear" means ``align_corners=False``. (``grids.resize``)
-* **The 3D head's screen** is x right, y down, z away from the viewer, [-1, 1]; the centre of pixel column j of
-  S lies at ``(2j + 1) / S - 1`` (``safa.head.raster``): *not* corner-aligned, and just what ``grids.warp``
+* **The 3D head's screen** is x right, y down, z away from the viewer, [-1, 1]; the centre of pixel column j
+  of S lies at ``(2j + 1) / S - 1`` (``safa.head.raster``): *not* corner-aligned, and just what ``grids.warp``
   samples.
 * **Landmarks** are the 68 iBUG points (x, y) in pixels of the image they belong to; ``xy * S/2 + S/2`` takes
   them from the head's screen to a picture of S x S pixels (``safa.head.model.landmarks_px``).
-* **Rotations** are axis-angle vectors (..., 3) in radians, or matrices (..., 3, 3) that act on column vectors.
+* **Rotations** are axis-angle vectors (..., 3) in radians, or matrices (..., 3, 3) acting on column vectors.
 """

@@ -31,6 +31,8 @@ NUM_LANDMARKS = NUM_CONTOUR + NUM_INNER
 NUM_YAWS = 79  # contour rows: yaw 0..39 degrees, then -1..-39
 MASK_SIZE = 256
 
+_MAKE_ONE = "Make one with `safa assets convert`."
+
 
 @dataclass(frozen=True)
 class HeadAssets:
@@ -89,9 +91,10 @@ class HeadAssets:
         """The file a config names, or the built-in head if it names none."""
         if config.assets is not None:
             return cls.load(config.assets)
-        from safa.head import builtin  # built on demand: most of what imports this module never needs it
+        # Imported on demand: the built-in head imports this module.
+        from safa.head.builtin import build
 
-        return builtin.build().assets
+        return build().assets
 
     @classmethod
     def from_state_dict(cls, tdmm_state: Mapping[str, Tensor]) -> HeadAssets:
@@ -141,7 +144,7 @@ class HeadAssets:
             UserError: no such file, not such a file, or arrays that do not fit together.
         """
         if not path.is_file():
-            raise UserError("no such head file", str(path), "Make one with `safa assets convert`.")
+            raise UserError("no such head file", str(path), _MAKE_ONE)
         names = [field.name for field in dataclasses.fields(cls)]
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -154,9 +157,7 @@ class HeadAssets:
             raise UserError(
                 "not a head file (.npz)", str(path), "Make one with `safa assets convert`."
             ) from None
-        assets = cls(
-            **{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-        )
+        assets = cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         assets.validate(str(path))
         return assets
 

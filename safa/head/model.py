@@ -47,7 +47,7 @@ class HeadCode:
     @classmethod
     def from_raw(cls, raw: Tensor) -> HeadCode:
         """Split the estimator's linear output (B, 159) and bring the camera into its range."""
-        shape, expression, rotation, jaw, scale, translation = raw.split(RAW_SIZES, dim=1)
+        shape, expression, rotation, jaw, scale, translation = torch.split(raw, list(RAW_SIZES), dim=1)
         return cls(shape, expression, rotation, jaw, scale + SCALE_OFFSET, torch.sigmoid(translation) - 0.5)
 
     def replace(self, **parts: Tensor) -> HeadCode:
@@ -137,7 +137,7 @@ class HeadModel(nn.Module):
             torch.cat([vertices, landmarks, fixed], dim=1), code.scale, code.translation
         )
         counts = [vertices.shape[1], landmarks.shape[1], fixed.shape[1]]
-        return HeadGeometry(*on_screen.split(counts, dim=1))
+        return HeadGeometry(*torch.split(on_screen, counts, dim=1))
 
     def vertices_in_model_space(
         self, shape: Tensor, expression: Tensor, rotation: Tensor, jaw: Tensor
@@ -145,18 +145,18 @@ class HeadModel(nn.Module):
         """Posed vertices (B, V, 3) in metres, before any camera; arguments as in ``HeadCode``."""
         batch = len(shape)
         coefficients = torch.cat([shape, expression], dim=1)
-        shaped = self.v_template + (coefficients @ self.shapedirs.flatten(0, 1).T).unflatten(1, (-1, 3))
+        shaped = self.v_template + (coefficients @ self.shapedirs.flatten(0, 1).T).reshape(batch, -1, 3)
         joints = self.J_regressor @ shaped  # (B, J, 3)
         neck, eyes = self.neck_pose.expand(batch, -1), self.eye_pose.expand(batch, -1)
-        pose = torch.cat([rotation, neck, jaw, eyes], dim=1).unflatten(1, (NUM_JOINTS, 3))
+        pose = torch.cat([rotation, neck, jaw, eyes], dim=1).reshape(batch, NUM_JOINTS, 3)
         rotations = axis_angle_to_matrix(pose)  # (B, J, 3, 3)
         identity = torch.eye(3, dtype=pose.dtype, device=pose.device)
         pose_features = (rotations[:, 1:] - identity).flatten(1)  # (B, 36)
-        posed = shaped + (pose_features @ self.posedirs).unflatten(1, (-1, 3))
+        posed = shaped + (pose_features @ self.posedirs).reshape(batch, -1, 3)
         rotation_BJ33, offset_BJ3 = self._chain(rotations, joints)
         # Each vertex gets the weighted mean of the joints' rigid motions.
         blended = self.lbs_weights @ torch.cat([rotation_BJ33.flatten(2), offset_BJ3], dim=2)
-        rotation_BV33 = blended[..., :9].unflatten(2, (3, 3))
+        rotation_BV33 = blended[..., :9].reshape(batch, -1, 3, 3)
         return (rotation_BV33 * posed.unsqueeze(2)).sum(-1) + blended[..., 9:]
 
     def _chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
