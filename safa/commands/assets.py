@@ -1,0 +1,66 @@
+"""``safa assets check`` and ``safa assets convert``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``safa assets`` to the command line."""
+    parser = subparsers.add_parser("assets", help="list optional assets; convert FLAME and DECA files")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    check = actions.add_parser(
+        "check", help="list every optional asset: purpose, licence, owner, present or not"
+    )
+    check.add_argument(
+        "--folder", type=Path, default=Path("assets"), help="where you keep them (default: assets/)"
+    )
+    check.set_defaults(run=_check)
+
+    convert = actions.add_parser(
+        "convert",
+        help="read FLAME and DECA files and write one safe .npz",
+        description="Runs nothing inside the files, checks every shape, writes one .npz.",
+    )
+    convert.add_argument("--flame", type=Path, required=True, help="generic_model.pkl of FLAME 2020 or 2023")
+    convert.add_argument("--template", type=Path, required=True, help="head_template.obj of DECA")
+    convert.add_argument("--landmarks", type=Path, required=True, help="landmark_embedding.npy of DECA")
+    convert.add_argument(
+        "--masks", type=Path, required=True, help="folder with uv_face_mask.png and uv_face_eye_mask.png"
+    )
+    convert.add_argument("-o", "--output", type=Path, required=True, help="the .npz to write")
+    convert.set_defaults(run=_convert)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from safa.assets import check_assets
+
+    for status in check_assets(arguments.folder):
+        asset = status.asset
+        sys.stdout.write(
+            f"{status.state:<12} {status.path}\n"
+            f"             for      {asset.purpose}\n"
+            f"             licence  {asset.licence}\n"
+            f"             from     {asset.owner}\n"
+            f"             sha256   {asset.sha256 + '...' if asset.sha256 else 'not published'}\n"
+        )
+    sys.stdout.write("None of these is needed for the built-in head and `make demo`.\n")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from safa.head.flame_files import FlameFiles, read_head_assets
+
+    files = FlameFiles(arguments.flame, arguments.template, arguments.landmarks, arguments.masks)
+    assets = read_head_assets(files)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    assets.save(arguments.output)
+    sys.stdout.write(
+        f"wrote {arguments.output}: {len(assets.v_template)} vertices, {len(assets.faces)} faces. "
+        f"Use it with `--set model.head.assets={arguments.output}`.\n"
+    )
+    return 0
