@@ -160,13 +160,9 @@ def read_texture_layout(path: Path) -> TextureLayout:
                 corners.append([[int(part) - 1 for part in corner.split("/")[:2]] for corner in rest.split()])
         except ValueError:
             raise UserError(f"line {number} is not a number where one must stand", str(path)) from None
-    table = (
-        np.array(corners, dtype=np.int64)
-        if len({len(c) for face in corners for c in face}) == 1
-        else np.empty(0, np.int64)
-    )
-    if table.ndim != 3 or table.shape[1:] != (3, 2) or not uv_coords:
+    if not uv_coords or not corners or any([len(c) for c in face] != [2, 2, 2] for face in corners):
         raise UserError("is not a mesh of triangles with texture coordinates (f v/vt v/vt v/vt)", str(path))
+    table = np.array(corners, dtype=np.int64)
     if table[..., 1].min() < 0 or table[..., 1].max() >= len(uv_coords):
         raise UserError("a face names a texture coordinate that is not there", str(path))
     return TextureLayout(np.array(uv_coords), table[..., 0], table[..., 1])

@@ -138,6 +138,7 @@ def test_wrong_arrays_are_named(changes: dict[str, Any], complaint: str, tmp_pat
         ("v 0 0 0\n", "is not a mesh"),
         ("vt 0 0\nf 1/1 2/1 3/1 4/1\n", "is not a mesh"),
         ("vt 0 0\nf 1 2 3\n", "is not a mesh"),
+        ("vt 0 0\nf 1/1 2/1 3/1\nf 1/1 2/1 3/1 4/1\n", "is not a mesh"),
         ("vt 0 x\n", "line 1"),
         ("vt 0 0\nf 1/2 2/1 3/1\n", "not there"),
     ],
