@@ -1,7 +1,8 @@
 """Losses of both training stages: pure functions of tensors, unweighted, each a scalar.
 
 Weights live in ``safa.config.losses`` and are applied in ``safa.training.steps``.
-Source: SAFA (Wang et al., 2021), section 3.4; First Order Motion Model, sections 3.4 and A.3; MODEL.md, section 7.
+Source: SAFA (Wang et al., 2021), section 3.4; First Order Motion Model (Siarohin et al., 2019), section 3.4;
+MODEL.md, section 7.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ EXPRESSION_SHARE = 0.8  # of the expression term beside the shape term
 FeatureMaps = Callable[[Tensor], tuple[Tensor, ...]]
 
 
-# ---- 3D head -------------------------------------------------------------------------------------------------
+# ---- 3D head
 
 
 def landmark(predicted_BL2: Tensor, given_BL2: Tensor) -> Tensor:
@@ -49,11 +50,11 @@ def photometric(render: HeadRender, source: Tensor, driving: Tensor) -> Tensor:
     return source_error + driving_error
 
 
-# ---- prediction ----------------------------------------------------------------------------------------------
+# ---- prediction
 
 
 def pixel_features(image: Tensor) -> tuple[Tensor, ...]:
-    """Stand-in for VGG19 where its weights are not at hand: the pixels, and their differences along x and y."""
+    """Stand-in for VGG19 where its weights are not at hand: pixels, and their differences along x and y."""
     return image, image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
 
 
@@ -68,7 +69,9 @@ def perceptual(prediction: Sequence[Tensor], target: Sequence[Tensor], features:
     for predicted_image, target_image in zip(prediction, target, strict=True):
         with torch.no_grad():
             wanted = features(target_image)
-        terms += [(got - want).abs().mean() for got, want in zip(features(predicted_image), wanted, strict=True)]
+        terms += [
+            (got - want).abs().mean() for got, want in zip(features(predicted_image), wanted, strict=True)
+        ]
     return torch.stack(terms).sum()
 
 
@@ -96,7 +99,7 @@ def discriminator_gan(real: Sequence[Judgement], fake: Sequence[Judgement]) -> T
     return torch.stack(terms).sum()
 
 
-# ---- keypoints -----------------------------------------------------------------------------------------------
+# ---- keypoints
 
 
 def equivariance_value(kp: Keypoints, transform: EquivarianceTransform, kp_transformed: Keypoints) -> Tensor:
@@ -104,7 +107,9 @@ def equivariance_value(kp: Keypoints, transform: EquivarianceTransform, kp_trans
     return (kp.value - transform.warp_points(kp_transformed.value)).abs().mean()
 
 
-def equivariance_jacobian(kp: Keypoints, transform: EquivarianceTransform, kp_transformed: Keypoints) -> Tensor:
+def equivariance_jacobian(
+    kp: Keypoints, transform: EquivarianceTransform, kp_transformed: Keypoints
+) -> Tensor:
     """The same for the Jacobians, by the chain rule: mean |I - J^-1 (dT/dx J_T)|."""
     chained = transform.jacobian(kp_transformed.value) @ kp_transformed.jacobian
     product = torch.linalg.inv(kp.jacobian) @ chained

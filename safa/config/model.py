@@ -100,8 +100,11 @@ class ModelConfig(Settings):
 
 
 def smallest_discriminator_input(num_blocks: int) -> int:
-    """Smallest input side (px) for which ``num_blocks`` unpadded 4x4 blocks leave at least one pixel."""
-    side = 1 + 3  # the last block does not pool
+    """Smallest input side (px) for which ``num_blocks`` unpadded 4x4 blocks leave 2 x 2 pixels.
+
+    One pixel is not enough: the last block's instance norm has nothing to compare it with.
+    """
+    side = 2 + 3  # the last block does not pool
     for _ in range(num_blocks - 1):
         side = 2 * side + 3
     return side

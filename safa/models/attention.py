@@ -3,7 +3,8 @@
 Shapes: B batch, C channels, L = key patches, P = query positions, s = rate.
 The whole batch goes through two batched matrix products; the convolutions with per-sample kernels of the
 paper are the same sums written differently.
-Source: "Generative Image Inpainting with Contextual Attention" (Yu et al., CVPR 2018), section 4; MODEL.md, section 6.
+Source: "Generative Image Inpainting with Contextual Attention" (Yu et al., CVPR 2018), section 4; MODEL.md,
+section 6.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ OVERLAP = 4  # value patches are 2s x 2s at stride s, so four of them cover each
 class ContextualAttention(nn.Module):
     """Attend from ``foreground`` to ``background``, both (B, C, H, W); returns (B, C, H, W).
 
-    ``mask`` (B, 1, H, W) in [0, 1] says how far a place of the background may be copied from: 1 freely, 0 not.
-    H and W must be divisible by the rate.
+    ``mask`` (B, 1, H, W) in [0, 1] says how far a place of the background may be copied from: 1 freely, 0 not
+    at all. H and W must be divisible by the rate.
     """
 
     fuse_weight: Tensor
@@ -40,7 +41,9 @@ class ContextualAttention(nn.Module):
     def forward(self, foreground: Tensor, background: Tensor, mask: Tensor) -> Tensor:
         height, width = foreground.shape[-2:]
         if height % self.rate or width % self.rate:
-            raise ValueError(f"{height} x {width} features cannot be divided by the attention rate {self.rate}")
+            raise ValueError(
+                f"{height} x {width} features cannot be divided by the attention rate {self.rate}"
+            )
         h, w = height // self.rate, width // self.rate
 
         scores_BLP = self._scores(foreground, background)

@@ -1,7 +1,7 @@
 """Building blocks of every network here: conv + norm + activation, the hourglass, the image pyramid.
 
 Shapes are (B, C, H, W). Attribute names are those of the released checkpoints, in their order.
-Source: First Order Motion Model (Siarohin et al., 2019), section "Implementation details"; MODEL.md, section 1.
+Source: First Order Motion Model (Siarohin et al., 2019), appendix; MODEL.md, section 1.
 """
 
 from __future__ import annotations

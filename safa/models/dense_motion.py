@@ -2,7 +2,8 @@
 
 Everything happens at ``scale_factor`` of the image (64 x 64 for 256 px). K is the number of keypoints;
 motions are ordered background, keypoints, 3D head: K + 2 in all.
-Source: SAFA (Wang et al., 2021), section 3.2; First Order Motion Model, equations (4)-(6); MODEL.md, section 4.
+Source: SAFA (Wang et al., 2021), section 3.2; First Order Motion Model (Siarohin et al., 2019), section 3.2;
+MODEL.md, section 4.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class DenseMotion(nn.Module):
         self.down = AntiAlias(IMAGE_CHANNELS, glass.scale_factor)
         self.down_motion = AntiAlias(2, glass.scale_factor)
 
-    def forward(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, render: HeadRender) -> Motion:
+    def forward(
+        self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, render: HeadRender
+    ) -> Motion:
         """Source image (B, 3, H, W), keypoints of both frames and the 3D head's renders of both."""
         images = torch.cat([source, render.reenact, render.source_normals, render.driving_normals])
         small_source, reenact, source_normals, driving_normals = self.down(images).chunk(4)
@@ -106,14 +109,14 @@ class DenseMotion(nn.Module):
         weight = torch.cat([head.weight for head in heads])
         bias = torch.cat([head.bias for head in heads if head.bias is not None])
         out = F.conv2d(features, weight, bias, padding=HEAD_KERNEL // 2)
-        masks, occlusion1, occlusion2 = out.split([self.num_motions, 1, 1], dim=1)
+        masks, occlusion1, occlusion2 = torch.split(out, [self.num_motions, 1, 1], dim=1)
         return masks, occlusion1, occlusion2
 
 
 def keypoint_motions(kp_source: Keypoints, kp_driving: Keypoints, grid_hw2: Tensor) -> Tensor:
     """First-order motion around each keypoint: (B, K, h, w, 2), absolute source positions.
 
-    For a driving position z: ``J_s J_d^-1 (z - p_d) + p_s`` (First Order Motion Model, equation (4)).
+    For a driving position z: ``J_s J_d^-1 (z - p_d) + p_s`` (First Order Motion Model, section 3.1).
     """
     h, w = grid_hw2.shape[:2]
     batch, points = kp_driving.value.shape[:2]

@@ -1,6 +1,7 @@
 """Multi-scale patch discriminator, shown the image and where the driving keypoints are.
 
-Source: pix2pixHD (Wang et al., 2018), section 3.2, as used by the First Order Motion Model; MODEL.md, section 7.
+Source: pix2pixHD (Wang et al., 2018), section 3.2, as the First Order Motion Model uses it; MODEL.md,
+section 7.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class ScaleDiscriminator(nn.Module):
     def __init__(self, config: DiscriminatorConfig, in_channels: int, variance: float) -> None:
         super().__init__()
         self.variance = variance
-        widths = [min(config.max_features, config.block_expansion * 2 ** (i + 1)) for i in range(config.num_blocks)]
+        widths = [
+            min(config.max_features, config.block_expansion * 2 ** (i + 1)) for i in range(config.num_blocks)
+        ]
         last = config.num_blocks - 1
         self.down_blocks = nn.ModuleList(
             DiscriminatorBlock(in_channels if i == 0 else widths[i - 1], width, norm=i > 0, pool=i < last)

@@ -1,4 +1,4 @@
-"""Generator: encode the source, deform it, let the driving geometry and attention fill what is hidden, decode.
+"""Generator: encode the source, deform it, fill what is hidden by geometry and attention, decode.
 
 Channel counts in comments are those of the published sizes.
 Source: SAFA (Wang et al., 2021), section 3.3, equations (4)-(6); MODEL.md, section 5.
@@ -7,6 +7,7 @@ Source: SAFA (Wang et al., 2021), section 3.3, equations (4)-(6); MODEL.md, sect
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -60,13 +61,8 @@ class Generator(nn.Module):
         narrow, wide = widths[0], widths[-1]
         self.dense_motion_network = DenseMotion(config)
         self.first = SameBlock(3, narrow, IMAGE_KERNEL)
-        self.down_blocks = nn.ModuleList(
-            DownBlock(cin, cout) for cin, cout in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.up_blocks = nn.ModuleList(
-            GadeUpBlock(cin, cout)
-            for cin, cout in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True)
-        )
+        self.down_blocks = nn.ModuleList(DownBlock(cin, cout) for cin, cout in pairwise(widths))
+        self.up_blocks = nn.ModuleList(GadeUpBlock(cin, cout) for cin, cout in pairwise(reversed(widths)))
         self.bottleneck = nn.Sequential()
         for i in range(sizes.num_bottleneck_blocks):
             self.bottleneck.add_module(f"r{i}", ResBlock(wide))

@@ -1,6 +1,6 @@
 """Keypoint detector: ten learned points and the local affine frame around each.
 
-Source: First Order Motion Model (Siarohin et al., 2019), section 3.1 and equations (2)-(4); MODEL.md, section 2.
+Source: First Order Motion Model (Siarohin et al., 2019), section 3.1; MODEL.md, section 2.
 """
 
 from __future__ import annotations
@@ -65,11 +65,12 @@ class KeypointDetector(nn.Module):
         """The keypoints of one batch of images (B, 3, H, W)."""
         heat_logits, jacobian_maps = self.maps(image)
         batch, points, height, width = heat_logits.shape
-        heat = F.softmax(heat_logits.flatten(2) / self.temperature, dim=2)  # (B, K, hw)
-        grid = identity_grid(height, width, dtype=heat.dtype, device=heat.device).reshape(1, height * width, 2)
-        value = heat @ grid
+        heat = F.softmax(heat_logits.flatten(2) / self.temperature, dim=2)
+        # Sums, not matrix products: torch adds pairwise in a sum, which keeps two more digits here.
+        grid = identity_grid(height, width, dtype=heat.dtype, device=heat.device).reshape(1, 1, -1, 2)
+        value = (heat.unsqueeze(-1) * grid).sum(dim=2)
         entries = jacobian_maps.reshape(batch, points, 4, height * width)
-        jacobian = (entries @ heat.unsqueeze(-1)).reshape(batch, points, 2, 2)
+        jacobian = (entries * heat.unsqueeze(2)).sum(dim=-1).reshape(batch, points, 2, 2)
         return Keypoints(value, jacobian)
 
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,8 +81,9 @@ class KeypointDetector(nn.Module):
         features = self.predictor(self.down(image))
         # One convolution for both heads: few output channels each, so the features are read once, not twice.
         weight = torch.cat([self.kp.weight, self.jacobian.weight])
-        assert self.kp.bias is not None and self.jacobian.bias is not None
+        assert self.kp.bias is not None
+        assert self.jacobian.bias is not None
         bias = torch.cat([self.kp.bias, self.jacobian.bias])
         both = F.conv2d(features, weight, bias)
-        heat, jacobian = both.split([self.num_keypoints, 4 * self.num_keypoints], dim=1)
+        heat, jacobian = torch.split(both, [self.num_keypoints, 4 * self.num_keypoints], dim=1)
         return heat, jacobian

@@ -131,7 +131,7 @@ class FaceParser(nn.Module):
 
     def forward(self, image: Tensor) -> ParserLogits:
         """Image (B, 3, H, W) in [0, 1], H and W multiples of 32."""
-        features: ParserFeatures = self.cp(_normalise(image))
+        features: ParserFeatures = self.cp(normalise(image))
         size = image.shape[-2:]
         return ParserLogits(
             main=_enlarge(self.conv_out(self.ffm(features.stride8, features.context8)), size),
@@ -145,7 +145,7 @@ class FaceParser(nn.Module):
         The two auxiliary heads are not run.
         """
         image = resize(image, (INPUT_SIZE, INPUT_SIZE))
-        features: ParserFeatures = self.cp(_normalise(image))
+        features: ParserFeatures = self.cp(normalise(image))
         scores = self.conv_out(self.ffm(features.stride8, features.context8))
         return F.softmax(_enlarge(scores, image.shape[-2:]), dim=1)
 
@@ -156,7 +156,8 @@ def blend_mask(probabilities: Tensor, classes: Sequence[int] = FACE_CLASSES, *, 
     return (mask > HARD_THRESHOLD).to(mask.dtype) if hard else mask
 
 
-def _normalise(image: Tensor) -> Tensor:
+def normalise(image: Tensor) -> Tensor:
+    """ImageNet normalisation of (B, 3, H, W) in [0, 1]."""
     mean = image.new_tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1)
     std = image.new_tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
     return (image - mean) / std

@@ -15,10 +15,11 @@ from safa.config.model import ModelConfig
 from safa.head.assets import HeadAssets
 from safa.head.model import HeadCode
 from safa.head.render import HeadRender
-from safa.models.generator import Blend, Generator
 from safa.models.dense_motion import Motion
+from safa.models.generator import Blend, Generator
 from safa.models.keypoints import KeypointDetector, Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
+from safa.records import map_tensors
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,19 @@ class Reenactment:
     kp_driving: Keypoints
 
 
+def _repeat_source(source: SourceCache, batch: int) -> SourceCache:
+    """A source of batch 1 for every driving state, without copying it."""
+    if len(source.image) == batch:
+        return source
+    if len(source.image) != 1:
+        raise ValueError(f"{len(source.image)} sources for {batch} driving states")
+
+    def repeat(tensor: Tensor) -> Tensor:
+        return tensor.expand(batch, *tensor.shape[1:])
+
+    return map_tensors(repeat, source)
+
+
 class Safa(nn.Module):
     """Keypoint detector, 3DMM and generator."""
 
@@ -99,7 +113,7 @@ class Safa(nn.Module):
         A source of batch 1 serves every driving state.
         """
         batch = driving.feature.shape[0]
-        source = _repeat(source, batch)
+        source = _repeat_source(source, batch)
         render = self.tdmm.render(
             self.tdmm.geometry(source.face.code), self.tdmm.geometry(driving.code), source.albedo
         )

@@ -1,17 +1,17 @@
 """One training step of each stage: modules and a batch in, weighted losses out. No optimiser in here.
 
-The order within a stage-2 step is the caller's: ``generator_step`` -> backward -> step the generator, the keypoint
-detector and the 3DMM -> ``discriminator_step`` -> backward -> step the discriminator.
+The order within a stage-2 step is the caller's: ``generator_step`` -> backward -> step the generator, the
+keypoint detector and the 3DMM -> ``discriminator_step`` -> backward -> step the discriminator.
 
-Each network may be wrapped in ``DistributedDataParallel`` on its own. For that, everything trainable is called
-through ``forward`` and exactly once between two backward passes:
+Each network may be wrapped in ``DistributedDataParallel`` on its own. For that, everything trainable is
+called through ``forward`` and exactly once between two backward passes:
 
 - ``kp_detector(source, driving, transformed)``: three batches, each normalised by its own statistics;
 - ``tdmm(images)``: source and driving stacked, since its BatchNorm is fixed and samples do not meet;
 - ``generator(...)`` once;
-- ``discriminator(...)``: once in ``discriminator_step``, on real and predicted images stacked (InstanceNorm keeps
-  samples apart). In ``generator_step`` the discriminator judges with detached parameters: nothing of it is
-  trained there, so the wrapper is passed by and no gradient is left on it.
+- ``discriminator(...)``: once in ``discriminator_step``, on real and predicted images stacked (InstanceNorm
+  keeps samples apart). In ``generator_step`` it judges with detached parameters: nothing of it is trained
+  there, so the wrapper is passed by and no gradient is left on it.
 
 Running statistics need no broadcast when SyncBatchNorm is used: wrap with ``broadcast_buffers=False``.
 Source: MODEL.md, section 7.
@@ -19,10 +19,8 @@ Source: MODEL.md, section 7.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +35,12 @@ from safa.geometry.tps import EquivarianceTransform
 from safa.head.model import HeadCode, HeadGeometry, landmarks_px
 from safa.head.render import HeadRender
 from safa.models.blocks import ImagePyramid, Pyramid
-from safa.models.dense_motion import Motion
 from safa.models.discriminator import Judgement
 from safa.models.generator import Generated
 from safa.models.keypoints import Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
 from safa.models.trunks.vgg19 import load_vgg19
-
-T = TypeVar("T")
+from safa.records import halves
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,9 @@ class Criteria(nn.Module):
         super().__init__()
         self.config = config
         self.discriminator_scales = model.discriminator.scales
-        self.pyramid = ImagePyramid(sorted({*config.perceptual.scales, *model.discriminator.scales}, reverse=True))
+        self.pyramid = ImagePyramid(
+            sorted({*config.perceptual.scales, *model.discriminator.scales}, reverse=True)
+        )
         self.vgg: nn.Module | None = None
         if config.perceptual.weights is not None and config.weights.perceptual > 0:
             self.vgg = load_vgg19(config.perceptual.weights)
@@ -124,7 +122,7 @@ class GeneratorStep:
     outputs: StepOutputs
 
 
-# ---- stage 1 -------------------------------------------------------------------------------------------------
+# ---- stage 1
 
 
 def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Losses:
@@ -140,7 +138,7 @@ def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Los
     return Losses(terms)
 
 
-# ---- stage 2 -------------------------------------------------------------------------------------------------
+# ---- stage 2
 
 
 def generator_step(
@@ -185,10 +183,11 @@ def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Crite
     scales = criteria.discriminator_scales
     keypoints = outputs.kp_driving.value.detach()
     images = [
-        torch.cat([real, fake]) for real, fake in zip(outputs.real.at(scales), outputs.fake.at(scales), strict=True)
+        torch.cat([real, fake])
+        for real, fake in zip(outputs.real.at(scales), outputs.fake.at(scales), strict=True)
     ]
     judgements = networks.discriminator(images, torch.cat([keypoints, keypoints]))
-    real, fake = zip(*(_halves(judgement) for judgement in judgements), strict=True)
+    real, fake = zip(*(halves(judgement) for judgement in judgements), strict=True)
     terms = _Terms()
     terms.add(
         "discriminator_gan",
@@ -198,7 +197,7 @@ def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Crite
     return Losses(terms)
 
 
-# ---- parts ---------------------------------------------------------------------------------------------------
+# ---- parts
 
 
 class _Terms(dict[str, Tensor]):
@@ -224,8 +223,8 @@ class _Heads:
 def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
     estimate: HeadEstimate = tdmm(torch.cat([batch.source, batch.driving]))
     bare = _tdmm(tdmm)
-    source_geometry, driving_geometry = _halves(bare.geometry(estimate.code))
-    source_code, driving_code = _halves(estimate.code)
+    source_geometry, driving_geometry = halves(bare.geometry(estimate.code))
+    source_code, driving_code = halves(estimate.code)
     albedo = bare.texture(batch.source, source_geometry)
     return _Heads(
         source_code,
@@ -318,31 +317,3 @@ def _tdmm(module: nn.Module) -> Tdmm:
 
 def _unwrap(module: nn.Module) -> nn.Module:
     return module.module if isinstance(module, DistributedDataParallel) else module
-
-
-def _halves(stacked: T) -> tuple[T, T]:
-    """Undo the stacking of two batches in a dataclass of tensors (or tuples of tensors)."""
-
-    def half(value: Any, which: int) -> Any:
-        if isinstance(value, tuple):
-            return tuple(half(part, which) for part in value)
-        return value.chunk(2)[which]
-
-    def rebuild(which: int) -> T:
-        fields = dataclasses.fields(stacked)  # type: ignore[arg-type]
-        return dataclasses.replace(stacked, **{f.name: half(getattr(stacked, f.name), which) for f in fields})  # type: ignore[type-var]
-
-    return rebuild(0), rebuild(1)
-
-
-__all__ = [
-    "Criteria",
-    "GeneratorStep",
-    "Losses",
-    "Motion",
-    "Networks",
-    "StepOutputs",
-    "discriminator_step",
-    "generator_step",
-    "head_step",
-]

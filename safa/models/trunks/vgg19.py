@@ -1,7 +1,8 @@
 """VGG19 up to relu5_1: the features of the perceptual loss.
 
-Source: Simonyan and Zisserman (2015), configuration E; the choice of layers is Johnson et al. (2016). MODEL.md, section 7.
-Layers keep the number that they have in torchvision's ``features``, so its weights load by name.
+Source: Simonyan and Zisserman (2015), configuration E; the choice of layers is that of Johnson et al. (2016).
+MODEL.md, section 7. Layers keep the number that they have in torchvision's ``features``, so that its weights
+load by name.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Vgg19Features(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         if min(image.shape[-2:]) < SMALLEST_INPUT:
-            raise ValueError(f"VGG19 needs images of {SMALLEST_INPUT} px at least, not {tuple(image.shape[-2:])}")
+            raise ValueError(
+                f"VGG19 needs images of {SMALLEST_INPUT} px at least, not {tuple(image.shape[-2:])}"
+            )
         out = (image - self.mean) / self.std
         features = []
         for part in (self.slice1, self.slice2, self.slice3, self.slice4, self.slice5):
@@ -81,7 +84,7 @@ def _feature_modules() -> list[nn.Module]:
 def load_vgg19(path: Path) -> Vgg19Features:
     """VGG19 with ImageNet weights from a state dict in torchvision's layout (``features.0.weight``, ...).
 
-    The classifier and the layers after relu5_1 are not needed and may be absent. ``.safetensors`` or ``.pth``.
+    The file is ``.safetensors`` or ``.pth``. The classifier and the layers after relu5_1 may be absent.
 
     Raises:
         UserError: the file is missing, is no state dict, or a layer is absent or of another shape.
@@ -94,10 +97,14 @@ def load_vgg19(path: Path) -> Vgg19Features:
             continue
         theirs = "features." + name.partition(".")[2]
         if theirs not in given:
-            raise UserError(f"no '{theirs}' in the VGG19 weights", str(path), "Give torchvision's vgg19 state dict.")
+            raise UserError(
+                f"no '{theirs}' in the VGG19 weights", str(path), "Give torchvision's vgg19 state dict."
+            )
         if given[theirs].shape != value.shape:
             raise UserError(
-                f"'{theirs}' is {tuple(given[theirs].shape)}, not {tuple(value.shape)}", str(path), "Is it VGG19?"
+                f"'{theirs}' is {tuple(given[theirs].shape)}, not {tuple(value.shape)}",
+                str(path),
+                "Is it VGG19?",
             )
         own[name] = given[theirs]
     network.load_state_dict(own)

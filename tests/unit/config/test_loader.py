@@ -99,7 +99,7 @@ def test_smallest_discriminator_input_is_exact(blocks: int) -> None:
             side -= 3
             if block < blocks - 1:
                 side //= 2
-        return side >= 1
+        return side >= 2  # the last instance norm needs more than one pixel
 
     assert fits(smallest_discriminator_input(blocks))
     assert not fits(smallest_discriminator_input(blocks) - 1)

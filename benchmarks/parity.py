@@ -1,0 +1,84 @@
+"""Compare every network with recorded reference tensors: ``python benchmarks/parity.py --golden DIR``.
+
+Builds the published model, fills it by the rule of the README beside the tensors, runs each recorded case and
+prints one row per tensor. Exit code 1 if any row fails, 2 if the folder cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from parity_cases import critics, faces, pictures, structure, training
+from parity_cases.golden import Golden
+from parity_cases.rows import Row, failures, table
+
+from safa.errors import run_as_program
+
+Case = Callable[[Golden], Iterator[Row]]
+
+# Name, a file that a set must hold for it (None: shared by all sets), what yields its rows, whether gradients
+# are needed.
+CASES: tuple[tuple[str, str | None, Case, bool], ...] = (
+    ("state_dict_keys", None, structure.state_dict_keys, False),
+    ("param_counts", None, structure.param_counts, False),
+    ("fill_check", None, structure.fill_check, False),
+    ("kp", "kp.npz", faces.keypoints, False),
+    ("tdmm", "tdmm.npz", faces.tdmm, False),
+    ("raster", "raster.npz", faces.raster, False),
+    ("texture", "texture.npz", faces.texture, False),
+    ("render", "render.npz", faces.render, False),
+    ("dense_motion", "dense_motion.npz", pictures.dense_motion, False),
+    ("generator", "generator.npz", pictures.generator, False),
+    ("faceswap", "faceswap.npz", pictures.face_swap, False),
+    ("attention", "contextual_attention.npz", pictures.attention, False),
+    ("batch2", "batch2.npz", pictures.batch, False),
+    ("discriminator", "discriminator.npz", critics.discriminator, False),
+    ("bisenet", "bisenet.npz", critics.face_parser, False),
+    ("pretrain", "tdmm_pretrain.npz", training.head_stage, True),
+    ("train", "train_losses.json", training.full_stage, True),
+    ("train_soft", "train_soft.json", training.loss_groups, True),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the cases; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--golden", type=Path, required=True, help="folder of one set of reference tensors")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--only", nargs="+", choices=[case[0] for case in CASES], help="run these cases only")
+    options = parser.parse_args(argv)
+    golden = Golden(options.golden)
+    rows = run(golden, options.only)
+    print(table(rows))
+    failed = failures(rows)
+    print(f"{len(rows) - len(failed)} of {len(rows)} rows pass")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps([row.as_json() for row in rows], indent=1))
+    return 1 if failed else 0
+
+
+def run(golden: Golden, only: Sequence[str] | None = None) -> list[Row]:
+    """All rows of the chosen cases (default: all that the set has files for)."""
+    rows: list[Row] = []
+    for name, file, case, needs_gradients in CASES:
+        if (only is not None and name not in only) or (file is not None and not golden.has(file)):
+            continue
+        started = time.perf_counter()
+        with contextlib.nullcontext() if needs_gradients else torch.no_grad():
+            rows += case(golden)
+        sys.stderr.write(f"{name}: {time.perf_counter() - started:.1f} s\n")
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(run_as_program(main))

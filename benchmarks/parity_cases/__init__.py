@@ -1,0 +1,1 @@
+"""Cases of ``benchmarks/parity.py``: each compares this implementation with recorded reference tensors."""

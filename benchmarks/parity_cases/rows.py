@@ -1,0 +1,142 @@
+"""What a comparison yields: one row per tensor, and the rules by which a row passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Detail = Mapping[str, float | str]
+
+# Tensors computed without the rasteriser: largest error over max(1, |reference|max).
+RELATIVE = 1e-4
+# Everything that depends on the rasteriser. One pixel of a face mask may toggle on rounding noise, and what
+# is drawn or convolved around it moves; so most of a picture has to agree closely, single pixels loosely.
+PICTURE_RMS = 1e-5
+PICTURE_QUANTILE = (0.999, 1e-4)
+PICTURE_MAX = 6e-3
+LEVELS_8BIT = 2
+# Another convolution backend flips about one pixel in 65,536 of a face index map; allow three times that.
+FLIPPED_PIXELS = 3 / 65_536
+LOSS_RELATIVE = 3e-4
+GRADIENT_SLACK = 3.0  # times the reference's own float32 noise
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compared tensor.
+
+    Attributes:
+        case, tensor: what was compared.
+        max_abs: largest absolute error.
+        relative: the same over max(1, |reference|max).
+        tolerance: the rule, in words.
+        passed: whether the rule holds.
+        detail: measured quantities beyond the maximum.
+    """
+
+    case: str
+    tensor: str
+    max_abs: float
+    relative: float
+    tolerance: str
+    passed: bool
+    detail: Detail = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def exact(case: str, tensor: str, ours: Array, reference: Array, limit: float = RELATIVE) -> Row:
+    """For tensors computed without the rasteriser."""
+    error, largest = _errors(ours, reference)
+    relative = _max(error) / largest
+    return Row(case, tensor, _max(error), relative, f"relative <= {limit:g}", bool(relative <= limit))
+
+
+def equal(case: str, tensor: str, ours: Array, reference: Array) -> Row:
+    """For whole numbers that must not differ at all."""
+    error, largest = _errors(ours, reference)
+    worst = _max(error)
+    return Row(case, tensor, worst, worst / largest, "equal", worst == 0)
+
+
+def picture(case: str, tensor: str, ours: Array, reference: Array) -> Row:
+    """For whatever lies behind the rasteriser. Errors are relative to max(1, |reference|max)."""
+    error, largest = _errors(ours, reference)
+    scaled = error / largest
+    rms = float(np.sqrt(np.mean(np.square(scaled)))) if scaled.size else 0.0
+    share, limit = PICTURE_QUANTILE
+    quantile = float(np.quantile(scaled, share)) if scaled.size else 0.0
+    passed = rms <= PICTURE_RMS and quantile <= limit and _max(scaled) <= PICTURE_MAX
+    tolerance = f"rms <= {PICTURE_RMS:g}, q99.9 <= {limit:g}, max <= {PICTURE_MAX:g}"
+    return Row(case, tensor, _max(error), _max(scaled), tolerance, passed, {"rms": rms, "q99.9": quantile})
+
+
+def levels(case: str, tensor: str, ours: Array, reference: Array) -> Row:
+    """For 8-bit pictures."""
+    error, largest = _errors(ours, reference)
+    worst = _max(error)
+    share = float(np.mean(error > 0))
+    tolerance = f"<= {LEVELS_8BIT} levels"
+    return Row(case, tensor, worst, worst / largest, tolerance, worst <= LEVELS_8BIT, {"pixels off": share})
+
+
+def labels(case: str, tensor: str, ours: Array, reference: Array, limit: float = FLIPPED_PIXELS) -> Row:
+    """For maps of indices, where single pixels on an edge may go either way."""
+    different = np.asarray(ours != reference)
+    share = float(different.mean())
+    allowed = max(1, int(limit * different.size))
+    tolerance = f"<= {allowed} of {different.size} differ"
+    count = int(different.sum())
+    return Row(case, tensor, float(count), share, tolerance, count <= allowed, {"different": count})
+
+
+def loss(case: str, tensor: str, ours: float, reference: float) -> Row:
+    """For scalar losses: the error is relative to the reference itself."""
+    error = abs(ours - reference)
+    relative = error / max(abs(reference), 1e-12)
+    tolerance = f"relative <= {LOSS_RELATIVE:g}"
+    return Row(case, tensor, error, relative, tolerance, relative <= LOSS_RELATIVE, {"value": ours})
+
+
+def failures(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if not row.passed]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows as text, aligned."""
+    name_width = max(len(f"{row.case}/{row.tensor}") for row in rows)
+    rule_width = max(len(row.tolerance) for row in rows)
+    lines = [
+        f"{'tensor':<{name_width}}  {'max abs':>9}  {'relative':>9}  {'tolerance':<{rule_width}}  result"
+    ]
+    for row in rows:
+        verdict = "pass" if row.passed else "FAIL"
+        more = "  ".join(
+            f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.detail.items()
+        )
+        name = f"{row.case}/{row.tensor}"
+        lines.append(
+            f"{name:<{name_width}}  {row.max_abs:9.2e}  {row.relative:9.2e}  {row.tolerance:<{rule_width}}  "
+            f"{verdict}  {more}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def _errors(ours: Array, reference: Array) -> tuple[NDArray[np.float64], float]:
+    """Absolute errors, and max(1, |reference|max). Shapes must agree; a NaN counts as infinitely wrong."""
+    if ours.shape != reference.shape:
+        raise ValueError(f"shape {ours.shape} is compared with {reference.shape}")
+    wanted = np.asarray(reference, dtype=np.float64)
+    error = np.abs(np.asarray(ours, dtype=np.float64) - wanted)
+    error = np.where(np.isnan(error), np.inf, error)
+    return error, max(1.0, _max(np.abs(wanted)))
+
+
+def _max(values: NDArray[np.float64]) -> float:
+    return float(values.max()) if values.size else 0.0

@@ -1,0 +1,28 @@
+"""Outputs of modules inside a network, seen without changing the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def tap(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
+    """Within the block, the last output of each named submodule appears in the mapping."""
+    seen: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> Any:
+        def record(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            seen[name] = output
+
+        return record
+
+    hooks = [network.get_submodule(name).register_forward_hook(recorder(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
