@@ -29,7 +29,6 @@ NUM_CONTOUR = 17
 NUM_INNER = 51
 NUM_LANDMARKS = NUM_CONTOUR + NUM_INNER
 NUM_YAWS = 79  # contour rows: yaw 0..39 degrees, then -1..-39
-MASK_SIZE = 256
 
 _MAKE_ONE = "Make one with `safa assets convert`."
 
@@ -55,8 +54,8 @@ class HeadAssets:
         full_lmk_faces, full_lmk_bary: (68,) and (68, 3), all landmarks fixed to the mesh.
         uv_coords: (T, 2) in [0, 1], origin at the lower left (OBJ ``vt``).
         uv_faces: (F, 3), texture vertex indices, parallel to ``faces``.
-        face_mask: (256, 256) in [0, 1], the face in texture space without eyes and mouth.
-        face_eye_mask: (256, 256) in [0, 1], with them.
+        face_mask: (M, M) in [0, 1], the face in texture space without eyes and mouth; M is usually 256.
+        face_eye_mask: (M, M) in [0, 1], with them.
     """
 
     v_template: Tensor
@@ -197,6 +196,7 @@ class HeadAssets:
 
     def _expected_shapes(self) -> dict[str, tuple[int, ...]]:
         vertices, faces, texture = len(self.v_template), len(self.faces), len(self.uv_coords)
+        mask = (len(self.face_mask), len(self.face_mask))
         return {
             "v_template": (vertices, 3),
             "faces": (faces, 3),
@@ -214,8 +214,8 @@ class HeadAssets:
             "full_lmk_bary": (NUM_LANDMARKS, 3),
             "uv_coords": (texture, 2),
             "uv_faces": (faces, 3),
-            "face_mask": (MASK_SIZE, MASK_SIZE),
-            "face_eye_mask": (MASK_SIZE, MASK_SIZE),
+            "face_mask": mask,
+            "face_eye_mask": mask,
         }
 
     def _index_limits(self) -> dict[str, int]:

@@ -135,8 +135,8 @@ def render_pair(source: RenderedSide, driving: RenderedSide, albedo: Tensor, fac
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Unit normals (B, V, 3): the faces around a vertex, each weighing as much as its area.
 
-    A face's normal is computed at each of its corners anew. Where folded faces cancel out, what is left are the
-    rounding errors, and published numbers hold these.
+    A face's normal is computed at each of its corners anew. Where folded faces cancel out, what is left are
+    the rounding errors, and published numbers hold these.
     """
     corners = [vertices.index_select(1, index) for index in faces.unbind(1)]
     sums = torch.zeros_like(vertices)

@@ -1,0 +1,1 @@
+"""Well-known classification networks, cut down to their features; names as in torchvision."""
