@@ -1,0 +1,114 @@
+"""``ray job submit`` runs the smoke demo on a local head, with token authentication on, as on a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).with_name("ray")
+HEAD_STARTS_WITHIN = 90  # seconds
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node: the address of its job server, and the environment that holds the token."""
+
+    address: str
+    environment: dict[str, str]
+
+    def ray(self, *arguments: str, timeout: float = 500, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(RAY), *arguments],
+            env=self.environment | changes,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + HEAD_STARTS_WITHIN
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the head node ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.3)
+    raise AssertionError("the head node's job server did not come up")
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    home = tmp_path_factory.mktemp("home")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = inherited | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    subprocess.run(
+        [str(RAY), "get-auth-token", "--generate"], env=environment, check=True, capture_output=True
+    )
+    gcs_port, dashboard_port = _free_port(), _free_port()
+    command = [str(RAY), "start", "--head", "--block", "--num-cpus=2", f"--port={gcs_port}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
+    with (home / "head.log").open("w") as log:
+        # Ended by its own process: `ray stop` would end every Ray on the machine.
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, text=True, start_new_session=True
+        )
+        try:
+            _wait_for(dashboard_port, process)
+            yield Head(f"http://127.0.0.1:{dashboard_port}", environment)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.timeout(600)
+def test_the_smoke_demo_runs_as_a_job(head: Head, tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    done = head.ray(
+        *("job", "submit", "--address", head.address, "--working-dir", str(ROOT), "--"),
+        *(
+            sys.executable,
+            "-m",
+            "pipelines.demo",
+            "--config",
+            "configs/smoke/demo.yaml",
+            "--set",
+            f"run={run}",
+        ),
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    metrics = json.loads((run / "report" / "metrics.json").read_text())
+    assert metrics["counts"]["in"] == metrics["counts"]["ok"] + metrics["counts"]["quarantined"]
+    assert metrics["counts"]["ok"] > 0
+    assert (run / "report" / "index.html").stat().st_size > 1000
+
+
+def test_a_job_without_the_right_token_is_refused(head: Head) -> None:
+    submit = ("job", "submit", "--address", head.address, "--", "true")
+    refused = head.ray(*submit, RAY_AUTH_TOKEN="0" * 64)
+    assert refused.returncode != 0
+    assert "Invalid authentication token" in refused.stderr + refused.stdout
