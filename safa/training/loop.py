@@ -1,0 +1,220 @@
+"""The training loop: the same for both stages, on one process or many.
+
+Files in the run folder, all written by rank 0: ``checkpoints/`` (see ``safa.training.checkpoint``),
+``metrics.jsonl``, ``curves.png`` and, at the end, ``model/``. The folder must be seen by all workers: a worker group
+that was restarted, on whatever machine, goes on from the newest state in it.
+
+Randomness of a step comes from (seed, step, rank) and its samples from their numbers, so a resumed run takes the same
+steps as one that was never interrupted, bit for bit on one CPU worker.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safa.config.training import TrainConfig
+from safa.errors import UserError
+from safa.models.safa import Safa
+from safa.models.tdmm import Tdmm
+from safa.training import records
+from safa.training.checkpoint import (
+    ModelInfo,
+    Progress,
+    latest_state,
+    load_state,
+    remove_old_states,
+    save_model,
+    save_state,
+)
+from safa.training.context import TrainContext
+from safa.training.curves import draw_curves
+from safa.training.feed import Feed
+from safa.training.optim import scale_learning_rates
+from safa.training.stages import NotFiniteError, make_stage
+from safa.training.validate import held_out_scores
+
+log = logging.getLogger(__name__)
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """The run was asked to stop, and saved its state first."""
+
+
+def fit(config: TrainConfig, context: TrainContext) -> Progress:
+    """Train until the schedule's end, from the newest state in the run folder if there is one.
+
+    Raises:
+        UserError: data that cannot be trained on, weights that do not fit, a loss that is not finite.
+        InterruptedRun: the context asked to stop; the state is saved.
+    """
+    torch.set_num_threads(config.scale.threads_per_worker)  # Ray and DataLoader preset 1
+    torch.manual_seed(config.seed)  # of the first weights
+    feed = Feed(config, context)
+    return _Run(config, context, feed).run()
+
+
+class _Run:
+    """State of one call of ``fit``."""
+
+    def __init__(self, config: TrainConfig, context: TrainContext, feed: Feed) -> None:
+        self._config, self._context, self._feed = config, context, feed
+        self._stage = make_stage(config, context)
+        self._folder = config.folder
+        self._states = self._folder / "checkpoints"
+        self._metrics = self._folder / records.FILE_NAME
+        self._writes = context.rank == 0
+        self._progress = Progress()
+        self._total = config.schedule.total_steps(feed.samples_per_epoch, feed.samples_per_step)
+        self._window = _Window()
+
+    def run(self) -> Progress:
+        self._resume()
+        batches = self._feed.batches(self._progress.samples, self._total - self._progress.step)
+        self._stage.train_mode()
+        self._window.restart()
+        while self._progress.step < self._total:
+            self._take_step(batches)
+            step = self._progress.step
+            last = step == self._total
+            stopping = self._context.stop_requested()
+            if step % self._config.log_every == 0 or last:
+                self._log()
+            if self._config.validate_on and (step % self._config.validate_on.every == 0 or last):
+                self._validate()
+            if step % self._config.checkpoint.every == 0 or last or stopping:
+                self._save()
+            if stopping and not last:
+                log.warning("stopped at step %d of %d; its state is saved", step, self._total)
+                raise InterruptedRun
+        self._finish()
+        return self._progress
+
+    def _resume(self) -> None:
+        newest = latest_state(self._states)
+        if newest is not None:
+            self._progress = load_state(newest, self._stage.state)
+            log.info("going on from %s, step %d of %d", newest, self._progress.step, self._total)
+        if self._writes:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            records.drop_records_after(self._metrics, self._progress.step)
+
+    def _take_step(self, batches: Iterator[object]) -> None:
+        config, done = self._config, self._progress
+        started = time.perf_counter()
+        factor = config.schedule.lr_factor(done.step, done.samples, self._feed.samples_per_epoch)
+        scale_learning_rates(self._stage.optimisers, factor)
+        generator = self._seed(done.step)
+        chosen = [next(batches) for _ in range(config.step.accumulate)]
+        moved = [b.to(self._context.device, self._stage.memory_format) for b in chosen]  # type: ignore[attr-defined]
+        loaded = time.perf_counter()
+        try:
+            terms = self._stage.step(moved, generator)
+        except NotFiniteError as error:
+            raise self._explained(error) from None
+        seconds = time.perf_counter() - started
+        self._progress = Progress(
+            done.step + 1, done.samples + self._feed.samples_per_step, done.seconds + seconds
+        )
+        if self._stage.average is not None:
+            self._stage.average.update(self._progress.step)
+        self._window.add(terms, factor, waited=loaded - started, seconds=seconds)
+
+    def _seed(self, step: int) -> torch.Generator:
+        """Seed dropout (the global generator) and the step's own generator."""
+        seeds = np.random.SeedSequence((self._config.seed, step, self._context.rank)).generate_state(
+            2, np.uint64
+        )
+        torch.manual_seed(int(seeds[0]))
+        return torch.Generator().manual_seed(int(seeds[1] >> np.uint64(1)))
+
+    def _log(self) -> None:
+        done, feed = self._progress, self._feed
+        row = self._window.row(self._context)
+        rate = row["steps_per_second"]
+        left = datetime.timedelta(seconds=round((self._total - done.step) / rate))
+        if self._writes:
+            losses = "  ".join(f"{name} {value:.4g}" for name, value in row["losses"].items())
+            log.info(
+                "step %d/%d  epoch %.2f  %.2f steps/s  %.1f samples/s  ETA %s  total %.4g  %s",
+                done.step, self._total, done.samples / feed.samples_per_epoch, rate,
+                rate * feed.samples_per_step, left, sum(row["losses"].values()), losses,
+            )  # fmt: skip
+            epoch = done.samples / feed.samples_per_epoch
+            records.append_record(self._metrics, {"kind": "train", "step": done.step, "epoch": epoch, **row})
+        self._context.report({"step": done.step, **row["losses"]})
+        self._window.restart()
+
+    def _validate(self) -> None:
+        model = self._stage.inference_model
+        assert isinstance(model, Safa | Tdmm)
+        started = time.perf_counter()
+        scores = held_out_scores(model, self._feed.held_out, self._context)
+        self._stage.train_mode()
+        if self._writes:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            log.info("step %d/%d  held out: %s", self._progress.step, self._total, shown)
+            seconds = time.perf_counter() - started
+            row = {"kind": "validate", "step": self._progress.step, "scores": scores, "seconds": seconds}
+            records.append_record(self._metrics, row)
+
+    def _save(self) -> None:
+        if not self._writes:
+            return
+        folder = save_state(self._states, self._stage.state, self._progress, self._info())
+        remove_old_states(self._states, self._config.checkpoint.keep)
+        draw_curves(records.read_records(self._metrics), self._folder / "curves.png", self._config.name)
+        log.info("step %d/%d  saved %s", self._progress.step, self._total, folder)
+
+    def _finish(self) -> None:
+        if self._writes:
+            save_model(self._folder / "model", self._stage.inference_model, self._info())
+        self._context.sum(torch.zeros(1))  # nobody leaves before the model is there
+
+    def _info(self) -> ModelInfo:
+        config = self._config
+        return ModelInfo(config.stage.kind, config.model, self._progress.step, config.name)
+
+    def _explained(self, error: NotFiniteError) -> UserError:
+        self._save()
+        step = self._progress.step + 1
+        return UserError(
+            f"the loss is not finite in step {step} ({error.details})",
+            str(self._folder),
+            f"The state before it is in {self._states}. Look at these clips, or lower the learning rate.",
+        )
+
+
+class _Window:
+    """Sums since the last log line, kept on the device so that no step waits for a number."""
+
+    def restart(self) -> None:
+        """Forget what was summed."""
+        self._terms: dict[str, Tensor] = {}
+        self._steps, self._factor, self._waited, self._seconds = 0, 1.0, 0.0, 0.0
+
+    def add(self, terms: dict[str, Tensor], factor: float, *, waited: float, seconds: float) -> None:
+        """Take in one step."""
+        for name, value in terms.items():
+            self._terms[name] = self._terms[name] + value if name in self._terms else value
+        self._steps += 1
+        self._factor = factor
+        self._waited += waited
+        self._seconds += seconds
+
+    def row(self, context: TrainContext) -> dict[str, object]:
+        """Means over the window and the group."""
+        sums = context.sum(torch.stack(list(self._terms.values())).double()).tolist()
+        share = self._steps * context.world_size
+        return {
+            "losses": {name: value / share for name, value in zip(self._terms, sums, strict=True)},
+            "lr_factor": self._factor,
+            "steps_per_second": self._steps / self._seconds,
+            "data_share": self._waited / self._seconds,
+        }

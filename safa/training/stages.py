@@ -1,0 +1,232 @@
+"""The two stages as the loop sees them: networks, optimisers, and one optimiser step.
+
+``head`` trains the 3DMM alone on single frames, ``full`` trains everything on frame pairs (MODEL.md section 7).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Adam
+
+from safa.config.training import FullStage, HeadStage, StepConfig, TrainConfig
+from safa.data.batches import FrameBatch, PairBatch
+from safa.head.assets import HeadAssets
+from safa.models.discriminator import MultiScaleDiscriminator
+from safa.models.safa import Safa
+from safa.models.tdmm import Tdmm
+from safa.training.checkpoint import TrainState, load_weights, read_weights, under
+from safa.training.context import TrainContext
+from safa.training.optim import Average, clip_gradients, make_adam
+from safa.training.steps import (
+    Criteria,
+    Losses,
+    Networks,
+    StepOutputs,
+    discriminator_step,
+    generator_step,
+    head_step,
+)
+
+B = TypeVar("B", FrameBatch, PairBatch)
+Terms = dict[str, Tensor]  # detached, weighted loss terms by name
+
+
+class NotFiniteError(Exception):
+    """A loss came out NaN or infinite; no weight was changed by this step. Raised on all ranks.
+
+    ``details`` names the terms, and the clips of the batch.
+    """
+
+    def __init__(self, details: str) -> None:
+        super().__init__(details)
+        self.details = details
+
+
+class Stage(ABC, Generic[B]):
+    """Networks and optimisers of a stage. ``model`` is what inference will use."""
+
+    model: nn.Module
+    networks: dict[str, nn.Module]  # bare, by name
+    optimisers: dict[str, Adam]
+    average: Average | None = None
+
+    def __init__(self, settings: StepConfig, context: TrainContext) -> None:
+        self._settings, self._context = settings, context
+        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+
+    @abstractmethod
+    def step(self, batches: Sequence[B], rng: torch.Generator) -> Terms:
+        """One optimiser step over the batches; the mean of each loss term.
+
+        Raises:
+            NotFiniteError: before any weight has changed.
+        """
+
+    @abstractmethod
+    def train_mode(self) -> None:
+        """Put every layer in the mode it trains in."""
+
+    @property
+    def state(self) -> TrainState:
+        """Everything a checkpoint keeps."""
+        return TrainState(self.networks, self.optimisers, self.average.model if self.average else None)
+
+    @property
+    def inference_model(self) -> nn.Module:
+        """The averaged model where there is one, else the trained one."""
+        return self.average.model if self.average else self.model
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        device = self._context.device.type
+        return torch.autocast(device, torch.bfloat16) if self._settings.bf16 else nullcontext()
+
+    def _accumulate(
+        self, batches: Sequence[B], wrapped: Sequence[nn.Module], losses_of: Callable[[int, B], Losses]
+    ) -> Terms:
+        """Backward through every batch; gradients are averaged over the group in the last pass only."""
+        sums: Terms = {}
+        for i, batch in enumerate(batches):
+            with ExitStack() as stack:
+                if i + 1 < len(batches):
+                    for network in wrapped:
+                        if isinstance(network, DistributedDataParallel):
+                            stack.enter_context(network.no_sync())
+                with self._autocast():
+                    losses = losses_of(i, batch)
+                self._refuse_not_finite(losses, batch)
+                (losses.total / len(batches)).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
+        return sums
+
+    def _refuse_not_finite(self, losses: Losses, batch: B) -> None:
+        """All workers learn of it and stop together, each knowing whose batch it was."""
+        fault = 1.0 - losses.total.detach().isfinite().float()
+        if self._context.sum(fault.reshape(1)).item() == 0:
+            return
+        details = ""
+        if fault.item() > 0:
+            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.terms.items())
+            details = f"{terms}; clips {', '.join(batch.clip_ids)}"
+        raise NotFiniteError("; ".join(text for text in self._context.gather(details) if text))
+
+    def _update(self) -> None:
+        for name, adam in self.optimisers.items():
+            clip_gradients(self.networks[name], self._settings.clip_norm)
+            adam.step()
+
+    def _clear_gradients(self) -> None:
+        for adam in self.optimisers.values():
+            adam.zero_grad(set_to_none=True)
+
+
+class HeadTraining(Stage[FrameBatch]):
+    """Stage 1."""
+
+    def __init__(self, config: TrainConfig, stage: HeadStage, context: TrainContext) -> None:
+        super().__init__(config.step, context)
+        self._losses = stage.losses
+        model = Tdmm(config.model, HeadAssets.from_config(config.model.head))
+        if config.model.head.encoder_weights is not None:
+            model.load_encoder_weights(config.model.head.encoder_weights)
+        self.model = model.to(memory_format=self.memory_format)
+        self._tdmm = context.wrap(self.model, all_parameters_used=True)
+        self.networks = {"tdmm": self.model}
+        self.optimisers = {"tdmm": make_adam(self.model, stage.lr, stage.betas, config.step)}
+
+    def train_mode(self) -> None:
+        """See ``Stage``: BatchNorm learns its statistics in this stage."""
+        self.model.train()
+
+    def step(self, batches: Sequence[FrameBatch], rng: torch.Generator) -> Terms:
+        """See ``Stage``. Nothing is drawn at random but dropout."""
+        del rng
+        self._clear_gradients()
+        terms = self._accumulate(
+            batches, [self._tdmm], lambda _, batch: head_step(self._tdmm, batch, self._losses)
+        )
+        self._update()
+        return terms
+
+
+class FullTraining(Stage[PairBatch]):
+    """Stage 2."""
+
+    def __init__(self, config: TrainConfig, stage: FullStage, context: TrainContext) -> None:
+        super().__init__(config.step, context)
+        self._stage = stage
+        model = Safa(config.model, HeadAssets.from_config(config.model.head))
+        if stage.init is not None:
+            weights, _ = read_weights(stage.init)
+            load_weights(model.tdmm, under(weights, "tdmm."), str(stage.init))
+        elif config.model.head.encoder_weights is not None:
+            model.tdmm.load_encoder_weights(config.model.head.encoder_weights)
+        self.model: Safa = model.to(memory_format=self.memory_format)
+        self.networks = {
+            "kp_detector": model.kp_detector,
+            "tdmm": model.tdmm,
+            "generator": model.generator,
+            "discriminator": MultiScaleDiscriminator(config.model).to(memory_format=self.memory_format),
+        }
+        # A weight of 0 can cut a network off from every loss, so that some parameters get no gradient.
+        weights_on = all(weight > 0 for weight in vars(stage.losses.weights).values())
+        wrapped = {
+            name: context.wrap(network, all_parameters_used=weights_on)
+            for name, network in self.networks.items()
+        }
+        self._wrapped = Networks(**wrapped)
+        self._criteria = Criteria(stage.losses, config.model).to(context.device)
+        self.optimisers = {
+            name: make_adam(network, getattr(stage.lr, name), stage.betas, config.step)
+            for name, network in self.networks.items()
+        }
+        self.average = Average(self.model, stage.ema_decay) if stage.ema_decay is not None else None
+
+    def train_mode(self) -> None:
+        """See ``Stage``: the 3DMM encoder keeps the BatchNorm statistics of stage 1."""
+        for network in self.networks.values():
+            network.train()
+        self.model.tdmm.keep_encoder_bn_frozen()
+        if not self._stage.encoder_dropout:
+            for module in self.model.tdmm.modules():
+                if isinstance(module, nn.Dropout):
+                    module.eval()
+
+    def step(self, batches: Sequence[PairBatch], rng: torch.Generator) -> Terms:
+        """See ``Stage``. The discriminator learns from the detached frames that the generator step made.
+
+        Both backward passes come before any update. That is the published order (generator, then discriminator)
+        in effect, since neither update enters the other's loss, and a loss that is not finite leaves all weights
+        alone.
+        """
+        self._clear_gradients()
+        outputs: list[StepOutputs] = []
+
+        def generator_losses(_: int, batch: PairBatch) -> Losses:
+            made = generator_step(self._wrapped, batch, self._criteria, rng)
+            outputs.append(made.outputs)
+            return made.losses
+
+        def discriminator_losses(i: int, _: PairBatch) -> Losses:
+            return discriminator_step(self._wrapped, outputs[i], self._criteria)
+
+        learners = [self._wrapped.generator, self._wrapped.kp_detector, self._wrapped.tdmm]
+        terms = self._accumulate(batches, learners, generator_losses)
+        if self._stage.losses.weights.discriminator_gan > 0:
+            terms |= self._accumulate(batches, [self._wrapped.discriminator], discriminator_losses)
+        self._update()
+        return terms
+
+
+def make_stage(config: TrainConfig, context: TrainContext) -> HeadTraining | FullTraining:
+    """The stage that the settings name, on the context's device."""
+    if isinstance(config.stage, HeadStage):
+        return HeadTraining(config, config.stage, context)
+    return FullTraining(config, config.stage, context)
