@@ -86,7 +86,8 @@ class ColourShift:
                 [0, math.sin(angle), math.cos(angle)],
             ]
         )
-        return _YIQ_TO_RGB @ rotate_iq @ _RGB_TO_YIQ @ saturate
+        matrix: np.ndarray = _YIQ_TO_RGB @ rotate_iq @ _RGB_TO_YIQ @ saturate
+        return matrix
 
 
 _RGB_TO_YIQ = np.array([GREY_WEIGHTS, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)])

@@ -1,8 +1,8 @@
 """Which frames a training step sees: identity -> clip -> frames, drawn by place in an endless sample order.
 
-Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch, so
-the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and going
-on after an interruption needs one number: how many samples were consumed.
+Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch.
+So the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
+going on after an interruption needs one number: how many samples were consumed.
 
 An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (MODEL.md section 7, "Data").
 """

@@ -7,11 +7,11 @@ A training state is ``checkpoints/step-00001000/``:
 - ``optimisers.safetensors``: Adam's moments, names ``<network>/<parameter>/<moment>``;
 - ``state.json``: step, samples consumed, settings, versions.
 
-That is the whole state: random numbers are drawn from (seed, step, rank), the data order from the sample number, and
-learning rates from the schedule.
+That is the whole state: random numbers are drawn from (seed, step, rank), the data order from the sample
+number, and learning rates from the schedule.
 
-A model for inference is ``model/``: ``weights.safetensors`` and ``model.json`` (sizes of the networks). The 3D
-head's arrays are buffers of the 3DMM, so nothing else is needed to run it.
+A model for inference is ``model/``: ``weights.safetensors`` and ``model.json`` (sizes of the networks). The
+3D head's arrays are buffers of the 3DMM, so nothing else is needed to run it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ModelInfo:
 
 
 def save_state(root: Path, state: TrainState, progress: Progress, info: ModelInfo) -> Path:
-    """Write the state as a new folder under ``root``; it appears in one step, complete. Returns the folder."""
+    """Write the state as a new folder under ``root``, which appears in one step, complete."""
     folder = root / f"{_PREFIX}{progress.step:08d}"
     with _appearing(folder) as temporary:
         named = {
@@ -145,7 +145,7 @@ def _load_moments(adam: Adam, network: nn.Module, moments: Mapping[str, Tensor])
 
 
 def save_model(folder: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Write a trained model (``Safa``, or ``Tdmm`` after the head stage); a folder from before is replaced."""
+    """Write a trained ``Safa``, or ``Tdmm`` after the head stage; a folder from before is replaced."""
     prefix = "tdmm." if info.stage == "head" else ""
     with _appearing(folder) as temporary:
         _write_tensors(temporary / _WEIGHTS, {prefix + k: v for k, v in model.state_dict().items()})
@@ -170,7 +170,7 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, Mo
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
-    """Weights of the networks that inference uses, names with the network's prefix (``tdmm.``, ``generator.``).
+    """Weights of the networks that inference uses, each name with its network's prefix (``tdmm.`` etc.).
 
     Raises:
         UserError: as ``load_model``.
@@ -218,7 +218,7 @@ def _size(tensor: Tensor) -> str:
 
 
 def _inference_part(folder: Path) -> dict[str, Tensor]:
-    """Of a training state: the averaged model if there is one, else the networks without the discriminator."""
+    """Of a training state: the averaged model if there is one, else all networks but the discriminator."""
     if (folder / _AVERAGE).is_file():
         return _read_tensors(folder / _AVERAGE)
     tensors = _read_tensors(folder / _NETWORKS)
@@ -270,7 +270,7 @@ def _flush(path: Path) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Names of the same tensor (the 3DMM's last layer has two) are written as copies: the format knows no aliases."""
+    """A tensor with two names (the 3DMM's last layer) is written twice: the format knows no aliases."""
     seen: set[int] = set()
     plain = {}
     for name, tensor in tensors.items():

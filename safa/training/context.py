@@ -1,7 +1,7 @@
 """What the training loop needs to know about where it runs. The loop itself never mentions Ray.
 
-Two implementations live here: one process alone, and one process of a ``torch.distributed`` group. Ray Train sets up
-such a group; ``pipelines/train.py`` adds Ray's reporting to it.
+Two implementations live here: one process alone, and one process of a ``torch.distributed`` group. Ray Train
+sets up such a group; ``pipelines/train.py`` adds Ray's reporting to it.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class TrainContext(Protocol):
 class LocalContext:
     """Train in this process alone, on the first GPU if asked.
 
-    While ``listening`` is open, the first SIGINT or SIGTERM asks the loop to end after the step at hand; a second
-    one ends at once.
+    While ``listening`` is open, the first SIGINT or SIGTERM asks the loop to end after the step at hand; a
+    second one ends at once.
     """
 
     rank = 0
@@ -124,7 +124,7 @@ class GroupContext:
             return network
         on_gpu = self.device.type == "cuda"
         if on_gpu:
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return DistributedDataParallel(
             network,
             device_ids=[self.device] if on_gpu else None,

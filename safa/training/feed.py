@@ -1,8 +1,8 @@
 """Batches for the loop: opens the clips, checks that they can be trained on, and loads ahead.
 
-The samplers give any batch by number, so loading ahead in processes changes nothing in what is loaded. One process
-per CPU that is not training is a fair choice; with frames of 64 px and ``cache_mb`` large enough for all of them the
-training process itself spends about 2 % of a step on them (``benchmarks/loader.py``).
+The samplers give any batch by number, so loading ahead in processes changes nothing in what is loaded. One
+process per CPU that is not training is a fair choice; with frames of 64 px and ``cache_mb`` large enough for
+all of them the training process itself spends about 2 % of a step on them (``benchmarks/loader.py``).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Feed:
             self.held_out = read_held_out(held_out, store, config.validate_on, context)
 
     def batches(self, first_sample: int, steps: int) -> Iterator[FrameBatch | PairBatch]:
-        """This worker's batches of the next ``steps`` steps, for a run that has consumed ``first_sample`` samples."""
+        """This worker's batches of ``steps`` steps, for a run that has consumed ``first_sample`` samples."""
         data = self._config.data
         begin = first_sample + self._context.rank * data.batch_size
         starts = range(begin, begin + steps * self.samples_per_step, self._samples_per_pass)
@@ -84,7 +84,7 @@ def _checked_clips(store: ClipStore, split: str, config: TrainConfig) -> list[Cl
     for info in infos:
         if (info.height, info.width) != (size, size):
             raise UserError(
-                f"clip {info.clip_id} has frames of {info.width}x{info.height} px, the model wants {size}x{size}",
+                f"clip {info.clip_id} is {info.width}x{info.height} px, the model wants {size}x{size}",
                 where,
                 f"Preprocess at {size} px, or set model.image_size.",
             )

@@ -1,11 +1,11 @@
 """The training loop: the same for both stages, on one process or many.
 
 Files in the run folder, all written by rank 0: ``checkpoints/`` (see ``safa.training.checkpoint``),
-``metrics.jsonl``, ``curves.png`` and, at the end, ``model/``. The folder must be seen by all workers: a worker group
-that was restarted, on whatever machine, goes on from the newest state in it.
+``metrics.jsonl``, ``curves.png`` and, at the end, ``model/``. The folder must be seen by all workers: a
+worker group that was restarted, on whatever machine, goes on from the newest state in it.
 
-Randomness of a step comes from (seed, step, rank) and its samples from their numbers, so a resumed run takes the same
-steps as one that was never interrupted, bit for bit on one CPU worker.
+Randomness of a step comes from (seed, step, rank) and its samples from their numbers, so a resumed run takes
+the same steps as one that was never interrupted, bit for bit on one CPU worker.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import datetime
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from safa.config.training import TrainConfig
+from safa.data.batches import FrameBatch, PairBatch
 from safa.errors import UserError
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
@@ -105,14 +108,14 @@ class _Run:
             self._folder.mkdir(parents=True, exist_ok=True)
             records.drop_records_after(self._metrics, self._progress.step)
 
-    def _take_step(self, batches: Iterator[object]) -> None:
+    def _take_step(self, batches: Iterator[FrameBatch | PairBatch]) -> None:
         config, done = self._config, self._progress
         started = time.perf_counter()
         factor = config.schedule.lr_factor(done.step, done.samples, self._feed.samples_per_epoch)
         scale_learning_rates(self._stage.optimisers, factor)
         generator = self._seed(done.step)
         chosen = [next(batches) for _ in range(config.step.accumulate)]
-        moved = [b.to(self._context.device, self._stage.memory_format) for b in chosen]  # type: ignore[attr-defined]
+        moved: list[Any] = [b.to(self._context.device, self._stage.memory_format) for b in chosen]
         loaded = time.perf_counter()
         try:
             terms = self._stage.step(moved, generator)
@@ -128,27 +131,27 @@ class _Run:
 
     def _seed(self, step: int) -> torch.Generator:
         """Seed dropout (the global generator) and the step's own generator."""
-        seeds = np.random.SeedSequence((self._config.seed, step, self._context.rank)).generate_state(
-            2, np.uint64
-        )
+        sequence = np.random.SeedSequence((self._config.seed, step, self._context.rank))
+        seeds = sequence.generate_state(2, np.uint64)
         torch.manual_seed(int(seeds[0]))
         return torch.Generator().manual_seed(int(seeds[1] >> np.uint64(1)))
 
     def _log(self) -> None:
         done, feed = self._progress, self._feed
         row = self._window.row(self._context)
-        rate = row["steps_per_second"]
+        rate = row.steps_per_second
+        total = sum(row.losses.values())
+        epoch = done.samples / feed.samples_per_epoch
         left = datetime.timedelta(seconds=round((self._total - done.step) / rate))
         if self._writes:
-            losses = "  ".join(f"{name} {value:.4g}" for name, value in row["losses"].items())
+            losses = "  ".join(f"{name} {value:.4g}" for name, value in row.losses.items())
             log.info(
                 "step %d/%d  epoch %.2f  %.2f steps/s  %.1f samples/s  ETA %s  total %.4g  %s",
-                done.step, self._total, done.samples / feed.samples_per_epoch, rate,
-                rate * feed.samples_per_step, left, sum(row["losses"].values()), losses,
+                done.step, self._total, epoch, rate, rate * feed.samples_per_step, left, total, losses,
             )  # fmt: skip
-            epoch = done.samples / feed.samples_per_epoch
-            records.append_record(self._metrics, {"kind": "train", "step": done.step, "epoch": epoch, **row})
-        self._context.report({"step": done.step, **row["losses"]})
+            place = {"kind": "train", "step": done.step, "epoch": epoch}
+            records.append_record(self._metrics, place | vars(row))
+        self._context.report({"step": done.step, **row.losses})
         self._window.restart()
 
     def _validate(self) -> None:
@@ -182,13 +185,27 @@ class _Run:
         return ModelInfo(config.stage.kind, config.model, self._progress.step, config.name)
 
     def _explained(self, error: NotFiniteError) -> UserError:
-        self._save()
+        # Not among the checkpoints: BatchNorm statistics may have taken in the fault. A new start goes on
+        # from the last good one.
+        kept = self._folder / "failed"
+        if self._writes:
+            save_state(kept, self._stage.state, self._progress, self._info())
         step = self._progress.step + 1
         return UserError(
             f"the loss is not finite in step {step} ({error.details})",
             str(self._folder),
-            f"The state before it is in {self._states}. Look at these clips, or lower the learning rate.",
+            f"Look at these clips, or lower the learning rate. The state is kept in {kept}.",
         )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a training row of ``metrics.jsonl`` says beside the step; ``data_share`` is time spent on data."""
+
+    losses: dict[str, float]
+    lr_factor: float
+    steps_per_second: float
+    data_share: float
 
 
 class _Window:
@@ -208,13 +225,13 @@ class _Window:
         self._waited += waited
         self._seconds += seconds
 
-    def row(self, context: TrainContext) -> dict[str, object]:
+    def row(self, context: TrainContext) -> _Row:
         """Means over the window and the group."""
         sums = context.sum(torch.stack(list(self._terms.values())).double()).tolist()
         share = self._steps * context.world_size
-        return {
-            "losses": {name: value / share for name, value in zip(self._terms, sums, strict=True)},
-            "lr_factor": self._factor,
-            "steps_per_second": self._steps / self._seconds,
-            "data_share": self._waited / self._seconds,
-        }
+        return _Row(
+            {name: value / share for name, value in zip(self._terms, sums, strict=True)},
+            self._factor,
+            self._steps / self._seconds,
+            self._waited / self._seconds,
+        )

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam
 
@@ -14,7 +14,7 @@ from safa.config.training import StepConfig
 
 
 def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name, in the network's own order. The optimiser numbers them in this order."""
+    """The parameters that learn, by name, in the order in which the optimiser numbers them."""
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
@@ -54,7 +54,8 @@ class Average:
             if isinstance(a, _BatchNorm)
             for mine, current in zip(a.buffers(), b.buffers(), strict=True)
         ]
-        self._kept, self._current = list(self.model.parameters()), list(model.parameters())
+        self._kept: list[Tensor] = list(self.model.parameters())
+        self._current: list[Tensor] = list(model.parameters())
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -1,7 +1,7 @@
 """``metrics.jsonl``: one JSON object per line, training losses and validation scores in the order of steps.
 
-A training row has ``kind: train`` with ``step``, ``epoch``, ``lr_factor``, rates and ``losses`` (weighted, means since
-the row before). A validation row has ``kind: validate`` with ``step`` and ``scores``.
+A training row has ``kind: train`` with ``step``, ``epoch``, ``lr_factor``, rates and ``losses`` (weighted,
+means since the row before). A validation row has ``kind: validate`` with ``step`` and ``scores``.
 """
 
 from __future__ import annotations

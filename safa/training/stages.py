@@ -1,6 +1,7 @@
 """The two stages as the loop sees them: networks, optimisers, and one optimiser step.
 
-``head`` trains the 3DMM alone on single frames, ``full`` trains everything on frame pairs (MODEL.md section 7).
+``head`` trains the 3DMM alone on single frames, ``full`` trains everything on frame pairs (MODEL.md section
+7).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from safa.training.steps import (
 )
 
 B = TypeVar("B", FrameBatch, PairBatch)
+M = TypeVar("M", bound=nn.Module)
 Terms = dict[str, Tensor]  # detached, weighted loss terms by name
 
 
@@ -83,7 +85,10 @@ class Stage(ABC, Generic[B]):
         """The averaged model where there is one, else the trained one."""
         return self.average.model if self.average else self.model
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def _laid_out(self, network: M) -> M:
+        return network.to(memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    def _autocast(self) -> AbstractContextManager[object]:
         device = self._context.device.type
         return torch.autocast(device, torch.bfloat16) if self._settings.bf16 else nullcontext()
 
@@ -130,13 +135,15 @@ class Stage(ABC, Generic[B]):
 class HeadTraining(Stage[FrameBatch]):
     """Stage 1."""
 
+    model: Tdmm
+
     def __init__(self, config: TrainConfig, stage: HeadStage, context: TrainContext) -> None:
         super().__init__(config.step, context)
         self._losses = stage.losses
         model = Tdmm(config.model, HeadAssets.from_config(config.model.head))
         if config.model.head.encoder_weights is not None:
             model.load_encoder_weights(config.model.head.encoder_weights)
-        self.model = model.to(memory_format=self.memory_format)
+        self.model = self._laid_out(model)
         self._tdmm = context.wrap(self.model, all_parameters_used=True)
         self.networks = {"tdmm": self.model}
         self.optimisers = {"tdmm": make_adam(self.model, stage.lr, stage.betas, config.step)}
@@ -159,6 +166,8 @@ class HeadTraining(Stage[FrameBatch]):
 class FullTraining(Stage[PairBatch]):
     """Stage 2."""
 
+    model: Safa
+
     def __init__(self, config: TrainConfig, stage: FullStage, context: TrainContext) -> None:
         super().__init__(config.step, context)
         self._stage = stage
@@ -168,12 +177,12 @@ class FullTraining(Stage[PairBatch]):
             load_weights(model.tdmm, under(weights, "tdmm."), str(stage.init))
         elif config.model.head.encoder_weights is not None:
             model.tdmm.load_encoder_weights(config.model.head.encoder_weights)
-        self.model: Safa = model.to(memory_format=self.memory_format)
+        self.model = self._laid_out(model)
         self.networks = {
             "kp_detector": model.kp_detector,
             "tdmm": model.tdmm,
             "generator": model.generator,
-            "discriminator": MultiScaleDiscriminator(config.model).to(memory_format=self.memory_format),
+            "discriminator": self._laid_out(MultiScaleDiscriminator(config.model)),
         }
         # A weight of 0 can cut a network off from every loss, so that some parameters get no gradient.
         weights_on = all(weight > 0 for weight in vars(stage.losses.weights).values())
@@ -202,9 +211,9 @@ class FullTraining(Stage[PairBatch]):
     def step(self, batches: Sequence[PairBatch], rng: torch.Generator) -> Terms:
         """See ``Stage``. The discriminator learns from the detached frames that the generator step made.
 
-        Both backward passes come before any update. That is the published order (generator, then discriminator)
-        in effect, since neither update enters the other's loss, and a loss that is not finite leaves all weights
-        alone.
+        Both backward passes come before any update. That is the published order (generator, then
+        discriminator) in effect, since neither update enters the other's loss, and a loss that is not finite
+        leaves all weights alone.
         """
         self._clear_gradients()
         outputs: list[StepOutputs] = []

@@ -25,7 +25,8 @@ SMALLEST_MSE = 1e-10  # a perfect frame counts as 100 dB
 
 @dataclass(frozen=True)
 class HeldOutClip:
-    """Frames of one clip: source (1, 3, H, W) and driving (F, 3, H, W) in [0, 1], landmarks likewise in pixels."""
+    """Frames of one clip: source (1, 3, H, W) and driving (F, 3, H, W) in [0, 1], landmarks likewise in
+    pixels."""
 
     source: Tensor
     driving: Tensor
@@ -55,8 +56,9 @@ def held_out_scores(
 ) -> dict[str, float]:
     """Mean scores over all driving frames of all workers' clips; the model's mode is put back.
 
-    Keys: ``landmark_nme`` (mean landmark distance over the inter-ocular distance), and for ``Safa`` also ``l1`` and
-    ``psnr`` of the prediction; each with ``_copy_source``. A score without a single frame is left out.
+    Keys: ``landmark_nme`` (mean landmark distance over the inter-ocular distance), and for ``Safa`` also
+    ``l1`` and ``psnr`` of the prediction; each with ``_copy_source``. A score without a single frame is left
+    out.
     """
     was_training = model.training
     model.eval()
@@ -109,4 +111,5 @@ def _landmark_nme(predicted_FL2: Tensor, wanted_FL2: Tensor) -> Tensor:
     """(F,), NaN for frames without a face."""
     left, right = (wanted_FL2[:, corner] for corner in OUTER_EYE_CORNERS)
     distance = (predicted_FL2 - wanted_FL2).norm(dim=-1).mean(-1)
-    return distance / (left - right).norm(dim=-1)
+    scale: Tensor = (left - right).norm(dim=-1)
+    return distance / scale
