@@ -60,7 +60,7 @@ class FullStage(Settings):
     """Stage 2: generator, keypoint detector, 3DMM and discriminator, on frame pairs."""
 
     kind: Literal["full"]
-    init: Path | None = None  # stage-1 run, model or checkpoint to start the 3DMM from; None = from nothing
+    init: Path | None = None  # run, model or checkpoint to start from: of stage 1 the 3DMM
     lr: LearningRates = LearningRates()
     betas: tuple[Beta, Beta] = (0.5, 0.999)
     losses: LossConfig = LossConfig()

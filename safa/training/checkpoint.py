@@ -1,11 +1,11 @@
-"""Checkpoints: folders of safetensors and JSON, written whole or not at all. No pickle anywhere.
+"""Checkpoints: what a run needs to go on, and what inference needs.
 
-A training state is ``checkpoints/step-00001000/``:
+A training state is a folder, ``checkpoints/step-00001000/``:
 
 - ``networks.safetensors``: every network, names ``<network>/<parameter or buffer>``;
 - ``average.safetensors``: the averaged model, where the run keeps one;
 - ``optimisers.safetensors``: Adam's moments, names ``<network>/<parameter>/<moment>``;
-- ``state.json``: step, samples consumed, settings, versions.
+- ``state.json``: step, samples consumed, sizes of the networks, settings of the optimisers, versions.
 
 That is the whole state: random numbers are drawn from (seed, step, rank), the data order from the sample
 number, and learning rates from the schedule.
@@ -16,19 +16,14 @@ A model for inference is ``model/``: ``weights.safetensors`` and ``model.json`` 
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -37,8 +32,16 @@ from safa.errors import UserError
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
 from safa.training.optim import trained_parameters
+from safa.training.storage import (
+    appearing,
+    load_weights,
+    read_json,
+    read_tensors,
+    under,
+    write_json,
+    write_tensors,
+)
 
-FORMAT = 1
 STATE_FILE = "state.json"
 MODEL_FILE = "model.json"
 _NETWORKS, _AVERAGE, _OPTIMISERS, _WEIGHTS = (
@@ -49,11 +52,22 @@ _PREFIX = "step-"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimiser steps done, samples consumed by all workers, seconds spent training."""
+    """How far a run is: optimiser steps, samples of all workers, whole epochs, seconds of training."""
 
     step: int = 0
     samples: int = 0
+    epoch: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was trained: the stage (``head``: the 3DMM alone, ``full``), sizes, how long, by which run."""
+
+    stage: str
+    config: ModelConfig
+    step: int
+    run: str
 
 
 @dataclass(frozen=True)
@@ -66,13 +80,23 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class ModelInfo:
-    """What ``model.json`` says: the stage that was trained, the networks' sizes, how long, by which run."""
+class StoredState:
+    """A training state as it lies on disk: plain tensors, no modules.
 
-    stage: str
-    config: ModelConfig
-    step: int
-    run: str
+    Attributes:
+        networks: for each network, its state dict.
+        average: state dict of the averaged inference model.
+        moments: for each network, ``<parameter>/<moment>`` (``step``, ``exp_avg``, ``exp_avg_sq``).
+        optimisers: for each network, the settings of its optimiser's one parameter group, plain data.
+        progress, info: see there.
+    """
+
+    networks: Mapping[str, Mapping[str, Tensor]]
+    average: Mapping[str, Tensor] | None
+    moments: Mapping[str, Mapping[str, Tensor]]
+    optimisers: Mapping[str, Mapping[str, Any]]
+    progress: Progress
+    info: ModelInfo
 
 
 # ---- training states ---------------------------------------------------------------------------------------
@@ -81,20 +105,11 @@ class ModelInfo:
 def save_state(root: Path, state: TrainState, progress: Progress, info: ModelInfo) -> Path:
     """Write the state as a new folder under ``root``, which appears in one step, complete."""
     folder = root / f"{_PREFIX}{progress.step:08d}"
-    with _appearing(folder) as temporary:
-        named = {
-            f"{n}/{k}": v for n, network in state.networks.items() for k, v in network.state_dict().items()
-        }
-        _write_tensors(temporary / _NETWORKS, named)
-        if state.average is not None:
-            _write_tensors(temporary / _AVERAGE, state.average.state_dict())
-        moments: dict[str, Tensor] = {}
-        for name, adam in state.optimisers.items():
-            for parameter_name, parameter in trained_parameters(state.networks[name]).items():
-                for moment, value in adam.state[parameter].items():
-                    moments[f"{name}/{parameter_name}/{moment}"] = value
-        _write_tensors(temporary / _OPTIMISERS, moments)
-        _write_json(temporary / STATE_FILE, vars(progress) | _described(info))
+    moments = {name: _moments(adam, state.networks[name]) for name, adam in state.optimisers.items()}
+    settings = {name: _plain_settings(adam) for name, adam in state.optimisers.items()}
+    networks = {name: network.state_dict() for name, network in state.networks.items()}
+    average = None if state.average is None else state.average.state_dict()
+    write_state(folder, StoredState(networks, average, moments, settings, progress, info))
     return folder
 
 
@@ -104,41 +119,94 @@ def load_state(folder: Path, state: TrainState) -> Progress:
     Raises:
         UserError: a file is missing or damaged, or does not fit.
     """
-    record = _read_json(folder / STATE_FILE)
-    tensors = _read_tensors(folder / _NETWORKS)
+    stored = read_state(folder)
     for name, network in state.networks.items():
-        load_weights(network, under(tensors, f"{name}/"), f"{folder}/{_NETWORKS}: {name}")
+        load_weights(network, stored.networks.get(name, {}), f"{folder}, network {name}")
     if state.average is not None:
-        load_weights(state.average, _read_tensors(folder / _AVERAGE), f"{folder}/{_AVERAGE}")
-    moments = _read_tensors(folder / _OPTIMISERS)
+        load_weights(state.average, stored.average or {}, f"{folder}, averaged model")
     for name, adam in state.optimisers.items():
-        _load_moments(adam, state.networks[name], under(moments, f"{name}/"))
-    return Progress(int(record["step"]), int(record["samples"]), float(record["seconds"]))
+        _set_moments(adam, state.networks[name], stored.moments.get(name, {}))
+    return stored.progress
+
+
+def write_state(folder: Path, stored: StoredState) -> None:
+    """Write ``folder``; it appears in one step, complete."""
+    with appearing(folder) as temporary:
+        write_tensors(temporary / _NETWORKS, _joined(stored.networks))
+        if stored.average is not None:
+            write_tensors(temporary / _AVERAGE, stored.average)
+        write_tensors(temporary / _OPTIMISERS, _joined(stored.moments))
+        record = _described(stored.info) | vars(stored.progress) | {"optimisers": dict(stored.optimisers)}
+        write_json(temporary / STATE_FILE, record)
+
+
+def read_state(folder: Path) -> StoredState:
+    """What ``write_state`` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    record = read_json(folder / STATE_FILE)
+    average = folder / _AVERAGE
+    return StoredState(
+        networks=_separated(read_tensors(folder / _NETWORKS)),
+        average=read_tensors(average) if average.is_file() else None,
+        moments=_separated(read_tensors(folder / _OPTIMISERS)),
+        optimisers=record["optimisers"],
+        progress=Progress(record["step"], record["samples"], record["epoch"], record["seconds"]),
+        info=_info(record, folder / STATE_FILE),
+    )
 
 
 def latest_state(root: Path) -> Path | None:
     """The newest complete state under ``root``; None if there is none yet."""
-    found = sorted(root.glob(f"{_PREFIX}[0-9]*[0-9]"))
+    found = _states(root)
     return found[-1] if found else None
 
 
 def remove_old_states(root: Path, keep: int) -> None:
     """Leave the ``keep`` newest states, and no half-written ones."""
-    for folder in sorted(root.glob(f"{_PREFIX}[0-9]*[0-9]"))[:-keep]:
+    for folder in _states(root)[:-keep]:
         shutil.rmtree(folder)
     for leftover in root.glob(".*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _load_moments(adam: Adam, network: nn.Module, moments: Mapping[str, Tensor]) -> None:
-    """Adam's moments, each in the memory layout of its parameter; the saved values bit for bit."""
-    for parameter_name, parameter in trained_parameters(network).items():
-        own = under(moments, f"{parameter_name}/")
+def _states(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit())
+
+
+def _moments(adam: Adam, network: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}/{moment}": value
+        for name, parameter in trained_parameters(network).items()
+        for moment, value in adam.state[parameter].items()
+    }
+
+
+def _set_moments(adam: Adam, network: nn.Module, moments: Mapping[str, Tensor]) -> None:
+    """The saved values bit for bit, each in the memory layout of its parameter."""
+    for name, parameter in trained_parameters(network).items():
         counter_device = parameter.device if adam.defaults["fused"] else torch.device("cpu")
         adam.state[parameter] = {
             moment: value.to(counter_device) if moment == "step" else torch.empty_like(parameter).copy_(value)
-            for moment, value in own.items()
+            for moment, value in under(moments, f"{name}/").items()
         }
+
+
+def _plain_settings(adam: Adam) -> dict[str, Any]:
+    """Learning rate, betas and so on, as torch names them."""
+    (group,) = adam.param_groups
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{part}/{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+
+def _separated(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts = dict.fromkeys(name.partition("/")[0] for name in tensors)
+    return {part: under(tensors, f"{part}/") for part in parts}
 
 
 # ---- models for inference ----------------------------------------------------------------------------------
@@ -147,9 +215,9 @@ def _load_moments(adam: Adam, network: nn.Module, moments: Mapping[str, Tensor])
 def save_model(folder: Path, model: nn.Module, info: ModelInfo) -> None:
     """Write a trained ``Safa``, or ``Tdmm`` after the head stage; a folder from before is replaced."""
     prefix = "tdmm." if info.stage == "head" else ""
-    with _appearing(folder) as temporary:
-        _write_tensors(temporary / _WEIGHTS, {prefix + k: v for k, v in model.state_dict().items()})
-        _write_json(temporary / MODEL_FILE, _described(info))
+    with appearing(folder) as temporary:
+        write_tensors(temporary / _WEIGHTS, {prefix + k: v for k, v in model.state_dict().items()})
+        write_json(temporary / MODEL_FILE, _described(info))
 
 
 def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, ModelInfo]:
@@ -176,58 +244,34 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
         UserError: as ``load_model``.
     """
     for folder in (path, path / "model", latest_state(path / "checkpoints"), latest_state(path)):
-        if folder is not None and (folder / MODEL_FILE).is_file():
-            return _read_tensors(folder / _WEIGHTS), _info(folder / MODEL_FILE)
-        if folder is not None and (folder / STATE_FILE).is_file():
-            return _inference_part(folder), _info(folder / STATE_FILE)
+        if folder is None:
+            continue
+        if (folder / MODEL_FILE).is_file():
+            record = read_json(folder / MODEL_FILE)
+            return read_tensors(folder / _WEIGHTS), _info(record, folder / MODEL_FILE)
+        if (folder / STATE_FILE).is_file():
+            stored = read_state(folder)
+            return _inference_part(stored), stored.info
     raise UserError(
         "no model or checkpoint here", str(path), "Give a run folder, its model/ or a checkpoint."
     )
 
 
-def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Strict loading whose errors are one line: which names are missing, unexpected or of another shape."""
-    check_weights(network.state_dict(), weights, where)
-    network.load_state_dict(dict(weights))
-
-
-def check_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
-    """Raise a ``UserError`` unless both have the same names and shapes."""
-    faults = []
-    missing = [name for name in wanted if name not in given]
-    unexpected = [name for name in given if name not in wanted]
-    reshaped = [
-        f"{name} ({_size(given[name])} instead of {_size(wanted[name])})"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
-    ]
-    for label, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            faults.append(f"{len(names)} {label}: {', '.join(names[:3])}{more}")
-    if faults:
-        raise UserError(
-            f"weights do not fit ({'; '.join(faults)})",
-            where,
-            "The model's settings must be those of the weights.",
-        )
-
-
-def _size(tensor: Tensor) -> str:
-    return "x".join(str(n) for n in tensor.shape) or "scalar"
-
-
-def _inference_part(folder: Path) -> dict[str, Tensor]:
-    """Of a training state: the averaged model if there is one, else all networks but the discriminator."""
-    if (folder / _AVERAGE).is_file():
-        return _read_tensors(folder / _AVERAGE)
-    tensors = _read_tensors(folder / _NETWORKS)
-    return {k.replace("/", ".", 1): v for k, v in tensors.items() if not k.startswith("discriminator/")}
+def _inference_part(stored: StoredState) -> dict[str, Tensor]:
+    """The averaged model if there is one, else all networks but the discriminator."""
+    if stored.average is not None:
+        prefix = "tdmm." if stored.info.stage == "head" else ""
+        return {prefix + name: value for name, value in stored.average.items()}
+    return {
+        f"{network}.{name}": value
+        for network, tensors in stored.networks.items()
+        if network != "discriminator"
+        for name, value in tensors.items()
+    }
 
 
 def _described(info: ModelInfo) -> dict[str, Any]:
     return {
-        "format": FORMAT,
         "stage": info.stage,
         "run": info.run,
         "step": info.step,
@@ -236,74 +280,6 @@ def _described(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _info(path: Path) -> ModelInfo:
-    record = _read_json(path)
-    config = parse_settings(record["model"], ModelConfig, str(path))
-    return ModelInfo(record["stage"], config, int(record["step"]), record["run"])
-
-
-# ---- files -------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` once its contents are safely on disk."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    yield temporary
-    for path in [*temporary.iterdir(), temporary]:
-        _flush(path)
-    if folder.exists():  # a folder cannot be renamed onto a full one
-        shutil.rmtree(folder)
-    temporary.rename(folder)
-    _flush(folder.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A tensor with two names (the 3DMM's last layer) is written twice: the format knows no aliases."""
-    seen: set[int] = set()
-    plain = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        if value.data_ptr() in seen:
-            value = value.clone()
-        seen.add(value.data_ptr())
-        plain[name] = value
-    save_file(plain, path)
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
-
-
-def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"is not in checkpoint format {FORMAT}", str(path), "Use another checkpoint.")
-    return record
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _info(record: Mapping[str, Any], where: Path) -> ModelInfo:
+    config = parse_settings(record["model"], ModelConfig, str(where))
+    return ModelInfo(record["stage"], config, record["step"], record["run"])

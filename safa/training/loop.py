@@ -122,9 +122,9 @@ class _Run:
         except NotFiniteError as error:
             raise self._explained(error) from None
         seconds = time.perf_counter() - started
-        self._progress = Progress(
-            done.step + 1, done.samples + self._feed.samples_per_step, done.seconds + seconds
-        )
+        samples = done.samples + self._feed.samples_per_step
+        epoch = samples // self._feed.samples_per_epoch
+        self._progress = Progress(done.step + 1, samples, epoch, done.seconds + seconds)
         if self._stage.average is not None:
             self._stage.average.update(self._progress.step)
         self._window.add(terms, factor, waited=loaded - started, seconds=seconds)

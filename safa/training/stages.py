@@ -22,7 +22,7 @@ from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
-from safa.training.checkpoint import TrainState, load_weights, read_weights, under
+from safa.training.checkpoint import TrainState, read_weights
 from safa.training.context import TrainContext
 from safa.training.optim import Average, clip_gradients, make_adam
 from safa.training.steps import (
@@ -34,6 +34,7 @@ from safa.training.steps import (
     generator_step,
     head_step,
 )
+from safa.training.storage import load_weights, under
 
 B = TypeVar("B", FrameBatch, PairBatch)
 M = TypeVar("M", bound=nn.Module)
@@ -173,8 +174,11 @@ class FullTraining(Stage[PairBatch]):
         self._stage = stage
         model = Safa(config.model, HeadAssets.from_config(config.model.head))
         if stage.init is not None:
-            weights, _ = read_weights(stage.init)
-            load_weights(model.tdmm, under(weights, "tdmm."), str(stage.init))
+            weights, info = read_weights(stage.init)
+            if info.stage == "full":
+                load_weights(model, weights, str(stage.init))
+            else:
+                load_weights(model.tdmm, under(weights, "tdmm."), str(stage.init))
         elif config.model.head.encoder_weights is not None:
             model.tdmm.load_encoder_weights(config.model.head.encoder_weights)
         self.model = self._laid_out(model)

@@ -111,5 +111,5 @@ def _landmark_nme(predicted_FL2: Tensor, wanted_FL2: Tensor) -> Tensor:
     """(F,), NaN for frames without a face."""
     left, right = (wanted_FL2[:, corner] for corner in OUTER_EYE_CORNERS)
     distance = (predicted_FL2 - wanted_FL2).norm(dim=-1).mean(-1)
-    scale: Tensor = (left - right).norm(dim=-1)
-    return distance / scale
+    error: Tensor = distance / (left - right).norm(dim=-1)
+    return error
