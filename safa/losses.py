@@ -68,7 +68,7 @@ def perceptual(prediction: Sequence[Tensor], target: Sequence[Tensor], features:
     terms = []
     for predicted_image, target_image in zip(prediction, target, strict=True):
         with torch.no_grad():
-            wanted = features(target_image)
+            wanted = features(target_image.detach())
         terms += [
             (got - want).abs().mean() for got, want in zip(features(predicted_image), wanted, strict=True)
         ]
@@ -111,7 +111,9 @@ def equivariance_jacobian(
     kp: Keypoints, transform: EquivarianceTransform, kp_transformed: Keypoints
 ) -> Tensor:
     """The same for the Jacobians, by the chain rule: mean |I - J^-1 (dT/dx J_T)|."""
-    chained = transform.jacobian(kp_transformed.value) @ kp_transformed.jacobian
-    product = torch.linalg.inv(kp.jacobian) @ chained
+    # Autocast would round the 2 x 2 matrices and gain nothing.
+    with torch.autocast(kp.value.device.type, enabled=False):
+        chained = transform.jacobian(kp_transformed.value) @ kp_transformed.jacobian
+        product: Tensor = torch.linalg.inv(kp.jacobian) @ chained
     identity = torch.eye(2, dtype=product.dtype, device=product.device)
     return (identity - product).abs().mean()

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from parity_cases.golden import Golden
+from parity_cases.golden import Array, Golden
 from parity_cases.rows import Row, equal, exact, labels, picture
 from parity_cases.taps import tap
+from safa.head.camera import weak_perspective
 from safa.head.model import landmarks_px
 from safa.head.raster import make_rasterizer
 from safa.models.safa import FaceState
-
-BEHIND = 10.0  # added to z before rasterising, so that no face is dropped
 
 
 def keypoints(golden: Golden) -> Iterator[Row]:
@@ -45,6 +43,12 @@ def tdmm(golden: Golden) -> Iterator[Row]:
         for part, ours in _head_tensors(golden, image, face).items():
             if f"{side}_{part}" in reference:
                 yield exact("tdmm", f"{side}_{part}", ours.numpy(), reference[f"{side}_{part}"])
+    # Recorded before the camera, ours is behind it.
+    code = golden.driving_face.code
+    fixed = torch.from_numpy(reference["driving_flame_landmarks3d"])
+    wanted = weak_perspective(fixed, code.scale, code.translation).numpy()
+    landmarks3d = golden.safa.tdmm.geometry(code).landmarks3d.numpy()
+    yield exact("tdmm", "driving_flame_landmarks3d", landmarks3d, wanted)
     yield from _encoder_taps(golden, reference)
 
 
@@ -61,11 +65,10 @@ def _head_tensors(golden: Golden, image: Tensor, face: FaceState) -> dict[str, T
         "verts": network.flame.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw),
         "transformed_verts": geometry.vertices,
         "landmarks_2d": landmarks_px(geometry, golden.config.image_size),
-        "flame_landmarks3d": geometry.landmarks3d,
     }
 
 
-def _encoder_taps(golden: Golden, reference: dict[str, np.ndarray]) -> Iterator[Row]:
+def _encoder_taps(golden: Golden, reference: Mapping[str, Array]) -> Iterator[Row]:
     """Layers inside the estimator, each strided as the recorded tensor is."""
     prefix = "driving_enc."
     recorded = {key.removeprefix(prefix): value for key, value in reference.items() if key.startswith(prefix)}
@@ -119,7 +122,7 @@ def raster(golden: Golden) -> Iterator[Row]:
     for size, step in ((64, 1), (256, 2)):
         index, zbuf, bary = [], [], []
         for mesh in range(len(vertices)):
-            fragments = rasterizer.rasterize(vertices[mesh : mesh + 1], faces[mesh], size)
+            fragments = rasterizer(vertices[mesh : mesh + 1], faces[mesh], size)
             packed = fragments.face_index + mesh * per_mesh * (fragments.face_index >= 0)
             index.append(packed)
             zbuf.append(fragments.zbuf)

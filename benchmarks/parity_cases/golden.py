@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from safa.models.safa import FaceState, Safa
 from safa.models.trunks.vgg19 import Vgg19Features
 
 Array = NDArray[Any]
-N = Any
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Golden:
@@ -94,10 +94,11 @@ class Golden:
     def parser(self) -> FaceParser:
         return self.filled(FaceParser())
 
-    def filled(self, network: N) -> N:
-        assert isinstance(network, nn.Module)
+    def filled(self, network: Network) -> Network:
+        """The network with this set's weights, in eval mode."""
         fill(network, self.seed)
-        return network.eval()
+        network.eval()
+        return network
 
     @cached_property
     def source(self) -> Tensor:

@@ -116,7 +116,8 @@ def _thin(output: Tensor) -> Tensor:
 
 
 def _to_8bit(image: Tensor) -> Array:
-    return np.rint(image.numpy() * 255).astype(np.uint8)
+    pixels: Array = np.rint(image.numpy() * 255).astype(np.uint8)
+    return pixels
 
 
 def _rng(golden: Golden, name: str) -> np.random.Generator:

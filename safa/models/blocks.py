@@ -64,8 +64,9 @@ class ResBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(out)))
+        hidden = self.conv1(F.relu(self.norm1(x)))
+        change: Tensor = self.conv2(F.relu(self.norm2(hidden)))
+        return x + change
 
 
 class Encoder(nn.Module):

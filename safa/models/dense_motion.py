@@ -88,7 +88,7 @@ class DenseMotion(nn.Module):
         masks = F.softmax(mask_logits, dim=1)
         return Motion(
             masks=masks,
-            deformation=torch.einsum("bmhw,bmhwd->bhwd", masks, motions_BMhw2),
+            deformation=(masks.unsqueeze(-1) * motions_BMhw2).sum(dim=1),
             occlusion1=torch.sigmoid(occlusion1_logit),
             occlusion2=torch.sigmoid(occlusion2_logit),
             warped_sources=warped,
@@ -120,9 +120,11 @@ def keypoint_motions(kp_source: Keypoints, kp_driving: Keypoints, grid_hw2: Tens
     """
     h, w = grid_hw2.shape[:2]
     batch, points = kp_driving.value.shape[:2]
-    affine_BK22 = kp_source.jacobian @ torch.linalg.inv(kp_driving.jacobian)
-    offset_BKp2 = grid_hw2.reshape(1, 1, h * w, 2) - kp_driving.value.unsqueeze(2)
-    moved = offset_BKp2 @ affine_BK22.transpose(-1, -2) + kp_source.value.unsqueeze(2)
+    # Positions in bfloat16 would be off by a pixel, so autocast stays out of here.
+    with torch.autocast(grid_hw2.device.type, enabled=False):
+        affine_BK22 = kp_source.jacobian @ torch.linalg.inv(kp_driving.jacobian)
+        offset_BKp2 = grid_hw2.reshape(1, 1, h * w, 2) - kp_driving.value.unsqueeze(2)
+        moved: Tensor = offset_BKp2 @ affine_BK22.transpose(-1, -2) + kp_source.value.unsqueeze(2)
     return moved.reshape(batch, points, h, w, 2)
 
 

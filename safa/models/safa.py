@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from safa.config.model import ModelConfig
 from safa.head.assets import HeadAssets
 from safa.head.model import HeadCode
-from safa.head.render import HeadRender
+from safa.head.render import HeadRender, RenderedSide
 from safa.models.dense_motion import Motion
-from safa.models.generator import Blend, Generator
+from safa.models.generator import Blend, Generated, Generator
 from safa.models.keypoints import KeypointDetector, Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
 from safa.records import map_tensors
@@ -39,17 +39,19 @@ class FaceState:
 
 @dataclass(frozen=True)
 class SourceCache:
-    """All work on a source image that does not depend on the driving frame. Batch size 1 or B.
+    """All work on a source image that does not depend on the driving frame; batch 1 or as many as drive.
 
     Attributes:
         image: (B, 3, H, W).
         face: its ``FaceState``.
+        side: the 3D head rasterised in the source pose.
         albedo: (B, 3, uv, uv), texture without the eyes.
         features: (B, C, H/4, W/4), ``Generator.encode`` of the image.
     """
 
     image: Tensor
     face: FaceState
+    side: RenderedSide
     albedo: Tensor
     features: Tensor
 
@@ -73,19 +75,6 @@ class Reenactment:
     kp_driving: Keypoints
 
 
-def _repeat_source(source: SourceCache, batch: int) -> SourceCache:
-    """A source of batch 1 for every driving state, without copying it."""
-    if len(source.image) == batch:
-        return source
-    if len(source.image) != 1:
-        raise ValueError(f"{len(source.image)} sources for {batch} driving states")
-
-    def repeat(tensor: Tensor) -> Tensor:
-        return tensor.expand(batch, *tensor.shape[1:])
-
-    return map_tensors(repeat, source)
-
-
 class Safa(nn.Module):
     """Keypoint detector, 3DMM and generator."""
 
@@ -104,28 +93,36 @@ class Safa(nn.Module):
     def prepare_source(self, image: Tensor) -> SourceCache:
         """Do everything that depends on the source alone, once for all driving frames."""
         face = self.analyse(image)
-        albedo = self.tdmm.texture(image, self.tdmm.geometry(face.code))
-        return SourceCache(image, face, albedo, self.generator.encode(image))
+        geometry = self.tdmm.geometry(face.code)
+        return SourceCache(
+            image,
+            face,
+            self.tdmm.render_side(geometry),
+            self.tdmm.texture(image, geometry),
+            self.generator.encode(image),
+        )
 
     def reenact(self, source: SourceCache, driving: FaceState, *, blend: Blend | None = None) -> Reenactment:
         """Animate the source by driving states (B, ...), as ``safa.inference.motion`` has transferred them.
 
         A source of batch 1 serves every driving state.
         """
-        batch = driving.feature.shape[0]
-        source = _repeat_source(source, batch)
-        render = self.tdmm.render(
-            self.tdmm.geometry(source.face.code), self.tdmm.geometry(driving.code), source.albedo
-        )
-        generated = self.generator(
-            source.image,
-            source.face.keypoints,
+        batch = len(driving.feature)
+        render = self.tdmm.render(source.side, self.tdmm.geometry(driving.code), source.albedo)
+        generated: Generated = self.generator(
+            _repeat(source.image, batch),
+            map_tensors(lambda tensor: _repeat(tensor, batch), source.face.keypoints),
             driving.keypoints,
             render,
             driving.feature,
-            source_features=source.features,
+            source_features=_repeat(source.features, batch),
             blend=blend,
         )
         return Reenactment(
             generated.prediction, generated.deformed, generated.motion, render, driving.keypoints
         )
+
+
+def _repeat(tensor: Tensor, batch: int) -> Tensor:
+    """A tensor of batch 1 seen as a larger batch, without copying it."""
+    return tensor if len(tensor) == batch else tensor.expand(batch, *tensor.shape[1:])

@@ -7,16 +7,13 @@ load by name.
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from safa.errors import UserError
+from safa.models.trunks.weights import read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -89,7 +86,7 @@ def load_vgg19(path: Path) -> Vgg19Features:
     Raises:
         UserError: the file is missing, is no state dict, or a layer is absent or of another shape.
     """
-    given = _read_state_dict(path)
+    given = read_weights(path)
     network = Vgg19Features()
     own = network.state_dict()
     for name, value in own.items():
@@ -109,18 +106,3 @@ def load_vgg19(path: Path) -> Vgg19Features:
         own[name] = given[theirs]
     network.load_state_dict(own)
     return network.eval()
-
-
-def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read the VGG19 weights ({error.strerror or error})", str(path)) from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise UserError(f"no state dict of tensors: {first_line}", str(path)) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError("no state dict of tensors", str(path))
-    return state
