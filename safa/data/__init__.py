@@ -1,0 +1,1 @@
+"""Data: videos in, clips as Parquet rows, frames and landmarks out again."""

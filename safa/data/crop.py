@@ -1,0 +1,65 @@
+"""Boxes: where in a source frame a face is cut out, and where points of the source land in the cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Box:
+    """Whole pixels of a frame; ``right`` and ``bottom`` are exclusive."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def width(self) -> int:
+        return self.right - self.left
+
+    @property
+    def height(self) -> int:
+        return self.bottom - self.top
+
+    @classmethod
+    def parse(cls, text: str) -> Box:
+        """``left-top-right-bottom``, as VoxCeleb's metadata writes it.
+
+        Raises:
+            ValueError: not four whole numbers, or an empty box.
+        """
+        parts = text.split("-")
+        if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+            raise ValueError(f"{text!r} is not left-top-right-bottom")
+        box = cls(*(int(part) for part in parts))
+        if box.width < 1 or box.height < 1:
+            raise ValueError(f"box {text!r} is empty")
+        return box
+
+    def scaled(self, factor_x: float, factor_y: float) -> Box:
+        """The same box in a frame of another resolution, to the nearest pixel."""
+        left, right = round(self.left * factor_x), round(self.right * factor_x)
+        top, bottom = round(self.top * factor_y), round(self.bottom * factor_y)
+        return Box(left, top, max(right, left + 1), max(bottom, top + 1))
+
+    def clipped(self, width: int, height: int) -> Box | None:
+        """The part inside a frame, None if there is none."""
+        box = Box(max(self.left, 0), max(self.top, 0), min(self.right, width), min(self.bottom, height))
+        return box if box.width > 0 and box.height > 0 else None
+
+
+def points_in_crop(points: NDArray[np.float32], box: Box, size: int) -> NDArray[np.float32]:
+    """Points of the source frame in pixels of the cut that was scaled to ``size`` x ``size``.
+
+    Pixel centres: source column x has its centre at x + 0.5 of the frame's width, and so it has in the cut.
+
+    Args:
+        points: (..., 2), (x, y) in pixels of the source frame; NaN stays NaN.
+    """
+    scale = np.array([size / box.width, size / box.height], dtype=np.float32)
+    corner = np.array([box.left, box.top], dtype=np.float32)
+    return (points - corner + np.float32(0.5)) * scale - np.float32(0.5)
