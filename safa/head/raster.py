@@ -137,7 +137,7 @@ def rasterize(vertices: Tensor, faces: Tensor, size: int) -> Fragments:
         face_index = _nearest_faces(vertices.detach().float(), faces, size)
     pixels, mesh, face = _hits(face_index)
     corners = (mesh * vertices.shape[1])[:, None] + faces[face]  # (P, 3)
-    x, y, z = _corner_coordinates(vertices, corners)
+    x, y, z = vertices.reshape(-1, 3).index_select(0, corners.T.flatten()).reshape(3, -1, 3).unbind(2)
     px = _pixel_centre(pixels % size, size, vertices.dtype)
     py = _pixel_centre(pixels // size % size, size, vertices.dtype)
     edges = [(px - x[a]) * (y[b] - y[a]) - (py - y[a]) * (x[b] - x[a]) for a, b in ((1, 2), (2, 0), (0, 1))]
@@ -159,16 +159,15 @@ def _nearest_faces(vertices: Tensor, faces: Tensor, size: int) -> Tensor:
     the key (depth, face) to its pixel, and the smallest offer stays: depth is not negative, so the bits of
     its float32 order like an integer, and the face index below them settles ties.
     """
-    batch, num_vertices = vertices.shape[:2]
-    mesh_start = torch.arange(batch, device=faces.device)[:, None, None] * num_vertices
-    x, y, z = _corner_coordinates(vertices, (mesh_start + faces).flatten(0, 1))
+    batch = len(vertices)
+    corners = _corners_of_all(vertices, faces)  # (9, B*F)
+    x, y, z = corners.reshape(3, 3, -1)
     rows, num_rows = _span(y.amin(0), y.amax(0), size)
     _, num_columns = _span(x.amin(0), x.amax(0), size)
     seen = (_double_area(x, y).abs() > AREA_EPSILON) & (z.amin(0) >= 0)
     box = torch.where(seen, num_rows * num_columns, 0)  # an upper bound of each face's candidates
 
     nearest = torch.full((batch * size**2,), NOTHING, device=vertices.device)
-    corners = torch.cat([x, y, z])  # (9, B*F)
     for chosen in _chunks(box, CHUNK_GPU if vertices.is_cuda else CHUNK_CPU):
         owner, row = _expand(rows[chosen], num_rows[chosen])
         chosen = chosen[owner]  # the face of each row
@@ -179,6 +178,13 @@ def _nearest_faces(vertices: Tensor, faces: Tensor, size: int) -> Tensor:
         nearest.scatter_reduce_(0, (mesh * size**2)[owner] + pixel, key, "amin")
     face_index = torch.where(nearest == NOTHING, -1, nearest & (2**FACE_BITS - 1))
     return face_index.reshape(batch, size, size)
+
+
+def _corners_of_all(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Coordinates (9, B*F) of all faces: x of the three corners, then y, then z."""
+    # All meshes in one row: one gather serves the whole batch.
+    rows = vertices.permute(1, 2, 0).flatten(1).index_select(0, faces.T.flatten())
+    return rows.reshape(3, len(faces), 3, len(vertices)).permute(2, 0, 3, 1).reshape(9, -1)
 
 
 def _candidates(corners: Tensor, row: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,13 +278,6 @@ def rasterize_pytorch3d(vertices: Tensor, faces: Tensor, size: int) -> Fragments
 
 
 # ---- shared ------------------------------------------------------------------------------------------------
-
-
-def _corner_coordinates(vertices: Tensor, corners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x, y and z, each (3, N), of corners (N, 3) given as indices into the stacked vertices of all meshes."""
-    gathered = vertices.reshape(-1, 3).index_select(0, corners.T.flatten()).T.contiguous()
-    x, y, z = gathered.reshape(3, 3, -1)
-    return x, y, z
 
 
 def _double_area(x: Tensor, y: Tensor) -> Tensor:

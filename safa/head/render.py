@@ -138,12 +138,13 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     A face's normal is computed at each of its corners anew. Where folded faces cancel out, what is left are
     the rounding errors, and published numbers hold these.
     """
-    corners = [vertices.index_select(1, index) for index in faces.unbind(1)]
-    sums = torch.zeros_like(vertices)
+    vertices_VB3 = vertices.transpose(0, 1).contiguous()  # gathers and adds long rows, which is faster
+    corners = [vertices_VB3.index_select(0, index) for index in faces.unbind(1)]
+    sums = torch.zeros_like(vertices_VB3)
     for at, following, last in ((1, 2, 0), (2, 0, 1), (0, 1, 2)):
         cross = torch.linalg.cross(corners[following] - corners[at], corners[last] - corners[at])
-        sums = sums.index_add(1, faces[:, at], cross)
-    return F.normalize(sums, dim=-1, eps=NORMAL_EPSILON)
+        sums = sums.index_add(0, faces[:, at], cross)
+    return F.normalize(sums, dim=-1, eps=NORMAL_EPSILON).transpose(0, 1)
 
 
 def expand_fragments(fragments: Fragments, batch: int) -> Fragments:
