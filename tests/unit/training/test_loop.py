@@ -1,0 +1,216 @@
+"""The loop on one process: what it writes, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safa.config.training import TrainConfig
+from safa.errors import UserError
+from safa.training.checkpoint import latest_state, load_model, read_state
+from safa.training.context import LocalContext
+from safa.training.loop import InterruptedRun, fit
+from safa.training.records import read_records
+from safa.training.storage import read_tensors
+from tests.unit.training.conftest import clip_row, write_clips
+
+MakeConfig = Callable[..., TrainConfig]
+STAGES = ["head", "full"]
+
+
+class StopAfter(LocalContext):
+    """Asks to stop once so many steps have been taken."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    def stop_requested(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+def _losses(config: TrainConfig) -> list[dict[str, float]]:
+    rows = read_records(config.folder / "metrics.jsonl")
+    return [row["losses"] for row in rows if row["kind"] == "train"]
+
+
+def _weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return read_tensors(config.folder / "model" / "weights.safetensors")
+
+
+def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_a_run_leaves_states_records_curves_and_a_model(make_config: MakeConfig, kind: str) -> None:
+    config = make_config(kind, length=5)
+    assert fit(config, LocalContext()).step == 5
+    states = sorted(path.name for path in (config.folder / "checkpoints").iterdir())
+    assert states == ["step-00000004", "step-00000005"], "every second step and the last; two kept"
+    rows = read_records(config.folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5]
+    assert [row["step"] for row in rows if row["kind"] == "validate"] == [2, 4, 5]
+    wanted = {"landmark_nme"} if kind == "head" else {"landmark_nme", "psnr", "l1"}
+    assert set(rows[-1]["scores"]) == wanted | {f"{name}_copy_source" for name in wanted}
+    assert (config.folder / "curves.png").stat().st_size > 1000
+    assert (config.folder / "model" / "model.json").is_file()
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_stopped_and_resumed_equals_straight_through(make_config: MakeConfig, kind: str) -> None:
+    straight = make_config(kind, {"name": "straight"}, length=6)
+    fit(straight, LocalContext())
+    resumed = make_config(kind, {"name": "resumed"}, length=6)
+    with pytest.raises(InterruptedRun):
+        fit(resumed, StopAfter(3))
+    assert latest_state(resumed.folder / "checkpoints") == resumed.folder / "checkpoints" / "step-00000003"
+    assert not (resumed.folder / "model").exists()
+    torch.manual_seed(1234)  # whatever else the process has drawn in between
+    fit(resumed, LocalContext())
+    assert _same(_weights(straight), _weights(resumed))
+    assert _losses(straight) == _losses(resumed)
+
+
+def test_the_head_stage_learns_the_landmarks(make_config: MakeConfig) -> None:
+    config = make_config("head", {"stage.lr": 5e-3, "validate_on": None, "log_every": 10}, length=60)
+    fit(config, LocalContext())
+    losses = [row["landmark"] for row in _losses(config)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_full_stage_learns_to_reconstruct(make_config: MakeConfig) -> None:
+    rate = dict.fromkeys(("generator", "kp_detector", "tdmm", "discriminator"), 2e-3)
+    config = make_config("full", {"stage.lr": rate, "validate_on": None, "log_every": 10}, length=60)
+    fit(config, LocalContext())
+    losses = [row["perceptual"] for row in _losses(config)]
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_full_starts_from_the_head_stage(make_config: MakeConfig) -> None:
+    head = make_config("head", length=3)
+    fit(head, LocalContext())
+    # A learning rate of next to nothing: what is trained stays where it started.
+    rate = dict.fromkeys(("generator", "kp_detector", "tdmm", "discriminator"), 1e-12)
+    full = make_config("full", {"stage.init": str(head.folder), "stage.lr": rate}, length=1)
+    fit(full, LocalContext())
+    before, after = _weights(head), _weights(full)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
+
+
+def test_batchnorm_of_the_3dmm_stays_as_stage_1_left_it(make_config: MakeConfig) -> None:
+    head = make_config("head", length=3)
+    fit(head, LocalContext())
+    full = make_config("full", {"stage.init": str(head.folder)}, length=4)
+    fit(full, LocalContext())
+    before, after = _weights(head), _weights(full)
+    statistics = [name for name in before if "running_" in name or "num_batches" in name]
+    assert len(statistics) > 50
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    assert not torch.equal(before["tdmm.encoder.fc.weight"], after["tdmm.encoder.fc.weight"])
+
+
+def test_average_is_what_is_validated_and_saved(make_config: MakeConfig) -> None:
+    config = make_config("full", {"stage.ema_decay": 0.9})
+    fit(config, LocalContext())
+    stored = read_state(config.folder / "checkpoints" / "step-00000004")
+    assert stored.average is not None
+    assert _same(_weights(config), dict(stored.average))
+    assert not torch.equal(stored.average["generator.final.weight"], stored.networks["generator"]["final.weight"])
+
+
+def test_model_folder_is_all_that_inference_needs(
+    make_config: MakeConfig, head_file: Path, tmp_path: Path
+) -> None:
+    config = make_config("full", length=2)
+    fit(config, LocalContext())
+    moved = config.folder.rename(tmp_path / "elsewhere")
+    model, info = load_model(moved / "model")
+    assert (info.stage, info.step) == ("full", 2)
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        out = model.reenact(model.prepare_source(image), model.analyse(image)).prediction
+    assert out.shape == image.shape
+    from_state, _ = load_model(moved / "checkpoints")
+    assert _same(model.state_dict(), from_state.state_dict())
+
+
+@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step.accumulate": 3},
+        {"step.bf16": True},
+        {"step.channels_last": True},
+        {"step.clip_norm": 0.1},
+        {"step.fused_adam": False},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_step_setting_trains(make_config: MakeConfig, kind: str, changes: dict[str, Any]) -> None:
+    plain, changed = make_config(kind, {"name": "plain"}, length=2), make_config(kind, changes, length=2)
+    samples = [fit(config, LocalContext()).samples for config in (plain, changed)]
+    assert samples[1] == samples[0] * changed.step.accumulate
+    if "step.fused_adam" not in changes and "step.channels_last" not in changes:
+        assert _losses(plain) != _losses(changed), "the setting is read"
+
+
+def test_learning_rate_falls_at_the_milestone(make_config: MakeConfig) -> None:
+    config = make_config("head", {"schedule.milestones": [2, 3]}, length=4)
+    fit(config, LocalContext())
+    rows = read_records(config.folder / "metrics.jsonl")
+    assert [row["lr_factor"] for row in rows if row["kind"] == "train"] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: str, clips: Path) -> None:
+    config = make_config(kind, length=3)
+    fit(make_config(kind, length=2), LocalContext())
+    state = config.folder / "checkpoints" / "step-00000002"
+    _poison(state)
+    with pytest.raises(UserError, match=r"not finite in step 3 \(.*nan.*; clips \w+#v#000000#000006") as error:
+        fit(config, LocalContext())
+    assert "\n" not in str(error.value)
+    assert read_state(config.folder / "failed" / "step-00000002").progress.step == 2
+    assert latest_state(config.folder / "checkpoints") == state, "not among the states that a run goes on from"
+
+
+def _poison(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = read_tensors(folder / "networks.safetensors")
+    tensors["tdmm/encoder.fc.bias"].fill_(float("nan"))
+    tensors["tdmm/encoder.model.classifier.1.bias"].fill_(float("nan"))
+    save_file(tensors, folder / "networks.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([clip_row("ann", "test")], "no clip with frames in split 'train'"),
+        ([clip_row("ann", "train", size=48)], "is 48x48 px, the model wants 32x32"),
+        ([clip_row("ann", "train", faces=False)], "no frame of split 'train' has landmarks"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(
+    make_config: MakeConfig, tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    folder = write_clips(tmp_path / "clips", rows)
+    config = make_config("head", {"data.clips": str(folder), "validate_on": None})
+    with pytest.raises(UserError, match=message):
+        fit(config, LocalContext())
+    assert not config.folder.exists()
+
+
+def test_weights_of_other_sizes_are_refused(make_config: MakeConfig) -> None:
+    head = make_config("head", length=1)
+    fit(head, LocalContext())
+    full = make_config("full", {"stage.init": str(head.folder), "model.head.encoder_width": 0.2})
+    with pytest.raises(UserError, match=r"weights do not fit \(\d+ of another shape: encoder\.model"):
+        fit(full, LocalContext())
