@@ -255,6 +255,15 @@ def _chunks(amounts: Tensor, limit: int) -> Iterator[Tensor]:
     yield from torch.split(chosen, sizes.tolist())
 
 
+def _double_area(x: Tensor, y: Tensor) -> Tensor:
+    """Twice the signed area of triangles, corners (3, N)."""
+    return (x[2] - x[0]) * (y[1] - y[0]) - (y[2] - y[0]) * (x[1] - x[0])
+
+
+def _pixel_centre(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    return (2 * index + 1).to(dtype) / size - 1
+
+
 # ---- PyTorch3D ---------------------------------------------------------------------------------------------
 
 
@@ -275,15 +284,3 @@ def rasterize_pytorch3d(vertices: Tensor, faces: Tensor, size: int) -> Fragments
     first = torch.arange(len(vertices), device=faces.device)[:, None, None] * len(faces)
     packed_index = packed_index[..., 0]
     return Fragments(torch.where(packed_index < 0, -1, packed_index - first), zbuf[..., 0], bary[..., 0, :])
-
-
-# ---- shared ------------------------------------------------------------------------------------------------
-
-
-def _double_area(x: Tensor, y: Tensor) -> Tensor:
-    """Twice the signed area of triangles, corners (3, N)."""
-    return (x[2] - x[0]) * (y[1] - y[0]) - (y[2] - y[0]) * (x[1] - x[0])
-
-
-def _pixel_centre(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    return (2 * index + 1).to(dtype) / size - 1
