@@ -17,7 +17,7 @@ from safa.geometry.tps import EquivarianceTransform
 from safa.head.raster import Fragments, rasterize
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.trunks.vgg19 import Vgg19Features
-from safa.records import map_tensors
+from safa.tensor_tree import map_tensors
 from safa.training.steps import Criteria, Losses, Networks, discriminator_step, generator_step
 
 

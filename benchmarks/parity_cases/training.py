@@ -20,7 +20,7 @@ from parity_cases.recorded_steps import (
 from parity_cases.rows import LOSS_RELATIVE, TRAINING_PICTURE, Row, exact, loss, picture
 from safa.config.losses import HeadLossConfig
 from safa.data.batches import FrameBatch
-from safa.records import map_tensors
+from safa.tensor_tree import map_tensors
 from safa.training.steps import Losses, Networks, head_step
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from safa.models.dense_motion import Motion
 from safa.models.generator import Blend, Generated, Generator
 from safa.models.keypoints import KeypointDetector, Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
-from safa.records import map_tensors
+from safa.tensor_tree import map_tensors
 
 
 @dataclass(frozen=True)

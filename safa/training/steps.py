@@ -40,7 +40,7 @@ from safa.models.generator import Generated
 from safa.models.keypoints import Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
 from safa.models.trunks.vgg19 import load_vgg19
-from safa.records import halves
+from safa.tensor_tree import halves
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Frozen dataclasses of tensors are what parts of the model hand each other; this maps over one."""
+"""Parts of the model hand each other frozen dataclasses of tensors; this maps over one, however deep."""
 
 from __future__ import annotations
 
