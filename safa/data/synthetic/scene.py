@@ -1,0 +1,121 @@
+"""One video before it is drawn: head, hair and clothes as painted meshes, the light, the backdrop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.random import Generator, SeedSequence, default_rng
+from numpy.typing import NDArray
+
+from safa.config.synthetic import SyntheticConfig
+from safa.data.synthetic.backdrop import paint_backdrop
+from safa.data.synthetic.clothes import build_bust
+from safa.data.synthetic.hair import Skull, coverage, grow_hair
+from safa.data.synthetic.mesh import PaintedMesh, join
+from safa.data.synthetic.paint import paint_head
+from safa.data.synthetic.people import Light, Person, sample_light, sample_outfit, sample_person
+from safa.data.synthetic.performance import FaceFrame, perform, place
+from safa.data.synthetic.truth import Track
+from safa.head import builtin
+from safa.head.model import HeadCode, HeadModel
+
+_ROOT, _NECK = 0, 1  # joints
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything ``render`` needs, and the track that moves it.
+
+    Attributes:
+        colours, gloss: (V, 3) linear RGB and (V,) of the head model's own vertices.
+        attached: hair and clothes at rest, in the head's metres.
+        pivot: (3,) the head's root joint, about which head and body turn.
+        backdrop: (H, W, 3) sRGB float32.
+    """
+
+    track: Track
+    colours: NDArray[np.float64]
+    gloss: NDArray[np.float64]
+    attached: PaintedMesh
+    pivot: NDArray[np.float64]
+    light: Light
+    backdrop: NDArray[np.float32]
+
+
+@cache
+def head_model() -> HeadModel:
+    """The built-in head, once per process."""
+    return HeadModel(builtin.build().assets).eval()
+
+
+def _at_rest(person: Person) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Vertices (V, 3), landmarks (68, 3) and joints (5, 3) of the person's unposed head."""
+    model = head_model()
+    zero = torch.zeros(1, 3)
+    code = HeadCode(
+        torch.from_numpy(person.shape)[None],
+        torch.zeros(1, 50),
+        zero,
+        zero,
+        torch.ones(1, 1),
+        torch.zeros(1, 2),
+    )
+    with torch.inference_mode():
+        geometry = model(code)
+        # At scale 1 the camera only turns y and z round.
+        flip = torch.tensor([1.0, -1.0, -1.0])
+        vertices, landmarks = geometry.vertices[0] * flip, geometry.landmarks[0] * flip
+        joints = model.J_regressor @ vertices
+    return vertices.double().numpy(), landmarks.double().numpy(), joints.double().numpy()
+
+
+def _streams(config: SyntheticConfig, person: int, video: int) -> tuple[Generator, Generator]:
+    """Random streams of the person and of this video: functions of three numbers and of nothing else."""
+    of_person = default_rng(SeedSequence([config.seed, person]))
+    of_video = default_rng(SeedSequence([config.seed, person, video + 1]))
+    return of_person, of_video
+
+
+def build_scene(config: SyntheticConfig, person_index: int, video_index: int, held_out: bool) -> Scene:
+    """One video of one person, entirely decided by the settings and the two numbers."""
+    person_rng, video_rng = _streams(config, person_index, video_index)
+    who_rng, hair_rng, skin_rng = person_rng.spawn(3)
+    motion_rng, place_rng, cloth_rng, light_rng, room_rng = video_rng.spawn(5)
+    person = sample_person(who_rng, config.face_share, held_out)
+    head = builtin.build()
+    regions = {name: mask.astype(np.float64) for name, mask in head.regions.items()}
+    vertices, landmarks, joints = _at_rest(person)
+    faces = head.assets.faces.numpy()
+
+    scalp = regions["scalp"]
+    skull = Skull.of(vertices, landmarks, scalp)
+    cover = coverage(person.hair, vertices, scalp, skull) * (person.hair.top > 0)
+    colours, gloss = paint_head(
+        person.complexion, person.hair.colour, cover, vertices, landmarks, regions, skin_rng
+    )
+    hair = grow_hair(person.hair, vertices, faces, scalp, skull, hair_rng)
+    neck, radius = _neck(vertices, regions["neck"], joints)
+    bust = build_bust(sample_outfit(cloth_rng), person.complexion.skin, neck, radius, cloth_rng)
+    track = perform(motion_rng, person, FaceFrame.of(landmarks), head.expressions, config)
+    return Scene(
+        track=place(place_rng, track, head_model(), config.frame_size),
+        colours=colours,
+        gloss=gloss,
+        attached=join([bust] if hair is None else [bust, hair]),
+        pivot=joints[_ROOT],
+        light=sample_light(light_rng),
+        backdrop=paint_backdrop(room_rng, config.frame_size),
+    )
+
+
+def _neck(
+    vertices: NDArray[np.float64], mask: NDArray[np.float64], joints: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Centre (3,) and radius of the neck at the height of its joint."""
+    neck = vertices[(mask > 0.5) & (np.abs(vertices[:, 1] - joints[_NECK, 1]) < 0.02)]
+    low, high = neck.min(axis=0), neck.max(axis=0)
+    centre = np.array([(low[0] + high[0]) / 2, joints[_ROOT, 1], (low[2] + high[2]) / 2])
+    return centre, float((high[0] - low[0] + high[2] - low[2]) / 4)
