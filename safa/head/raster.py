@@ -31,7 +31,7 @@ FACE_BITS = 32  # of the key
 SLACK = 1 / 64  # px around a row's span; rounding may move an edge by much less
 FLAT = 1e-4  # height below which an edge's crossing with a row is too ill-conditioned to be computed
 # Candidate pixels worked on at once: few enough for the cache on a CPU, enough to fill a GPU.
-CHUNK_CPU, CHUNK_GPU = 2**18, 2**23
+CHUNK_CPU, CHUNK_GPU = 2**18, 2**22
 
 
 @dataclass(frozen=True)
