@@ -17,6 +17,7 @@ from safa.head.model import HeadCode
 from safa.head.render import HeadRender
 from safa.models.discriminator import Judgement
 from safa.models.keypoints import Keypoints
+from safa.precision import at_least_float32, full_precision
 
 EXPRESSION_SHARE = 0.8  # of the expression term beside the shape term
 
@@ -69,15 +70,14 @@ def perceptual(prediction: Sequence[Tensor], target: Sequence[Tensor], features:
     for predicted_image, target_image in zip(prediction, target, strict=True):
         with torch.no_grad():
             wanted = features(target_image.detach())
-        terms += [
-            (got - want).abs().mean() for got, want in zip(features(predicted_image), wanted, strict=True)
-        ]
+        found = features(predicted_image)
+        terms += [_distance(got, want) for got, want in zip(found, wanted, strict=True)]
     return torch.stack(terms).sum()
 
 
 def generator_gan(fake: Sequence[Judgement]) -> Tensor:
     """Least squares: how far the discriminator is from taking the prediction for real, summed over scales."""
-    return torch.stack([(1 - scale.score).square().mean() for scale in fake]).sum()
+    return torch.stack([(1 - at_least_float32(scale.score)).square().mean() for scale in fake]).sum()
 
 
 def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
@@ -87,13 +87,15 @@ def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Te
         for real_scale, fake_scale in zip(real, fake, strict=True)
         for got, want in zip(fake_scale.features, real_scale.features, strict=True)
     )
-    return torch.stack([(got - want).abs().mean() for got, want in pairs]).sum()
+    return torch.stack([_distance(got, want) for got, want in pairs]).sum()
 
 
 def discriminator_gan(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
     """Least squares: real to 1, prediction to 0, summed over scales."""
     terms = [
-        ((1 - real_scale.score).square() + fake_scale.score.square()).mean()
+        (
+            (1 - at_least_float32(real_scale.score)).square() + at_least_float32(fake_scale.score).square()
+        ).mean()
         for real_scale, fake_scale in zip(real, fake, strict=True)
     ]
     return torch.stack(terms).sum()
@@ -111,9 +113,13 @@ def equivariance_jacobian(
     kp: Keypoints, transform: EquivarianceTransform, kp_transformed: Keypoints
 ) -> Tensor:
     """The same for the Jacobians, by the chain rule: mean |I - J^-1 (dT/dx J_T)|."""
-    # Autocast would round the 2 x 2 matrices and gain nothing.
-    with torch.autocast(kp.value.device.type, enabled=False):
+    with full_precision(kp.value):
         chained = transform.jacobian(kp_transformed.value) @ kp_transformed.jacobian
         product: Tensor = torch.linalg.inv(kp.jacobian) @ chained
     identity = torch.eye(2, dtype=product.dtype, device=product.device)
     return (identity - product).abs().mean()
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return at_least_float32(a - b).abs().mean()

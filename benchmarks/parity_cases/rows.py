@@ -33,6 +33,9 @@ PICTURE = PictureLimits(1e-5, 1e-4, 6e-3)
 # float64 one by 1.1e-4 (rms), 9e-4 (quantile) and 2.7e-3 (maximum).
 TRAINING_PICTURE = PictureLimits(1e-4, 1e-3, 6e-3)
 LEVELS_8BIT = 2
+NOT_A_NUMBER = (
+    1e9  # the error of a NaN or an infinity: fails everywhere, and can be squared and written as JSON
+)
 # Another convolution backend flips about one pixel in 65,536 of a face index map; allow three times that.
 FLIPPED_PIXELS = 3 / 65_536
 LOSS_RELATIVE = 3e-4
@@ -141,12 +144,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _errors(ours: Array, reference: Array) -> tuple[NDArray[np.float64], float]:
-    """Absolute errors, and max(1, |reference|max). Shapes must agree; a NaN counts as infinitely wrong."""
+    """Absolute errors, and max(1, |reference|max). Shapes must agree; a NaN counts as very wrong."""
     if ours.shape != reference.shape:
         raise ValueError(f"shape {ours.shape} is compared with {reference.shape}")
     wanted = np.asarray(reference, dtype=np.float64)
     error = np.abs(np.asarray(ours, dtype=np.float64) - wanted)
-    error = np.where(np.isnan(error), np.inf, error)
+    error = np.where(np.isfinite(error), error, NOT_A_NUMBER)
     return error, max(1.0, _max(np.abs(wanted)))
 
 

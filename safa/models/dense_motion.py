@@ -21,6 +21,7 @@ from safa.geometry.grids import identity_grid, warp
 from safa.head.render import HeadRender
 from safa.models.blocks import Hourglass
 from safa.models.keypoints import Keypoints
+from safa.precision import at_least_float32, full_precision
 
 HEAD_KERNEL = 7
 IMAGE_CHANNELS = 3
@@ -68,6 +69,28 @@ class DenseMotion(nn.Module):
         self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, render: HeadRender
     ) -> Motion:
         """Source image (B, 3, H, W), keypoints of both frames and the 3D head's renders of both."""
+        with full_precision(source):
+            motions_BMhw2, results_BM3hw, heat_BM1hw = self._sparse_motions(
+                source, kp_source, kp_driving, render
+            )
+        features = self.hourglass(torch.cat([heat_BM1hw, results_BM3hw], dim=2).flatten(1, 2))
+        mask_logits, occlusion1_logit, occlusion2_logit = self._heads(features)
+        masks = F.softmax(mask_logits, dim=1)
+        return Motion(
+            masks=masks,
+            deformation=(masks.unsqueeze(-1) * motions_BMhw2).sum(dim=1),
+            occlusion1=torch.sigmoid(occlusion1_logit),
+            occlusion2=torch.sigmoid(occlusion2_logit),
+            warped_sources=results_BM3hw[:, :-1],
+            motion_field=motions_BMhw2[:, -1].permute(0, 3, 1, 2),
+        )
+
+    def _sparse_motions(
+        self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints, render: HeadRender
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The M = K + 2 motions (B, M, h, w, 2), what each makes of the source (B, M, 3, h, w), and where
+        each happens (B, M, 1, h, w).
+        """
         images = torch.cat([source, render.reenact, render.source_normals, render.driving_normals])
         small_source, reenact, source_normals, driving_normals = self.down(images).chunk(4)
         h, w = small_source.shape[-2:]
@@ -79,21 +102,9 @@ class DenseMotion(nn.Module):
         motions_BMhw2 = torch.cat([background_B1hw2, points_BKhw2, field_Bhw2.unsqueeze(1)], dim=1)
 
         warped = _warp_by_each(small_source, motions_BMhw2[:, :-1])
-        candidates = torch.cat([warped, reenact.unsqueeze(1)], dim=1)  # (B, K+2, 3, h, w)
+        results_BM3hw = torch.cat([warped, reenact.unsqueeze(1)], dim=1)
         normal_change = driving_normals[:, NORMAL_Z] - source_normals[:, NORMAL_Z]
-        heat = self._heat_maps(kp_source, kp_driving, normal_change)
-        features = self.hourglass(torch.cat([heat, candidates], dim=2).flatten(1, 2))
-
-        mask_logits, occlusion1_logit, occlusion2_logit = self._heads(features)
-        masks = F.softmax(mask_logits, dim=1)
-        return Motion(
-            masks=masks,
-            deformation=(masks.unsqueeze(-1) * motions_BMhw2).sum(dim=1),
-            occlusion1=torch.sigmoid(occlusion1_logit),
-            occlusion2=torch.sigmoid(occlusion2_logit),
-            warped_sources=warped,
-            motion_field=field_Bhw2.permute(0, 3, 1, 2),
-        )
+        return motions_BMhw2, results_BM3hw, self._heat_maps(kp_source, kp_driving, normal_change)
 
     def _heat_maps(self, kp_source: Keypoints, kp_driving: Keypoints, normal_change_Bhw: Tensor) -> Tensor:
         """Where each motion happens: (B, K+2, 1, h, w)."""
@@ -109,7 +120,7 @@ class DenseMotion(nn.Module):
         weight = torch.cat([head.weight for head in heads])
         bias = torch.cat([head.bias for head in heads if head.bias is not None])
         out = F.conv2d(features, weight, bias, padding=HEAD_KERNEL // 2)
-        masks, occlusion1, occlusion2 = torch.split(out, [self.num_motions, 1, 1], dim=1)
+        masks, occlusion1, occlusion2 = torch.split(at_least_float32(out), [self.num_motions, 1, 1], dim=1)
         return masks, occlusion1, occlusion2
 
 
@@ -120,11 +131,9 @@ def keypoint_motions(kp_source: Keypoints, kp_driving: Keypoints, grid_hw2: Tens
     """
     h, w = grid_hw2.shape[:2]
     batch, points = kp_driving.value.shape[:2]
-    # Positions in bfloat16 would be off by a pixel, so autocast stays out of here.
-    with torch.autocast(grid_hw2.device.type, enabled=False):
-        affine_BK22 = kp_source.jacobian @ torch.linalg.inv(kp_driving.jacobian)
-        offset_BKp2 = grid_hw2.reshape(1, 1, h * w, 2) - kp_driving.value.unsqueeze(2)
-        moved: Tensor = offset_BKp2 @ affine_BK22.transpose(-1, -2) + kp_source.value.unsqueeze(2)
+    affine_BK22 = kp_source.jacobian @ torch.linalg.inv(kp_driving.jacobian)
+    offset_BKp2 = grid_hw2.reshape(1, 1, h * w, 2) - kp_driving.value.unsqueeze(2)
+    moved: Tensor = offset_BKp2 @ affine_BK22.transpose(-1, -2) + kp_source.value.unsqueeze(2)
     return moved.reshape(batch, points, h, w, 2)
 
 

@@ -22,6 +22,7 @@ from safa.models.blocks import DownBlock, ResBlock, SameBlock
 from safa.models.dense_motion import DenseMotion, Motion
 from safa.models.keypoints import Keypoints
 from safa.models.trunks.mobilenet_v2 import FEATURE_CHANNELS
+from safa.precision import at_least_float32
 
 IMAGE_KERNEL = 7
 DILATIONS = (1, 2, 4, 8)
@@ -118,7 +119,7 @@ class Generator(nn.Module):
         out = self._fill_in(out, resize(motion.occlusion2, size))
         for block in self.up_blocks:
             out = block(out, driving_feature)
-        prediction = torch.sigmoid(self.final(out))
+        prediction = torch.sigmoid(at_least_float32(self.final(out)))
 
         with torch.no_grad():
             image_size = (source.shape[-2], source.shape[-1])

@@ -15,6 +15,7 @@ from safa.config.model import ModelConfig
 from safa.geometry.antialias import AntiAlias
 from safa.geometry.grids import identity_grid
 from safa.models.blocks import Hourglass
+from safa.precision import at_least_float32, full_precision
 
 HEAD_KERNEL = 7
 
@@ -63,14 +64,15 @@ class KeypointDetector(nn.Module):
 
     def detect(self, image: Tensor) -> Keypoints:
         """The keypoints of one batch of images (B, 3, H, W)."""
-        heat_logits, jacobian_maps = self.maps(image)
-        batch, points, height, width = heat_logits.shape
-        heat = F.softmax(heat_logits.flatten(2) / self.temperature, dim=2)
-        # Sums, not matrix products: torch adds pairwise in a sum, which keeps two more digits here.
-        grid = identity_grid(height, width, dtype=heat.dtype, device=heat.device).reshape(1, 1, -1, 2)
-        value = (heat.unsqueeze(-1) * grid).sum(dim=2)
-        entries = jacobian_maps.reshape(batch, points, 4, height * width)
-        jacobian = (entries * heat.unsqueeze(2)).sum(dim=-1).reshape(batch, points, 2, 2)
+        heat_logits, jacobian_maps = (at_least_float32(maps) for maps in self.maps(image))
+        with full_precision(image):
+            batch, points, height, width = heat_logits.shape
+            heat = F.softmax(heat_logits.flatten(2) / self.temperature, dim=2)
+            # Sums, not matrix products: torch adds pairwise in a sum, which keeps two more digits here.
+            grid = identity_grid(height, width, dtype=heat.dtype, device=heat.device).reshape(1, 1, -1, 2)
+            value = (heat.unsqueeze(-1) * grid).sum(dim=2)
+            entries = jacobian_maps.reshape(batch, points, 4, height * width)
+            jacobian = (entries * heat.unsqueeze(2)).sum(dim=-1).reshape(batch, points, 2, 2)
         return Keypoints(value, jacobian)
 
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,8 @@ from safa.models.generator import Generated
 from safa.models.keypoints import Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
 from safa.models.trunks.vgg19 import load_vgg19
-from safa.tensor_tree import halves
+from safa.precision import at_least_float32, full_precision
+from safa.tensor_tree import halves, map_tensors
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,12 @@ def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Los
     estimate: HeadEstimate = tdmm(batch.image)
     weights = config.weights
     terms = _Terms()
-    if weights.landmark > 0:
-        geometry = _tdmm(tdmm).geometry(estimate.code)
-        predicted = landmarks_px(geometry, batch.image.shape[-1])
-        terms.add("landmark", weights.landmark, lambda: losses.landmark(predicted, batch.landmarks))
-    terms.add("tdmm_param", weights.tdmm_param, lambda: losses.tdmm_param(estimate.code))
+    with full_precision(batch.image):
+        code = map_tensors(at_least_float32, estimate.code)
+        if weights.landmark > 0:
+            predicted = landmarks_px(_tdmm(tdmm).geometry(code), batch.image.shape[-1])
+            terms.add("landmark", weights.landmark, lambda: losses.landmark(predicted, batch.landmarks))
+        terms.add("tdmm_param", weights.tdmm_param, lambda: losses.tdmm_param(code))
     return Losses(terms)
 
 
@@ -223,17 +225,14 @@ class _Heads:
 def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
     estimate: HeadEstimate = tdmm(torch.cat([batch.source, batch.driving]))
     bare = _tdmm(tdmm)
-    source_geometry, driving_geometry = halves(bare.geometry(estimate.code))
-    source_code, driving_code = halves(estimate.code)
-    albedo = bare.texture(batch.source, source_geometry)
-    return _Heads(
-        source_code,
-        driving_code,
-        source_geometry,
-        driving_geometry,
-        estimate.feature.chunk(2)[1],
-        bare.render(source_geometry, driving_geometry, albedo),
-    )
+    with full_precision(batch.source):
+        code = map_tensors(at_least_float32, estimate.code)
+        source_code, driving_code = halves(code)
+        source_geometry, driving_geometry = halves(bare.geometry(code))
+        albedo = bare.texture(batch.source, source_geometry)
+        render = bare.render(source_geometry, driving_geometry, albedo)
+    driving_feature = estimate.feature.chunk(2)[1]
+    return _Heads(source_code, driving_code, source_geometry, driving_geometry, driving_feature, render)
 
 
 def _add_head_terms(terms: _Terms, weights: LossWeights, head: _Heads, batch: PairBatch) -> None:

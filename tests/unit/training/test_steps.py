@@ -1,4 +1,4 @@
-"""Training steps: which losses are computed, whose weights they reach, and that wrappers are used as they must be."""
+"""Training steps: which losses are computed, whose weights they reach, and what wrappers make of them."""
 
 from __future__ import annotations
 
@@ -197,6 +197,24 @@ def test_discriminator_step_equals_two_separate_passes(networks: Networks, batch
     )
     together = discriminator_step(networks, outputs, criteria).terms["discriminator_gan"]
     torch.testing.assert_close(together, losses.discriminator_gan(real, fake))
+
+
+def test_half_precision_leaves_losses_and_geometry_alone(networks: Networks, batch: PairBatch) -> None:
+    for network in (networks.kp_detector, networks.tdmm, networks.generator):
+        network.eval()
+    exact = run(networks, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = run(networks, batch)
+        judged = discriminator_step(networks, mixed.outputs, Criteria(LossConfig(), CONFIG))
+    for name, term in (mixed.losses.terms | judged.terms).items():
+        assert term.dtype == torch.float32, name
+    torch.testing.assert_close(mixed.losses.total, exact.losses.total, rtol=1e-2, atol=0)
+    kp_mixed, kp_exact = mixed.outputs.kp_driving.value, exact.outputs.kp_driving.value
+    torch.testing.assert_close(kp_mixed, kp_exact, atol=1e-2, rtol=0)
+    mixed.losses.total.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in networks.generator.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
 
 
 def test_stage_one_trains_the_head_alone(networks: Networks, batch: PairBatch) -> None:
