@@ -1,7 +1,7 @@
 """Video files in and out, through ffmpeg, one frame at a time.
 
 ffmpeg comes with the imageio-ffmpeg wheel, so none has to be installed; the graphs are built by ffmpeg-python
-and never pass through a shell. Frames are (H, W, 3) uint8 RGB. A film of any length needs memory for one frame.
+and never pass through a shell. Frames are (H, W, 3) uint8 RGB. Any length of film needs one frame of memory.
 """
 
 from __future__ import annotations
