@@ -76,9 +76,10 @@ def preprocess(config: PreprocessConfig) -> Summary:
     log.info("preprocess: %d clips in, %d still to make, into %s", total, len(jobs) + len(bad), config.out)
     quarantine = _Quarantine(config.out / "quarantine", attempts.counts)
     quarantine.add([_bad_row_status(row) for row in bad])
-    with ray_session():
-        for finished in _process(config, jobs):
-            quarantine.add([status for status in finished if status["code"]])
+    if jobs:
+        with ray_session():
+            for finished in _process(config, jobs):
+                quarantine.add([status for status in finished if status["code"]])
     summary = _summarise(config, {job.clip_id for job in listed.jobs}, total)
     counts = summary.as_counts()
     write_json(config.out / "summary.json", counts)
@@ -96,8 +97,6 @@ def preprocess(config: PreprocessConfig) -> Summary:
 
 def _process(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Iterator[list[dict[str, Any]]]:
     """Statuses of clips as they are finished, with a line of progress now and then."""
-    if not jobs:
-        return
     blocks = min(len(jobs), max(1, int(ray.cluster_resources().get("CPU", 1))) * BLOCKS_PER_CPU)
     rows = [{"job": job.to_json()} for job in jobs]
     made = ray.data.from_items(rows, override_num_blocks=blocks).map(

@@ -22,8 +22,8 @@ SPLITS = ("train", "test")
 class ClipJob:
     """One clip to be made.
 
-    ``box`` is in a frame of ``width`` x ``height``; ``start`` to ``end`` (exclusive) count frames at ``fps``.
-    None stands for the whole frame, the whole video.
+    ``box`` is in a frame of ``width`` x ``height``; ``start`` and ``end`` (exclusive) count frames at
+    ``fps``. None stands for the whole frame, the whole video.
     """
 
     clip_id: str
