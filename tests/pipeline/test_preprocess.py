@@ -1,0 +1,219 @@
+"""Preprocessing on a real Ray: every input ends as a clip or a reason, and a killed run goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import preprocess
+from safa.config import dump_settings
+from safa.config.preprocess import ClipsSource, MetadataSource, PreprocessConfig
+from safa.data.sources import COLUMNS, list_jobs
+from safa.data.store import ClipStore
+from safa.data.video import write_video
+from safa.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+FRAMES = 40
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+
+def _frames(shade: int, count: int = FRAMES) -> Iterator[np.ndarray]:
+    for number in range(count):
+        frame = np.full((96, 128, 3), shade, np.uint8)
+        frame[20:70, 20 + number : 70 + number] = 200
+        yield frame
+
+
+def _video(folder: Path, name: str, *, faces: bool = True, shade: int = 60) -> Path:
+    path = folder / f"{name}.mp4"
+    write_video(path, _frames(shade), 25.0)
+    points = np.full((FRAMES, 68, 2), 45.0, np.float32) + np.arange(FRAMES, dtype=np.float32)[:, None, None]
+    if not faces:
+        points[:] = np.nan
+    np.save(folder / f"{name}.landmarks.npy", points)
+    return path
+
+
+def _line(
+    video: str, start: int = 0, end: int = 30, bbox: str = "10-10-90-90", **changes: str
+) -> dict[str, str]:
+    values = {"video_id": video, "start": str(start), "end": str(end), "bbox": bbox, "fps": "25"}
+    values |= {"width": "128", "height": "96", "partition": "train", "person_id": "someone"}
+    return values | changes
+
+
+def _write_list(path: Path, lines: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(lines)
+    return path
+
+
+def _config(root: Path, out: str = "out", **changes: object) -> PreprocessConfig:
+    source = MetadataSource(kind="metadata", csv=root / "list.csv", videos=root / "videos")
+    settings: dict[str, object] = {"source": source, "out": root / out, "size": 32, "min_frames": 10}
+    return PreprocessConfig(**{**settings, "min_box": 40, "piece_frames": 12, **changes})  # type: ignore[arg-type]
+
+
+def _quarantine(out: Path) -> list[dict[str, Any]]:
+    return [row for path in (out / "quarantine").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+
+
+def _times(out: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (out / "clips").rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list with two good clips and one of each fault."""
+    root = tmp_path_factory.mktemp("poisoned")
+    videos = root / "videos"
+    videos.mkdir()
+    _video(videos, "good")
+    _video(videos, "faceless", faces=False)
+    whole = _video(videos, "cut")
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    _video(videos, "bare")
+    (videos / "bare.landmarks.npy").unlink()
+    _write_list(
+        root / "list.csv",
+        [
+            _line("good"),
+            _line("good", 5, 40, width="64", height="48", bbox="5-5-45-45"),  # listed at half the size
+            _line("good", 0, 5),
+            _line("good", 0, 31, bbox="10-10-30-30"),
+            _line("good", 0, 32, bbox="100-60-200-160"),
+            _line("faceless"),
+            _line("cut"),
+            _line("missing"),
+            _line("bare"),
+            _line("../../etc/passwd"),
+            _line("good", 0, 33, bbox="x"),
+            _line("good"),  # the first line again
+        ],
+    )
+    return root
+
+
+def test_every_input_ends_as_a_clip_or_a_reason(poisoned: Path) -> None:
+    summary = preprocess.preprocess(_config(poisoned))
+    assert (summary.total, summary.ok, summary.quarantined) == (12, 2, 10)
+    reasons = {
+        "too_short",
+        "too_small",
+        "border",
+        "no_face",
+        "decode",
+        "unavailable",
+        "no_landmarks",
+        "bad_row",
+    }
+    assert set(summary.reasons) == reasons
+    assert summary.reasons["bad_row"] == 3
+    rows = [
+        row
+        for path in (poisoned / "out/quarantine").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert len({row["id"] for row in rows}) == len(rows) == 10
+    assert all(row["detail"] and row["attempts"] == 1 for row in rows)
+    assert json.loads((poisoned / "out/summary.json").read_text())["in"] == 12
+    store = ClipStore(poisoned / "out" / "clips")
+    whole, half = store.index
+    assert (whole.n_frames, half.n_frames) == (30, 35)
+    assert len(whole.pieces) == 3
+    # Both boxes are the same place of the real video; the second clip starts 5 frames later.
+    np.testing.assert_allclose(
+        store.landmarks(whole.clip_id)[5:], store.landmarks(half.clip_id)[:25], atol=1e-4
+    )
+    first, second = (store.frames(c.clip_id, [i])[0].astype(int) for c, i in ((whole, 5), (half, 0)))
+    assert np.abs(first - second).mean() < 2
+
+
+def test_a_second_run_changes_nothing_and_a_retry_counts(poisoned: Path) -> None:
+    config = _config(poisoned)
+    preprocess.preprocess(config)
+    before = _times(poisoned / "out")
+    summary = preprocess.preprocess(config)
+    assert summary.total == summary.ok + summary.quarantined == 12
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (poisoned / "out" / "clips").rglob("*.parquet")
+    }
+    again = preprocess.preprocess(_config(poisoned, retry_quarantined=True))
+    assert (again.ok, again.quarantined) == (2, 10)
+    assert {row["attempts"] for row in _quarantine(poisoned / "out")} == {2}
+
+
+def test_other_settings_do_not_mix(poisoned: Path) -> None:
+    preprocess.preprocess(_config(poisoned, "claimed"))
+    with pytest.raises(UserError, match="holds output of other settings"):
+        preprocess.preprocess(_config(poisoned, "claimed", size=64))
+
+
+def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write_list(tmp_path / "list.csv", [_line("good")])
+    path = tmp_path / "job.yaml"
+    path.write_text(dump_settings(_config(tmp_path)))
+    assert preprocess.main(["--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "no such folder of videos" in error
+
+
+def test_files_that_are_clips_already(poisoned: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    _video(folder, "p1#v1#000100#000140")
+    _video(folder, "some_clip")
+    source = ClipsSource(kind="clips", folder=folder, split="test")
+    assert [job.person_id for job in list_jobs(source).jobs] == ["p1", "some_clip"]
+    config = PreprocessConfig(source=source, out=tmp_path / "out", size=32, min_frames=10, min_box=40)
+    assert preprocess.preprocess(config).ok == 2
+    info = ClipStore(tmp_path / "out" / "clips").info("p1#v1#000100#000140")
+    assert (info.split, info.start, info.n_frames) == ("test", 100, FRAMES)
+
+
+def test_killed_in_the_middle_then_finished_equals_undisturbed(tmp_path: Path) -> None:
+    """kill -9 of the driver after the first clips; the rerun's rows equal those of a run left alone."""
+    (tmp_path / "videos").mkdir()
+    names = [f"v{number}" for number in range(24)]
+    for number, name in enumerate(names):
+        _video(tmp_path / "videos", name, shade=20 + 5 * number)
+    _write_list(tmp_path / "list.csv", [_line(name) for name in names])
+    config = _config(tmp_path, "killed")
+    path = tmp_path / "job.yaml"
+    path.write_text(dump_settings(config))
+    command = [sys.executable, "-m", "pipelines.preprocess", "--config", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    try:
+        clips = tmp_path / "killed" / "clips"
+        deadline = time.monotonic() + 120
+        while len(list(clips.rglob("*.parquet"))) < 3 and time.monotonic() < deadline:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 3 <= len(list(clips.rglob("*.parquet"))) < len(names)
+    assert preprocess.preprocess(config).ok == len(names)
+    preprocess.preprocess(_config(tmp_path, "undisturbed"))
+    for finished in sorted((tmp_path / "undisturbed" / "clips").rglob("*.parquet")):
+        resumed = tmp_path / "killed" / finished.relative_to(tmp_path / "undisturbed")
+        # As text, since a score of NaN is not equal to itself.
+        assert str(pq.read_table(resumed).to_pylist()) == str(pq.read_table(finished).to_pylist())
