@@ -1,0 +1,129 @@
+"""The face: what is pushed out of, or into, the plain head of ``loft``.
+
+Everything is a displacement of points of the front surface that depends on their x and y alone, so grid vertices and
+the rings round eyes and mouth are shaped alike. Lengths here are millimetres.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+
+from safa.head.builtin.loft import MM, Array
+
+EYE = np.array([32.0, 20.0, 44.0])  # centre of the left eyeball
+EYE_RADIUS = 12.5
+MOUTH_Y = -46.0
+MOUTH_HALF_WIDTH = 25.0
+
+# Height of the nose's ridge over the plain face, and half its width, by y.
+_NOSE_Y = [-34, -28, -24.5, -21, -17, -13, -8, 0, 10, 20, 30, 38]
+_NOSE_HEIGHT = PchipInterpolator(_NOSE_Y, [0, 1.5, 6, 15.5, 21.5, 22.5, 19.5, 14.5, 8.5, 2.5, 0.5, 0])
+_NOSE_WIDTH = PchipInterpolator(_NOSE_Y, [5, 6, 6.5, 7.5, 8.5, 8.8, 8.2, 7.2, 6.6, 7, 9, 10])
+
+
+def bump(x: Array, y: Array, at: tuple[float, float], size: tuple[float, float], power: float = 2.0) -> Array:
+    """A hill of height 1 at ``at`` and of radii ``size``; higher powers have flatter tops."""
+    return np.exp(-0.5 * (np.abs((x - at[0]) / size[0]) ** power + np.abs((y - at[1]) / size[1]) ** power))
+
+
+def smoothstep(value: Array, low: float, high: float) -> Array:
+    """0 below ``low``, 1 above ``high``, smooth between."""
+    step = np.clip((value - low) / (high - low), 0, 1)
+    return step * step * (3 - 2 * step)
+
+
+def _nose(x: Array, y: Array) -> Array:
+    side = np.abs(x)
+    height, width = _NOSE_HEIGHT(np.clip(y, -34, 38)), _NOSE_WIDTH(np.clip(y, -34, 38))
+    ridge = height * np.exp(-0.5 * (side / width) ** 2.2)
+    wing = 9.0 * bump(side, y, (13.0, -18.5), (4.6, 5.2), 2.6)
+    # The flank: skin that rises from the cheek to the ridge.
+    flank = 5.0 * bump(side, y, (8.0, 4.0), (8.0, 16.0))
+    groove = -1.6 * bump(side, y, (19.0, -15.0), (2.6, 6.0))
+    nostril = -6.5 * bump(side, y, (6.8, -23.2), (3.2, 2.0))
+    return ridge + wing + flank + groove + nostril
+
+
+def _brow_and_eyes(x: Array, y: Array) -> Array:
+    side = np.abs(x)
+    arch = 38.5 + 2.5 * np.exp(-0.5 * ((side - 36) / 12) ** 2)
+    ridge = 4.0 * np.exp(-0.5 * ((y - arch) / 5.5) ** 2) * bump(side, y, (28.0, 38.0), (20.0, 40.0), 4.0)
+    socket = -9.5 * bump(side, y, (30.0, 20.0), (15.0, 10.5), 2.6)
+    inner = -3.5 * bump(side, y, (16.0, 21.0), (5.0, 8.0))
+    temple = -3.5 * bump(side, y, (66.0, 45.0), (9.0, 20.0))
+    below = -1.3 * bump(side, y, (26.0, 5.0), (10.0, 3.5))
+    return ridge + socket + inner + temple + below
+
+
+def _cheeks_and_chin(x: Array, y: Array) -> Array:
+    side = np.abs(x)
+    cheekbone = 4.5 * bump(side, y, (44.0, -2.0), (13.0, 11.0))
+    hollow = -3.0 * bump(side, y, (46.0, -42.0), (12.0, 14.0))
+    apple = 2.6 * bump(side, y, (31.0, -16.0), (12.0, 11.0))
+    fold = (
+        -1.5
+        * np.exp(-0.5 * ((side - (22 + 0.35 * (-20 - y))) / 2.6) ** 2)
+        * bump(y, y, (-32.0, -32.0), (9.0, 9.0))
+    )
+    muzzle = 3.8 * bump(side, y, (0.0, -44.0), (23.0, 17.0), 2.4)
+    philtrum = -1.0 * bump(side, y, (0.0, -32.0), (2.3, 5.0))
+    under_lip = -3.2 * bump(side, y, (0.0, -62.5), (16.0, 4.5))
+    chin = 5.0 * bump(side, y, (0.0, -81.0), (14.0, 9.0))
+    return cheekbone + hollow + apple + fold + muzzle + philtrum + under_lip + chin
+
+
+def sculpt(points: Array, base_xy: Array) -> Array:
+    """Give points (N, 3) of the plain head, metres, their face.
+
+    Args:
+        base_xy: (N, 2), where each point is looked up; its own x and y.
+    """
+    x, y = base_xy[:, 0] / MM, base_xy[:, 1] / MM
+    z = points[:, 2] / MM
+    in_front = smoothstep(z, -15.0, 15.0)
+    depth = (_nose(x, y) + _brow_and_eyes(x, y) + _cheeks_and_chin(x, y)) * in_front
+    # The tip of the nose overhangs; its wings bulge sideways.
+    droop = -4.0 * bump(x, y, (0.0, -17.0), (9.0, 4.5)) - 1.5 * bump(np.abs(x), y, (13.0, -19.0), (4.0, 3.5))
+    flare = np.sign(x) * 1.6 * bump(np.abs(x), y, (14.5, -18.0), (4.5, 5.0))
+    moved = points.copy()
+    moved[:, 0] += flare * in_front * MM
+    moved[:, 1] += droop * in_front * MM
+    moved[:, 2] += depth * MM
+    return moved
+
+
+def lid_offset(outward: Array, upper: Array) -> Array:
+    """Height of the edge of an eyelid over the eyeball's centre, mm.
+
+    Args:
+        outward: -1 at the corner near the nose, 1 at the outer one.
+        upper: whether it is the upper lid.
+    """
+    round_off = np.clip(1 - outward**2, 0, None)
+    top = 5.2 * round_off**0.7
+    bottom = -4.4 * round_off**0.85
+    return 0.9 * outward + np.where(upper, top, bottom)
+
+
+LID_HALF_WIDTH = 14.0
+
+
+def lid_depth(points: Array, centre: Array, clearance: float) -> Array:
+    """z (N,), mm, of a lid over the eyeball: ``clearance`` outside it, levelling out towards the corners."""
+    across, up, _ = (points / MM - centre).T
+    sphere = np.sqrt(np.maximum((EYE_RADIUS + clearance) ** 2 - across**2 - up**2, 0))
+    # The corner near the nose lies further forward than the outer one.
+    corner = 5.6 - 1.0 * np.sign(centre[0]) * np.clip(across / LID_HALF_WIDTH, -1, 1)
+    smooth = 1.0
+    return centre[2] + 0.5 * (sphere + corner + np.sqrt((sphere - corner) ** 2 + smooth**2))
+
+
+def clear_of_eyeball(points: Array, centre: Array, clearance: float) -> Array:
+    """Push points (N, 3), metres, forward until they lie ``clearance`` mm outside an eyeball (centre in mm)."""
+    across, up, _ = (points / MM - centre).T
+    front = lid_depth(points, centre, clearance) * MM
+    near = (across**2 + up**2 < (EYE_RADIUS + clearance) ** 2) & (points[:, 2] > 0)
+    moved = points.copy()
+    moved[near, 2] = np.maximum(points[near, 2], front[near])
+    return moved
