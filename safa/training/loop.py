@@ -45,6 +45,8 @@ from safa.training.validate import held_out_scores
 
 log = logging.getLogger(__name__)
 
+CURVES_EVERY = 60.0  # seconds between drawings, which take about one
+
 
 class InterruptedRun(KeyboardInterrupt):
     """The run was asked to stop, and saved its state first."""
@@ -76,6 +78,7 @@ class _Run:
         self._progress = Progress()
         self._total = config.schedule.total_steps(feed.samples_per_epoch, feed.samples_per_step)
         self._window = _Window()
+        self._drawn = time.monotonic()
 
     def run(self) -> Progress:
         self._resume()
@@ -172,8 +175,10 @@ class _Run:
             return
         folder = save_state(self._states, self._stage.state, self._progress, self._info())
         remove_old_states(self._states, self._config.checkpoint.keep)
-        draw_curves(records.read_records(self._metrics), self._folder / "curves.png", self._config.name)
         log.info("step %d/%d  saved %s", self._progress.step, self._total, folder)
+        if time.monotonic() - self._drawn > CURVES_EVERY or self._progress.step == self._total:
+            draw_curves(records.read_records(self._metrics), self._folder / "curves.png", self._config.name)
+            self._drawn = time.monotonic()
 
     def _finish(self) -> None:
         if self._writes:

@@ -16,7 +16,6 @@ from safa.training.context import LocalContext
 from safa.training.loop import InterruptedRun, fit
 from safa.training.records import read_records
 from safa.training.storage import read_tensors
-from tests.unit.training.conftest import clip_row, write_clips
 
 MakeConfig = Callable[..., TrainConfig]
 STAGES = ["head", "full"]
@@ -78,18 +77,18 @@ def test_stopped_and_resumed_equals_straight_through(make_config: MakeConfig, ki
 
 
 def test_the_head_stage_learns_the_landmarks(make_config: MakeConfig) -> None:
-    config = make_config("head", {"stage.lr": 5e-3, "validate_on": None, "log_every": 10}, length=60)
+    config = make_config("head", {"stage.lr": 5e-3, "validate_on": None, "checkpoint.every": 60}, length=60)
     fit(config, LocalContext())
     losses = [row["landmark"] for row in _losses(config)]
-    assert losses[-1] < 0.6 * losses[0]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
 def test_the_full_stage_learns_to_reconstruct(make_config: MakeConfig) -> None:
     rate = dict.fromkeys(("generator", "kp_detector", "tdmm", "discriminator"), 2e-3)
-    config = make_config("full", {"stage.lr": rate, "validate_on": None, "log_every": 10}, length=60)
+    config = make_config("full", {"stage.lr": rate, "validate_on": None, "checkpoint.every": 60}, length=60)
     fit(config, LocalContext())
     losses = [row["perceptual"] for row in _losses(config)]
-    assert losses[-1] < 0.6 * losses[0]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
 def test_full_starts_from_the_head_stage(make_config: MakeConfig) -> None:
@@ -122,7 +121,9 @@ def test_average_is_what_is_validated_and_saved(make_config: MakeConfig) -> None
     stored = read_state(config.folder / "checkpoints" / "step-00000004")
     assert stored.average is not None
     assert _same(_weights(config), dict(stored.average))
-    assert not torch.equal(stored.average["generator.final.weight"], stored.networks["generator"]["final.weight"])
+    assert not torch.equal(
+        stored.average["generator.final.weight"], stored.networks["generator"]["final.weight"]
+    )
 
 
 def test_model_folder_is_all_that_inference_needs(
@@ -169,16 +170,20 @@ def test_learning_rate_falls_at_the_milestone(make_config: MakeConfig) -> None:
 
 
 @pytest.mark.parametrize("kind", STAGES)
-def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: str, clips: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: str) -> None:
     config = make_config(kind, length=3)
     fit(make_config(kind, length=2), LocalContext())
     state = config.folder / "checkpoints" / "step-00000002"
     _poison(state)
-    with pytest.raises(UserError, match=r"not finite in step 3 \(.*nan.*; clips \w+#v#000000#000006") as error:
+    with pytest.raises(
+        UserError, match=r"not finite in step 3 \(.*nan.*; clips \w+#v#000000#000006"
+    ) as error:
         fit(config, LocalContext())
     assert "\n" not in str(error.value)
     assert read_state(config.folder / "failed" / "step-00000002").progress.step == 2
-    assert latest_state(config.folder / "checkpoints") == state, "not among the states that a run goes on from"
+    assert latest_state(config.folder / "checkpoints") == state, (
+        "not among the states that a run goes on from"
+    )
 
 
 def _poison(folder: Path) -> None:
@@ -191,17 +196,22 @@ def _poison(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("row", "message"),
     [
-        ([clip_row("ann", "test")], "no clip with frames in split 'train'"),
-        ([clip_row("ann", "train", size=48)], "is 48x48 px, the model wants 32x32"),
-        ([clip_row("ann", "train", faces=False)], "no frame of split 'train' has landmarks"),
+        ({"split": "test"}, "no clip with frames in split 'train'"),
+        ({"split": "train", "size": 48}, "is 48x48 px, the model wants 32x32"),
+        ({"split": "train", "faces": False}, "no frame of split 'train' has landmarks"),
     ],
 )
 def test_data_that_cannot_be_trained_on(
-    make_config: MakeConfig, tmp_path: Path, rows: list[dict[str, Any]], message: str
+    make_config: MakeConfig,
+    tmp_path: Path,
+    clip_row: Callable[..., dict[str, Any]],
+    write_clips: Callable[..., Path],
+    row: dict[str, Any],
+    message: str,
 ) -> None:
-    folder = write_clips(tmp_path / "clips", rows)
+    folder = write_clips(tmp_path / "clips", [clip_row("ann", **row)])
     config = make_config("head", {"data.clips": str(folder), "validate_on": None})
     with pytest.raises(UserError, match=message):
         fit(config, LocalContext())

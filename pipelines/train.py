@@ -1,0 +1,155 @@
+"""Train a stage: ``python -m pipelines.train --config configs/pretrain.yaml``, then ``configs/train.yaml``.
+
+``scale.num_workers: 0`` trains in this process. From 1 on, Ray Train starts that many workers; one
+data-parallel wrapper per network averages their gradients. The run folder is ``runs/NAME``: settings,
+manifest, metrics, curves, checkpoints, and at the end ``model/``. A run goes on from its newest checkpoint; a
+finished one is left alone.
+
+Checkpoints are written straight into the run folder by rank 0, not handed to ``ray.train.report``. The folder
+must be shared by all nodes either way (Ray's ``storage_path`` has the same need), the state is on disk before
+the next step begins, and one way of going on serves the local loop, a worker group that Ray restarts after a
+lost node, and a new job on another number of workers. Ray is told the metrics only. Each start gets a Ray
+Train name of its own, since Ray would take up an older run of the same name.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from pipelines.program import ray_session, run_program, set_up_logging
+from pipelines.runs import MANIFEST, claim_folder, write_manifest
+from safa.config import parse_settings
+from safa.config.training import FullStage, TrainConfig
+from safa.errors import UserError
+from safa.training.checkpoint import read_weights
+from safa.training.context import GroupContext, LocalContext
+from safa.training.loop import fit
+
+log = logging.getLogger(__name__)
+
+MACHINES = frozenset({"scale"})  # settings that may change when a run goes on
+
+
+class RayContext(GroupContext):
+    """A Ray Train worker. Its process group is Ray's."""
+
+    def __init__(self) -> None:
+        super().__init__(get_device())
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """All ranks, equally often: ``ray.train.report`` is a barrier."""
+        ray.train.report(dict(metrics))
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, or go on training, until the schedule's end. Returns the run folder.
+
+    Raises:
+        UserError: the folder holds a run of other settings, or see ``safa.training.loop.fit``.
+    """
+    began = time.monotonic()
+    claim_folder(config.folder, config, MACHINES)
+    if (config.folder / MANIFEST).exists():
+        log.info("%s: finished already, nothing to do", config.folder)
+        return config.folder
+    if config.scale.num_workers == 0:
+        train_locally(config)
+    else:
+        train_on_ray(config)
+    _, info = read_weights(config.folder / "model")
+    write_manifest(config.folder, config, {"steps": info.step}, time.monotonic() - began)
+    log.info("%s: finished after %d steps", config.folder, info.step)
+    return config.folder
+
+
+def train_locally(config: TrainConfig) -> None:
+    """In this process. The first interrupt ends the run after the step at hand, with its state saved."""
+    context = LocalContext(use_gpu=config.scale.use_gpu)
+    with context.listening():
+        fit(config, context)
+
+
+def train_on_ray(config: TrainConfig) -> None:
+    """With Ray Train, on this job's cluster or one that starts here for the time.
+
+    An interrupt ends the workers where they are; the newest checkpoint stays.
+    """
+    scale = config.scale
+    with ray_session():
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=_with_whole_paths(config).model_dump(mode="json"),
+            torch_config=TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=scale.num_workers,
+                use_gpu=scale.use_gpu,
+                resources_per_worker={"CPU": scale.cpus_per_worker} | ({"GPU": 1.0} if scale.use_gpu else {}),
+            ),
+            run_config=RunConfig(
+                name=f"start-{time.time_ns()}",
+                storage_path=str((config.folder / "ray").resolve()),
+                failure_config=FailureConfig(max_failures=scale.max_failures),
+            ),
+        )
+        refusal = trainer.fit().return_value
+    if refusal is not None:
+        raise UserError(*refusal)
+
+
+def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
+    """One worker's process. A ``UserError`` is returned, not raised: Ray would only try it again."""
+    set_up_logging()
+    config = parse_settings(settings, TrainConfig, "settings")
+    try:
+        fit(config, RayContext())
+    except UserError as error:
+        return error.what, error.where, error.fix
+    return None
+
+
+def _with_whole_paths(config: TrainConfig) -> TrainConfig:
+    """Workers have another working directory than this process."""
+
+    def whole(path: Path | None) -> Path | None:
+        return None if path is None else path.resolve()
+
+    head = config.model.head
+    head = head.model_copy(
+        update={"assets": whole(head.assets), "encoder_weights": whole(head.encoder_weights)}
+    )
+    stage = config.stage
+    if isinstance(stage, FullStage):
+        perceptual = stage.losses.perceptual
+        perceptual = perceptual.model_copy(update={"weights": whole(perceptual.weights)})
+        losses = stage.losses.model_copy(update={"perceptual": perceptual})
+        stage = stage.model_copy(update={"init": whole(stage.init), "losses": losses})
+    return config.model_copy(
+        update={
+            "runs": config.runs.resolve(),
+            "model": config.model.model_copy(update={"head": head}),
+            "data": config.data.model_copy(update={"clips": config.data.clips.resolve()}),
+            "stage": stage,
+        }
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m pipelines.train``."""
+
+    def body(config: TrainConfig) -> None:
+        train(config)
+
+    return run_program("train", "Train a stage of the model.", TrainConfig, body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
