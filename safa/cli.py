@@ -1,0 +1,39 @@
+"""The ``safa`` command: one person at one machine.
+
+Each subcommand lives in ``safa.commands`` and brings its own flags; heavy packages are imported only when a
+command runs, so that ``safa --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from safa.commands import animate, assets, checkpoint
+from safa.errors import run_as_program
+
+COMMANDS = (animate, assets, checkpoint)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, without running anything."""
+    parser = argparse.ArgumentParser(
+        prog="safa",
+        description="Structure-aware face animation: animate the face in a photo with the motion of a video.",
+        epilog="Whole data sets: python -m pipelines.{preprocess,train,evaluate,demo} --config FILE",
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (2 for a fault that the user can mend)."""
+    arguments = build_parser().parse_args(argv)
+    return run_as_program(lambda: arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

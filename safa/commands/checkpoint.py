@@ -1,0 +1,84 @@
+"""``safa checkpoint inspect`` and ``safa checkpoint convert``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``safa checkpoint`` to the command line."""
+    parser = subparsers.add_parser("checkpoint", help="look into checkpoints; convert released ones and back")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    inspect = actions.add_parser("inspect", help="say what a checkpoint holds, released or ours")
+    inspect.add_argument("checkpoint", type=Path, help="a released file, or a folder of ours")
+    inspect.set_defaults(run=_inspect)
+
+    convert = actions.add_parser(
+        "convert",
+        help="a released file to a folder of ours, or back",
+        description="A file becomes a folder, a folder a file. Weights, optimiser states and epoch go along, "
+        "bit for bit. Only tensors are ever unpickled.",
+    )
+    convert.add_argument("checkpoint", type=Path, help="a released file, or a training state of ours")
+    convert.add_argument("-o", "--output", type=Path, required=True, help="the folder or file to write")
+    convert.add_argument(
+        "--config", type=Path, help="YAML with a `model` section, if the sizes are not the published ones"
+    )
+    convert.set_defaults(run=_convert)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from safa.training.checkpoint import read_weights
+    from safa.training.released import read_released
+
+    path: Path = arguments.checkpoint
+    if path.is_dir():
+        weights, info = read_weights(path)
+        sys.stdout.write(f"{path}: stage {info.stage}, step {info.step}, {info.config.image_size} px\n")
+        parts: dict[str, list[int]] = {}
+        for name, value in weights.items():
+            parts.setdefault(name.split(".")[0], []).append(value.numel())
+    else:
+        released = read_released(path)
+        sys.stdout.write(f"{path}: released layout, epoch {released.epoch}\n")
+        parts = {
+            name: [value.numel() for value in state.values()] for name, state in released.networks.items()
+        }
+        for name, optimiser in released.optimisers.items():
+            sys.stdout.write(f"  optimizer_{name:<14} {len(optimiser['state']):>5} states\n")
+    for name, sizes in parts.items():
+        sys.stdout.write(f"  {name:<24} {len(sizes):>5} tensors  {sum(sizes):>12,} numbers\n")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from safa.errors import UserError
+    from safa.training.released import export_released, import_released
+
+    source, output = arguments.checkpoint, arguments.output
+    if output.exists():
+        raise UserError("is there already", str(output), "Choose another output, or delete it.")
+    if source.is_dir():
+        export_released(source, output)
+        sys.stdout.write(f"wrote {output} in the released layout\n")
+        return 0
+    info = import_released(source, output, _model_config(arguments.config))
+    sys.stdout.write(f"wrote {output}: stage {info.stage}, step {info.step}\n")
+    return 0
+
+
+def _model_config(path: Path | None) -> Any:
+    """The sizes: of a config's ``model`` section, or the published ones."""
+    from safa.config import ModelConfig, Settings, load_settings
+
+    if path is None:
+        return ModelConfig()
+
+    class OnlyModel(Settings):
+        model: ModelConfig
+
+    return load_settings(path, OnlyModel).model
