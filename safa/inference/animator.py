@@ -1,0 +1,123 @@
+"""Animate one face with a stream of driving frames.
+
+All work on the source is done once; driving frames pass through in batches and come out in order, so a film
+of any length needs the memory of one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safa.config.inference import TransferConfig
+from safa.inference.motion import Transfer, make_transfer
+from safa.models.safa import FaceState, Reenactment, Safa, SourceCache
+from safa.pictures.canvas import Picture, from_tensor
+
+
+@dataclass(frozen=True)
+class AnimatedBatch:
+    """Some consecutive driving frames and what became of them.
+
+    Attributes:
+        driving: (B, 3, S, S) in [0, 1], on the model's device.
+        face: what the model sees in the driving frames themselves, before any transfer.
+        result: the source, animated.
+    """
+
+    driving: Tensor
+    face: FaceState
+    result: Reenactment
+
+
+class Animator:
+    """A model on a device, ready to animate.
+
+    Frames are (S, S, 3) uint8 RGB with S the model's image size.
+
+    Args:
+        model: is put into eval mode and on the device.
+        batch_size: driving frames that pass through the model at once.
+    """
+
+    def __init__(self, model: Safa, device: str | torch.device = "cpu", batch_size: int = 8) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; at least 1 frame has to pass")
+        self.model = model.to(device).eval()
+        self.size = model.config.image_size
+        self._device, self._batch_size = torch.device(device), batch_size
+
+    @torch.inference_mode()
+    def prepare(self, frame: Picture) -> SourceCache:
+        """All that depends on the source alone."""
+        return self.model.prepare_source(self.to_batch([frame]))
+
+    @torch.inference_mode()
+    def analyse(self, frame: Picture) -> FaceState:
+        """Keypoints and 3D head of one frame, for instance of the reference of relative motion."""
+        return self.model.analyse(self.to_batch([frame]))
+
+    def reconstruct(self, source: SourceCache, driving: Iterable[Picture]) -> Iterator[AnimatedBatch]:
+        """Drive a face by other frames of the same clip: their states are used as they are."""
+        return self._run(source, driving, lambda face: face)
+
+    def animate(
+        self,
+        source: SourceCache,
+        driving: Iterable[Picture],
+        transfer: TransferConfig,
+        reference: Picture | None = None,
+    ) -> Iterator[AnimatedBatch]:
+        """Put the driving motion on the source.
+
+        Args:
+            reference: the driving frame that relative motion is measured from; None = the first one.
+                Animating forward and backward from a best frame and joining both gives the same frames: each
+                depends on its own driving frame and the reference alone.
+        """
+        frames = iter(driving)
+        if reference is None:
+            first = next(frames, None)
+            if first is None:
+                return
+            reference, frames = first, chain([first], frames)
+        rule = make_transfer(source.face, self.analyse(reference), transfer)
+        yield from self._run(source, frames, rule)
+
+    def to_batch(self, frames: list[Picture]) -> Tensor:
+        """Frames to model input: (B, 3, S, S) in [0, 1] on the device.
+
+        Raises:
+            ValueError: a frame that is not (S, S, 3) uint8.
+        """
+        for frame in frames:
+            if frame.shape != (self.size, self.size, 3) or frame.dtype != np.uint8:
+                raise ValueError(
+                    f"frames must be ({self.size}, {self.size}, 3) uint8, not {frame.shape} {frame.dtype}"
+                )
+        pixels = torch.from_numpy(np.stack(frames)).to(self._device)
+        return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+
+    def _run(
+        self, source: SourceCache, driving: Iterable[Picture], transfer: Transfer
+    ) -> Iterator[AnimatedBatch]:
+        frames = iter(driving)
+        while chosen := list(islice(frames, self._batch_size)):
+            yield self._step(source, self.to_batch(chosen), transfer)
+
+    # On the step, not on the generator: the mode would leak to the caller between two batches.
+    @torch.inference_mode()
+    def _step(self, source: SourceCache, driving: Tensor, transfer: Transfer) -> AnimatedBatch:
+        face = self.model.analyse(driving)
+        return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face)))
+
+
+def predictions(batches: Iterable[AnimatedBatch]) -> Iterator[Picture]:
+    """The animated frames alone, one by one, for instance for ``write_video``."""
+    for batch in batches:
+        yield from map(from_tensor, batch.result.prediction)
