@@ -18,8 +18,8 @@ MOUTH_HALF_WIDTH = 25.0
 
 # Height of the nose's ridge over the plain face, and half its width, by y.
 _NOSE_Y = [-34, -28, -24.5, -21, -17, -13, -8, 0, 10, 20, 30, 38]
-_NOSE_HEIGHT = PchipInterpolator(_NOSE_Y, [0, 1.5, 6, 15.5, 21.5, 22.5, 19.5, 14.5, 8.5, 2.5, 0.5, 0])
-_NOSE_WIDTH = PchipInterpolator(_NOSE_Y, [5, 6, 6.5, 7.5, 8.5, 8.8, 8.2, 7.2, 6.6, 7, 9, 10])
+_NOSE_HEIGHT = PchipInterpolator(_NOSE_Y, [0, 1.5, 6.5, 16, 22, 23, 20, 14.5, 8.5, 2.5, 0.5, 0])
+_NOSE_WIDTH = PchipInterpolator(_NOSE_Y, [4, 4, 4.5, 6.5, 7.8, 8.2, 7.6, 7.0, 6.8, 7.5, 9, 10])
 
 
 def bump(x: Array, y: Array, at: tuple[float, float], size: tuple[float, float], power: float = 2.0) -> Array:
@@ -36,12 +36,12 @@ def smoothstep(value: Array, low: float, high: float) -> Array:
 def _nose(x: Array, y: Array) -> Array:
     side = np.abs(x)
     height, width = _NOSE_HEIGHT(np.clip(y, -34, 38)), _NOSE_WIDTH(np.clip(y, -34, 38))
-    ridge = height * np.exp(-0.5 * (side / width) ** 2.2)
-    wing = 9.0 * bump(side, y, (13.0, -18.5), (4.6, 5.2), 2.6)
+    ridge = height * np.exp(-0.5 * (side / width) ** 2.0)
+    wing = 7.5 * bump(side, y, (13.5, -18.0), (4.2, 5.0), 2.4)
     # The flank: skin that rises from the cheek to the ridge.
-    flank = 5.0 * bump(side, y, (8.0, 4.0), (8.0, 16.0))
-    groove = -1.6 * bump(side, y, (19.0, -15.0), (2.6, 6.0))
-    nostril = -6.5 * bump(side, y, (6.8, -23.2), (3.2, 2.0))
+    flank = 5.5 * bump(side, y, (7.0, 0.0), (10.0, 16.0))
+    groove = -0.9 * bump(side, y, (19.5, -16.0), (2.4, 5.5))
+    nostril = -5.0 * bump(side, y, (7.2, -23.0), (2.8, 2.2))
     return ridge + wing + flank + groove + nostril
 
 
@@ -59,7 +59,7 @@ def _brow_and_eyes(x: Array, y: Array) -> Array:
 def _cheeks_and_chin(x: Array, y: Array) -> Array:
     side = np.abs(x)
     cheekbone = 4.5 * bump(side, y, (44.0, -2.0), (13.0, 11.0))
-    hollow = -3.0 * bump(side, y, (46.0, -42.0), (12.0, 14.0))
+    hollow = -1.5 * bump(side, y, (46.0, -36.0), (12.0, 14.0))
     apple = 2.6 * bump(side, y, (31.0, -16.0), (12.0, 11.0))
     fold = (
         -1.5
@@ -68,8 +68,8 @@ def _cheeks_and_chin(x: Array, y: Array) -> Array:
     )
     muzzle = 3.8 * bump(side, y, (0.0, -44.0), (23.0, 17.0), 2.4)
     philtrum = -1.0 * bump(side, y, (0.0, -32.0), (2.3, 5.0))
-    under_lip = -3.2 * bump(side, y, (0.0, -62.5), (16.0, 4.5))
-    chin = 5.0 * bump(side, y, (0.0, -81.0), (14.0, 9.0))
+    under_lip = -5.5 * bump(side, y, (0.0, -63.0), (15.0, 5.0))
+    chin = 4.0 * bump(side, y, (0.0, -82.0), (13.0, 9.0))
     return cheekbone + hollow + apple + fold + muzzle + philtrum + under_lip + chin
 
 

@@ -45,11 +45,11 @@ def _ear_offset(h: Head) -> Array:
 
 
 _NAMED: dict[str, Callable[[Head], Array]] = {
-    "head_width": lambda h: _move(x=0.05 * h.x),
-    "face_length": lambda h: _move(y=0.045 * h.y),
+    "head_width": lambda h: _move(x=0.04 * h.x),
+    "face_length": lambda h: _move(y=0.035 * h.y),
     "head_depth": lambda h: _move(z=0.045 * (h.z + 20)),
     "jaw_width": lambda h: _move(x=0.10 * h.x * _jaw(h)),
-    "lower_face_length": lambda h: _move(y=-4.5 * h.below(-15.0, -85.0)),
+    "lower_face_length": lambda h: _move(y=-3.2 * h.below(-15.0, -85.0)),
     "nose_projection": lambda h: _move(z=3.2 * h.at(0, -11, 8, 13)),
     "nose_width": lambda h: _move(x=2.0 * h.sign * h.at(12, -17, 6, 9)),
     "nose_length": lambda h: _move(y=-2.8 * h.at(0, -18, 15, 9, 2.6)),
@@ -69,7 +69,7 @@ _NAMED: dict[str, Callable[[Head], Array]] = {
     "muzzle": lambda h: _move(z=2.2 * h.at(0, MOUTH_Y, 24, 17)),
     "chin_forward": lambda h: _move(z=3.2 * h.at(0, -82, 18, 14)),
     "chin_width": lambda h: _move(x=3.0 * h.sign * h.at(17, -86, 11, 14)),
-    "chin_length": lambda h: _move(y=-3.2 * h.at(0, -88, 20, 13)),
+    "chin_length": lambda h: _move(y=-2.4 * h.at(0, -88, 20, 13)),
     "cheekbones": lambda h: _move(x=2.4 * h.sign * h.at(52, -2, 16, 13), z=2.0 * h.at(44, -2, 14, 11)),
     "cheek_fullness": lambda h: _move(x=3.0 * h.sign * h.at(46, -38, 15, 18), z=2.6 * h.at(40, -36, 15, 16)),
     "forehead_height": lambda h: _move(y=5.0 * smoothstep(h.y, 45.0, 125.0)),

@@ -14,14 +14,14 @@ from safa.head.builtin.topology import Ints
 
 NUM_YAWS, SIDE = 79, 39
 
-_BROWS = [(16.0, 38.5), (24.0, 42.8), (33.0, 44.8), (42.0, 43.2), (50.0, 37.5)]  # from the nose outwards, mm
+_BROWS = [(15.0, 37.8), (23.5, 40.4), (32.0, 41.8), (41.0, 40.9), (50.0, 36.5)]  # from the nose outwards, mm
 _RIDGE = [(0.0, 22.0), (0.0, 11.0), (0.0, 0.0), (0.0, -11.5)]
 _NOSTRILS = [(-12.0, -23.0), (-6.0, -25.0), (0.0, -26.0), (6.0, -25.0), (12.0, -23.0)]
 # Jaw line from the ear (0) to the chin (8) on the subject's right side: grid row, azimuth in degrees.
-_JAW_ROWS = [23.5, 29.5, 35.5, 41.5, 46.0, 48.6, 49.6, 50.0, 50.2]
+_JAW_ROWS = [26.5, 32.5, 38.5, 44.5, 49.0, 51.6, 52.6, 53.0, 53.2]
 _JAW_THETA = [86.0, 85.0, 83.0, 80.0, 68.0, 50.0, 31.0, 15.0, 0.0]
 # The ends, towards the middle of the face, of the lines on which they slide when the head turns.
-_INNER_ROWS = [24.5, 29.5, 34.5, 39.0, 42.5, 45.5, 47.5, 48.5, 48.7]
+_INNER_ROWS = [27.5, 32.5, 37.5, 42.0, 45.5, 48.5, 50.5, 51.5, 51.7]
 _INNER_THETA = [36.0, 34.0, 31.0, 27.0, 24.0, 19.0, 12.0, 6.0, 0.0]
 _SLIDES = 40
 

@@ -27,18 +27,18 @@ KEY_OUTLINES = np.array(
         [-2, 67, 71, -2, -23, -18, -97, 2.15],  # cheekbones
         [-25, 69, 66, -20, -20, -36, -88, 2.05],  # below the nose
         [-46, 70.5, 61, -36, -17, -53, -80, 1.95],  # mouth
-        [-65, 66, 57, -48, -15, -68, -76, 1.9],  # dent above the chin
-        [-80, 67, 54.5, -58, -15, -80, -75, 1.9],  # chin
-        [-93, 60, 52, -67, -17, -92, -75, 1.85],  # jaw edge
-        [-98, 40, 49.5, -80, -21, -104, -76, 1.9],  # under the chin
-        [-106, 17, 50.5, -98, -25, -118, -78, 2.0],  # throat
-        [-130, 13, 53, -128, -27, -138, -80, 2.0],
-        [-168, 22, 60, -165, -29, -168, -85, 2.0],  # base of the neck
+        [-65, 70, 57.5, -48, -15, -68, -76, 1.9],  # above the chin
+        [-80, 67.5, 54, -58, -16, -80, -74, 1.85],  # chin
+        [-93, 59, 50.5, -67, -19, -92, -73, 1.8],  # jaw edge
+        [-98, 38, 46, -80, -24, -104, -72, 1.9],  # under the chin
+        [-106, 14, 46, -98, -27, -118, -74, 2.0],  # throat
+        [-130, 10, 49, -128, -29, -138, -76, 2.0],
+        [-168, 18, 58, -165, -31, -168, -84, 2.0],  # base of the neck
     ]
 )
 BROWS, EYES, MOUTH, JAW_EDGE, THROAT = 5.0, 6.0, 9.0, 12.0, 14.0
-ROWS_BETWEEN = [2, 2, 3, 4, 7, 5, 6, 6, 5, 4, 3, 3, 2, 3, 3, 3]
-COLUMN_KEYS = [0, 14, 23, 29]  # columns from the front to the back of one half ...
+ROWS_BETWEEN = [2, 2, 3, 4, 8, 7, 6, 6, 5, 4, 3, 3, 2, 3, 3, 2]
+COLUMN_KEYS = [0, 14, 22, 27]  # columns from the front to the back of one half ...
 COLUMN_DEGREES = [0, 29, 90, 180]  # ... and where they lie: dense in front
 
 NUM_ROWS = sum(ROWS_BETWEEN) + 1

@@ -13,9 +13,9 @@ from safa.head.builtin.skin import EYE_RINGS, LIP_BORDER, LIP_LINE
 
 def _brows(x: Array, y: Array) -> Array:
     side = np.abs(x)
-    arch = np.interp(side, [12, 16, 24, 33, 42, 50, 56], [37, 38.5, 42.8, 44.8, 43.2, 37.5, 33])
-    thick = np.interp(side, [12, 18, 40, 54], [2.6, 3.2, 2.6, 1.2])
-    hair = np.exp(-0.5 * (np.abs(y - arch) / thick) ** 3)
+    arch = np.interp(side, [12, 16, 24, 33, 42, 50, 56], [37, 38, 40.5, 41.8, 40.7, 36.5, 33])
+    thick = np.interp(side, [12, 18, 40, 54], [3.2, 3.6, 3.2, 2.0])
+    hair = np.exp(-0.5 * (np.abs(y - arch) / thick) ** 2)
     return hair * smoothstep(side, 10.5, 15.0) * (1 - smoothstep(side, 49.0, 56.0))
 
 

@@ -14,9 +14,9 @@ from safa.head.builtin.features import EYE, LID_HALF_WIDTH, MOUTH_HALF_WIDTH, MO
 from safa.head.builtin.loft import MM, Array
 from safa.head.builtin.topology import NUM_GRID, Block, Ints, grid_vertex
 
-LEFT_EYE = Block(top=20, bottom=26, left=3, right=16)
-RIGHT_EYE = Block(top=20, bottom=26, left=-16, right=-3)
-MOUTH = Block(top=37, bottom=43, left=-10, right=10)
+LEFT_EYE = Block(top=22, bottom=30, left=3, right=16)
+RIGHT_EYE = Block(top=22, bottom=30, left=-16, right=-3)
+MOUTH = Block(top=40, bottom=46, left=-12, right=12)
 
 # Eye rings between the rim of the block (1) and the edge of the lid (0), then two behind that edge.
 EYE_RINGS = (0.66, 0.42, 0.26, 0.16, 0.07, 0.0)
@@ -25,7 +25,7 @@ BEHIND_LID = ((0.86, 0.7), (0.6, 4.0))  # width, and depth (mm) below the eyebal
 # Mouth rings from the rim (2) to the border of the lips (1), on to the line where the lips meet (0).
 MOUTH_RINGS = (1.66, 1.33, 1.12, 1.0, 0.8, 0.5, 0.2, 0.0)
 LIP_BORDER, LIP_LINE = 3, 7
-POCKET = ((1.0, -3.5, 0.3), (1.0, -9.0, 5.0), (0.95, -18.0, 11.0), (0.8, -34.0, 13.0), (0.45, -44.0, 8.0))
+POCKET = ((1.0, -3.5, 0.3), (1.0, -10.0, 6.0), (0.9, -26.0, 13.0), (0.45, -44.0, 8.0))
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,9 @@ def _lid_edge(side: float, angle: Array) -> Array:
 def lip_border(across: Array, upper: Array) -> Array:
     """Height of the lips' border over the line between them, mm; ``across`` -1..1 from corner to corner."""
     round_off = np.clip(1 - across**2, 0, None)
-    bow = 1.6 * np.exp(-0.5 * ((np.abs(across) - 0.2) / 0.11) ** 2) - 0.4 * np.exp(
-        -0.5 * (across / 0.08) ** 2
-    )
-    return np.where(upper, 6.0 * round_off + bow, -8.6 * np.clip(1 - np.abs(across) ** 2.4, 0, None))
+    peaks = 1.6 * np.exp(-0.5 * ((np.abs(across) - 0.2) / 0.11) ** 2)
+    bow = peaks - 0.4 * np.exp(-0.5 * (across / 0.08) ** 2)
+    return np.where(upper, 6.0 * round_off + bow, -8.2 * np.clip(1 - np.abs(across) ** 3.0, 0, None))
 
 
 def lip_line(across: Array) -> Array:

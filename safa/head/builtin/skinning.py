@@ -34,7 +34,9 @@ def jaw_weights(mesh: Mesh) -> Array:
     softness = 1.5 + 17.0 * smoothstep(side, 12.0, 42.0)
     weight = smoothstep(boundary - y, -softness, softness)
     behind = smoothstep(z, -22.0, 14.0)
-    throat = smoothstep(y - 0.30 * z, -118.0, -99.0)
+    # How far down and back from the edge of the chin: the skin of the throat stretches all the way.
+    beyond = 0.5 * (58.0 - z) + (-93.0 - y)
+    throat = 1 - smoothstep(beyond, 6.0, 56.0)
     weight = weight * behind * throat
     upper, lower = _sides_of_lips(mesh)
     corner = np.clip(np.abs(x) / 25.0, 0, 1)
@@ -42,7 +44,7 @@ def jaw_weights(mesh: Mesh) -> Array:
     rings = len(mesh.mouth.rings)
     inwards = np.repeat(np.clip(np.arange(rings) / LIP_LINE, 0, 1), len(mesh.mouth.upper))
     grip = smoothstep(inwards, 0.0, 0.5)
-    near = 0.5 * smoothstep(corner, 0.72, 1.0)
+    near = 0.5 * smoothstep(corner, 0.45, 1.0)
     weight[upper] = (1 - grip) * weight[upper] + grip * near[upper]
     weight[lower] = (1 - grip) * weight[lower] + grip * (1 - near[lower])
     corners = mesh.mouth.rings[1:][:, [0, mesh.mouth.half]]
