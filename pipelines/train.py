@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipelines.program import ray_session, run_program, set_up_logging
@@ -98,6 +98,7 @@ def train_on_ray(config: TrainConfig) -> None:
                 name=f"start-{time.time_ns()}",
                 storage_path=str((config.folder / "ray").resolve()),
                 failure_config=FailureConfig(max_failures=scale.max_failures),
+                logging_config=LoggingConfig(log_level="WARNING"),  # the loop has its own line of progress
             ),
         )
         refusal = trainer.fit().return_value
@@ -108,6 +109,9 @@ def train_on_ray(config: TrainConfig) -> None:
 def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
     """One worker's process. A ``UserError`` is returned, not raised: Ray would only try it again."""
     set_up_logging()
+    # Ray Train tells every report to a logger outside its own package; ours are the lines to read.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("safa").setLevel(logging.INFO)
     config = parse_settings(settings, TrainConfig, "settings")
     try:
         fit(config, RayContext())

@@ -130,7 +130,7 @@ class GroupContext:
             device_ids=[self.device] if on_gpu else None,
             # Running statistics are not read in train mode; with SyncBatchNorm they agree anyway, without it
             # rank 0's are the ones that are saved. Broadcasting them before every pass would be waste.
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             find_unused_parameters=not all_parameters_used,
             gradient_as_bucket_view=True,
         )
