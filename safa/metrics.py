@@ -11,6 +11,10 @@ side. Results are (F,) float64.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -41,7 +45,7 @@ def l1(predicted: Tensor, wanted: Tensor) -> Tensor:
 def psnr(predicted: Tensor, wanted: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB: 0 (black against white) to 100, higher is better.
 
-    ``-10 log10(mean squared difference)`` of values in [0, 1]. Capped at 100 dB: equal images have none.
+    -10 log10(mean squared difference) of values in [0, 1]. Capped at 100 dB: equal images have none.
     """
     _check_images(predicted, wanted)
     squared = (predicted.double() - wanted.double()).square().flatten(1).mean(1)
@@ -94,6 +98,42 @@ def landmark_nme(predicted_FL2: Tensor, wanted_FL2: Tensor) -> Tensor:
     distance = (predicted_FL2.double() - wanted_FL2.double()).norm(dim=-1).mean(-1)
     error: Tensor = distance / (left - right).norm(dim=-1)
     return error
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score as tables and reports name it; its definition is the function's docstring.
+
+    Attributes:
+        key: its name in files; copy-the-source has ``key`` and ``COPY_SOURCE``.
+        unit: behind a shown number; shown numbers are multiplied by ``shown_times``.
+        digits: decimals of a shown number.
+    """
+
+    key: str
+    label: str
+    function: Callable[[Tensor, Tensor], Tensor]
+    higher_is_better: bool
+    unit: str = ""
+    shown_times: float = 1.0
+    digits: int = 3
+
+    @property
+    def definition(self) -> str:
+        """What is computed, its range and unit: the docstring up to its arguments, in one line."""
+        text = inspect.getdoc(self.function) or ""
+        return " ".join(text.partition("Args:")[0].split())
+
+
+COPY_SOURCE = "_copy_source"
+PSNR = Metric("psnr", "PSNR", psnr, higher_is_better=True, unit="dB", digits=2)
+SSIM = Metric("ssim", "SSIM", ssim, higher_is_better=True)
+L1 = Metric("l1", "L1", l1, higher_is_better=False, digits=4)
+LANDMARK_NME = Metric(
+    "landmark_nme", "Landmark NME", landmark_nme, higher_is_better=False, unit="%", shown_times=100, digits=2
+)
+IMAGE_METRICS = (PSNR, SSIM, L1)  # of a prediction and the frame it should be
+METRICS = (*IMAGE_METRICS, LANDMARK_NME)
 
 
 def clip_score(frames: Scores) -> float:

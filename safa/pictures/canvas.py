@@ -32,8 +32,13 @@ def enlarge(picture: Picture, panel: int) -> Picture:
     if factor == 1:
         return picture
     height, width = picture.shape[:2]
-    scaled = Image.fromarray(picture).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
-    return np.asarray(scaled)
+    return resized(picture, (height * factor, width * factor))
+
+
+def resized(picture: Picture, size: tuple[int, int]) -> Picture:
+    """The picture at (height, width), smooth."""
+    height, width = size
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def magnification(size: tuple[int, ...], panel: int) -> int:
