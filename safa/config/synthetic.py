@@ -12,14 +12,16 @@ MIN_CLIP_FRAMES = 8  # shorter clips show no motion worth learning
 
 
 class MotionConfig(Settings):
-    """How far people move. The limits are never passed; the usual motion fills about half of them."""
+    """How far people move. ``travel`` sets how much; the others are limits that are never passed."""
 
+    # Mean way of the landmarks from a video's first frame, in face heights, of the liveliest people.
+    travel: float = Field(default=0.16, gt=0, le=0.5)
     yaw_deg: float = Field(default=35.0, ge=0, le=60)  # head turned to one side
     pitch_deg: float = Field(default=15.0, ge=0, le=30)  # nodding, from the rest position
     roll_deg: float = Field(default=10.0, ge=0, le=30)  # head tilted to one side
-    sway: float = Field(default=0.12, ge=0, le=0.5)  # of the face height: shift of the whole person
+    sway: float = Field(default=0.10, ge=0, le=0.5)  # of the face height: shift of the whole person
     zoom: float = Field(default=0.06, ge=0, le=0.3)  # relative change of size while leaning in and out
-    jaw_deg: float = Field(default=16.0, ge=0, le=30)  # the widest the jaw opens
+    jaw_deg: float = Field(default=13.0, ge=0, le=30)  # the widest the jaw opens
 
 
 class SyntheticConfig(Settings):
@@ -33,8 +35,8 @@ class SyntheticConfig(Settings):
     videos_per_person: int = Field(default=2, ge=1)
     frames_per_video: int = Field(default=96, ge=MIN_CLIP_FRAMES + 2)
     two_clip_share: float = Field(default=0.25, ge=0, le=1)  # of the videos give two clips instead of one
-    frame_size: tuple[int, int] = (224, 176)  # height, width in px; even numbers, as H.264 asks
-    face_share: tuple[float, float] = (0.45, 0.6)  # chin to hairline over frame height, from..to over people
+    frame_size: tuple[int, int] = (240, 200)  # height, width in px; even numbers, as H.264 asks
+    face_share: tuple[float, float] = (0.45, 0.55)  # chin to hairline over frame height, from..to over people
     fps: float = Field(default=25.0, gt=0)
     crf: int = Field(default=14, ge=0, le=51)  # H.264 quality: 0 lossless, 23 usual, 51 worst
     motion: MotionConfig = MotionConfig()

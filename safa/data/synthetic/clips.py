@@ -25,19 +25,29 @@ def cut(rng: Generator, frames: int, two: bool) -> tuple[tuple[int, int], ...]:
 
 
 def face_box(landmarks: Floats, frame_size: tuple[int, int]) -> Box:
-    """The box around the whole face track (T, 68, 2); square where the frame allows."""
+    """A square around the whole face track (T, 68, 2), within the frame."""
     height, width = frame_size
     points = landmarks.reshape(-1, 2)
     (x0, y0), (x1, y1) = points.min(axis=0), points.max(axis=0)
     side = max((y1 - y0) / (_BOTTOM - _TOP), (x1 - x0) / (1 - 2 * _SIDES))
-    side = min(side, height, width)
-    left = np.clip((x0 + x1 - side) / 2, 0, width - side)
-    top = np.clip(y0 - _TOP * side, 0, height - side)
-    return Box(int(np.floor(left)), int(np.floor(top)), int(np.ceil(left + side)), int(np.ceil(top + side)))
+    side = min(np.ceil(side), height, width)
+    left = _shifted((x0 + x1 - side) / 2, side, (x0, x1), width)
+    top = _shifted(y0 - _TOP * side, side, (y0, y1), height)
+    return Box(left, top, left + int(side), top + int(side))
+
+
+def _shifted(start: float, side: float, inside: tuple[float, float], length: int) -> int:
+    """``start``, moved so that [start, start + side] holds ``inside`` and lies in 0..length."""
+    start = min(start, inside[0])
+    start = max(start, inside[1] - side)
+    return int(np.ceil(np.clip(start, 0, length - side)))
+
+
+def mean_way(landmarks: Floats) -> float:
+    """Mean distance (px) of the landmarks (T, 68, 2) from where they are in the first frame."""
+    return float(np.linalg.norm(landmarks - landmarks[:1], axis=-1).mean())
 
 
 def motion(landmarks: Floats, clip: Clip) -> float:
-    """Mean way of the landmarks from the clip's first frame, as a share of the box's height."""
-    points = landmarks[clip.start : clip.end]
-    way = np.linalg.norm(points - points[:1], axis=-1).mean()
-    return float(way / clip.box.height)
+    """Mean way of the landmarks from the clip's first frame, as a share of the box."""
+    return mean_way(landmarks[clip.start : clip.end]) / clip.box.height

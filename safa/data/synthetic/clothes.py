@@ -30,11 +30,11 @@ _THICKNESS = 0.004  # metres, of the cloth
 
 # Depth of a ring (0 neck, 1 chest) -> half width, half depth, height, centre z, how much lower the front is.
 _DEPTH = np.array([0.0, 0.14, 0.26, 0.40, 0.56, 0.72, 1.0])
-_HALF_WIDTH = np.array([0.90, 1.02, 1.45, 2.20, 3.05, 3.45, 3.55])  # in neck radii
-_HALF_DEPTH = np.array([0.92, 1.02, 1.25, 1.45, 1.65, 1.85, 2.10])
-_HEIGHT = np.array([0.055, 0.012, -0.012, -0.034, -0.066, -0.120, -0.360])  # metres from the neck's base
+_HALF_WIDTH = np.array([0.92, 1.03, 1.35, 2.05, 2.85, 3.25, 3.35])  # in the neck's half widths
+_HALF_DEPTH = np.array([0.92, 1.03, 1.30, 1.55, 1.75, 1.95, 2.25])  # in the neck's half depths
+_HEIGHT = np.array([0.016, 0.004, -0.012, -0.034, -0.066, -0.120, -0.360])  # metres from the neck's base
 _CENTRE_Z = np.array([0.0, 0.0, -0.006, -0.012, -0.014, -0.010, 0.004])
-_FRONT_DROP = np.array([0.004, 0.016, 0.024, 0.030, 0.034, 0.030, 0.0])
+_FRONT_DROP = np.array([0.004, 0.012, 0.024, 0.030, 0.034, 0.030, 0.0])
 
 _PROFILE = PchipInterpolator(
     _DEPTH, np.stack([_HALF_WIDTH, _HALF_DEPTH, _HEIGHT, _CENTRE_Z, _FRONT_DROP], axis=1)
@@ -46,15 +46,16 @@ class Body:
     """The bare surface of a bust. Angle 0 is the front, 90 degrees the person's left."""
 
     neck: Points  # (3,) centre of the neck's base, metres
-    radius: float  # of the neck, metres
+    half_width: float  # of the neck, metres
+    half_depth: float
     broad: float  # width of the shoulders, as a factor
 
     def surface(self, depth: Field, angle: Field) -> Points:
         """Points (..., 3) at depth and angle, both (...)."""
         half_width, half_depth, height, centre_z, drop = np.moveaxis(_PROFILE(depth), -1, 0)
         spread = 1 + (self.broad - 1) * smoothstep(depth, 0.1, 0.6)  # broad shoulders start below the neck
-        x = half_width * self.radius * spread * np.sin(angle)
-        z = half_depth * self.radius * np.cos(angle) + centre_z
+        x = half_width * self.half_width * spread * np.sin(angle)
+        z = half_depth * self.half_depth * np.cos(angle) + centre_z
         points: Points = self.neck + np.stack([x, height - drop * np.cos(angle), z], axis=-1)
         return points
 
@@ -86,12 +87,12 @@ def _cloth_colours(outfit: Outfit, points: Points, below_edge: Field, rng: Gener
     return shaded
 
 
-def _mesh(grid: Points, closed: bool, colours: Field, gloss: float) -> PaintedMesh:
-    """A lattice (rows, columns, 3) that stays with the body; colours (rows * columns, 3) sRGB."""
-    rows, columns = grid.shape[:2]
-    count = rows * columns
+def _mesh(grid: Points, depth: Field, closed: bool, colours: Field, gloss: float) -> PaintedMesh:
+    """A lattice (rows, columns, 3) at ``depth`` (rows, columns); colours (rows * columns, 3) sRGB."""
+    rows, columns = depth.shape
     faces = grid_faces(rows, columns, closed)
-    return PaintedMesh(grid.reshape(-1, 3), faces, to_linear(colours), np.full(count, gloss), np.zeros(count))
+    with_head = 1 - smoothstep(depth.ravel(), 0.02, 0.22)  # the neck twists, the shoulders don't
+    return PaintedMesh(grid.reshape(-1, 3), faces, to_linear(colours), np.full(depth.size, gloss), with_head)
 
 
 def _collar(outfit: Outfit, body: Body) -> PaintedMesh:
@@ -105,13 +106,14 @@ def _collar(outfit: Outfit, body: Body) -> PaintedMesh:
     points_down = np.exp(-(np.minimum(angle, 2 * np.pi - angle) - 0.3) / 0.25)  # the two tips
     depth = depth + 0.10 * points_down * fold[:, None] ** 3
     grid = body.surface(depth, angle) + _outward(angle, 0.3) * away[:, None, None]
-    return _mesh(grid, False, outfit.colour * shade.repeat(_COLUMNS)[:, None], 0.0)
+    return _mesh(grid, depth, False, outfit.colour * shade.repeat(_COLUMNS)[:, None], 0.0)
 
 
 def _skin(skin: Colour, body: Body, angle: Field, start: Field) -> PaintedMesh:
     depth = np.linspace(0, 1, _SKIN_ROWS)[:, None] * (start + 0.03)  # goes on a little under the cloth
-    shadow = 1 - 0.18 * np.exp(-depth.reshape(-1, 1) / 0.10)  # of the chin
-    return _mesh(body.surface(depth, np.broadcast_to(angle, depth.shape)), True, skin * shadow, 0.05)
+    shadow = 1 - 0.06 * np.exp(-depth.reshape(-1, 1) / 0.3)  # of the chin; goes on from the head's own neck
+    grid = body.surface(depth, np.broadcast_to(angle, depth.shape))
+    return _mesh(grid, depth, True, skin * shadow, 0.05)
 
 
 def _cloth(outfit: Outfit, body: Body, angle: Field, start: Field, rng: Generator) -> PaintedMesh:
@@ -124,18 +126,21 @@ def _cloth(outfit: Outfit, body: Body, angle: Field, start: Field, rng: Generato
     lift = lift + 0.003 * share * lumps(bare.reshape(-1, 3), rng, 0.11).reshape(depth.shape)  # creases
     grid = bare + _outward(around, 0.6) * lift[..., None]
     colours = _cloth_colours(outfit, grid.reshape(-1, 3), (depth - start).ravel(), rng)
-    return _mesh(grid, True, colours, 0.03)
+    return _mesh(grid, depth, True, colours, 0.03)
 
 
-def build_bust(outfit: Outfit, skin: Colour, neck: Points, neck_radius: float, rng: Generator) -> PaintedMesh:
+def build_bust(
+    outfit: Outfit, skin: Colour, neck: Points, neck_size: tuple[float, float], rng: Generator
+) -> PaintedMesh:
     """The bust of one video, at rest.
 
     Args:
         skin: sRGB of the neck.
         neck: (3,) centre of the neck's base, metres.
-        neck_radius: metres, at the base.
+        neck_size: half width and half depth of the neck at its base, metres.
     """
-    body = Body(neck, neck_radius, outfit.shoulder_width / (2 * _HALF_WIDTH[-1] * neck_radius))
+    half_width, half_depth = neck_size
+    body = Body(neck, half_width, half_depth, outfit.shoulder_width / (2 * _HALF_WIDTH[-1] * half_width))
     angle = np.linspace(0, 2 * np.pi, _COLUMNS, endpoint=False)
     start = _neckline(outfit.style, angle)
     parts = [_skin(skin, body, angle, start), _cloth(outfit, body, angle, start, rng)]

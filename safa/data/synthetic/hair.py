@@ -28,7 +28,7 @@ from safa.data.synthetic.people import Hair
 from safa.head.render import vertex_normals
 
 _SINK = 0.005  # metres under the skin, at the rim
-_GLOSS = 0.22
+_GLOSS = 0.13
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,23 @@ def _radii(vertices: Points, centre: Points, ear_y: float, sectors: int = 36) ->
 
 
 def coverage(hair: Hair, vertices: Points, scalp: Field, skull: Skull) -> Field:
-    """How much hair grows at each vertex, (V,) in [0, 1]: the scalp, minus bare temples, plus a fringe."""
+    """How much hair grows at each vertex, (V,) in [0, 1]: scalp, temples and fringe, minus what recedes."""
     x, y, z = (vertices - skull.centre).T
+    side = np.abs(x)
+    hairline = skull.hairline_y - skull.centre[1]
     in_front = smoothstep(z, 0.0, 0.05)
-    forehead = skull.hairline_y - skull.centre[1]
-    temples = np.exp(-(((np.abs(x) - 0.040) / 0.018) ** 2)) * smoothstep(y, forehead - 0.02, forehead)
-    middle = np.exp(-((x / 0.03) ** 2))
-    bare = hair.receding * in_front * np.clip(temples + 0.5 * middle, 0, 1)
-    reach = 0.035 * hair.receding
-    bare = bare * (1 - smoothstep(y, forehead + reach, forehead + reach + 0.02))
-    cover: Field = np.clip(scalp - 1.2 * bare, 0, 1)
+    rounded = hairline + 0.004 - hair.rounding * np.clip(side - 0.01, 0, None) ** 2
+    cover = np.maximum(scalp, smoothstep(y - rounded, -0.003, 0.006) * smoothstep(z, -0.01, 0.02))
+    corners = np.exp(-(((side - 0.040) / 0.018) ** 2)) + 0.5 * np.exp(-((x / 0.03) ** 2))
+    reach = hairline + 0.035 * hair.receding
+    bare = hair.receding * in_front * np.clip(corners, 0, 1) * (1 - smoothstep(y, reach, reach + 0.02))
+    cover = np.clip(cover - 1.2 * bare, 0, 1)
     if hair.fringe > 0:
-        brow = skull.brow_y - skull.centre[1]
-        lower_edge = forehead + (brow + 0.004 - forehead) * hair.fringe
-        lower_edge = lower_edge + 0.008 * (x / 0.05) ** 2 * np.sign(0.5 - hair.fringe)
-        fringe = smoothstep(y, lower_edge - 0.004, lower_edge + 0.008) * smoothstep(z, 0.02, 0.06)
-        cover = np.maximum(cover, fringe * (np.abs(x) < 0.075))
-    return cover
+        brow = skull.brow_y - skull.centre[1] + 0.006
+        edge = hairline + (brow - hairline) * hair.fringe - 0.35 * hair.sweep * x
+        fringe = smoothstep(y - np.maximum(edge, brow), -0.004, 0.008) * smoothstep(z, 0.02, 0.06)
+        cover = np.maximum(cover, fringe)
+    return np.asarray(cover)
 
 
 def _thickness(hair: Hair, vertices: Points, skull: Skull, rng: Generator) -> Field:
@@ -133,7 +133,7 @@ def _shell(
     points = vertices[used] + normals * lift[:, None]
     roots = 0.75 + 0.25 * smoothstep(cover[used], 0.2, 0.9)
     colours = _strands(hair, points, skull, rng) * roots[:, None]
-    return _painted(points, local.reshape(-1, 3), colours, follow=1.0)
+    return _painted(points, local.reshape(-1, 3), colours)
 
 
 def _curtain(hair: Hair, skull: Skull, rng: Generator, rows: int = 18, columns: int = 44) -> PaintedMesh:
@@ -157,14 +157,14 @@ def _curtain(hair: Hair, skull: Skull, rng: Generator, rows: int = 18, columns: 
     follow = 1 - 0.6 * smoothstep(below_ear.ravel(), 0.15, 0.9)
     faces = grid_faces(rows, columns, closed=False)
 
-    def sheet(depth: Field, faces: Faces, shade: float) -> PaintedMesh:
+    def sheet(depth: Field, faces: Faces, shade: float, gloss: float) -> PaintedMesh:
         around = np.stack([np.sin(angle), np.zeros_like(angle), np.cos(angle)], axis=-1)
         points = skull.centre * np.array([1, 0, 1]) + (radius - depth)[..., None] * around
         points = points + np.stack([np.zeros_like(y), y, -0.008 * down], axis=-1)
         points = points.reshape(-1, 3)
-        return _painted(points, faces, shade * _strands(hair, points, skull, rng), follow)
+        return _painted(points, faces, shade * _strands(hair, points, skull, rng), follow, gloss)
 
-    return join([sheet(np.zeros_like(thick), faces, 1.0), sheet(thick, faces[:, ::-1], 0.45)])
+    return join([sheet(np.zeros_like(thick), faces, 1.0, _GLOSS), sheet(thick, faces[:, ::-1], 0.4, 0.0)])
 
 
 def _bun(hair: Hair, skull: Skull, rng: Generator, rows: int = 10, columns: int = 16) -> PaintedMesh:
@@ -182,12 +182,10 @@ def _bun(hair: Hair, skull: Skull, rng: Generator, rows: int = 10, columns: int 
 
 
 def _painted(
-    points: Points, faces: Faces, colours: NDArray[np.float64], follow: float | Field
+    points: Points, faces: Faces, colours: Field, follow: Field | float = 1.0, gloss: float = _GLOSS
 ) -> PaintedMesh:
     count = len(points)
-    return PaintedMesh(
-        points, faces, colours, np.full(count, _GLOSS), np.broadcast_to(follow, count).astype(float)
-    )
+    return PaintedMesh(points, faces, colours, np.full(count, gloss), np.broadcast_to(follow, count))
 
 
 def grow_hair(

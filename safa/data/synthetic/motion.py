@@ -93,24 +93,35 @@ def _excursion(curve: Curve, bound: float, amplitude: float) -> Curve:
     return limit(curve[0] * bound + way, bound)
 
 
-def head_pose(rng: Generator, frames: int, fps: float, config: MotionConfig, amplitude: float) -> HeadPose:
-    """Turning, nodding, tilting and leaning.
+@dataclass(frozen=True)
+class Restlessness:
+    """A course of turning, nodding, tilting and leaning without units; ``scaled`` says how far it goes."""
 
-    Args:
-        amplitude: 1 = as much as the settings give; less for calmer people.
-    """
-    streams = rng.spawn(6)
-    yaw = turns(streams[0], frames, fps) + 0.04 * smooth_noise(streams[0], frames, fps, 1.5)
-    pitch = 0.6 * turns(streams[1], frames, fps) + 0.2 * smooth_noise(streams[1], frames, fps, 1.2)
-    roll, sway_x, sway_y, zoom = (smooth_noise(s, frames, fps, 0.5) * 0.5 for s in streams[2:])
-    return HeadPose(
-        yaw=_excursion(yaw, np.radians(config.yaw_deg), amplitude),
-        pitch=_excursion(pitch, np.radians(config.pitch_deg), amplitude),
-        roll=_excursion(roll, np.radians(config.roll_deg), amplitude),
-        sway_x=_excursion(sway_x, config.sway, amplitude),
-        sway_y=_excursion(sway_y, config.sway * 0.5, amplitude),
-        zoom=1 + _excursion(zoom, config.zoom, amplitude),
-    )
+    yaw: Curve
+    pitch: Curve
+    roll: Curve
+    sway_x: Curve
+    sway_y: Curve
+    zoom: Curve
+
+    @classmethod
+    def draw(cls, rng: Generator, frames: int, fps: float) -> Restlessness:
+        """A new course of ``frames`` frames."""
+        streams = rng.spawn(6)
+        yaw = turns(streams[0], frames, fps) + 0.04 * smooth_noise(streams[0], frames, fps, 1.5)
+        pitch = 0.6 * turns(streams[1], frames, fps) + 0.2 * smooth_noise(streams[1], frames, fps, 1.2)
+        return cls(yaw, pitch, *(0.5 * smooth_noise(s, frames, fps, 0.5) for s in streams[2:]))
+
+    def scaled(self, config: MotionConfig, amplitude: float) -> HeadPose:
+        """The course with swings of about ``amplitude`` times half of the limits, never beyond the limits."""
+        return HeadPose(
+            yaw=_excursion(self.yaw, np.radians(config.yaw_deg), amplitude),
+            pitch=_excursion(self.pitch, np.radians(config.pitch_deg), amplitude),
+            roll=_excursion(self.roll, np.radians(config.roll_deg), amplitude),
+            sway_x=_excursion(self.sway_x, config.sway, amplitude),
+            sway_y=_excursion(self.sway_y, config.sway * 0.5, amplitude),
+            zoom=1 + _excursion(self.zoom, config.zoom, amplitude),
+        )
 
 
 def _bump(frames: int, fps: float, start: float, rise: float, hold: float, fall: float) -> Curve:
@@ -155,7 +166,7 @@ def _positive(curve: Curve) -> Curve:
 
 
 def gestures(rng: Generator, frames: int, fps: float, amplitude: float) -> Gestures:
-    """Speech, smiles, brows and blinks of one video. ``amplitude`` as in ``head_pose``; blinks stay full."""
+    """Speech, smiles, brows and blinks of one video. Blinks stay full whatever the ``amplitude`` (0..1)."""
     speech, mood, brows, lids = rng.spawn(4)
     jaw, spread, pucker = _syllables(speech, frames, fps)
     smile = _positive(0.3 + 0.5 * smooth_noise(mood, frames, fps, 0.35))

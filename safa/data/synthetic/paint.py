@@ -73,13 +73,15 @@ def paint_head(
     lips = np.clip(regions["upper_lip"] + regions["lower_lip"], 0, 1)
     inner = np.clip(regions["mouth_interior"] + regions["teeth"], 0, 1)
     colours = _skin(face, vertices, regions, rng)
-    under_chin = smoothstep(landmarks[8, 1] - vertices[:, 1], 0.0, 0.03) * regions["neck"]
-    colours = colours * (1 - 0.18 * under_chin)[:, None]
+    below_chin = np.clip(landmarks[8, 1] - vertices[:, 1], 0, None)
+    colours = colours * (1 - 0.22 * regions["neck"] * np.exp(-below_chin / 0.025))[:, None]
     beard = beard_mask(face.beard_style, vertices, landmarks) * (1 - lips) * (1 - inner)
     thick = 1 + 0.15 * lumps(vertices, rng, 0.012)
     colours = _over(colours, face.beard * beard * thick, mix(hair_colour, face.skin, 0.25 * (1 - face.beard)))
     colours = _over(colours, 0.85 * hair_cover, 0.8 * hair_colour)
-    colours = _over(colours, face.brow_strength * regions["brows"], face.brows)
+    colours = _over(colours, face.brow_strength * regions["brows"] ** 0.75, face.brows)
+    lashes = smoothstep(regions["eyelids"], 0.75, 0.95)
+    colours = _over(colours, face.lashes * lashes, 0.3 * face.brows)
     colours = _over(colours, lips, face.lips)
     colours = _over(colours, regions["mouth_interior"], _MOUTH)
     colours = _over(colours, regions["teeth"], _TEETH)
@@ -88,6 +90,6 @@ def paint_head(
     colours = _over(colours, regions["pupil"], _PUPIL)
     matte = np.clip(inner + beard * face.beard + hair_cover, 0, 1)
     gloss = (
-        0.07 * (1 - matte) + 0.12 * lips + 0.5 * regions["eyeballs"] + 0.10 * regions["nose"] * (1 - matte)
+        0.07 * (1 - matte) + 0.12 * lips + 0.15 * regions["eyeballs"] + 0.10 * regions["nose"] * (1 - matte)
     )
     return to_linear(colours), gloss

@@ -80,7 +80,9 @@ class Hair:
     length: float  # of the curtain at the sides and back; 0 = hair ends at the ears
     fringe: float  # 0 = bare forehead, 1 = down to the brows
     parting: float  # -1 person's right .. 1 left; where the volume of the top is least
+    sweep: float  # slope of the fringe's edge: 0 = level, 1 = lower on the person's left
     receding: float  # 0 = full hairline, 1 = high at the temples
+    rounding: float  # how much the hairline comes down to the temples, 1/m
     curl: float  # 0 = smooth, 1 = curly: bumps on the surface
     bun: bool
     colour: Colour
@@ -187,7 +189,7 @@ def _short_cut(rng: Generator, curl: float) -> _Cut:
     if kind == "afro":
         return _Cut(rng.uniform(0.030, 0.050), rng.uniform(0.022, 0.036), 0.034, receding=0.5 * receding)
     if kind == "swept":
-        return _Cut(rng.uniform(0.020, 0.034), rng.uniform(0.005, 0.010), 0.012, receding=receding)
+        return _Cut(rng.uniform(0.018, 0.030), rng.uniform(0.005, 0.010), 0.012, receding=receding)
     fringe = rng.uniform(0.2, 0.6) if rng.random() < 0.4 else 0.0
     top, sides = rng.uniform(0.010, 0.018), rng.uniform(0.004, 0.008)
     return _Cut(top, sides, 0.008, fringe=fringe, receding=0.0 if fringe else receding)
@@ -199,6 +201,8 @@ def _hair(rng: Generator, colour: Colour, long_hair: bool) -> Hair:
     return Hair(
         **vars(cut),
         parting=rng.uniform(-0.7, 0.7),
+        sweep=rng.uniform(-0.8, 0.8) if rng.random() < 0.6 else 0.0,
+        rounding=rng.uniform(5.0, 13.0),
         curl=curl,
         colour=colour,
         streaks=rng.uniform(0.08, 0.3),

@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from safa.config.synthetic import SyntheticConfig
-from safa.data.synthetic.motion import Gestures, HeadPose, gestures, head_pose
+from safa.data.synthetic.clips import mean_way
+from safa.data.synthetic.motion import Gestures, HeadPose, Restlessness, gestures
 from safa.data.synthetic.people import Person
 from safa.data.synthetic.truth import Canvas, Track, landmarks_in_frame
+from safa.head.assets import NUM_EXPRESSION
+from safa.head.builtin import EXPRESSIONS
 from safa.head.model import HeadModel
 
 _FOREHEAD = 0.45  # hairline above the brows, in brow-to-chin heights
+_MEASURED = 3  # the landmarks' way and room are measured on every third frame
 # In frame heights:
 _MARGIN = 0.05  # always between the landmarks and the border
 _OFF_CENTRE = 0.10  # the face's place varies this much around the middle
@@ -39,20 +43,27 @@ class FaceFrame:
         return cls(np.array([landmarks[27:36, 0].mean(), chin + height / 2]), float(height))
 
 
-def expression_codes(done: Gestures, named: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Blend named expressions of the head, (50,) each, by the gestures: (T, 50)."""
-    weights = {
-        "smile": done.smile,
-        "pucker": done.pucker,
-        "wide": done.spread,
-        "brows_up": done.brow_raise,
-        "brows_down": done.brow_frown,
-        "blink": done.blink,
-    }
-    total = np.zeros((len(done.jaw), 50))
-    for name, weight in weights.items():
-        total += weight[:, None] * named[name]
-    return total.astype(np.float32)
+# What a full gesture does, in coefficients of the built-in head by name.
+_EXPRESSIONS: Mapping[str, Mapping[str, float]] = {
+    "jaw": {"mouth_open": 0.25},
+    "smile": {"smile_left": 1.0, "smile_right": 1.0, "squint_left": 0.35, "squint_right": 0.35},
+    "pucker": {"pucker": 1.0},
+    "spread": {"wide": 1.0, "lower_lip_drop": 0.5, "upper_lip_raise": 0.4},
+    "brow_raise": {"brow_raise_left": 1.0, "brow_raise_right": 1.0, "brow_inner_raise": 0.4},
+    "brow_frown": {"brow_lower": 1.0},
+    "blink": {"blink_left": 1.0, "blink_right": 1.0},
+}
+
+
+def expression_codes(done: Gestures) -> NDArray[np.float32]:
+    """Coefficients (T, 50) of the built-in head for what the face does."""
+    codes = np.zeros((len(done.jaw), NUM_EXPRESSION))
+    for gesture, parts in _EXPRESSIONS.items():
+        for name, weight in parts.items():
+            # A blink overrides a squint, since by itself it brings the lids exactly together.
+            free = 1 - done.blink if name.startswith("squint") else 1
+            codes[:, EXPRESSIONS.index(name)] += weight * getattr(done, gesture) * free
+    return codes.astype(np.float32)
 
 
 def rotation_codes(pose: HeadPose) -> NDArray[np.float32]:
@@ -66,36 +77,45 @@ def perform(
     rng: Generator,
     person: Person,
     face: FaceFrame,
-    named: Mapping[str, NDArray[np.float32]],
     config: SyntheticConfig,
+    model: HeadModel,
 ) -> Track:
     """One video's worth of talking, blinking, turning and leaning."""
-    pose_rng, gesture_rng = rng.spawn(2)
+    course_rng, gesture_rng, place_rng = rng.spawn(3)
     frames, fps = config.frames_per_video, config.fps
-    pose = head_pose(pose_rng, frames, fps, config.motion, person.liveliness)
+    course = Restlessness.draw(course_rng, frames, fps)
     done = gestures(gesture_rng, frames, fps, person.liveliness)
-
-    frame_height = config.frame_size[0]
-    share = frame_height / Canvas.around(config.frame_size).side
-    scale = 2 * person.face_share * share / face.height * pose.zoom
-    x = pose.sway_x * face.height - face.centre[0]
-    y = -pose.sway_y * face.height - face.centre[1]
+    canvas = Canvas.around(config.frame_size)
+    scale = 2 * person.face_share * config.frame_size[0] / (canvas.side * face.height)
     jaw = np.zeros((frames, 3), dtype=np.float32)
     jaw[:, 0] = np.radians(config.motion.jaw_deg) * done.jaw  # about x: the chin goes down
-    return Track(
-        shape=person.shape,
-        expression=expression_codes(done, named),
-        rotation=rotation_codes(pose),
-        jaw=jaw,
-        scale=scale[:, None].astype(np.float32),
-        translation=np.stack([x, y], axis=1).astype(np.float32),
-    )
+
+    def posed(amplitude: float) -> Track:
+        pose = course.scaled(config.motion, amplitude)
+        sway = np.stack([pose.sway_x, -pose.sway_y], axis=1) * face.height
+        return Track(
+            shape=person.shape,
+            expression=expression_codes(done),
+            rotation=rotation_codes(pose),
+            jaw=jaw,
+            scale=(scale * pose.zoom[:, None]).astype(np.float32),
+            translation=(sway - face.centre).astype(np.float32),
+        )
+
+    # The way of the landmarks grows nearly in proportion to the amplitude, so two corrections are enough.
+    amplitude = person.liveliness
+    goal = person.liveliness * config.motion.travel * person.face_share * config.frame_size[0]  # px
+    for _ in range(2):
+        points = landmarks_in_frame(posed(amplitude).every(_MEASURED), canvas, model)
+        amplitude *= goal / max(float(mean_way(points)), 1e-6)
+        amplitude = min(max(amplitude, 0.2), 2.5)
+    return place(place_rng, posed(amplitude), model, config.frame_size)
 
 
 def place(rng: Generator, track: Track, model: HeadModel, frame_size: tuple[int, int]) -> Track:
-    """Move the whole person to a random place where the face stays inside the frame all the time."""
+    """Move the whole person to a random place where the face stays inside the frame."""
     canvas = Canvas.around(frame_size)
-    points = landmarks_in_frame(track, canvas, model).reshape(-1, 2)
+    points = landmarks_in_frame(track.every(_MEASURED), canvas, model).reshape(-1, 2)
     frame = np.array([frame_size[1], frame_size[0]])
     low, high = points.min(axis=0), points.max(axis=0)
     room = np.maximum((frame - (high - low)) / 2 - _MARGIN * frame_size[0], 0)

@@ -42,7 +42,7 @@ class _Artist:
         model = head_model()
         count = len(scene.colours)
         self.model = model
-        self.faces = torch.cat([model.faces_tensor, torch.from_numpy(scene.attached.faces) + count])
+        self.faces = torch.from_numpy(np.concatenate([scene.faces, scene.attached.faces + count]))
         self.colours = _float(np.concatenate([scene.colours, scene.attached.colours]))
         self.gloss = _float(np.concatenate([scene.gloss, scene.attached.gloss]))[:, None]
         self.attached = _float(scene.attached.vertices)

@@ -14,15 +14,16 @@ from safa.config.synthetic import SyntheticConfig
 from safa.data.synthetic.backdrop import paint_backdrop
 from safa.data.synthetic.clothes import build_bust
 from safa.data.synthetic.hair import Skull, coverage, grow_hair
-from safa.data.synthetic.mesh import PaintedMesh, join
+from safa.data.synthetic.mesh import Faces, Field, PaintedMesh, Points, join
 from safa.data.synthetic.paint import paint_head
 from safa.data.synthetic.people import Light, Person, sample_light, sample_outfit, sample_person
-from safa.data.synthetic.performance import FaceFrame, perform, place
+from safa.data.synthetic.performance import FaceFrame, perform
 from safa.data.synthetic.truth import Track
 from safa.head import builtin
 from safa.head.model import HeadCode, HeadModel
 
-_ROOT, _NECK = 0, 1  # joints
+_ROOT = 0  # joint
+_NECK_BAND = 0.012  # metres above and below the pivot: the neck there is nearly a cylinder
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Scene:
     """Everything ``render`` needs, and the track that moves it.
 
     Attributes:
+        faces: (F, 3) the head model's own faces that are drawn.
         colours, gloss: (V, 3) linear RGB and (V,) of the head model's own vertices.
         attached: hair and clothes at rest, in the head's metres.
         pivot: (3,) the head's root joint, about which head and body turn.
@@ -37,10 +39,11 @@ class Scene:
     """
 
     track: Track
-    colours: NDArray[np.float64]
-    gloss: NDArray[np.float64]
+    faces: Faces
+    colours: Field
+    gloss: Field
     attached: PaintedMesh
-    pivot: NDArray[np.float64]
+    pivot: Points
     light: Light
     backdrop: NDArray[np.float32]
 
@@ -51,7 +54,7 @@ def head_model() -> HeadModel:
     return HeadModel(builtin.build().assets).eval()
 
 
-def _at_rest(person: Person) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def _at_rest(person: Person) -> tuple[Points, Points, Points]:
     """Vertices (V, 3), landmarks (68, 3) and joints (5, 3) of the person's unposed head."""
     model = head_model()
     zero = torch.zeros(1, 3)
@@ -83,7 +86,7 @@ def build_scene(config: SyntheticConfig, person_index: int, video_index: int, he
     """One video of one person, entirely decided by the settings and the two numbers."""
     person_rng, video_rng = _streams(config, person_index, video_index)
     who_rng, hair_rng, skin_rng = person_rng.spawn(3)
-    motion_rng, place_rng, cloth_rng, light_rng, room_rng = video_rng.spawn(5)
+    motion_rng, cloth_rng, light_rng, room_rng = video_rng.spawn(4)
     person = sample_person(who_rng, config.face_share, held_out)
     head = builtin.build()
     regions = {name: mask.astype(np.float64) for name, mask in head.regions.items()}
@@ -97,11 +100,12 @@ def build_scene(config: SyntheticConfig, person_index: int, video_index: int, he
         person.complexion, person.hair.colour, cover, vertices, landmarks, regions, skin_rng
     )
     hair = grow_hair(person.hair, vertices, faces, scalp, skull, hair_rng)
-    neck, radius = _neck(vertices, regions["neck"], joints)
-    bust = build_bust(sample_outfit(cloth_rng), person.complexion.skin, neck, radius, cloth_rng)
-    track = perform(motion_rng, person, FaceFrame.of(landmarks), head.expressions, config)
+    neck, neck_size = _neck(vertices, regions["neck"], joints[_ROOT])
+    bust = build_bust(sample_outfit(cloth_rng), person.complexion.skin, neck, neck_size, cloth_rng)
     return Scene(
-        track=place(place_rng, track, head_model(), config.frame_size),
+        track=perform(motion_rng, person, FaceFrame.of(landmarks), config, head_model()),
+        # The neck's lower end would stick out of the clothes when the head tilts.
+        faces=faces[(vertices[:, 1] > joints[_ROOT, 1] - _NECK_BAND)[faces].any(axis=1)],
         colours=colours,
         gloss=gloss,
         attached=join([bust] if hair is None else [bust, hair]),
@@ -111,11 +115,9 @@ def build_scene(config: SyntheticConfig, person_index: int, video_index: int, he
     )
 
 
-def _neck(
-    vertices: NDArray[np.float64], mask: NDArray[np.float64], joints: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float]:
-    """Centre (3,) and radius of the neck at the height of its joint."""
-    neck = vertices[(mask > 0.5) & (np.abs(vertices[:, 1] - joints[_NECK, 1]) < 0.02)]
-    low, high = neck.min(axis=0), neck.max(axis=0)
-    centre = np.array([(low[0] + high[0]) / 2, joints[_ROOT, 1], (low[2] + high[2]) / 2])
-    return centre, float((high[0] - low[0] + high[2] - low[2]) / 4)
+def _neck(vertices: Points, mask: Field, pivot: Points) -> tuple[Points, tuple[float, float]]:
+    """Centre (3,), half width and half depth of the neck at the height of the pivot."""
+    ring = vertices[(mask > 0.5) & (np.abs(vertices[:, 1] - pivot[1]) < _NECK_BAND)]
+    low, high = ring.min(axis=0), ring.max(axis=0)
+    centre = np.array([(low[0] + high[0]) / 2, pivot[1], (low[2] + high[2]) / 2])
+    return centre, (float(high[0] - low[0]) / 2, float(high[2] - low[2]) / 2)

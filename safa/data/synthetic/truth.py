@@ -7,6 +7,7 @@ point of the model at x in [-1, 1] lies at ``x * side / 2 + side / 2 - left`` in
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
@@ -55,6 +56,11 @@ class Track:
 
     def __len__(self) -> int:
         return len(self.expression)
+
+    def every(self, step: int) -> Track:
+        """Every ``step``-th frame."""
+        moving = {f.name: getattr(self, f.name)[::step] for f in fields(self) if f.name != "shape"}
+        return dataclasses.replace(self, **moving)
 
     def code(self, frames: slice = slice(None)) -> HeadCode:
         """The frames as a batch for the head model."""

@@ -6,17 +6,14 @@ A video counts as made when its three files are there; each appears whole or not
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -27,11 +24,13 @@ from numpy.random import SeedSequence, default_rng
 from safa.config import settings_hash
 from safa.config.synthetic import SyntheticConfig
 from safa.data.synthetic import clips
+from safa.data.synthetic.processes import in_processes
 from safa.data.synthetic.render import render
 from safa.data.synthetic.scene import build_scene, head_model
 from safa.data.synthetic.truth import Canvas, Clip, landmarks_in_frame, load_truth, place_whole, save_truth
 from safa.data.video import write_video
 from safa.errors import UserError
+from safa.head import builtin
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ def write_dataset(
     missing = [job for job in jobs if not _is_made(videos, job)]
     logger.info("synthetic: %d of %d videos to make in %s", len(missing), len(jobs), out)
     done = len(jobs) - len(missing)
-    for _ in _run(config, videos, missing, workers):
+    for _ in in_processes(partial(make_video, config, videos), missing, workers):
         done += 1
         if progress is not None:
             progress(done, len(jobs))
@@ -125,24 +124,40 @@ def write_dataset(
 
 
 def _claim(out: Path, config: SyntheticConfig) -> None:
-    """Note whose folder this is, or refuse it."""
-    mark = out / "settings.json"
-    settings = {"recipe": RECIPE, "hash": settings_hash(config), "settings": config.model_dump(mode="json")}
+    """Note what this folder is made of, or refuse it if it is something else; clear what a crash left."""
+    mark = {
+        "recipe": RECIPE,
+        "head": _head_digest(),
+        "hash": settings_hash(config),
+        "settings": config.model_dump(mode="json"),
+    }
+    path = out / "settings.json"
     (out / "videos").mkdir(parents=True, exist_ok=True)
-    if not mark.exists():
-        _write_json(mark, settings)
-        return
+    if not path.exists():
+        _write_json(path, mark)
     try:
-        found = json.loads(mark.read_text(encoding="utf-8"))
-        same = (found["recipe"], found["hash"]) == (settings["recipe"], settings["hash"])
-    except (ValueError, KeyError, TypeError):
-        same = False
-    if not same:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if found != mark:
         raise UserError(
-            "holds a synthetic data set of other settings",
+            "holds a synthetic data set of other settings or of another version",
             str(out),
             "Choose another folder, or delete this one.",
         )
+    for leftover in (out / "videos").glob(".*"):
+        leftover.unlink()
+
+
+def _head_digest() -> str:
+    """Twelve hex digits that change with the built-in head: another head means other people."""
+    head = builtin.build()
+    digest = hashlib.sha256()
+    for field in fields(head.assets):
+        digest.update(getattr(head.assets, field.name).numpy().tobytes())
+    for name, mask in sorted(head.regions.items()):
+        digest.update(name.encode() + mask.tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _paths(videos: Path, job: VideoJob) -> tuple[Path, Path, Path]:
@@ -180,38 +195,6 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _run(config: SyntheticConfig, videos: Path, jobs: list[VideoJob], workers: int) -> Iterator[str]:
-    """Make the videos; yield each id when it is there. The first fault ends the run."""
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        yield from (make_video(config, videos, job) for job in jobs)
-        return
-    # spawn: a fork of a process with threads (torch, Ray) may hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        pending: set[Future[str]] = {pool.submit(make_video, config, videos, job) for job in jobs}
-        try:
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave interrupts to the parent, and leave with it if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _publish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -26,16 +27,11 @@ def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def _short(scene: Scene, frames: slice) -> Scene:
-    track = scene.track
-    cut_track = dataclasses.replace(
-        track,
-        **{
-            name: getattr(track, name)[frames]
-            for name in ("expression", "rotation", "jaw", "scale", "translation")
-        },
-    )
-    return dataclasses.replace(scene, track=cut_track)
+def _at(scene: Scene, frames: slice) -> Scene:
+    """The scene with some of its frames."""
+    moving = ("expression", "rotation", "jaw", "scale", "translation")
+    track = dataclasses.replace(scene.track, **{name: getattr(scene.track, name)[frames] for name in moving})
+    return dataclasses.replace(scene, track=track)
 
 
 def _on(scene: Scene, grey: float) -> np.ndarray:
@@ -44,15 +40,24 @@ def _on(scene: Scene, grey: float) -> np.ndarray:
     return np.stack(list(render(dataclasses.replace(scene, backdrop=plain), CANVAS))).astype(float) / 255
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """As the data set is made: small batches gain nothing from a second thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", params=[0, 1])
 def scene(request: pytest.FixtureRequest) -> Scene:
-    return _short(build_scene(CONFIG, request.param, 0, held_out=False), slice(None, None, 8))
+    return _at(build_scene(CONFIG, request.param, 0, held_out=False), slice(None, None, 8))
 
 
 @pytest.fixture(scope="module")
 def silhouette(scene: Scene) -> np.ndarray:
     """(T, H, W) bool: pixels that don't let the wall through."""
-    return np.abs(_on(scene, 0.0) - _on(scene, 1.0)).max(axis=-1) < 0.5
+    return np.abs(_on(scene, 0.0) - _on(scene, 1.0)).max(axis=-1) < 0.95
 
 
 def test_the_same_seed_gives_the_same_person_and_another_gives_another() -> None:
@@ -64,7 +69,7 @@ def test_the_same_seed_gives_the_same_person_and_another_gives_another() -> None
 
 
 def test_people_vary_and_their_colours_are_colours() -> None:
-    people = [sample_person(_rng(seed), (0.45, 0.6), False) for seed in range(60)]
+    people = [sample_person(_rng(seed), (0.45, 0.6), False) for seed in range(200)]
     for person in people:
         for colour in (
             person.complexion.skin,
@@ -87,7 +92,7 @@ def test_held_out_people_are_the_liveliest() -> None:
 
 
 def test_the_same_settings_draw_the_same_frames() -> None:
-    first, second = (_short(build_scene(CONFIG, 1, 1, held_out=False), slice(0, 3)) for _ in range(2))
+    first, second = (_at(build_scene(CONFIG, 1, 1, held_out=False), slice(0, 3)) for _ in range(2))
     for a, b in zip(render(first, CANVAS), render(second, CANVAS), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -124,7 +129,7 @@ def test_the_person_has_no_holes(silhouette: np.ndarray) -> None:
 
 def test_eyes_have_a_dark_middle_and_lie_between_their_landmarks(scene: Scene) -> None:
     eyes_open = int(np.argmin(_closure(landmarks_in_frame(scene.track, CANVAS, head_model()))))
-    one = _short(scene, slice(eyes_open, eyes_open + 1))
+    one = _at(scene, slice(eyes_open, eyes_open + 1))
     bright = Light(np.array([0.0, 0.0, 1.0]), np.zeros(3), np.ones(3), np.ones(3))  # no shadows
     picture = _on(dataclasses.replace(one, light=bright), 0.5)[0].mean(axis=-1)
     points = landmarks_in_frame(one.track, CANVAS, head_model())[0]
