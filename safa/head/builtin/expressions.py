@@ -139,8 +139,8 @@ _SIMPLE: dict[str, Callable[[Face], Array]] = {
 }
 # Share of the way that upper and lower lid go to where they meet.
 _LIDS: dict[str, tuple[int, float, float]] = {
-    "blink_left": (1, 1.0, 1.0),
-    "blink_right": (-1, 1.0, 1.0),
+    "blink_left": (1, 1.07, 1.0),
+    "blink_right": (-1, 1.07, 1.0),
     "squint_left": (1, 0.22, 2.2),
     "squint_right": (-1, 0.22, 2.2),
     "wide_eye_left": (1, -0.22, -0.9),

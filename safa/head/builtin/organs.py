@@ -29,22 +29,23 @@ class Patch:
     level: Array
 
 
-_EYE_SEGMENTS = 20
-# Degrees from the pupil's middle. Pairs that lie close together are edges of colour.
-PUPIL_EDGE, IRIS_EDGE = (9.0, 11.0), (26.5, 29.5)
-_EYE_RINGS = [5.0, *PUPIL_EDGE, 18.0, *IRIS_EDGE, 38.0, 52.0, 72.0, 100.0, 140.0]
+_EYE_SEGMENTS = 16
+# Degrees from the pupil's middle. Pairs that lie close together are edges of colour; no closer, because the
+# rasteriser's rule for weights (area + 1e-8) pulls very small faces towards the viewer.
+PUPIL_EDGE, IRIS_EDGE = (8.5, 12.0), (26.0, 30.0)
+_EYE_RINGS = [*PUPIL_EDGE, *IRIS_EDGE, 40.0, 54.0, 74.0, 100.0, 140.0]
 
 
 def eyeball(side: float) -> Patch:
     """The eyeball of one side (+1 left), pole towards +z, open at the back."""
     polar = np.deg2rad(_EYE_RINGS)[:, None]
     round_ = np.arange(_EYE_SEGMENTS) * 2 * np.pi / _EYE_SEGMENTS
-    radius = EYE_RADIUS * (1 + 0.03 * np.exp(-((polar / np.deg2rad(22)) ** 2)))  # the cornea bulges
+    radius = EYE_RADIUS * (1 + 0.015 * np.exp(-((polar / np.deg2rad(22)) ** 2)))  # the cornea bulges
     direction = np.stack(
         np.broadcast_arrays(np.sin(polar) * np.cos(round_), np.sin(polar) * np.sin(round_), np.cos(polar)), -1
     )
     rings = (radius[..., None] * direction).reshape(-1, 3)
-    front = [[0, 0, EYE_RADIUS * 1.03]]
+    front = [[0, 0, EYE_RADIUS * 1.015]]
     centre = EYE * [side, 1, 1]
     vertices = (np.concatenate([rings, front]) + centre) * MM
     numbers = np.arange(len(rings)).reshape(len(_EYE_RINGS), -1)

@@ -218,11 +218,12 @@ def _shape_lids(points: Array, side: float) -> Array:
     centre = EYE * [side, 1, 1]
     shaped = points.copy()
     clearances = [1.8, 1.8, 1.8, 1.2, 1.3, 1.0]
-    upper = np.arange(points.shape[1]) < points.shape[1] // 2
+    turn = np.sin(np.arange(points.shape[1]) * 2 * np.pi / points.shape[1])
+    fold = np.where(turn > 0, 1.0, 0.4) * np.sqrt(np.abs(turn))
     for ring, clearance in enumerate(clearances):
         here = shaped[ring]
         if ring == CREASE:
-            here[:, 2] -= np.where(upper, 1.0, 0.4) * MM
+            here[:, 2] -= fold * MM
         shaped[ring] = features.clear_of_eyeball(here, centre, clearance)
     shaped[-1, :, 2] = features.lid_depth(shaped[-1], centre, clearances[-1]) * MM
     return shaped
