@@ -24,8 +24,8 @@ from safa.data.synthetic.mesh import (
 )
 from safa.data.synthetic.people import Colour, Outfit
 
-_COLUMNS = 56
-_SKIN_ROWS, _CLOTH_ROWS = 9, 22
+_COLUMNS = 48
+_SKIN_ROWS, _CLOTH_ROWS = 7, 18
 _THICKNESS = 0.004  # metres, of the cloth
 
 # Depth of a ring (0 neck, 1 chest) -> half width, half depth, height, centre z, how much lower the front is.

@@ -136,7 +136,7 @@ def _shell(
     return _painted(points, local.reshape(-1, 3), colours)
 
 
-def _curtain(hair: Hair, skull: Skull, rng: Generator, rows: int = 18, columns: int = 44) -> PaintedMesh:
+def _curtain(hair: Hair, skull: Skull, rng: Generator, rows: int = 15, columns: int = 38) -> PaintedMesh:
     """Hair that hangs at the sides and the back, from above the ears down: an outer and an inner sheet."""
     opening = np.radians(70)  # of the face, to each side of the front
     down, angle = np.meshgrid(

@@ -23,6 +23,7 @@ from safa.head import builtin
 from safa.head.model import HeadCode, HeadModel
 
 _ROOT = 0  # joint
+_HIDDEN = 0.97  # cover of hair that nothing shows through
 _NECK_BAND = 0.012  # metres above and below the pivot: the neck there is nearly a cylinder
 
 
@@ -104,8 +105,7 @@ def build_scene(config: SyntheticConfig, person_index: int, video_index: int, he
     bust = build_bust(sample_outfit(cloth_rng), person.complexion.skin, neck, neck_size, cloth_rng)
     return Scene(
         track=perform(motion_rng, person, FaceFrame.of(landmarks), config, head_model()),
-        # The neck's lower end would stick out of the clothes when the head tilts.
-        faces=faces[(vertices[:, 1] > joints[_ROOT, 1] - _NECK_BAND)[faces].any(axis=1)],
+        faces=_drawn(faces, cover, vertices[:, 1] - joints[_ROOT, 1]),
         colours=colours,
         gloss=gloss,
         attached=join([bust] if hair is None else [bust, hair]),
@@ -121,3 +121,13 @@ def _neck(vertices: Points, mask: Field, pivot: Points) -> tuple[Points, tuple[f
     low, high = ring.min(axis=0), ring.max(axis=0)
     centre = np.array([(low[0] + high[0]) / 2, pivot[1], (low[2] + high[2]) / 2])
     return centre, (float(high[0] - low[0]) / 2, float(high[2] - low[2]) / 2)
+
+
+def _drawn(faces: Faces, cover: Field, above_pivot: Field) -> Faces:
+    """The head's faces without those under the hair, and without the neck's lower end.
+
+    That end would stick out of the clothes when the head tilts.
+    """
+    hidden = (cover > _HIDDEN)[faces].all(axis=1)
+    below = (above_pivot < -_NECK_BAND)[faces].all(axis=1)
+    return faces[~(hidden | below)]
