@@ -188,11 +188,11 @@ class FullTraining(Stage[PairBatch]):
             "generator": model.generator,
             "discriminator": self._laid_out(MultiScaleDiscriminator(config.model)),
         }
-        # A weight of 0 can cut a network off from every loss, so that some parameters get no gradient.
-        weights_on = all(weight > 0 for weight in vars(stage.losses.weights).values())
+        # Nobody judges the prediction: then the generator, at least, gets no gradient.
+        weights = stage.losses.weights
+        judged = weights.perceptual > 0 or weights.needs_discriminator
         wrapped = {
-            name: context.wrap(network, all_parameters_used=weights_on)
-            for name, network in self.networks.items()
+            name: context.wrap(network, all_parameters_used=judged) for name, network in self.networks.items()
         }
         self._wrapped = Networks(**wrapped)
         self._criteria = Criteria(stage.losses, config.model).to(context.device)

@@ -1,0 +1,216 @@
+"""``pipelines.train`` as its user meets it: killed, interrupted, started again, changed; alone and on Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import train as program
+from safa.config import parse_settings
+from safa.config.training import TrainConfig
+from safa.errors import UserError
+from safa.training.records import read_records
+from safa.training.storage import read_tensors
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 120  # more than any of these runs takes
+
+pytestmark = [pytest.mark.slow]
+
+Settings = dict[str, Any]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_clips: Path, tiny_model: Settings) -> Settings:
+    """A head run of 40 small steps in this process."""
+    return {
+        "runs": str(tmp_path / "runs"),
+        "name": "run",
+        "model": tiny_model,
+        "data": {"clips": str(tiny_clips), "batch_size": 2, "num_repeats": 2, "cache_mb": 1},
+        "stage": {"kind": "head"},
+        "schedule": {"unit": "steps", "length": 40, "milestones": [30]},
+        "checkpoint": {"every": 5},
+        "log_every": 1,
+    }
+
+
+def _start(settings: Settings) -> subprocess.Popen[str]:
+    path = Path(settings["runs"]).parent / f"{settings['name']}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.train", "--config", str(path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _folder(settings: Settings) -> Path:
+    return Path(settings["runs"]) / str(settings["name"])
+
+
+def _wait_for_state(settings: Settings, process: subprocess.Popen[str]) -> None:
+    """Until the first checkpoint is there."""
+    deadline = time.monotonic() + SECONDS
+    while not list((_folder(settings) / "checkpoints").glob("step-*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no checkpoint in time"
+        time.sleep(0.005)
+
+
+def _outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, float]]]:
+    """Final weights as bytes, and the losses of every step."""
+    weights = read_tensors(folder / "model" / "weights.safetensors")
+    rows = read_records(folder / "metrics.jsonl")
+    return (
+        {name: value.numpy().tobytes() for name, value in weights.items()},
+        [row["losses"] for row in rows if row["kind"] == "train"],
+    )
+
+
+def _config(settings: Settings, **scale: Any) -> TrainConfig:
+    return parse_settings(settings | {"scale": scale}, TrainConfig, "test")
+
+
+@pytest.mark.parametrize("kind", ["head", "full"])
+def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: str) -> None:
+    settings["stage"] = {"kind": kind} | ({"ema_decay": 0.9} if kind == "full" else {})
+    straight = settings | {"name": "straight"}
+    _, errors = _start(straight).communicate(timeout=SECONDS)
+    assert "finished after 40 steps" in errors
+
+    killed = settings | {"name": "killed"}
+    process = _start(killed)
+    _wait_for_state(killed, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=SECONDS)
+    assert not (_folder(killed) / "model").exists(), "it was to be killed before its end"
+
+    _, errors = _start(killed).communicate(timeout=SECONDS)
+    assert "going on from" in errors
+    assert _outcome(_folder(killed)) == _outcome(_folder(straight))
+
+
+def test_interrupt_saves_the_state_and_says_how_to_go_on(settings: Settings) -> None:
+    process = _start(settings)
+    _wait_for_state(settings, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert "interrupted; run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    steps = [row["step"] for row in read_records(_folder(settings) / "metrics.jsonl")]
+    states = sorted(int(p.name[5:]) for p in (_folder(settings) / "checkpoints").iterdir())
+    assert states[-1] == steps[-1], "no finished step is lost"
+
+
+def test_finished_run_is_left_alone(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    config = _config(settings | {"schedule": {"unit": "steps", "length": 3}})
+    program.train(config)
+    model = config.folder / "model" / "weights.safetensors"
+    before = model.stat().st_mtime_ns
+    with caplog.at_level(logging.INFO):
+        program.train(config)
+    assert "finished already" in caplog.text
+    assert model.stat().st_mtime_ns == before
+
+
+def test_other_settings_need_another_name_other_machines_do_not(settings: Settings) -> None:
+    settings["schedule"] = {"unit": "steps", "length": 3}
+    program.train(_config(settings))
+    with pytest.raises(UserError, match="holds output of other settings") as error:
+        program.train(_config(settings | {"seed": 1}))
+    assert "\n" not in str(error.value)
+    program.train(_config(settings, threads_per_worker=2))
+
+
+# ---- Ray ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.ray
+def test_two_workers_equal_one_with_the_double_batch(
+    settings: Settings,
+    tmp_path: Path,
+    clip_row: Callable[..., Settings],
+    write_clips: Callable[..., Path],
+) -> None:
+    """With one still clip all samples are alike, so that BatchNorm sees the same on either worker."""
+    row = clip_row("ann", "train")
+    row |= {name: [row[name][0]] * row["n_frames"] for name in ("frames", "landmarks")}
+    settings["data"] |= {"clips": str(write_clips(tmp_path / "still", [row]))}
+    settings["data"] |= {"jitter": dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)}
+    settings["model"]["head"]["dropout"] = 0.0
+    still = {"equivariance_value": 0.0, "equivariance_jacobian": 0.0}  # the transform differs by worker
+    settings |= {"stage": {"kind": "full", "losses": {"weights": still}}}
+    settings |= {"schedule": {"unit": "steps", "length": 4}}
+
+    double = settings | {"name": "one", "data": settings["data"] | {"batch_size": 4}}
+    program.train(_config(double))
+    program.train(_config(settings, num_workers=2, cpus_per_worker=0.5))
+    (_, one), (_, two) = _outcome(_folder(double)), _outcome(_folder(settings))
+    assert two[0] == pytest.approx(one[0], rel=1e-4)
+    # Adam's first steps are signs of gradients: rounding alone moves the discriminator's terms by a per cent,
+    # as it does between batches of 2 and 4 alike samples in one process.
+    for row_one, row_two in zip(one, two, strict=True):
+        assert row_two == pytest.approx(row_one, rel=3e-2, abs=1e-5)
+
+
+def _ray_train_workers() -> list[int]:
+    """Processes of Ray Train workers that descend from this process, and so from no one else's Ray."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    parents = {int(pid): int(parent) for pid, parent, *_ in rows}
+
+    def descends(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return [int(pid) for pid, _, *args in rows if "RayTrainWorker" in "".join(args) and descends(int(pid))]
+
+
+@pytest.mark.ray
+def test_on_ray_as_in_this_process_even_when_the_worker_is_lost(settings: Settings) -> None:
+    straight = settings | {"name": "straight"}
+    program.train(_config(straight))
+
+    def kill_after_the_first_state() -> None:
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            if list((_folder(settings) / "checkpoints").glob("step-*")):
+                for worker in _ray_train_workers():
+                    os.kill(worker, signal.SIGKILL)
+                    killed.append(worker)
+                return
+            time.sleep(0.005)
+
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_after_the_first_state)
+    killer.start()
+    program.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=1))
+    killer.join()
+    assert len(killed) == 1
+    assert _outcome(_folder(settings)) == _outcome(_folder(straight))
+
+
+@pytest.mark.ray
+def test_a_workers_user_error_is_one_line_and_not_tried_again(settings: Settings, tmp_path: Path) -> None:
+    settings["data"]["clips"] = str(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no clips here") as error:
+        program.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=3))
+    assert "\n" not in str(error.value)
+    assert len(list((_folder(settings) / "ray").iterdir())) == 1
