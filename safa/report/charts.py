@@ -1,0 +1,163 @@
+"""Curves and comparisons laid out for SVG: numbers to positions; the template draws them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 300, 170  # of the drawing's own units
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 22  # margins
+MOST_POINTS = 240  # of a line; longer ones are averaged down
+TICKS = 4
+LOG_RANGE = 10.0  # values that span more than this factor are drawn on a logarithmic axis
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Values over steps. The baseline is drawn dashed."""
+
+    label: str
+    points: tuple[Point, ...]
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: where, and what it says."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Path:
+    """A line in the drawing's units; ``d`` are the points of an SVG polyline."""
+
+    label: str
+    d: str
+    last: Point
+    last_value: str
+    baseline: bool
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing of WIDTH x HEIGHT units."""
+
+    title: str
+    paths: tuple[Path, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
+    """Lay out lines over a common axis; None if there is nothing to draw."""
+    drawn = [Line(line.label, _thinned(_finite(line.points)), line.baseline) for line in lines]
+    drawn = [line for line in drawn if line.points]
+    if not drawn:
+        return None
+    steps = [x for line in drawn for x, _ in line.points]
+    values = [y for line in drawn for _, y in line.points]
+    logarithmic = min(values) > 0 and max(values) / min(values) > LOG_RANGE
+    x_axis = _Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT, logarithmic=False)
+    y_axis = _Axis(min(values), max(values), HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
+
+    def path(line: Line) -> Path:
+        places = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
+        d = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        return Path(line.label, d, places[-1], number(line.points[-1][1]), line.baseline)
+
+    return Chart(title, tuple(path(line) for line in drawn), x_axis.ticks(), y_axis.ticks())
+
+
+def training_charts(records: Sequence[Mapping[str, Any]], baseline_suffix: str) -> tuple[Chart, ...]:
+    """One chart for each loss term, and one for each held-out score with its baseline.
+
+    Args:
+        records: rows of ``metrics.jsonl``.
+        baseline_suffix: a score of this ending is the baseline of the score without it.
+    """
+    losses = _series(records, "train", "losses")
+    scores = _series(records, "validate", "scores")
+    charts = [
+        line_chart(
+            f"held out: {name}",
+            [Line("model", points), Line("copy", scores.get(name + baseline_suffix, ()), baseline=True)],
+        )
+        for name, points in scores.items()
+        if not name.endswith(baseline_suffix)
+    ]
+    charts += [line_chart(f"loss: {name}", [Line("", points)]) for name, points in losses.items()]
+    return tuple(chart for chart in charts if chart is not None)
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where a person would write none."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.1e}"
+
+
+class _Axis:
+    """Values to positions, and round marks between the ends."""
+
+    def __init__(self, low: float, high: float, first: float, last: float, *, logarithmic: bool) -> None:
+        self._log = logarithmic
+        self._low, self._high = self._scaled(low), self._scaled(high)
+        if self._high == self._low:  # a level line runs through the middle
+            self._low, self._high = self._low - 0.5, self._high + 0.5
+        self._first, self._last = first, last
+
+    def place(self, value: float) -> float:
+        share = (self._scaled(value) - self._low) / (self._high - self._low)
+        return self._first + share * (self._last - self._first)
+
+    def ticks(self) -> tuple[Tick, ...]:
+        values = [10**power for power in self._powers()] if self._log else self._round_values()
+        return tuple(Tick(self.place(value), number(value)) for value in values)
+
+    def _scaled(self, value: float) -> float:
+        return math.log10(value) if self._log else value
+
+    def _round_values(self) -> list[float]:
+        raw = (self._high - self._low) / TICKS
+        unit = 10 ** math.floor(math.log10(raw))
+        step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw)
+        first, last = math.ceil(self._low / step), math.floor(self._high / step)
+        return [index * step for index in range(first, last + 1)]
+
+    def _powers(self) -> list[float]:
+        whole = [float(power) for power in range(math.ceil(self._low), math.floor(self._high) + 1)]
+        return whole if len(whole) > 1 else [self._low, self._high]
+
+
+def _series(records: Sequence[Mapping[str, Any]], kind: str, field: str) -> dict[str, tuple[Point, ...]]:
+    series: dict[str, list[Point]] = {}
+    for row in records:
+        if row["kind"] == kind:
+            for name, value in row[field].items():
+                series.setdefault(name, []).append((row["step"], value))
+    return {name: tuple(points) for name, points in series.items()}
+
+
+def _finite(points: Sequence[Point]) -> tuple[Point, ...]:
+    return tuple(point for point in points if math.isfinite(point[1]))
+
+
+def _thinned(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """Means of equal groups of neighbours, so that a long run draws as fast as a short one."""
+    group = -(-len(points) // MOST_POINTS)
+    if group <= 1:
+        return points
+    groups = [points[i : i + group] for i in range(0, len(points), group)]
+    return tuple((sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups)

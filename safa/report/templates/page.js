@@ -1,0 +1,32 @@
+"use strict";
+// Sorting: numbers by data-value, text by what is shown; unknown numbers go last either way.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    if ("fixed" in head.dataset) return;
+    const sort = () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const text = head.dataset.kind === "text";
+      const key = (row) => text ? row.cells[column].textContent : Number(row.cells[column].dataset.value);
+      const order = (a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (text) return x.localeCompare(y) * (up ? 1 : -1);
+        if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
+        return (x - y) * (up ? 1 : -1);
+      };
+      table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+    };
+    head.tabIndex = 0;
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  });
+}
+for (const input of document.querySelectorAll("input[data-filter]")) {
+  const rows = [...document.getElementById(input.dataset.filter).tBodies[0].rows];
+  input.addEventListener("input", () => {
+    const wanted = input.value.toLowerCase();
+    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+  });
+}

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+
+from safa.report.content import ReportContent, headlines, metrics_json
+
+Make = Callable[..., ReportContent]
+
+
+def test_headlines_are_means_over_clips_beside_their_baselines(content: Make) -> None:
+    psnr = headlines(content(1.0, 4.0).results)[0]
+    assert (psnr.metric.key, psnr.value, psnr.copy_source) == ("psnr", 22.5, 20.0)
+
+
+def test_a_gain_is_positive_where_the_model_is_better(content: Make) -> None:
+    gains = {line.metric.key: line.gain for line in headlines(content(1.0).results)}
+    assert gains["psnr"] == 1.0
+    assert gains["l1"] == pytest.approx(0.02)
+    assert gains["landmark_nme"] == pytest.approx(0.15)
+
+
+def test_clips_without_a_number_are_no_part_of_its_mean(content: Make) -> None:
+    made = content(1.0, 3.0)
+    faceless = dataclasses.replace(
+        made.results[0], scores=made.results[0].scores | {"landmark_nme": math.nan}
+    )
+    lines = headlines((faceless, made.results[1]))
+    assert next(line.value for line in lines if line.metric.key == "landmark_nme") == 0.05
+    assert "landmark_nme" not in {line.metric.key for line in headlines([faceless])}
+
+
+def test_numbers_for_programs(content: Make) -> None:
+    numbers = metrics_json(content(1.0, 4.0))
+    assert numbers["psnr"] == 22.5
+    assert numbers["psnr_copy_source"] == 20.0
+    for key in ("ssim", "l1", "landmark_nme"):
+        assert {key, f"{key}_copy_source"} <= set(numbers)
+    assert numbers["counts"] == {"in": 4, "ok": 3, "quarantined": 1}
+    assert numbers["frames"] == 3 * 96
+    assert numbers["seconds"] == {"train": 75.0, "evaluate": 12.3}
+    json.dumps(numbers, allow_nan=False)
+
+
+def test_without_reconstructions_there_are_no_headlines(content: Make) -> None:
+    assert headlines(content().results) == ()
+    assert set(metrics_json(content())) == {"counts", "frames", "seconds"}

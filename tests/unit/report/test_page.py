@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from safa.metrics import L1, LANDMARK_NME, METRICS, PSNR
+from safa.report.content import ReportContent
+from safa.report.page import FEATURED, render_page, shown, write_page
+
+Make = Callable[..., ReportContent]
+LayOut = Callable[[ReportContent], Path]
+VOID = {"meta", "link", "img", "input", "line", "circle", "polyline"}
+
+
+class Page(HTMLParser):
+    """Collects addresses and text; refuses a page whose tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.text += " "
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "poster")]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1:] not in (["style"], ["script"]):
+            self.text += data
+
+
+def render(content: ReportContent, lay_out: LayOut) -> Page:
+    return Page(render_page(content, lay_out(content)))
+
+
+def test_nothing_comes_from_a_network_and_every_file_is_there(content: Make, lay_out: LayOut) -> None:
+    made = content(1.0, 2.0)
+    folder = lay_out(made)
+    text = render_page(made, folder)
+    page = Page(text)
+    assert not re.search(r"https?:", text)
+    files = [a for a in page.addresses if not a.startswith(("data:", "#"))]
+    assert any(file.endswith(".mp4") for file in files)
+    for file in set(files) - {"metrics.json", "frames.parquet"}:
+        assert (folder / unquote(file)).is_file()
+
+
+def test_text_from_data_is_escaped(content: Make, lay_out: LayOut) -> None:
+    page = render(content(1.0), lay_out)
+    assert page.tags.count("script") == 1  # our own
+    assert page.text.count('<script>alert("x")</script>') == 4  # title twice, failure, settings
+
+
+def test_headline_names_the_baseline_and_the_difference(content: Make, lay_out: LayOut) -> None:
+    text = " ".join(render(content(2.0, 4.0), lay_out).text.split())
+    assert "PSNR 23.00 dB copy the source 20.00 dB difference +3.00 dB better" in text
+    assert "Landmark NME 5.00 % copy the source 20.00 % difference -15.00 % better" in text
+    assert "beats copying the source by 3.00 dB" in text
+
+
+def test_a_model_that_is_worse_is_said_to_be_worse(content: Make, lay_out: LayOut) -> None:
+    text = " ".join(render(content(-1.5), lay_out).text.split())
+    assert "difference -1.50 dB not better" in text
+    assert "falls behind copying the source by 1.50 dB" in text
+
+
+def test_few_clips_are_shown_once_and_of_many_both_ends(content: Make, lay_out: LayOut) -> None:
+    gains = [float(gain) for gain in range(2 * FEATURED + 3)]
+    text = render(content(*gains), lay_out).text
+    worst, best = text.index("Worst clips"), text.index("Best clips")
+    shown_names = [text.index(f"p{number:02d}#v") for number in range(FEATURED)]
+    assert all(worst < place < best for place in shown_names)
+    after = text[best : text.index("All clips", best)]
+    assert [f"p{len(gains) - 1 - i:02d}#v" in after for i in range(FEATURED)] == [True] * FEATURED
+    assert f"p{FEATURED:02d}#v" not in after
+
+
+def test_every_clip_is_in_the_table(content: Make, lay_out: LayOut) -> None:
+    page = render(content(*map(float, range(9))), lay_out)
+    table = page.text[page.text.index("Filter") :]
+    assert all(f"p{number:02d}#v#000000#000096" in table for number in range(9))
+    assert "p00#v#000000#000096 ← q00#v#000000#000096" in table
+
+
+def test_failures_are_listed_with_their_reason(content: Make, lay_out: LayOut) -> None:
+    text = " ".join(render(content(1.0), lay_out).text.split())
+    assert "3 in 2 ok 1 quarantined" in text
+    assert "bad#v#000000#000009 reconstruction decode frame 3:" in text
+
+
+def test_the_page_stands_without_anything_to_show(content: Make, lay_out: LayOut) -> None:
+    empty = dataclasses.replace(content(), results=(), failures=(), runs=())
+    page = render(empty, lay_out)
+    assert "No clip was evaluated" in page.text
+    assert "every clip went through" in page.text
+    assert "video" not in page.tags
+
+
+def test_a_clip_without_a_face_shows_a_dash(content: Make, lay_out: LayOut) -> None:
+    made = content(1.0)
+    faceless = dataclasses.replace(
+        made.results[0], scores=made.results[0].scores | dict.fromkeys(["landmark_nme"], math.nan)
+    )
+    page = render(dataclasses.replace(made, results=(faceless,)), lay_out)
+    assert "–" in page.text[page.text.index("Filter") :]
+
+
+def test_curves_and_definitions_are_there(content: Make, lay_out: LayOut) -> None:
+    page = render(content(1.0), lay_out)
+    assert page.tags.count("polyline") == 4  # two losses, a score and its baseline
+    for metric in METRICS:
+        assert metric.definition in page.text
+
+
+def test_the_page_appears_whole(content: Make, lay_out: LayOut) -> None:
+    made = content(1.0)
+    folder = lay_out(made)
+    write_page(made, folder / "index.html")
+    assert (folder / "index.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert sorted(path.name for path in folder.iterdir()) == ["clips", "index.html"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        (PSNR, 21.456, "21.46 dB"),
+        (L1, 0.02345, "0.0234"),
+        (LANDMARK_NME, 0.0512, "5.12 %"),
+        (PSNR, math.nan, "–"),
+    ],
+)
+def test_numbers_are_shown_with_their_unit(metric: object, value: float, text: str) -> None:
+    assert shown(metric, value) == text  # type: ignore[arg-type]
