@@ -1,7 +1,7 @@
 """The face: what is pushed out of, or into, the plain head of ``loft``.
 
-Everything is a displacement of points of the front surface that depends on their x and y alone, so grid vertices and
-the rings round eyes and mouth are shaped alike. Lengths here are millimetres.
+Everything is a displacement of points of the front surface that depends on their x and y alone, so grid
+vertices and the rings round eyes and mouth are shaped alike. Lengths here are millimetres.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from safa.head.builtin.loft import MM, Array
+from safa.head.builtin.loft import MM, Array, Bools
 
 EYE = np.array([32.0, 20.0, 44.0])  # centre of the left eyeball
 EYE_RADIUS = 12.5
@@ -19,18 +19,22 @@ MOUTH_HALF_WIDTH = 25.0
 # Height of the nose's ridge over the plain face, and half its width, by y.
 _NOSE_Y = [-34, -28, -24.5, -21, -17, -13, -8, 0, 10, 20, 30, 38]
 _NOSE_HEIGHT = PchipInterpolator(_NOSE_Y, [0, 1.5, 6.5, 16, 22, 23, 20, 14.5, 8.5, 2.5, 0.5, 0])
-_NOSE_WIDTH = PchipInterpolator(_NOSE_Y, [4, 4, 4.5, 6.5, 7.8, 8.2, 7.6, 7.0, 6.8, 7.5, 9, 10])
+_NOSE_WIDTH = PchipInterpolator(_NOSE_Y, [4, 4, 4.5, 6.5, 7.6, 7.8, 7.0, 6.2, 6.0, 7.0, 9, 10])
 
 
 def bump(x: Array, y: Array, at: tuple[float, float], size: tuple[float, float], power: float = 2.0) -> Array:
     """A hill of height 1 at ``at`` and of radii ``size``; higher powers have flatter tops."""
-    return np.exp(-0.5 * (np.abs((x - at[0]) / size[0]) ** power + np.abs((y - at[1]) / size[1]) ** power))
+    hill: Array = np.exp(
+        -0.5 * (np.abs((x - at[0]) / size[0]) ** power + np.abs((y - at[1]) / size[1]) ** power)
+    )
+    return hill
 
 
-def smoothstep(value: Array, low: float, high: float) -> Array:
+def smoothstep(value: Array, low: Array | float, high: Array | float) -> Array:
     """0 below ``low``, 1 above ``high``, smooth between."""
-    step = np.clip((value - low) / (high - low), 0, 1)
-    return step * step * (3 - 2 * step)
+    step: Array = np.clip((value - low) / (high - low), 0, 1)
+    smooth: Array = step * step * (3 - 2 * step)
+    return smooth
 
 
 def _nose(x: Array, y: Array) -> Array:
@@ -42,7 +46,9 @@ def _nose(x: Array, y: Array) -> Array:
     flank = 5.5 * bump(side, y, (7.0, 0.0), (10.0, 16.0))
     groove = -0.9 * bump(side, y, (19.5, -16.0), (2.4, 5.5))
     nostril = -5.0 * bump(side, y, (7.2, -23.0), (2.8, 2.2))
-    return ridge + wing + flank + groove + nostril
+    ball = 1.8 * bump(x, y, (0.0, -14.0), (5.5, 4.5))
+    nose: Array = ball + ridge + wing + flank + groove + nostril
+    return nose
 
 
 def _brow_and_eyes(x: Array, y: Array) -> Array:
@@ -93,7 +99,7 @@ def sculpt(points: Array, base_xy: Array) -> Array:
     return moved
 
 
-def lid_offset(outward: Array, upper: Array) -> Array:
+def lid_offset(outward: Array, upper: Bools) -> Array:
     """Height of the edge of an eyelid over the eyeball's centre, mm.
 
     Args:
@@ -116,11 +122,12 @@ def lid_depth(points: Array, centre: Array, clearance: float) -> Array:
     # The corner near the nose lies further forward than the outer one.
     corner = 5.6 - 1.0 * np.sign(centre[0]) * np.clip(across / LID_HALF_WIDTH, -1, 1)
     smooth = 1.0
-    return centre[2] + 0.5 * (sphere + corner + np.sqrt((sphere - corner) ** 2 + smooth**2))
+    depth: Array = centre[2] + 0.5 * (sphere + corner + np.sqrt((sphere - corner) ** 2 + smooth**2))
+    return depth
 
 
 def clear_of_eyeball(points: Array, centre: Array, clearance: float) -> Array:
-    """Push points (N, 3), metres, forward until they lie ``clearance`` mm outside an eyeball (centre in mm)."""
+    """Push points (N, 3), metres, forward to lie ``clearance`` mm outside an eyeball (centre in mm)."""
     across, up, _ = (points / MM - centre).T
     front = lid_depth(points, centre, clearance) * MM
     near = (across**2 + up**2 < (EYE_RADIUS + clearance) ** 2) & (points[:, 2] > 0)

@@ -1,4 +1,4 @@
-"""The 68 landmarks on the mesh, in iBUG order: points are counted from the image's left, the subject's right."""
+"""The 68 landmarks on the mesh, in iBUG order: counted from the image's left, the subject's right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safa.head.builtin import loft
-from safa.head.builtin.loft import MM, Array
+from safa.head.builtin.loft import MM, Array, Bools
 from safa.head.builtin.mesh import Mesh, skin_uv
 from safa.head.builtin.skin import LIP_BORDER, LIP_LINE, Ring
 from safa.head.builtin.topology import Ints
@@ -59,7 +59,7 @@ class _FrontView:
         a, b, c = (self._corners[:, i, :2] - point for i in range(3))
         cross = [p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0] for p, q in ((b, c), (c, a), (a, b))]
         bary = np.stack(cross, axis=1) / self._area[:, None]
-        inside = (bary > -1e-6).all(1)
+        inside: Bools = np.all(bary > -1e-6, axis=1)
         depth = np.where(inside, (bary * self._corners[..., 2]).sum(1), -np.inf)
         best = int(depth.argmax())
         assert inside[best], "no skin at this place"
@@ -105,8 +105,9 @@ def static_landmarks(mesh: Mesh, lid_edge: int) -> Embedding:
 def contour_landmarks(mesh: Mesh) -> Embedding:
     """Landmarks 0..16 for each yaw: (79, 17).
 
-    Every landmark slides on a line from the jaw's edge towards the middle of the face, to where the line is furthest
-    out in the picture: on the side turned away that is the visible outline, on the other the edge of the jaw.
+    Every landmark slides on a line from the jaw's edge towards the middle of the face, to where the line is
+    furthest out in the picture: on the side turned away that is the visible outline, on the other the edge of
+    the jaw.
     """
     faces, bary, points, outward = _slides(mesh)
     degrees = np.concatenate([np.arange(SIDE + 1), -np.arange(1, SIDE + 1)])
@@ -119,7 +120,7 @@ def contour_landmarks(mesh: Mesh) -> Embedding:
 
 
 def _slides(mesh: Mesh) -> tuple[Ints, Array, Array, Array]:
-    """Of the 17 lines: faces (17, S), weights (17, S, 3), points (17, S, 3) and outward directions (17, 2)."""
+    """Of the 17 lines: faces (17, S), weights and points (17, S, 3), outward directions (17, 2)."""
     share = np.linspace(0, 1, _SLIDES)
     rows = np.array(_JAW_ROWS)[:, None] * (1 - share) + np.array(_INNER_ROWS)[:, None] * share
     theta = np.deg2rad(np.array(_JAW_THETA)[:, None] * (1 - share) + np.array(_INNER_THETA)[:, None] * share)

@@ -1,8 +1,8 @@
 """The head without a face: a skull, jaw and neck swept through key outlines.
 
-Every outline is a closed curve round the head, given where it crosses the front, the side and the back. Between
-outlines the crossings follow smooth curves of the row parameter ``t``; round an outline the surface is a
-superellipse of the azimuth ``theta`` (0 front, +pi/2 the subject's left, pi back).
+Every outline is a closed curve round the head, given where it crosses the front, the side and the back.
+Between outlines the crossings follow smooth curves of the row parameter ``t``; round an outline the surface
+is a superellipse of the azimuth ``theta`` (0 front, +pi/2 the subject's left, pi back).
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 MM = 1e-3
 # front y, z | side x, y, z | back y, z | roundness (2 is an ellipse, more is squarer); millimetres.
 KEY_OUTLINES = np.array(
     [
-        [130, -25, 0.5, 130, -25, 130, -25, 2.0],  # crown
-        [127.5, 2, 31, 125.5, -27, 123, -60, 2.0],
-        [118, 33, 53, 111, -29, 104, -90, 2.05],
+        [127, -25, 0.5, 127, -25, 127, -25, 2.0],  # crown
+        [124.5, 2, 32, 122.5, -27, 120, -60, 2.0],
+        [115.5, 33, 54, 109, -29, 102, -90, 2.05],
         [101, 54, 66.5, 89, -31, 78, -108, 2.1],
         [76, 66, 74.5, 64, -32, 50, -114, 2.25],  # forehead
         [44, 70, 76, 38, -30, 22, -112, 2.3],  # brows

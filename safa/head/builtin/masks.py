@@ -15,9 +15,9 @@ MASK_SIZE = 256
 
 
 def texture_masks(mesh: Mesh) -> tuple[Array, Array]:
-    """Two masks (256, 256) in [0, 1], first row at the top of the texture: the face, and the face with its eyes.
+    """The face, and the face with its eyes: masks (256, 256) in [0, 1], first row at the top of the texture.
 
-    The face is the front of the skin from forehead to chin, lips included; neither holds the inside of the mouth.
+    The face is the front of the skin from forehead to chin, lips included; neither holds the mouth's inside.
     """
     x, y, z = (mesh.vertices / MM).T
     inside = np.zeros(len(x))

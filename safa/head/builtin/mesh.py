@@ -1,6 +1,7 @@
 """All parts of the head in one mesh, with its texture layout.
 
-The texture: the skin above, cut open at the back of the head; eyeballs, ears, mouth and teeth below, each on its own.
+The texture: the skin above, cut open at the back of the head; eyeballs, ears, mouth and teeth below, each on
+its own island.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from safa.head.builtin import loft
 from safa.head.builtin.loft import Array
 from safa.head.builtin.organs import Patch, ear, eyeball, teeth
 from safa.head.builtin.skin import LEFT_EYE, LIP_LINE, MOUTH, RIGHT_EYE, Ring, Skin, build_skin
-from safa.head.builtin.topology import Ints, fan_faces, grid_faces, grid_quads, grid_vertex, ring_faces
+from safa.head.builtin.topology import Ints, fan_faces, grid_cells, grid_faces, grid_vertex, ring_faces
 
 SKIN_BOTTOM = 0.2  # of the texture's height; the other parts lie below
 # Left, bottom, width and height of each part's island.
@@ -62,7 +63,7 @@ class Mesh:
         return mask
 
 
-def skin_uv(rows: Array, columns: Array) -> Array:
+def skin_uv(rows: Array | Ints, columns: Array | Ints) -> Array:
     """Texture position (N, 2) of grid positions; columns left to right."""
     u = 0.5 + 0.5 * columns / loft.HALF_COLUMNS * 0.998
     return np.stack([u, 1 - (1 - SKIN_BOTTOM) * rows / (loft.NUM_ROWS - 1) - 0.001], axis=-1)
@@ -70,7 +71,7 @@ def skin_uv(rows: Array, columns: Array) -> Array:
 
 def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
     """Faces (F, 3), texture positions (T, 2) and texture faces (F, 3) of the skin."""
-    corners = grid_faces(grid_quads([LEFT_EYE, RIGHT_EYE, MOUTH]))
+    corners = grid_faces(grid_cells([LEFT_EYE, RIGHT_EYE, MOUTH]))
     row, column = corners[..., 0], corners[..., 1]
     faces = [grid_vertex(row, column)]
     width = loft.NUM_COLUMNS + 1
@@ -144,7 +145,7 @@ def _drop_unused(mesh: Mesh) -> Mesh:
 
 
 def build_mesh() -> Mesh:
-    """The average head: about 5,400 vertices."""
+    """The average head: about 5,600 vertices."""
     skin = build_skin()
     faces, uv, uv_faces = _skin_faces(skin)
     pocket, pocket_uv, pocket_uv_faces = _pocket_faces(skin)

@@ -22,11 +22,12 @@ from safa.head.model import HeadCode, HeadModel
 from safa.head.raster import interpolate_vertices, rasterize
 from safa.head.render import BEHIND_SCREEN, vertex_normals
 
-TILE, SAMPLES = 128, 2  # pixels of a picture; rendered larger and averaged
+TILE, SAMPLES = 152, 2  # pixels of a picture; rendered larger and averaged
+MARGIN = 14  # cut off left and right
 IDENTITY_SEED, NUM_PEOPLE = 7, 5
 YAWS = (-35.0, 0.0, 35.0)  # degrees
 JAW_OPEN = 0.32  # radians
-SCALE, RISE = 7.2, 0.01  # of the camera
+SCALE, RISE = 8.2, -0.006  # of the camera
 _SKINS = [(0.87, 0.68, 0.57), (0.55, 0.37, 0.27), (0.93, 0.77, 0.68), (0.73, 0.53, 0.40), (0.40, 0.26, 0.19)]
 _LIGHT = (-0.4, -0.5, -0.77)  # where it comes from, in screen axes
 _BACKGROUND = 0.16
@@ -79,7 +80,7 @@ def _codes(head: BuiltinHead, shape: Tensor) -> HeadCode:
 
 
 def _shade(vertices: Tensor, faces: Tensor, colours: Tensor) -> NDArray[np.uint8]:
-    """Pictures (B, TILE, TILE, 3) of heads on the screen."""
+    """Pictures (B, TILE, TILE - 2 * MARGIN, 3) of heads on the screen."""
     normals = vertex_normals(vertices, faces)
     size = TILE * SAMPLES
     fragments = rasterize(vertices + torch.tensor([0.0, 0.0, BEHIND_SCREEN]), faces, size)
@@ -89,7 +90,7 @@ def _shade(vertices: Tensor, faces: Tensor, colours: Tensor) -> NDArray[np.uint8
     light = torch.nn.functional.normalize(torch.tensor(_LIGHT), dim=0)
     lit = 0.38 + 0.72 * (normal * light[:, None, None]).sum(1, keepdim=True).clamp(min=0)
     image = torch.where(fragments.hit[:, None], picture[:, 3:] * lit, _BACKGROUND).clamp(0, 1)
-    image = torch.nn.functional.avg_pool2d(image, SAMPLES)
+    image = torch.nn.functional.avg_pool2d(image, SAMPLES)[..., MARGIN : TILE - MARGIN]
     return (image.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from safa.head.builtin import features, loft
 from safa.head.builtin.features import EYE, LID_HALF_WIDTH, MOUTH_HALF_WIDTH, MOUTH_Y
-from safa.head.builtin.loft import MM, Array
+from safa.head.builtin.loft import MM, Array, Bools
 from safa.head.builtin.topology import NUM_GRID, Block, Ints, grid_vertex
 
 LEFT_EYE = Block(top=22, bottom=30, left=3, right=16)
@@ -82,8 +82,8 @@ def _lid_edge(side: float, angle: Array) -> Array:
     return np.stack([side * EYE[0] + LID_HALF_WIDTH * across, EYE[1] + height], axis=1)
 
 
-def lip_border(across: Array, upper: Array) -> Array:
-    """Height of the lips' border over the line between them, mm; ``across`` -1..1 from corner to corner."""
+def lip_border(across: Array, upper: Bools) -> Array:
+    """Height of the lips' border over the line between them, mm; ``across`` is -1..1 between the corners."""
     round_off = np.clip(1 - across**2, 0, None)
     peaks = 1.6 * np.exp(-0.5 * ((np.abs(across) - 0.2) / 0.11) ** 2)
     bow = peaks - 0.4 * np.exp(-0.5 * (across / 0.08) ** 2)
@@ -210,7 +210,10 @@ def build_skin() -> Skin:
     rest = np.concatenate(points)
     for side in (1, -1):
         rest[:NUM_GRID] = features.clear_of_eyeball(rest[:NUM_GRID], EYE * [side, 1, 1], 1.8)
-    return Skin(rest, np.concatenate(ring_rows), np.concatenate(ring_columns), *rings, numbers - 1)
+    left, right, mouth = rings
+    return Skin(
+        rest, np.concatenate(ring_rows), np.concatenate(ring_columns), left, right, mouth, numbers - 1
+    )
 
 
 def _shape_lids(points: Array, side: float) -> Array:

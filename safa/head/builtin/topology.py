@@ -1,8 +1,8 @@
 """Which vertices the head has, what they belong to, and the faces between them.
 
-The skin is a grid (rows from the crown to the neck, columns round the head) with three blocks of cells cut out of
-it. Rings of vertices run from the rim of each block to the edge of an eyelid or to the line between the lips, and
-on inwards: the loops a modeller would draw. Eyeballs, ears and teeth are meshes of their own.
+The skin is a grid (rows from the crown to the neck, columns round the head) with three blocks of cells cut out
+of it. Rings of vertices run from the rim of each block to the edge of an eyelid, or to the line between the
+lips, and on inwards: the loops a modeller would draw. Eyeballs, ears and teeth are meshes of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Block:
-    """Grid cells cut out of the skin: rows top..bottom, columns left..right (of the signed column numbers)."""
+    """Grid cells cut out of the skin: rows top..bottom, columns left..right (columns are signed)."""
 
     top: int
     bottom: int
@@ -46,14 +46,15 @@ class Block:
 def grid_vertex(row: Ints, column: Ints) -> Ints:
     """Index of a grid vertex; row 0 is the single vertex of the crown. Columns wrap round."""
     index = 1 + (row - 1) * NUM_COLUMNS + (column + HALF_COLUMNS) % NUM_COLUMNS
-    return np.where(row == 0, 0, index)
+    numbers: Ints = np.where(row == 0, 0, index)
+    return numbers
 
 
 NUM_GRID = 1 + (NUM_ROWS - 1) * NUM_COLUMNS
 
 
-def grid_quads(blocks: list[Block]) -> Ints:
-    """Quads (Q, 4) of grid (row, column) cells outside the blocks, as cell numbers (Q, 2) row, column."""
+def grid_cells(blocks: list[Block]) -> Ints:
+    """Cells (Q, 2) of the grid outside the blocks: row and column of their upper left corners."""
     row, column = np.meshgrid(np.arange(NUM_ROWS - 1), np.arange(-HALF_COLUMNS, HALF_COLUMNS), indexing="ij")
     keep = np.ones(row.shape, dtype=bool)
     for block in blocks:
@@ -77,12 +78,13 @@ def grid_faces(cells: Ints) -> Ints:
         left, np.stack([corner[0], corner[2], corner[3]], 1), np.stack([corner[3], corner[1], corner[2]], 1)
     )
     # The first row touches the single crown vertex: one of its triangles would be flat.
-    faces = np.concatenate([first, second])
+    faces: Ints = np.concatenate([first, second])
     crown = (faces[..., 0] == 0).sum(1)
-    return faces[crown < 2]
+    kept: Ints = faces[crown < 2]
+    return kept
 
 
-def ring_faces(rings: Ints, outwards: bool = True) -> Ints:
+def ring_faces(rings: Ints) -> Ints:
     """Triangles between closed rings (R, N) of vertex numbers, each ring inside the one before it.
 
     With rings that run counter-clockwise seen from outside the surface, the faces do too.
@@ -91,8 +93,7 @@ def ring_faces(rings: Ints, outwards: bool = True) -> Ints:
     outer_next, inner_next = np.roll(outer, -1, axis=1), np.roll(inner, -1, axis=1)
     first = np.stack([outer, outer_next, inner_next], axis=-1).reshape(-1, 3)
     second = np.stack([outer, inner_next, inner], axis=-1).reshape(-1, 3)
-    faces = np.concatenate([first, second])
-    return faces if outwards else faces[:, ::-1]
+    return np.concatenate([first, second])
 
 
 def fan_faces(ring: Ints, centre: int) -> Ints:
@@ -101,7 +102,7 @@ def fan_faces(ring: Ints, centre: int) -> Ints:
 
 
 def strip_faces(rows: Ints) -> Ints:
-    """Triangles of an open patch (R, N) of vertex numbers: seen with rows going down and columns going right."""
+    """Triangles of an open patch (R, N) of vertex numbers; from outside, rows go down and columns right."""
     a, b, c, d = rows[:-1, :-1], rows[1:, :-1], rows[1:, 1:], rows[:-1, 1:]
     first, second = np.stack([a, b, c], axis=-1), np.stack([a, c, d], axis=-1)
     return np.concatenate([first.reshape(-1, 3), second.reshape(-1, 3)])
