@@ -1,8 +1,8 @@
 """Which vertices the head has, what they belong to, and the faces between them.
 
-The skin is a grid (rows from the crown to the neck, columns round the head) with three blocks of cells cut
-out of it. Rings of vertices run from the rim of each block to the edge of an eyelid, or to the line between the
-lips, and on inwards: the loops a modeller would draw. Eyeballs, ears and teeth are meshes of their own.
+The skin is a grid: rows from crown to neck, columns round the head. Three blocks of cells are cut out.
+Rings of vertices run from the rim of each block to the edge of an eyelid, or to the line between the lips,
+and on inwards: the loops a modeller would draw. Eyeballs, ears and teeth are meshes of their own.
 """
 
 from __future__ import annotations
