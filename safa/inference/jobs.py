@@ -31,6 +31,11 @@ class EvaluationJob:
     driving: str
 
     @property
+    def title(self) -> str:
+        """For people: the clip, or source and driving clip."""
+        return self.driving if self.source == self.driving else f"{self.source} ← {self.driving}"
+
+    @property
     def folder_name(self) -> str:
         """A name for files and links, safe in both, one for each job of a mode.
 

@@ -207,7 +207,7 @@ def _row(result: ClipResult, span: tuple[float, float] | None) -> Row:
         low, width = span
         model, copied = (100 * (scores[PSNR.key + side] - low) / width for side in ("", COPY_SOURCE))
         bar = (copied, model)
-    return Row(_title(result), _address(result, FILM), _who(result), result.n_frames, cells, bar)
+    return Row(result.job.title, _address(result, FILM), _who(result), result.n_frames, cells, bar)
 
 
 def _showpiece(result: ClipResult, folder: Path) -> Showpiece:
@@ -217,17 +217,12 @@ def _showpiece(result: ClipResult, folder: Path) -> Showpiece:
         value, copied = (scores[PSNR.key + side] for side in ("", COPY_SOURCE))
         caption += f" · PSNR {shown(PSNR, value)}, copying the source {shown(PSNR, copied)}"
     return Showpiece(
-        title=_title(result),
+        title=result.job.title,
         caption=caption,
         film=_address(result, FILM),
         strip=_data_address(folder / _place(result, STRIP)),
         whole_strip=_address(result, STRIP),
     )
-
-
-def _title(result: ClipResult) -> str:
-    job = result.job
-    return job.driving if job.source == job.driving else f"{job.source} ← {job.driving}"
 
 
 def _who(result: ClipResult) -> str:

@@ -1,0 +1,235 @@
+"""Rebuild and animate held-out clips, score them, report: ``python -m pipelines.evaluate --config X.yaml``.
+
+Writes into ``out``:
+    index.html                    the report; opens from disk
+    metrics.json, frames.parquet  its numbers: overall, and of every frame
+    clips/<mode>/<clip>/          film, strip, scores of one clip
+    quarantine/failures.parquet   one row for each clip that could not be evaluated, with its reason
+A clip is one task of an actor that holds the model. Its folder appears whole, so a stopped run loses the
+clips at work and nothing else; the next one does what is missing, and tries failures again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.evaluators import clip_folder, process
+from pipelines.program import ray_session, run_program
+from pipelines.runs import MANIFEST, claim_folder, versions, write_json, write_manifest
+from safa.config import dump_settings, load_settings
+from safa.config.inference import EvaluateConfig
+from safa.config.training import TrainConfig
+from safa.data.schema import QUARANTINE_SCHEMA, Code
+from safa.data.store import ClipInfo, ClipStore
+from safa.errors import UserError
+from safa.inference.evaluation import FRAMES, RESULT, ClipResult
+from safa.inference.jobs import EvaluationJob, list_jobs
+from safa.inference.scores import FRAMES_SCHEMA
+from safa.models.safa import Safa
+from safa.report.content import Failure, ReportContent, TrainingRun, metrics_json
+from safa.report.page import CLIPS, write_page
+from safa.report.words import describe_evaluation, describe_model, describe_training
+from safa.training.checkpoint import load_model
+from safa.training.records import FILE_NAME as RECORDS
+from safa.training.records import read_records
+
+log = logging.getLogger(__name__)
+
+STAGE = "evaluate"
+PAGE, NUMBERS, ALL_FRAMES = "index.html", "metrics.json", "frames.parquet"
+# What may change between two runs into one folder.
+PRESENTATION = frozenset({"title", "history", "max_unexpected", "scale"})
+
+
+class Claim(EvaluateConfig):
+    """The settings, and what they were applied to: another model at the same path is another evaluation."""
+
+    model_sha256: str
+    clips_sha256: str
+
+
+def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Evaluate what is not evaluated yet, then write the report. Returns the content of ``metrics.json``.
+
+    Args:
+        seconds: wall times of the stages before, and of earlier starts of this one, for the report.
+
+    Raises:
+        UserError: nothing to evaluate, a model that does not fit the clips, a folder of another evaluation,
+            or too many unexpected failures.
+    """
+    began = time.monotonic()
+    clips = [clip for clip in ClipStore(config.clips).index if clip.split in config.splits]
+    model, _ = load_model(config.model)
+    _check(clips, model, config)
+    jobs = list_jobs(clips, config)
+    hashes = {"model_sha256": _fingerprint(model), "clips_sha256": _fingerprint_of_clips(clips)}
+    claim = Claim.model_validate({**dict(config), **hashes})
+    claim_folder(config.out, claim, PRESENTATION)
+    _sweep(config.out / CLIPS)
+    missing = [job for job in jobs if not (clip_folder(config.out, job) / RESULT).exists()]
+    log.info("evaluate: %d clips in, %d still to do, into %s", len(jobs), len(missing), config.out)
+    with ray_session():
+        failures = tuple(failure for failure in process(config, missing) if failure is not None)
+    results = _results(config.out, jobs)
+    assert len(jobs) == len(results) + len(failures), "a clip was lost"
+    _write_failures(config.out / "quarantine" / "failures.parquet", failures)
+    _write_frames(config.out, results)
+    spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
+    content = _content(config, model, results, failures, {**seconds, STAGE: spent})
+    numbers = metrics_json(content)
+    write_page(content, config.out / PAGE)
+    write_json(config.out / NUMBERS, numbers)
+    write_manifest(config.out, claim, numbers["counts"], spent)
+    log.info("evaluate: in %d == ok %d + quarantined %d", *numbers["counts"].values())
+    _refuse_too_many(failures, len(jobs), config)
+    return numbers
+
+
+# ---- before ------------------------------------------------------------------------------------------------
+
+
+def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> None:
+    """What would make every clip fail is told before anything starts."""
+    where = str(config.clips)
+    if not clips:
+        raise UserError(f"no clips of split {' or '.join(config.splits)}", where, "Choose other splits.")
+    size = model.config.image_size
+    other = next((clip for clip in clips if (clip.height, clip.width) != (size, size)), None)
+    if other is not None:
+        raise UserError(
+            f"clips are {other.width} x {other.height} px, the model's pictures {size} x {size}",
+            where,
+            f"Preprocess with size: {size}.",
+        )
+
+
+def _fingerprint(model: Safa) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fingerprint_of_clips(clips: Sequence[ClipInfo]) -> str:
+    """By names and sizes: reading all frames would cost as much as evaluating them."""
+    sizes = [(clip.clip_id, clip.n_frames, [p.path.stat().st_size for p in clip.pieces]) for clip in clips]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def _sweep(clips: Path) -> None:
+    """Remove what a stopped run left half done, and its counts of attempts."""
+    for leftover in clips.glob("*/.*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+# ---- after -------------------------------------------------------------------------------------------------
+
+
+def _results(out: Path, jobs: Sequence[EvaluationJob]) -> tuple[ClipResult, ...]:
+    """Read from disk, not what this run believes."""
+    paths = [clip_folder(out, job) / RESULT for job in jobs]
+    return tuple(ClipResult.from_json(path.read_text(encoding="utf-8")) for path in paths if path.exists())
+
+
+def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
+    """All failures of this run; those of earlier ones were tried again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC)
+    rows = [
+        {
+            "id": failure.name,
+            "stage": f"{STAGE}/{failure.mode}",
+            "code": failure.code,
+            "detail": failure.detail,
+            "attempts": 1,
+            "time": now,
+        }
+        for failure in failures
+    ]
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), part)
+    part.replace(path)
+
+
+def _write_frames(out: Path, results: Sequence[ClipResult]) -> None:
+    """The scored frames of all clips in one file, a row group per clip."""
+    part = out / f".{ALL_FRAMES}.part"
+    with pq.ParquetWriter(part, FRAMES_SCHEMA) as writer:
+        for result in results:
+            if result.scores:
+                writer.write_table(pq.read_table(clip_folder(out, result.job) / FRAMES))
+    part.replace(out / ALL_FRAMES)
+
+
+def _content(
+    config: EvaluateConfig,
+    model: Safa,
+    results: tuple[ClipResult, ...],
+    failures: tuple[Failure, ...],
+    seconds: Mapping[str, float],
+) -> ReportContent:
+    return ReportContent(
+        title=config.title,
+        results=results,
+        failures=failures,
+        settings=(*describe_model(model.config), *describe_evaluation(config)),
+        runs=tuple(_training_run(folder) for folder in config.history),
+        seconds=seconds,
+        versions=versions(),
+        config=dump_settings(config),
+    )
+
+
+def _training_run(folder: Path) -> TrainingRun:
+    """A run folder of ``pipelines/train``."""
+    config = load_settings(folder / "config.yaml", TrainConfig)
+    return TrainingRun(config.name, describe_training(config), read_records(folder / RECORDS))
+
+
+def _refuse_too_many(failures: Sequence[Failure], total: int, config: EvaluateConfig) -> None:
+    unexpected = sum(failure.code == Code.UNEXPECTED for failure in failures)
+    if unexpected > config.max_unexpected * total:
+        raise UserError(
+            f"{unexpected} of {total} clips failed unexpectedly",
+            str(config.out),
+            "Read the reasons in index.html there; the next run tries them again.",
+        )
+
+
+def seconds_so_far(out: Path) -> dict[str, float]:
+    """Wall time of earlier finished runs into this folder, as ``evaluate`` wants it."""
+    manifest = out / MANIFEST
+    if not manifest.exists():
+        return {}
+    return {STAGE: float(json.loads(manifest.read_text(encoding="utf-8"))["seconds"])}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m pipelines.evaluate``."""
+
+    def body(config: EvaluateConfig) -> None:
+        evaluate(config, seconds_so_far(config.out))
+        log.info("report: %s", (config.out / PAGE).resolve())
+
+    return run_program("evaluate", "Rebuild, animate, score, report.", EvaluateConfig, body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Evaluation on a real Ray: every clip ends as a result or a reason, and a second run does what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from ray import cloudpickle
+from torch import nn
+
+from pipelines import evaluate, evaluators
+from safa.config import ModelConfig, parse_settings
+from safa.config.inference import EvaluateConfig
+from safa.data.schema import Code
+from safa.errors import UserError
+from safa.head.assets import HeadAssets
+from safa.inference.evaluation import RESULT
+from safa.models.safa import Safa
+from safa.report.content import Failure
+from safa.training.checkpoint import ModelInfo, save_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+
+Row = Callable[..., dict[str, Any]]
+Write = Callable[..., Path]
+
+
+def _save_model(folder: Path, sizes: dict[str, Any], seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    config = parse_settings({**sizes, "num_keypoints": 4}, ModelConfig, "test")
+    model = Safa(config, HeadAssets.from_config(config.head))
+    nn.init.normal_(model.tdmm.encoder.fc.weight, std=0.02)
+    save_model(folder / "model", model, ModelInfo("full", config, 7, "test"))
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny_model: dict[str, Any], tiny_clips: Path) -> Callable[..., EvaluateConfig]:
+    """``make(out="x", ...)``: settings of an evaluation of the tiny clips, 3 train and 1 test."""
+    _save_model(tmp_path / "run", tiny_model)
+
+    def settings(out: str = "out", **changes: Any) -> EvaluateConfig:
+        data = {
+            "model": str(tmp_path / "run"),
+            "clips": str(tiny_clips),
+            "splits": ["train", "test"],
+            "out": str(tmp_path / out),
+            "animation": {"pairs": 2},
+            "pictures": {"panel": 32, "strip_frames": 2},
+            "scale": {"cpus_per_actor": 0.5},
+        }
+        return parse_settings(data | changes, EvaluateConfig, "test")
+
+    return settings
+
+
+def _times(out: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in (out / "clips").rglob(RESULT)}
+
+
+def test_every_clip_is_evaluated_and_reported(make: Callable[..., EvaluateConfig]) -> None:
+    config = make()
+    numbers = evaluate.evaluate(config, {"train": 12.0})
+    assert numbers["counts"] == {"in": 6, "ok": 6, "quarantined": 0}
+    assert json.loads((config.out / "metrics.json").read_text()) == numbers
+    for metric in ("psnr", "ssim", "l1", "landmark_nme"):
+        assert {metric, f"{metric}_copy_source"} <= set(numbers)
+    assert numbers["seconds"]["train"] == 12.0
+    assert numbers["seconds"]["evaluate"] > 0
+    assert pq.read_table(config.out / "frames.parquet").num_rows == 4 * 6
+    page = (config.out / "index.html").read_text()
+    assert page.count("<video") == 6
+    assert all(f"{name}/film.mp4" in page for name in _times(config.out))
+
+
+def test_a_second_run_does_what_is_missing(make: Callable[..., EvaluateConfig]) -> None:
+    config = make()
+    first = evaluate.evaluate(config, {})
+    before = _times(config.out)
+    lost = config.out / "clips" / "reconstruction" / "dan~v~000000~000006"
+    (lost / RESULT).unlink()
+    (lost.parent / ".half.tmp").mkdir()  # as a killed run would leave it
+    second = evaluate.evaluate(config, {})
+    after = _times(config.out)
+    assert {name for name in after if after[name] != before.get(name)} == {lost.name}
+    assert not (lost.parent / ".half.tmp").exists()
+    assert {key: second[key] for key in ("psnr", "l1")} == {key: first[key] for key in ("psnr", "l1")}
+
+
+def test_numbers_do_not_depend_on_actors_and_batches(make: Callable[..., EvaluateConfig]) -> None:
+    one = evaluate.evaluate(make("one", modes=["reconstruction"]), {})
+    scale = {"actors": 2, "cpus_per_actor": 0.5, "batch_size": 1}
+    two = evaluate.evaluate(make("two", modes=["reconstruction"], scale=scale), {})
+    keys = [key for key, value in one.items() if isinstance(value, float)]
+    assert len(keys) == 8
+    assert {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys}, abs=1e-5)
+
+
+def test_a_poisoned_clip_is_a_row_with_a_reason(
+    make: Callable[..., EvaluateConfig], clip_row: Row, write_clips: Write, tmp_path: Path
+) -> None:
+    bad = clip_row("eve", "test")
+    bad["frames"][3] = b"no picture"
+    clips = write_clips(tmp_path / "clips", [clip_row("dan", "test"), bad])
+    config = make(clips=str(clips), splits=["test"], modes=["reconstruction"])
+    assert evaluate.evaluate(config, {})["counts"] == {"in": 2, "ok": 1, "quarantined": 1}
+    rows = pq.read_table(config.out / "quarantine" / "failures.parquet").to_pylist()
+    assert [(row["id"], row["code"]) for row in rows] == [("eve#v#000000#000006", Code.DECODE)]
+    assert "frame 3: not a readable picture" in (config.out / "index.html").read_text()
+
+
+class DeadlyEvaluator(evaluators.Evaluator):
+    """A worker that dies, as for want of memory, whenever it meets one clip."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        super().__init__(config)
+        run = self._evaluator.run
+
+        def run_or_die(job: Any, folder: Path) -> Any:
+            if job.driving.startswith("ben#"):
+                os._exit(1)
+            return run(job, folder)
+
+        self._evaluator.run = run_or_die  # type: ignore[method-assign]
+
+
+def test_a_clip_that_kills_its_worker_ends_as_a_status(
+    make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(evaluators, "Evaluator", DeadlyEvaluator)
+    config = make(modes=["reconstruction"], max_unexpected=0.3)
+    assert evaluate.evaluate(config, {})["counts"] == {"in": 4, "ok": 3, "quarantined": 1}
+    (row,) = pq.read_table(config.out / "quarantine" / "failures.parquet").to_pylist()
+    assert row["detail"] == "2 workers died at this clip"
+
+
+def test_too_many_unexpected_failures_fail_the_run(
+    make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(modes=["reconstruction"])
+    failures = [Failure("reconstruction", f"clip {n}", "unexpected", "out of luck") for n in range(4)]
+    monkeypatch.setattr(evaluate, "process", lambda *_: iter(failures))
+    with pytest.raises(UserError, match="4 of 4 clips failed unexpectedly"):
+        evaluate.evaluate(config, {})
+    assert "out of luck" in (config.out / "index.html").read_text()
+
+
+def test_what_cannot_work_is_told_before_anything_starts(
+    make: Callable[..., EvaluateConfig], clip_row: Row, write_clips: Write, tmp_path: Path
+) -> None:
+    large = write_clips(tmp_path / "large", [clip_row("dan", "test", 64)])
+    with pytest.raises(UserError, match=r"clips are 64 x 64 px, the model's pictures 32 x 32\. Preprocess"):
+        evaluate.evaluate(make(clips=str(large), splits=["test"]), {})
+    with pytest.raises(UserError, match="no clips of split train"):
+        evaluate.evaluate(make(clips=str(large), splits=["train"]), {})
+    with pytest.raises(UserError, match="no model or checkpoint"):
+        evaluate.evaluate(make(model=str(tmp_path / "large")), {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_model_at_the_same_place_is_another_evaluation(
+    make: Callable[..., EvaluateConfig], tiny_model: dict[str, Any], tmp_path: Path
+) -> None:
+    config = make(modes=["reconstruction"], frames=2)
+    evaluate.evaluate(config, {})
+    _save_model(tmp_path / "run", tiny_model, seed=1)
+    with pytest.raises(UserError, match="holds output of other settings"):
+        evaluate.evaluate(config, {})
