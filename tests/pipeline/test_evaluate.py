@@ -1,4 +1,4 @@
-"""Evaluation on a real Ray: every clip ends as a result or a reason, and a second run does what is missing."""
+"""Evaluation on a real Ray: every clip ends as a result or a reason; a second run does what is missing."""
 
 from __future__ import annotations
 
