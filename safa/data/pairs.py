@@ -23,6 +23,7 @@ from safa.data.augment import ColourShift, jitter_colours, mirror
 from safa.data.batches import FrameBatch, PairBatch
 
 MEBIBYTE = 2**20
+LANDMARKS_MB = 64  # kept of landmarks, whatever the budget for frames: about 600 clips of 200 frames
 
 B = TypeVar("B", FrameBatch, PairBatch)
 
@@ -49,7 +50,7 @@ class FrameReader(Protocol):
 
 
 class FrameCache:
-    """Keeps decoded frames and landmarks of a reader in memory until a byte budget is full.
+    """Keeps landmarks and decoded frames of a reader in memory, each until its byte budget is full.
 
     Nothing is evicted: frames are drawn at random, so any full cache serves the same share of requests, and
     one that never evicts does the least work.
@@ -57,7 +58,7 @@ class FrameCache:
 
     def __init__(self, reader: FrameReader, budget_mb: int) -> None:
         self._reader = reader
-        self._room = budget_mb * MEBIBYTE
+        self._frame_room, self._landmark_room = budget_mb * MEBIBYTE, LANDMARKS_MB * MEBIBYTE
         self._frames: dict[tuple[str, int], np.ndarray] = {}
         self._landmarks: dict[str, np.ndarray] = {}
 
@@ -66,7 +67,8 @@ class FrameCache:
         missing = sorted({i for i in indices if (clip_id, i) not in self._frames})
         read = dict(zip(missing, self._reader.frames(clip_id, missing), strict=True)) if missing else {}
         for i, frame in read.items():
-            if self._take(frame.nbytes):
+            if frame.nbytes <= self._frame_room:
+                self._frame_room -= frame.nbytes
                 self._frames[clip_id, i] = frame
         return [read[i] if i in read else self._frames[clip_id, i] for i in indices]
 
@@ -75,15 +77,10 @@ class FrameCache:
         if clip_id in self._landmarks:
             return self._landmarks[clip_id]
         landmarks = self._reader.landmarks(clip_id)
-        if self._take(landmarks.nbytes):
+        if landmarks.nbytes <= self._landmark_room:
+            self._landmark_room -= landmarks.nbytes
             self._landmarks[clip_id] = landmarks
         return landmarks
-
-    def _take(self, size: int) -> bool:
-        if size > self._room:
-            return False
-        self._room -= size
-        return True
 
 
 @dataclass(frozen=True)
