@@ -204,8 +204,7 @@ def _named_moments(
 def _numbered_moments(
     moments: Mapping[str, Tensor], settings: Mapping[str, Any], network: nn.Module
 ) -> dict[str, Any]:
-    """The reverse of ``_named_moments``; a state of our own has numbers for all parameters, as the
-    reference's."""
+    """The reverse of ``_named_moments``; optimisers of our own number all parameters."""
     group = {key: value for key, value in settings.items() if key != "whole_steps"}
     group["betas"] = tuple(group["betas"])  # JSON made it a list
     group.setdefault("params", list(range(len(list(network.parameters())))))
