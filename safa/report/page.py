@@ -28,7 +28,7 @@ UNKNOWN = "–"
 
 @dataclass(frozen=True)
 class Card:
-    """A headline as it is shown."""
+    """A headline as it is shown; ``gain`` is how much better, or worse, than copying the source."""
 
     label: str
     value: str
@@ -122,22 +122,17 @@ def shown(metric: Metric, value: float) -> str:
     """A metric's value with its unit; a dash where there is none."""
     if not math.isfinite(value):
         return UNKNOWN
-    return f"{value * metric.shown_times:.{metric.digits}f}{_unit(metric)}"
-
-
-def _unit(metric: Metric) -> str:
-    return f" {metric.unit}" if metric.unit else ""
+    unit = f" {metric.unit}" if metric.unit else ""
+    return f"{value * metric.shown_times:.{metric.digits}f}{unit}"
 
 
 def _card(line: Headline) -> Card:
     metric = line.metric
-    difference = (line.value - line.copy_source) * metric.shown_times
-    known = math.isfinite(difference)
     return Card(
         label=metric.label,
         value=shown(metric, line.value),
         copy_source=shown(metric, line.copy_source),
-        gain=f"{difference:+.{metric.digits}f}{_unit(metric)}" if known else UNKNOWN,
+        gain=shown(metric, abs(line.gain)),
         better=line.gain > 0,
         definition=metric.definition,
     )

@@ -1,0 +1,173 @@
+"""A chain of stages that can be stopped anywhere: what is finished is not done again.
+
+``stages.json`` in the run folder keeps, for each stage, a key made of its settings and of the stages before
+it, the wall time of all starts together, and whether it is finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+from pipelines.runs import write_json
+from safa.config import Settings, settings_hash
+from safa.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "stages.json"
+BEAT = 2.0  # seconds between notes of the time spent, which is what a killed run loses
+
+Seconds = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        settings: whatever its output depends on, except for what the stages before it made.
+        ignoring: top-level keys of ``settings`` that do not change the output.
+        folder: where its output is.
+        work: does it, or goes on with it; is told the wall time of all stages so far.
+    """
+
+    name: str
+    settings: Settings
+    ignoring: frozenset[str]
+    folder: Path
+    work: Callable[[Seconds], object]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a stage that was started."""
+
+    key: str
+    seconds: float = 0.0
+    done: bool = False
+
+
+def run_chain(
+    run: Path, stages: Sequence[Stage], session: Callable[[], AbstractContextManager[None]]
+) -> dict[str, float]:
+    """Run the stages that are not finished, in order. Returns the wall time of each over all starts.
+
+    Args:
+        session: what the stages run in; it is opened once, and only if there is something to do.
+
+    Raises:
+        UserError: output of other settings lies in the way, or another process works here.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with _alone(run):
+        records = _read(run)
+        keys = _keys(stages)
+        _refuse_other_settings(run, stages, keys, records)
+        for stage in stages:
+            if stage.name not in records or not stage.folder.exists():
+                records[stage.name] = Record(keys[stage.name])
+        with ExitStack() as stack:
+            if not all(record.done for record in records.values()):
+                stack.enter_context(session())
+            for number, stage in enumerate(stages, start=1):
+                _run(run, records, stage, f"stage {number}/{len(stages)}: {stage.name}")
+        return {stage.name: records[stage.name].seconds for stage in stages}
+
+
+def _run(run: Path, records: dict[str, Record], stage: Stage, label: str) -> None:
+    """Run one stage unless it is finished; the records follow."""
+    if records[stage.name].done:
+        log.info("==== %s: finished before, in %.0f s", label, records[stage.name].seconds)
+        return
+    log.info("==== %s, in %s", label, stage.folder)
+    with _clock(run, records, stage.name):
+        stage.work({name: record.seconds for name, record in records.items()})
+    records[stage.name] = replace(records[stage.name], done=True)
+    _write(run, records)
+    log.info("==== %s: finished in %.0f s", label, records[stage.name].seconds)
+
+
+def _keys(stages: Sequence[Stage]) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    before = ""
+    for stage in stages:
+        fields = type(stage.settings).model_fields
+        relevant = stage.settings.model_copy(update={name: fields[name].default for name in stage.ignoring})
+        before = hashlib.sha256((before + settings_hash(relevant)).encode()).hexdigest()[:16]
+        keys[stage.name] = before
+    return keys
+
+
+def _refuse_other_settings(
+    run: Path, stages: Sequence[Stage], keys: Mapping[str, str], records: Mapping[str, Record]
+) -> None:
+    other = [
+        str(stage.folder)
+        for stage in stages
+        if stage.folder.exists() and stage.name in records and records[stage.name].key != keys[stage.name]
+    ]
+    if other:
+        raise UserError(
+            f"made with other settings: {', '.join(other)}",
+            str(run),
+            "Delete these folders to make them anew, or choose another one with --set run=FOLDER.",
+        )
+
+
+@contextmanager
+def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
+    """Keep the stage's wall time in the file up to date, so that a killed run has it too."""
+    before, began, stopped = records[name], monotonic(), threading.Event()
+
+    def note() -> None:
+        records[name] = replace(before, seconds=before.seconds + monotonic() - began)
+        _write(run, records)
+
+    def beat() -> None:
+        note()
+        while not stopped.wait(BEAT):
+            note()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        note()
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """One process at a time; the lock goes when the process does, however it ends."""
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another process is at work here", str(run), "Wait for it, or end it.") from None
+        yield
+
+
+def _read(run: Path) -> dict[str, Record]:
+    path = run / FILE_NAME
+    if not path.exists():
+        return {}
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Record(**values) for name, values in plain.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise UserError("cannot be read", str(path), "Delete it; no finished work is lost.") from None
+
+
+def _write(run: Path, records: Mapping[str, Record]) -> None:
+    write_json(run / FILE_NAME, {name: asdict(record) for name, record in records.items()})
