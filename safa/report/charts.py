@@ -69,7 +69,7 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
     steps = [x for line in drawn for x, _ in line.points]
     values = [y for line in drawn for _, y in line.points]
     logarithmic = min(values) > 0 and max(values) / min(values) > LOG_RANGE
-    x_axis = _Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT, logarithmic=False)
+    x_axis = _Axis(min(steps), max(steps), LEFT, WIDTH - RIGHT)
     y_axis = _Axis(min(values), max(values), HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
 
     def path(line: Line) -> Path:
@@ -77,7 +77,8 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
         d = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         return Path(line.label, d, places[-1], number(line.points[-1][1]), line.baseline)
 
-    return Chart(title, tuple(path(line) for line in drawn), x_axis.ticks(), y_axis.ticks())
+    whole_steps = tuple(tick for tick in x_axis.ticks() if "." not in tick.label)
+    return Chart(title, tuple(path(line) for line in drawn), whole_steps, y_axis.ticks())
 
 
 def training_charts(records: Sequence[Mapping[str, Any]], baseline_suffix: str) -> tuple[Chart, ...]:
@@ -111,7 +112,9 @@ def number(value: float) -> str:
 class _Axis:
     """Values to positions, and round marks between the ends."""
 
-    def __init__(self, low: float, high: float, first: float, last: float, *, logarithmic: bool) -> None:
+    def __init__(
+        self, low: float, high: float, first: float, last: float, *, logarithmic: bool = False
+    ) -> None:
         self._log = logarithmic
         self._low, self._high = self._scaled(low), self._scaled(high)
         if self._high == self._low:  # a level line runs through the middle

@@ -57,12 +57,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Showpiece:
-    """A clip with its film and strip; addresses are relative to the page."""
+    """A clip with its film and strip; addresses are relative to the page.
+
+    Attributes:
+        scores: label, model, copy-the-source.
+        strip: a data address, small enough for the page.
+    """
 
     title: str
-    caption: str
+    people: str
+    scores: tuple[tuple[str, str, str], ...]
     film: str
-    strip: str  # data address, small enough for the page
+    strip: str
     whole_strip: str
 
 
@@ -123,7 +129,12 @@ def shown(metric: Metric, value: float) -> str:
     if not math.isfinite(value):
         return UNKNOWN
     unit = f" {metric.unit}" if metric.unit else ""
-    return f"{value * metric.shown_times:.{metric.digits}f}{unit}"
+    return f"{bare(metric, value)}{unit}"
+
+
+def bare(metric: Metric, value: float) -> str:
+    """The same without its unit, for tables that name it above."""
+    return f"{value * metric.shown_times:.{metric.digits}f}" if math.isfinite(value) else UNKNOWN
 
 
 def _card(line: Headline) -> Card:
@@ -196,7 +207,7 @@ def _rows(results: Sequence[ClipResult]) -> list[Row]:
 def _row(result: ClipResult, span: tuple[float, float] | None) -> Row:
     scores = result.scores
     keys = [(metric, metric.key + side) for metric in METRICS for side in ("", COPY_SOURCE)]
-    cells = tuple((shown(metric, scores[key]), scores[key]) for metric, key in keys) if scores else ()
+    cells = tuple((bare(metric, scores[key]), scores[key]) for metric, key in keys) if scores else ()
     bar = None
     if span is not None:
         low, width = span
@@ -207,13 +218,13 @@ def _row(result: ClipResult, span: tuple[float, float] | None) -> Row:
 
 def _showpiece(result: ClipResult, folder: Path) -> Showpiece:
     scores = result.scores
-    caption = _who(result)
-    if scores:
-        value, copied = (scores[PSNR.key + side] for side in ("", COPY_SOURCE))
-        caption += f" · PSNR {shown(PSNR, value)}, copying the source {shown(PSNR, copied)}"
+    lines = (
+        (m.label, shown(m, scores[m.key]), shown(m, scores[m.key + COPY_SOURCE])) for m in METRICS if scores
+    )
     return Showpiece(
         title=result.job.title,
-        caption=caption,
+        people=_who(result),
+        scores=tuple(lines),
         film=_address(result, FILM),
         strip=_data_address(folder / _place(result, STRIP)),
         whole_strip=_address(result, STRIP),
