@@ -133,10 +133,10 @@ def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
         _write(run, records)
 
     def beat() -> None:
-        note()
         while not stopped.wait(BEAT):
             note()
 
+    note()
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:

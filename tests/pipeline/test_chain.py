@@ -1,0 +1,143 @@
+"""The chain of stages: stopped anywhere, it goes on; changed settings are refused; times add up."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipelines import chain
+from pipelines.chain import Seconds, Stage, run_chain
+from safa.config import Settings
+from safa.errors import UserError
+
+pytestmark = pytest.mark.ray  # not itself: the folder's session does
+
+
+class Knobs(Settings):
+    depth: int = 1
+    machines: int = 1
+
+
+class Work:
+    """Two stages that note when they run; the second one fails on demand."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.done: list[str] = []
+        self.sessions = 0
+        self.fails = False
+        self.told: Seconds = {}
+
+    def stages(self, first: Knobs, second: Knobs) -> list[Stage]:
+        ignoring = frozenset({"machines"})
+        return [
+            Stage("first", first, ignoring, self.run / "first", self._worker("first")),
+            Stage("second", second, ignoring, self.run / "second", self._worker("second")),
+        ]
+
+    def go(self, first: Knobs = Knobs(), second: Knobs = Knobs()) -> dict[str, float]:  # noqa: B008 - frozen
+        return run_chain(self.run, self.stages(first, second), self._session)
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        self.sessions += 1
+        yield
+
+    def _worker(self, name: str) -> Callable[[Seconds], object]:
+        def work(seconds: Seconds) -> None:
+            self.told = seconds
+            (self.run / name).mkdir(exist_ok=True)
+            if self.fails and name == "second":
+                raise KeyboardInterrupt
+            self.done.append(name)
+
+        return work
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path / "run")
+
+
+def test_what_is_finished_is_not_done_again(work: Work) -> None:
+    work.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        work.go()
+    work.fails = False
+    work.go()
+    work.go()
+    assert work.done == ["first", "second"]
+    assert work.sessions == 2  # none where there was nothing to do
+
+
+def test_times_add_up_over_starts(work: Work) -> None:
+    work.fails = True
+    with pytest.raises(KeyboardInterrupt):
+        work.go()
+    path = work.run / chain.FILE_NAME
+    records = json.loads(path.read_text())
+    assert not records["second"]["done"]
+    records["second"]["seconds"] = 50.0
+    path.write_text(json.dumps(records))
+    work.fails = False
+    assert 50.0 <= work.go()["second"] < 60.0
+    assert work.told["second"] >= 50.0
+    assert work.told["first"] == records["first"]["seconds"]
+
+
+def test_a_killed_run_has_its_time_too(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "BEAT", 0.01)
+    seen: list[float] = []
+
+    def slow(_: Seconds) -> None:
+        (work.run / "slow").mkdir()
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not any(seconds > 0.05 for seconds in seen):
+            seen.append(json.loads((work.run / chain.FILE_NAME).read_text())["slow"]["seconds"])
+
+    run_chain(work.run, [Stage("slow", Knobs(), frozenset(), work.run / "slow", slow)], work._session)
+    assert max(seen) > 0.05
+
+
+def test_other_settings_name_every_folder_that_is_in_the_way(work: Work) -> None:
+    work.go()
+    with pytest.raises(UserError, match=r"first, .*second\. Delete these folders"):
+        work.go(first=Knobs(depth=2))
+    with pytest.raises(UserError, match=r"other settings: \S+second\. Delete"):
+        work.go(second=Knobs(depth=2))
+    assert work.done == ["first", "second"]
+
+
+def test_a_deleted_folder_is_made_anew_with_the_new_settings(work: Work) -> None:
+    work.go()
+    (work.run / "second").rmdir()
+    work.go(second=Knobs(depth=2))
+    assert work.done == ["first", "second", "second"]
+
+
+def test_machines_may_change(work: Work) -> None:
+    work.go()
+    work.go(first=Knobs(machines=8))
+    assert work.done == ["first", "second"]
+
+
+def test_one_process_at_a_time(work: Work) -> None:
+    work.run.mkdir()
+    with (work.run / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is at work here"):
+            work.go()
+    work.go()
+
+
+def test_a_damaged_record_is_told(work: Work) -> None:
+    work.go()
+    (work.run / chain.FILE_NAME).write_text("{")
+    with pytest.raises(UserError, match=r"cannot be read\. Delete it"):
+        work.go()
