@@ -172,15 +172,7 @@ class FullTraining(Stage[PairBatch]):
     def __init__(self, config: TrainConfig, stage: FullStage, context: TrainContext) -> None:
         super().__init__(config.step, context)
         self._stage = stage
-        model = Safa(config.model, HeadAssets.from_config(config.model.head))
-        if stage.init is not None:
-            weights, info = read_weights(stage.init)
-            if info.stage == "full":
-                load_weights(model, weights, str(stage.init))
-            else:
-                load_weights(model.tdmm, under(weights, "tdmm."), str(stage.init))
-        elif config.model.head.encoder_weights is not None:
-            model.tdmm.load_encoder_weights(config.model.head.encoder_weights)
+        model = _first_model(config, stage)
         self.model = self._laid_out(model)
         self.networks = {
             "kp_detector": model.kp_detector,
@@ -236,6 +228,26 @@ class FullTraining(Stage[PairBatch]):
             terms |= self._accumulate(batches, [self._wrapped.discriminator], discriminator_losses)
         self._update()
         return terms
+
+
+def _first_model(config: TrainConfig, stage: FullStage) -> Safa:
+    """From ``stage.init`` if given: all of a full model, or the 3DMM after the head stage."""
+    head = config.model.head
+    if stage.init is None:
+        model = Safa(config.model, HeadAssets.from_config(head))
+        if head.encoder_weights is not None:
+            model.tdmm.load_encoder_weights(head.encoder_weights)
+        return model
+    weights, info = read_weights(stage.init)
+    tdmm_weights = under(weights, "tdmm.")
+    # Without a file of its own, this stage has the very head that the weights were trained with.
+    assets = HeadAssets.from_config(head) if head.assets else HeadAssets.from_state_dict(tdmm_weights)
+    model = Safa(config.model, assets)
+    if info.stage == "full":
+        load_weights(model, weights, str(stage.init))
+    else:
+        load_weights(model.tdmm, tdmm_weights, str(stage.init))
+    return model
 
 
 def make_stage(config: TrainConfig, context: TrainContext) -> HeadTraining | FullTraining:
