@@ -14,8 +14,9 @@ MIN_CLIP_FRAMES = 8  # shorter clips show no motion worth learning
 class MotionConfig(Settings):
     """How far people move. ``travel`` sets how much; the others are limits that are never passed."""
 
-    # Mean way of the landmarks from a video's first frame, in face heights, of the liveliest people.
-    travel: float = Field(default=0.16, gt=0, le=0.5)
+    # Mean way of the landmarks from a clip's first frame, as a share of the face's box in the clip: of the
+    # liveliest people and the held-out ones. Short clips may fall short of it.
+    travel: float = Field(default=0.10, gt=0, le=0.5)
     yaw_deg: float = Field(default=35.0, ge=0, le=60)  # head turned to one side
     pitch_deg: float = Field(default=15.0, ge=0, le=30)  # nodding, from the rest position
     roll_deg: float = Field(default=10.0, ge=0, le=30)  # head tilted to one side
@@ -47,6 +48,8 @@ class SyntheticConfig(Settings):
             raise ValueError("num_held_out must be smaller than num_people, or nobody is left to train on")
         if any(side < 32 or side % 2 for side in self.frame_size):
             raise ValueError("frame_size (height, width) needs even numbers of at least 32")
+        if self.frame_size[1] < 0.8 * self.face_share[1] * self.frame_size[0]:
+            raise ValueError("frame_size (height, width) is too narrow for a face of face_share")
         if not 0.2 <= self.face_share[0] <= self.face_share[1] <= 0.8:
             raise ValueError("face_share (from, to) must rise and lie within 0.2..0.8")
         if self.two_clip_share > 0 and self.frames_per_video < 2 * MIN_CLIP_FRAMES + 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.random import Generator
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from safa.config.synthetic import SyntheticConfig
-from safa.data.synthetic.clips import mean_way
+from safa.data.synthetic.clips import Spans, travel
 from safa.data.synthetic.motion import Gestures, HeadPose, Restlessness, gestures
 from safa.data.synthetic.people import Person
 from safa.data.synthetic.truth import Canvas, Track, landmarks_in_frame
@@ -22,6 +23,8 @@ from safa.head.model import HeadModel
 
 _FOREHEAD = 0.45  # hairline above the brows, in brow-to-chin heights
 _MEASURED = 3  # the landmarks' way and room are measured on every third frame
+_CORRECTIONS = 3  # travel grows a little less than in proportion to the amplitude
+_AMPLITUDES = (0.2, 2.0)
 # In frame heights:
 _MARGIN = 0.05  # always between the landmarks and the border
 _OFF_CENTRE = 0.10  # the face's place varies this much around the middle
@@ -73,49 +76,72 @@ def rotation_codes(pose: HeadPose) -> NDArray[np.float32]:
     return vectors
 
 
+@dataclass(frozen=True)
+class _Play:
+    """Everything about a video's motion but its size."""
+
+    person: Person
+    face: FaceFrame
+    course: Restlessness
+    gestures: Gestures
+    config: SyntheticConfig
+
+    def track(self, amplitude: float) -> Track:
+        """The face in the middle of the frame, with the head's motion of this size."""
+        pose = self.course.scaled(self.config.motion, amplitude)
+        canvas = Canvas.around(self.config.frame_size)
+        scale = 2 * self.person.face_share * self.config.frame_size[0] / (canvas.side * self.face.height)
+        sway = np.stack([pose.sway_x, -pose.sway_y], axis=1) * self.face.height
+        jaw = np.zeros((len(sway), 3), dtype=np.float32)
+        # About x, the chin goes down.
+        jaw[:, 0] = np.radians(self.config.motion.jaw_deg) * self.gestures.jaw
+        return Track(
+            shape=self.person.shape,
+            expression=expression_codes(self.gestures),
+            rotation=rotation_codes(pose),
+            jaw=jaw,
+            scale=(scale * pose.zoom[:, None]).astype(np.float32),
+            translation=(sway - self.face.centre).astype(np.float32),
+        )
+
+
 def perform(
     rng: Generator,
     person: Person,
     face: FaceFrame,
+    spans: Spans,
     config: SyntheticConfig,
     model: HeadModel,
 ) -> Track:
-    """One video's worth of talking, blinking, turning and leaning."""
+    """One video's worth of talking, blinking, turning and leaning; ``spans`` are its clips."""
     course_rng, gesture_rng, place_rng = rng.spawn(3)
     frames, fps = config.frames_per_video, config.fps
     course = Restlessness.draw(course_rng, frames, fps)
     done = gestures(gesture_rng, frames, fps, person.liveliness)
+    play = _Play(person, face, course, done, config)
+    track = play.track(_amplitude(play, spans, config, model))
+    return place(place_rng, track, model, config.frame_size)
+
+
+def _amplitude(play: _Play, spans: Spans, config: SyntheticConfig, model: HeadModel) -> float:
+    """The size of the motion that makes the landmarks travel as far as the settings ask, if they can."""
     canvas = Canvas.around(config.frame_size)
-    scale = 2 * person.face_share * config.frame_size[0] / (canvas.side * face.height)
-    jaw = np.zeros((frames, 3), dtype=np.float32)
-    jaw[:, 0] = np.radians(config.motion.jaw_deg) * done.jaw  # about x: the chin goes down
-
-    def posed(amplitude: float) -> Track:
-        pose = course.scaled(config.motion, amplitude)
-        sway = np.stack([pose.sway_x, -pose.sway_y], axis=1) * face.height
-        return Track(
-            shape=person.shape,
-            expression=expression_codes(done),
-            rotation=rotation_codes(pose),
-            jaw=jaw,
-            scale=(scale * pose.zoom[:, None]).astype(np.float32),
-            translation=(sway - face.centre).astype(np.float32),
-        )
-
-    # The way of the landmarks grows nearly in proportion to the amplitude, so two corrections are enough.
-    amplitude = person.liveliness
-    goal = person.liveliness * config.motion.travel * person.face_share * config.frame_size[0]  # px
-    for _ in range(2):
-        points = landmarks_in_frame(posed(amplitude).every(_MEASURED), canvas, model)
-        amplitude *= goal / max(float(mean_way(points)), 1e-6)
-        amplitude = min(max(amplitude, 0.2), 2.5)
-    return place(place_rng, posed(amplitude), model, config.frame_size)
+    goal = play.person.liveliness * config.motion.travel
+    amplitude = play.person.liveliness
+    for _ in range(_CORRECTIONS):
+        track = play.track(amplitude)
+        shares = [
+            travel(landmarks_in_frame(track.at(slice(start, end, _MEASURED)), canvas, model))
+            for start, end in spans
+        ]
+        amplitude = min(max(amplitude * goal / max(fmean(shares), 1e-6), _AMPLITUDES[0]), _AMPLITUDES[1])
+    return amplitude
 
 
 def place(rng: Generator, track: Track, model: HeadModel, frame_size: tuple[int, int]) -> Track:
     """Move the whole person to a random place where the face stays inside the frame."""
     canvas = Canvas.around(frame_size)
-    points = landmarks_in_frame(track.every(_MEASURED), canvas, model).reshape(-1, 2)
+    points = landmarks_in_frame(track.at(slice(None, None, _MEASURED)), canvas, model).reshape(-1, 2)
     frame = np.array([frame_size[1], frame_size[0]])
     low, high = points.min(axis=0), points.max(axis=0)
     room = np.maximum((frame - (high - low)) / 2 - _MARGIN * frame_size[0], 0)

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
 Job = TypeVar("Job")
@@ -27,20 +28,30 @@ def in_processes(do: Callable[[Job], Result], jobs: Sequence[Job], workers: int)
         return
     # spawn: a fork of a process with threads (torch, Ray) may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start) as pool:
-        pending: set[Future[Result]] = {pool.submit(do, job) for job in jobs}
-        try:
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
+    try:
+        with _without_interrupts():  # the processes start with the first jobs
+            pending: set[Future[Result]] = {pool.submit(do, job) for job in jobs}
+        while pending:
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # waits for the jobs in hand only
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C, which a terminal sends to all: their parent decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start() -> None:
-    """Leave interrupts to the parent, and leave with it if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave with the parent if it is killed."""
     threading.Thread(target=_follow_parent, daemon=True).start()
 
 

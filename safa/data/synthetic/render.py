@@ -76,7 +76,7 @@ class _Artist:
 
     def _place(self, track: Track, frames: slice) -> Tensor:
         """Vertices of everything on the screen, (B, V, 3)."""
-        code = track.code(frames)
+        code = track.at(frames).code()
         head = self.model.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw)
         arm = self.attached - self.pivot
         with_head = arm @ axis_angle_to_matrix(code.rotation).mT

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from safa.config.synthetic import SyntheticConfig
 from safa.data.synthetic.backdrop import paint_backdrop
+from safa.data.synthetic.clips import Spans, cut
 from safa.data.synthetic.clothes import build_bust
 from safa.data.synthetic.hair import Skull, coverage, grow_hair
 from safa.data.synthetic.mesh import Faces, Field, PaintedMesh, Points, join
@@ -32,6 +33,7 @@ class Scene:
     """Everything ``render`` needs, and the track that moves it.
 
     Attributes:
+        spans: which parts of the video are clips.
         faces: (F, 3) the head model's own faces that are drawn.
         colours, gloss: (V, 3) linear RGB and (V,) of the head model's own vertices.
         attached: hair and clothes at rest, in the head's metres.
@@ -40,6 +42,7 @@ class Scene:
     """
 
     track: Track
+    spans: Spans
     faces: Faces
     colours: Field
     gloss: Field
@@ -87,7 +90,7 @@ def build_scene(config: SyntheticConfig, person_index: int, video_index: int, he
     """One video of one person, entirely decided by the settings and the two numbers."""
     person_rng, video_rng = _streams(config, person_index, video_index)
     who_rng, hair_rng, skin_rng = person_rng.spawn(3)
-    motion_rng, cloth_rng, light_rng, room_rng = video_rng.spawn(4)
+    clip_rng, motion_rng, cloth_rng, light_rng, room_rng = video_rng.spawn(5)
     person = sample_person(who_rng, config.face_share, held_out)
     head = builtin.build()
     regions = {name: mask.astype(np.float64) for name, mask in head.regions.items()}
@@ -103,8 +106,11 @@ def build_scene(config: SyntheticConfig, person_index: int, video_index: int, he
     hair = grow_hair(person.hair, vertices, faces, scalp, skull, hair_rng)
     neck, neck_size = _neck(vertices, regions["neck"], joints[_ROOT])
     bust = build_bust(sample_outfit(cloth_rng), person.complexion.skin, neck, neck_size, cloth_rng)
+    two = bool(clip_rng.random() < config.two_clip_share)
+    spans = cut(clip_rng, config.frames_per_video, two)
     return Scene(
-        track=perform(motion_rng, person, FaceFrame.of(landmarks), config, head_model()),
+        track=perform(motion_rng, person, FaceFrame.of(landmarks), spans, config, head_model()),
+        spans=spans,
         faces=_drawn(faces, cover, vertices[:, 1] - joints[_ROOT, 1]),
         colours=colours,
         gloss=gloss,

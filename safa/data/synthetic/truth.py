@@ -57,15 +57,15 @@ class Track:
     def __len__(self) -> int:
         return len(self.expression)
 
-    def every(self, step: int) -> Track:
-        """Every ``step``-th frame."""
-        moving = {f.name: getattr(self, f.name)[::step] for f in fields(self) if f.name != "shape"}
+    def at(self, frames: slice) -> Track:
+        """Some of the frames."""
+        moving = {f.name: getattr(self, f.name)[frames] for f in fields(self) if f.name != "shape"}
         return dataclasses.replace(self, **moving)
 
-    def code(self, frames: slice = slice(None)) -> HeadCode:
+    def code(self) -> HeadCode:
         """The frames as a batch for the head model."""
         parts = (self.expression, self.rotation, self.jaw, self.scale, self.translation)
-        expression, rotation, jaw, scale, translation = (torch.from_numpy(part[frames]) for part in parts)
+        expression, rotation, jaw, scale, translation = (torch.from_numpy(part) for part in parts)
         shape = torch.from_numpy(self.shape).expand(len(expression), -1)
         return HeadCode(shape, expression, rotation, jaw, scale, translation)
 
@@ -84,7 +84,7 @@ def landmarks_in_frame(track: Track, canvas: Canvas, model: HeadModel, batch: in
     parts = []
     with torch.inference_mode():
         for start in range(0, len(track), batch):
-            points = model(track.code(slice(start, start + batch))).landmarks[..., :2]
+            points = model(track.at(slice(start, start + batch)).code()).landmarks[..., :2]
             parts.append(canvas.to_frame(points.numpy()))
     return np.concatenate(parts)
 

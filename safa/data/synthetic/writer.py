@@ -19,7 +19,6 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from numpy.random import SeedSequence, default_rng
 
 from safa.config import settings_hash
 from safa.config.synthetic import SyntheticConfig
@@ -36,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
 RECIPE = 1  # raised whenever the same settings give other pictures
-_CLIP_STREAM = 2**31  # keeps the draw of the clips apart from the person's and the video's own streams
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 
@@ -68,8 +66,8 @@ class SyntheticSummary:
 
     Attributes:
         made: videos made by this call; the others were there already.
-        motion: for each person, the landmarks' mean way from a clip's first frame, as a share of the box.
-        held_out_motion: mean of the test people's motion over that of the training people; None without them.
+        travel: for each person, the landmarks' mean way from a clip's first frame, as a share of the box.
+        held_out_travel: mean of the test people's travel over that of the training people; None without them.
     """
 
     folder: Path
@@ -79,8 +77,8 @@ class SyntheticSummary:
     frames: int
     made: int
     seconds: float
-    motion: Mapping[str, float]
-    held_out_motion: float | None
+    travel: Mapping[str, float]
+    held_out_travel: float | None
 
 
 def video_jobs(config: SyntheticConfig) -> tuple[VideoJob, ...]:
@@ -176,9 +174,7 @@ def make_video(config: SyntheticConfig, videos: Path, job: VideoJob) -> str:
         canvas = Canvas.around(config.frame_size)
         scene = build_scene(config, job.person, job.video, job.held_out)
         points = landmarks_in_frame(scene.track, canvas, head_model())
-        rng = default_rng(SeedSequence([config.seed, job.person, job.video, _CLIP_STREAM]))
-        spans = clips.cut(rng, len(points), two=bool(rng.random() < config.two_clip_share))
-        parts = tuple(Clip(a, b, clips.face_box(points[a:b], config.frame_size)) for a, b in spans)
+        parts = tuple(Clip(a, b, clips.face_box(points[a:b], config.frame_size)) for a, b in scene.spans)
         movie, landmarks, truth = _paths(videos, job)
         save_truth(truth, scene.track, canvas, parts)
         place_whole(landmarks, lambda temporary: np.save(temporary, points))
@@ -203,7 +199,7 @@ def _publish(
     """Gather the clips from the sidecars; write ``metadata.csv`` and ``summary.json``."""
     height, width = config.frame_size
     rows: list[tuple[object, ...]] = []
-    motion: dict[str, list[float]] = {}
+    travel: dict[str, list[float]] = {}
     for job in jobs:
         _, landmarks, truth = _paths(out / "videos", job)
         points = np.load(landmarks, allow_pickle=False)
@@ -222,9 +218,9 @@ def _publish(
                     job.person_id,
                 )
             )
-            motion.setdefault(job.person_id, []).append(clips.motion(points, clip))
+            travel.setdefault(job.person_id, []).append(clips.travel(points[clip.start : clip.end]))
     place_whole(out / "metadata.csv", lambda temporary: _write_csv(temporary, rows))
-    by_person = {person: fmean(values) for person, values in motion.items()}
+    by_person = {person: fmean(values) for person, values in travel.items()}
     held_out = {job.person_id for job in jobs if job.held_out}
     rest = fmean(value for person, value in by_person.items() if person not in held_out)
     summary = SyntheticSummary(
@@ -235,8 +231,8 @@ def _publish(
         frames=len(jobs) * config.frames_per_video,
         made=made,
         seconds=round(time.monotonic() - began, 2),
-        motion={person: round(value, 5) for person, value in by_person.items()},
-        held_out_motion=fmean(by_person[person] for person in held_out) / rest if held_out and rest else None,
+        travel={person: round(value, 5) for person, value in by_person.items()},
+        held_out_travel=fmean(by_person[person] for person in held_out) / rest if held_out and rest else None,
     )
     _write_json(out / "summary.json", {**asdict(summary), "folder": out.name})
     logger.info("synthetic: %d clips of %d people; %s", summary.clips, summary.people, summary)

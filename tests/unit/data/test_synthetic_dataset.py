@@ -13,9 +13,9 @@ import torch
 from safa.config import load_settings
 from safa.config.synthetic import SyntheticConfig
 from safa.data.synthetic import write_dataset
-from safa.data.synthetic.clips import face_box, motion
+from safa.data.synthetic.clips import travel
 from safa.data.synthetic.scene import build_scene, head_model
-from safa.data.synthetic.truth import Canvas, Clip, landmarks_in_frame, load_truth
+from safa.data.synthetic.truth import Canvas, landmarks_in_frame, load_truth
 from safa.data.synthetic.writer import COLUMNS, video_jobs
 from safa.data.video import read_frames
 from safa.errors import UserError
@@ -28,7 +28,7 @@ CONFIG = SyntheticConfig(
     videos_per_person=2,
     frames_per_video=22,
     two_clip_share=0.5,
-    frame_size=(128, 96),
+    frame_size=(128, 112),
 )
 ROOT = Path(__file__).parents[3]
 
@@ -80,7 +80,7 @@ def test_the_list_of_clips(folder: Path) -> None:
     assert {row["video_id"] for row in rows} == {job.video_id for job in video_jobs(CONFIG)}
     for row in rows:
         left, top, right, bottom = map(int, row["bbox"].split("-"))
-        assert 0 <= left < right <= int(row["width"]) == 96
+        assert 0 <= left < right <= int(row["width"]) == 112
         assert 0 <= top < bottom <= int(row["height"]) == 128
         assert 0 <= int(row["start"]) < int(row["end"]) <= CONFIG.frames_per_video
         assert row["fps"] == "25"
@@ -166,11 +166,10 @@ def test_held_out_people_move_no_less_than_the_others(name: str) -> None:
     for job in video_jobs(config.model_copy(update={"videos_per_person": 1})):
         scene = build_scene(config, job.person, job.video, job.held_out)
         points = landmarks_in_frame(scene.track, Canvas.around(config.frame_size), head_model())
-        clip = Clip(0, len(points), face_box(points, config.frame_size))
-        ways[job.held_out].append(motion(points, clip))
+        ways[job.held_out] += [travel(points[start:end]) for start, end in scene.spans]
     assert np.mean(ways[True]) >= np.mean(ways[False])
-    assert np.mean(ways[False]) > 0.04  # of the box: 2.5 px at 64 px
-    assert min(ways[True] + ways[False]) > 0.02
+    assert np.mean(ways[False]) > 0.06  # of the box: 4 px at 64 px
+    assert min(ways[True] + ways[False]) > 0.03
 
 
 def test_impossible_settings_are_refused() -> None:

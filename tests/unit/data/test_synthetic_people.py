@@ -29,9 +29,7 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 def _at(scene: Scene, frames: slice) -> Scene:
     """The scene with some of its frames."""
-    moving = ("expression", "rotation", "jaw", "scale", "translation")
-    track = dataclasses.replace(scene.track, **{name: getattr(scene.track, name)[frames] for name in moving})
-    return dataclasses.replace(scene, track=track)
+    return dataclasses.replace(scene, track=scene.track.at(frames))
 
 
 def _on(scene: Scene, grey: float) -> np.ndarray:
