@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +128,20 @@ def test_machines_may_change(work: Work) -> None:
     work.go()
     work.go(first=Knobs(machines=8))
     assert work.done == ["first", "second"]
+
+
+def test_an_interrupt_stays_an_interrupt(work: Work) -> None:
+    """A stage may set a handler of its own and end the process by it."""
+    before = signal.getsignal(signal.SIGINT)
+
+    def ends(_: Seconds) -> None:
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stage = Stage("ends", Knobs(), frozenset(), work.run / "ends", ends)
+    with pytest.raises(KeyboardInterrupt):
+        run_chain(work.run, [stage], work._session)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_one_process_at_a_time(work: Work) -> None:
