@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safa.metrics import COPY_SOURCE
+
 COLUMNS = 4
-COPY = "_copy_source"  # a score of copying the source has the score's name and this
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -24,14 +25,12 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
     losses = _series(records, "train", "losses")
     scores = _series(records, "validate", "scores")
     panels = [("loss: " + name, {"": line}) for name, line in losses.items()]
-    panels += [
-        (
-            "held out: " + name,
-            {"model": line} | ({"copy the source": scores[name + COPY]} if name + COPY in scores else {}),
-        )
-        for name, line in scores.items()
-        if not name.endswith(COPY)
-    ]
+    for name, line in scores.items():
+        if not name.endswith(COPY_SOURCE):
+            lines = {"model": line}
+            if name + COPY_SOURCE in scores:
+                lines["copy the source"] = scores[name + COPY_SOURCE]
+            panels.append(("held out: " + name, lines))
     if not panels:
         return
     rows = -(-len(panels) // COLUMNS)

@@ -5,6 +5,7 @@ Reconstruction as in MODEL.md section 8: frame 0 of a clip is the source, furthe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,10 @@ from torch import Tensor
 from safa.config.training import ValidateConfig
 from safa.data.pairs import ClipRef, FrameReader
 from safa.head.model import landmarks_px
+from safa.metrics import COPY_SOURCE, IMAGE_METRICS, LANDMARK_NME, clip_score, landmark_nme
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
 from safa.training.context import TrainContext
-
-OUTER_EYE_CORNERS = (36, 45)  # iBUG numbers; their distance is the inter-ocular distance
-SMALLEST_MSE = 1e-10  # a perfect frame counts as 100 dB
 
 
 @dataclass(frozen=True)
@@ -54,62 +53,38 @@ def _read(clip: ClipRef, reader: FrameReader, count: int) -> HeldOutClip:
 def held_out_scores(
     model: Safa | Tdmm, clips: Sequence[HeldOutClip], context: TrainContext
 ) -> dict[str, float]:
-    """Mean scores over all driving frames of all workers' clips; the model's mode is put back.
+    """Mean over the clips of all workers, each of the mean over its driving frames, as in evaluation.
 
-    Keys: ``landmark_nme`` (mean landmark distance over the inter-ocular distance), and for ``Safa`` also
-    ``l1`` and ``psnr`` of the prediction; each with ``_copy_source``. A score without a single frame is left
-    out.
+    Leaves the model in eval mode. Keys are those of ``safa.metrics``: of the landmarks, and for ``Safa`` of
+    the prediction; each also with ``_copy_source``. A score without a single frame is left out.
     """
-    was_training = model.training
     model.eval()
-    totals: dict[str, tuple[float, int]] = dict.fromkeys(_names(model), (0.0, 0))
+    metrics = [LANDMARK_NME] if isinstance(model, Tdmm) else [*IMAGE_METRICS, LANDMARK_NME]
+    names = [metric.key + suffix for metric in metrics for suffix in ("", COPY_SOURCE)]
+    sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
     for clip in clips:
-        for name, values in _clip_scores(model, clip, context.device).items():
-            known = values[values.isfinite()]
-            total, count = totals[name]
-            totals[name] = (total + float(known.sum()), count + len(known))
-    model.train(was_training)
-    summed = context.sum(torch.tensor(list(totals.values()), dtype=torch.float64))
-    return {
-        name: total / count for name, (total, count) in zip(totals, summed.tolist(), strict=True) if count
-    }
+        for name, frames in _frame_scores(model, clip, context.device).items():
+            score = clip_score(frames.cpu().numpy())
+            if math.isfinite(score):
+                sums[name] += score
+                counts[name] += 1
+    totals = context.sum(torch.tensor([[*sums.values()], [*counts.values()]], dtype=torch.float64))
+    return {name: total / count for name, total, count in zip(names, *totals.tolist(), strict=True) if count}
 
 
-def _names(model: Safa | Tdmm) -> list[str]:
-    scores = ["landmark_nme"] if isinstance(model, Tdmm) else ["l1", "psnr", "landmark_nme"]
-    return [name + suffix for name in scores for suffix in ("", "_copy_source")]
-
-
-def _clip_scores(model: Safa | Tdmm, clip: HeldOutClip, device: torch.device) -> dict[str, Tensor]:
+def _frame_scores(model: Safa | Tdmm, clip: HeldOutClip, device: torch.device) -> dict[str, Tensor]:
     """Scores by name, (F,) each."""
-    driving = clip.driving.to(device)
-    size = driving.shape[-1]
-    scores = {"landmark_nme_copy_source": _landmark_nme(clip.source_landmarks, clip.driving_landmarks)}
+    driving, source = clip.driving.to(device), clip.source.to(device)
+    given = clip.driving_landmarks
+    scores = {LANDMARK_NME.key + COPY_SOURCE: landmark_nme(clip.source_landmarks, given)}
     if isinstance(model, Tdmm):
-        code = model.estimate(driving).code
-        points = landmarks_px(model.geometry(code), size)
+        geometry = model.geometry(model.estimate(driving).code)
     else:
-        source = clip.source.to(device)
         state = model.analyse(driving)
+        geometry = model.tdmm.geometry(state.code)
         prediction = model.reenact(model.prepare_source(source), state).prediction
-        points = landmarks_px(model.tdmm.geometry(state.code), size)
-        scores |= {"l1": _l1(prediction, driving), "psnr": _psnr(prediction, driving)}
-        scores |= {"l1_copy_source": _l1(source, driving), "psnr_copy_source": _psnr(source, driving)}
-    return scores | {"landmark_nme": _landmark_nme(points.cpu(), clip.driving_landmarks)}
-
-
-def _l1(predicted: Tensor, wanted: Tensor) -> Tensor:
-    return (predicted - wanted).abs().flatten(1).mean(1)
-
-
-def _psnr(predicted: Tensor, wanted: Tensor) -> Tensor:
-    mse = (predicted - wanted).square().flatten(1).mean(1)
-    return -10 * mse.clamp(min=SMALLEST_MSE).log10()
-
-
-def _landmark_nme(predicted_FL2: Tensor, wanted_FL2: Tensor) -> Tensor:
-    """(F,), NaN for frames without a face."""
-    left, right = (wanted_FL2[:, corner] for corner in OUTER_EYE_CORNERS)
-    distance = (predicted_FL2 - wanted_FL2).norm(dim=-1).mean(-1)
-    error: Tensor = distance / (left - right).norm(dim=-1)
-    return error
+        for metric in IMAGE_METRICS:
+            scores[metric.key] = metric.function(prediction, driving)
+            scores[metric.key + COPY_SOURCE] = metric.function(source, driving)
+    points = landmarks_px(geometry, driving.shape[-1]).cpu()
+    return scores | {LANDMARK_NME.key: landmark_nme(points, given)}

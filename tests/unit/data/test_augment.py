@@ -50,11 +50,12 @@ def test_mirror_order_on_a_symmetric_face() -> None:
         60: (-16, 65), 61: (-6, 64), 62: (0, 64), 66: (0, 69), 67: (-6, 68),
     }  # fmt: skip
     points = np.full((68, 2), np.nan, np.float32)
-    counterpart = {31: 35, 32: 34, 36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46, 48: 54, 49: 53, 50: 52, 59: 55,
-                   58: 56, 60: 64, 61: 63, 67: 65, **{i: 16 - i for i in range(8)}, **{17 + i: 26 - i for i in range(5)}}  # fmt: skip
+    pairs = {31: 35, 32: 34, 36: 45, 37: 44, 38: 43, 39: 42, 40: 47, 41: 46, 48: 54, 49: 53, 50: 52, 59: 55}
+    pairs |= {58: 56, 60: 64, 61: 63, 67: 65}
+    pairs |= {i: 16 - i for i in range(8)} | {17 + i: 26 - i for i in range(5)}
     for i, (x, y) in right_half.items():
         points[i] = (50 + x, y)
-        points[counterpart.get(i, i)] = (50 - x, y)
+        points[pairs.get(i, i)] = (50 - x, y)
     assert np.isfinite(points).all()
     _, mirrored = mirror(np.zeros((101, width, 3), np.uint8), points)
     np.testing.assert_allclose(mirrored, points)

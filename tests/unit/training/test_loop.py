@@ -55,7 +55,7 @@ def test_a_run_leaves_states_records_curves_and_a_model(make_config: MakeConfig,
     rows = read_records(config.folder / "metrics.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if row["kind"] == "validate"] == [2, 4, 5]
-    wanted = {"landmark_nme"} if kind == "head" else {"landmark_nme", "psnr", "l1"}
+    wanted = {"landmark_nme"} if kind == "head" else {"landmark_nme", "psnr", "ssim", "l1"}
     assert set(rows[-1]["scores"]) == wanted | {f"{name}_copy_source" for name in wanted}
     assert (config.folder / "curves.png").stat().st_size > 1000
     assert (config.folder / "model" / "model.json").is_file()
@@ -143,23 +143,18 @@ def test_model_folder_is_all_that_inference_needs(
 
 
 @pytest.mark.parametrize("kind", STAGES)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"step.accumulate": 3},
-        {"step.bf16": True},
-        {"step.channels_last": True},
-        {"step.clip_norm": 0.1},
-        {"step.fused_adam": False},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_every_step_setting_trains(make_config: MakeConfig, kind: str, changes: dict[str, Any]) -> None:
-    plain, changed = make_config(kind, {"name": "plain"}, length=2), make_config(kind, changes, length=2)
-    samples = [fit(config, LocalContext()).samples for config in (plain, changed)]
-    assert samples[1] == samples[0] * changed.step.accumulate
-    if "step.fused_adam" not in changes and "step.channels_last" not in changes:
-        assert _losses(plain) != _losses(changed), "the setting is read"
+def test_every_step_setting_trains(make_config: MakeConfig, kind: str) -> None:
+    settings = {"accumulate": 3, "bf16": True, "channels_last": True, "clip_norm": 0.1, "fused_adam": False}
+    plain = make_config(kind, {"name": "plain", "validate_on": None}, length=2)
+    assert settings.keys() == vars(plain.step).keys(), "a setting without a case here"
+    samples = fit(plain, LocalContext()).samples
+    for name, value in settings.items():
+        changed = make_config(kind, {"name": name, "validate_on": None, f"step.{name}": value}, length=2)
+        assert fit(changed, LocalContext()).samples == samples * changed.step.accumulate
+        last, last_plain = _losses(changed)[-1], _losses(plain)[-1]
+        assert sum(last.values()) == pytest.approx(sum(last_plain.values()), rel=0.3)
+        if name not in ("fused_adam", "channels_last"):  # these may only round differently
+            assert last != last_plain, "the setting is read"
 
 
 def test_learning_rate_falls_at_the_milestone(make_config: MakeConfig) -> None:
@@ -174,7 +169,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: 
     config = make_config(kind, length=3)
     fit(make_config(kind, length=2), LocalContext())
     state = config.folder / "checkpoints" / "step-00000002"
-    _poison(state)
+    _poison(state, {"head": "tdmm/encoder.model.features.18.1.weight", "full": "generator/final.bias"}[kind])
     with pytest.raises(
         UserError, match=r"not finite in step 3 \(.*nan.*; clips \w+#v#000000#000006"
     ) as error:
@@ -186,12 +181,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: 
     )
 
 
-def _poison(folder: Path) -> None:
+def _poison(folder: Path, name: str) -> None:
     from safetensors.torch import save_file
 
     tensors = read_tensors(folder / "networks.safetensors")
-    tensors["tdmm/encoder.fc.bias"].fill_(float("nan"))
-    tensors["tdmm/encoder.model.classifier.1.bias"].fill_(float("nan"))
+    tensors[name].fill_(float("nan"))
     save_file(tensors, folder / "networks.safetensors")
 
 
