@@ -79,8 +79,9 @@ def _neckline(style: str, angle: Field) -> Field:
 def _cloth_colours(outfit: Outfit, points: Points, below_edge: Field, rng: Generator) -> Field:
     colour = np.broadcast_to(outfit.colour, points.shape)
     if outfit.stripes:
-        band = smoothstep(np.sin(2 * np.pi * outfit.stripes * points[:, 1]), -0.2, 0.2)
-        colour = colour + (outfit.second - colour) * band[:, None]
+        # Along the mesh's own rows: stripes across them would break into steps.
+        striped = np.arange(len(points)) // _COLUMNS % (2 * outfit.stripes) < outfit.stripes
+        colour = np.where(striped[:, None], outfit.second, colour)
     if outfit.style != "collar":
         colour = colour * (0.75 + 0.25 * smoothstep(below_edge, 0.015, 0.03))[:, None]  # a hem
     shaded: Field = colour * (1 + 0.06 * lumps(points, rng, 0.07))[:, None]

@@ -122,8 +122,8 @@ class Outfit:
 
     style: str  # "crew", "vneck", "collar", "turtleneck"
     colour: Colour
-    second: Colour  # of stripes and shirts under the collar
-    stripes: float  # 0 = plain, else stripes per metre
+    second: Colour  # of the stripes
+    stripes: int  # 0 = plain, else their width in rows of the mesh
     shoulder_width: float  # metres
 
 
@@ -272,7 +272,7 @@ def sample_outfit(rng: Generator) -> Outfit:
         style=_pick(rng, {"crew": 3, "vneck": 2, "collar": 3, "turtleneck": 1}),
         colour=_vary(rng, _CLOTH[first], 0.1),
         second=_vary(rng, _CLOTH[second], 0.1),
-        stripes=float(rng.uniform(18, 40)) if rng.random() < 0.3 else 0.0,
+        stripes=int(rng.integers(1, 3)) if rng.random() < 0.3 else 0,
         shoulder_width=float(rng.uniform(0.36, 0.46)),
     )
 
