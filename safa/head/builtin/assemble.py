@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from safa.head.assets import NUM_POSE_FEATURES, HeadAssets
+from safa.head.assets import HeadAssets
 from safa.head.builtin.expressions import EXPRESSIONS, NUM_EXPRESSIONS, expression_directions
 from safa.head.builtin.identities import identity_directions
 from safa.head.builtin.landmarks import Embedding, contour_landmarks, static_landmarks
@@ -18,7 +18,7 @@ from safa.head.builtin.masks import texture_masks
 from safa.head.builtin.mesh import Mesh, build_mesh
 from safa.head.builtin.regions import region_masks
 from safa.head.builtin.skin import EYE_RINGS
-from safa.head.builtin.skinning import PARENTS, joint_regressor, skinning_weights
+from safa.head.builtin.skinning import PARENTS, joint_regressor, pose_correctives, skinning_weights
 
 # Expressions people speak of, as sums of coefficients.
 _NAMED = {
@@ -74,7 +74,7 @@ def _assets(mesh: Mesh, static: Embedding, contour: Embedding) -> HeadAssets:
         faces=_integers(mesh.faces),
         shapedirs=_floats(identity_directions(mesh)),
         expressiondirs=_floats(expression_directions(mesh)),
-        posedirs=torch.zeros(len(mesh.vertices), 3, NUM_POSE_FEATURES),
+        posedirs=_floats(pose_correctives(mesh)),
         J_regressor=_floats(joint_regressor(mesh)),
         parents=torch.tensor(PARENTS),
         lbs_weights=_floats(skinning_weights(mesh)),

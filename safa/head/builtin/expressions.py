@@ -56,13 +56,13 @@ def _move(x: Array | float, y: Array | float, z: Array | float) -> Array:
 
 
 def _smile(f: Face) -> Array:
-    corner, cheek = f.at(25, -45, 10, 9), f.at(36, -20, 12, 10)
+    corner, cheek = f.at(26, -45, 8.5, 9), f.at(36, -20, 12, 10)
     lid = f.at(32, 11, 12, 4)
     return _move(
-        f.sign * (5.5 * corner + 1.0 * cheek),
-        6.5 * corner + 2.6 * cheek + 0.8 * lid,
-        -2.5 * corner + 2.4 * cheek,
-    ) + _move(0, -1.2 * f.at(0, -44, 12, 5) * f.lips, 0)
+        f.sign * (6.0 * corner + 1.0 * cheek),
+        5.5 * corner + 2.6 * cheek + 0.8 * lid,
+        -3.0 * corner + 2.8 * cheek - 1.2 * f.at(34, -34, 4, 8),
+    ) + _move(0, -0.8 * f.at(0, -44, 14, 6) * f.lips, -1.0 * f.at(0, -46, 16, 9))
 
 
 def _pucker(f: Face) -> Array:

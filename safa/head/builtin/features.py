@@ -17,9 +17,27 @@ MOUTH_Y = -46.0
 MOUTH_HALF_WIDTH = 25.0
 
 # Height of the nose's ridge over the plain face, and half its width, by y.
-_NOSE_Y = [-34, -28, -24.5, -21, -17, -13, -8, 0, 10, 20, 30, 38]
-_NOSE_HEIGHT = PchipInterpolator(_NOSE_Y, [0, 1.5, 6.5, 16, 22, 23, 20, 14.5, 8.5, 2.5, 0.5, 0])
-_NOSE_WIDTH = PchipInterpolator(_NOSE_Y, [4, 4, 4.5, 6.5, 7.6, 7.8, 7.0, 6.2, 6.0, 7.0, 9, 10])
+_NOSE = np.array(
+    [  # y, height, width
+        [-36, 0, 5],
+        [-30, 0.8, 5],
+        [-26, 2.5, 5],
+        [-23.5, 7.5, 6],
+        [-21.5, 14.5, 7],
+        [-19.5, 19.5, 8],
+        [-17.5, 21.2, 9],
+        [-15, 21, 9],  # tip
+        [-12, 19, 8.6],
+        [-5, 15.5, 7.6],
+        [5, 10, 7],
+        [15, 4.8, 6.6],
+        [21, 1.2, 7],
+        [27, -1.6, 8],  # root
+        [34, -0.8, 9],
+        [42, 0, 10],
+    ]
+)
+_NOSE_HEIGHT, _NOSE_WIDTH = (PchipInterpolator(_NOSE[:, 0], _NOSE[:, column]) for column in (1, 2))
 
 
 def bump(x: Array, y: Array, at: tuple[float, float], size: tuple[float, float], power: float = 2.0) -> Array:
@@ -39,23 +57,25 @@ def smoothstep(value: Array, low: Array | float, high: Array | float) -> Array:
 
 def _nose(x: Array, y: Array) -> Array:
     side = np.abs(x)
-    height, width = _NOSE_HEIGHT(np.clip(y, -34, 38)), _NOSE_WIDTH(np.clip(y, -34, 38))
-    ridge = height * np.exp(-0.5 * (side / width) ** 2.0)
-    wing = 7.5 * bump(side, y, (13.5, -18.0), (4.2, 5.0), 2.4)
+    within = np.clip(y, _NOSE[0, 0], _NOSE[-1, 0])
+    ridge = _NOSE_HEIGHT(within) * np.exp(-0.5 * (side / _NOSE_WIDTH(within)) ** 2.2)
+    ball = 1.5 * bump(x, y, (0.0, -14.5), (6.5, 5.0), 2.4)
+    wing = 8.5 * bump(side, y, (14.0, -17.3), (4.0, 5.0), 2.6)
     # The flank: skin that rises from the cheek to the ridge.
-    flank = 5.5 * bump(side, y, (7.0, 0.0), (10.0, 16.0))
-    groove = -0.9 * bump(side, y, (19.5, -16.0), (2.4, 5.5))
-    nostril = -5.0 * bump(side, y, (7.2, -23.0), (2.8, 2.2))
-    ball = 1.8 * bump(x, y, (0.0, -14.0), (5.5, 4.5))
-    nose: Array = ball + ridge + wing + flank + groove + nostril
+    flank = 5.0 * bump(side, y, (8.0, -2.0), (8.5, 15.0))
+    # The furrow round the wing, deepest where the wing meets the cheek.
+    away = np.hypot((side - 13.5) / 6.6, (y + 17.0) / 7.0)
+    furrow = -1.8 * np.exp(-0.5 * ((away - 1.25) / 0.3) ** 2) * smoothstep(side, 11.0, 17.0)
+    nostril = -4.5 * bump(side, y, (6.8, -23.5), (2.8, 2.2))
+    nose: Array = ridge + ball + wing + flank + furrow + nostril
     return nose
 
 
 def _brow_and_eyes(x: Array, y: Array) -> Array:
     side = np.abs(x)
-    arch = 38.5 + 2.5 * np.exp(-0.5 * ((side - 36) / 12) ** 2)
-    ridge = 4.0 * np.exp(-0.5 * ((y - arch) / 5.5) ** 2) * bump(side, y, (28.0, 38.0), (20.0, 40.0), 4.0)
-    socket = -9.5 * bump(side, y, (30.0, 20.0), (15.0, 10.5), 2.6)
+    arch = 40.0 + 2.5 * np.exp(-0.5 * ((side - 36) / 12) ** 2)
+    ridge = 3.6 * np.exp(-0.5 * ((y - arch) / 5.5) ** 2) * bump(side, y, (28.0, 38.0), (20.0, 40.0), 4.0)
+    socket = -9.5 * bump(side, y, (30.0, 20.5), (15.0, 11.0), 2.6)
     inner = -3.5 * bump(side, y, (16.0, 21.0), (5.0, 8.0))
     temple = -3.5 * bump(side, y, (66.0, 45.0), (9.0, 20.0))
     below = -1.3 * bump(side, y, (26.0, 5.0), (10.0, 3.5))
@@ -64,8 +84,8 @@ def _brow_and_eyes(x: Array, y: Array) -> Array:
 
 def _cheeks_and_chin(x: Array, y: Array) -> Array:
     side = np.abs(x)
-    cheekbone = 4.5 * bump(side, y, (44.0, -2.0), (13.0, 11.0))
-    hollow = -1.5 * bump(side, y, (46.0, -36.0), (12.0, 14.0))
+    cheekbone = 5.5 * bump(side, y, (44.0, -2.0), (13.0, 11.0))
+    hollow = -2.5 * bump(side, y, (46.0, -36.0), (12.0, 14.0))
     apple = 2.6 * bump(side, y, (31.0, -16.0), (12.0, 11.0))
     fold = (
         -1.5
@@ -90,10 +110,15 @@ def sculpt(points: Array, base_xy: Array) -> Array:
     in_front = smoothstep(z, -15.0, 15.0)
     depth = (_nose(x, y) + _brow_and_eyes(x, y) + _cheeks_and_chin(x, y)) * in_front
     # The tip of the nose overhangs; its wings bulge sideways.
-    droop = -4.0 * bump(x, y, (0.0, -17.0), (9.0, 4.5)) - 1.5 * bump(np.abs(x), y, (13.0, -19.0), (4.0, 3.5))
-    flare = np.sign(x) * 1.6 * bump(np.abs(x), y, (14.5, -18.0), (4.5, 5.0))
+    droop = -3.0 * bump(x, y, (0.0, -18.0), (9.0, 4.5)) - 0.6 * bump(np.abs(x), y, (13.0, -19.0), (4.0, 3.5))
+    flare = np.sign(x) * 1.8 * bump(np.abs(x), y, (14.5, -17.5), (4.5, 5.0))
+    # The jaw narrows towards the chin.
+    taper = 0.06 * bump(y, y, (-84.0, -84.0), (20.0, 20.0)) * smoothstep(z, -15.0, 40.0)
+    # Under its edge, which rises from the chin to the ear, the throat falls back.
+    edge = np.interp(z, [-20.0, 0.0, 50.0, 62.0], [-46.0, -60.0, -89.0, -98.0])
+    taper += 0.13 * smoothstep(edge - y, -4.0, 13.0) * smoothstep(z, -32.0, -8.0)
     moved = points.copy()
-    moved[:, 0] += flare * in_front * MM
+    moved[:, 0] += (flare * in_front - taper * x) * MM
     moved[:, 1] += droop * in_front * MM
     moved[:, 2] += depth * MM
     return moved
@@ -107,12 +132,12 @@ def lid_offset(outward: Array, upper: Bools) -> Array:
         upper: whether it is the upper lid.
     """
     round_off = np.clip(1 - outward**2, 0, None)
-    top = 5.2 * round_off**0.7
-    bottom = -4.4 * round_off**0.85
+    top = 5.6 * round_off**0.7
+    bottom = -4.7 * round_off**0.85
     return 0.9 * outward + np.where(upper, top, bottom)
 
 
-LID_HALF_WIDTH = 14.0
+LID_HALF_WIDTH = 14.8
 
 
 def lid_depth(points: Array, centre: Array, clearance: float) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from safa.head.builtin import loft
 from safa.head.builtin.loft import MM, Array, Bools
@@ -14,16 +15,16 @@ from safa.head.builtin.topology import Ints
 
 NUM_YAWS, SIDE = 79, 39
 
-_BROWS = [(15.0, 37.8), (23.5, 40.4), (32.0, 41.8), (41.0, 40.9), (50.0, 36.5)]  # from the nose outwards, mm
+_BROWS = [(15.0, 41.2), (23.5, 43.2), (32.0, 44.2), (41.0, 43.3), (50.0, 39.6)]  # from the nose outwards, mm
 _RIDGE = [(0.0, 22.0), (0.0, 11.0), (0.0, 0.0), (0.0, -11.5)]
 _NOSTRILS = [(-12.0, -23.0), (-6.0, -25.0), (0.0, -26.0), (6.0, -25.0), (12.0, -23.0)]
-# Jaw line from the ear (0) to the chin (8) on the subject's right side: grid row, azimuth in degrees.
-_JAW_ROWS = [26.5, 32.5, 38.5, 44.5, 49.0, 51.6, 52.6, 53.0, 53.2]
+# Jaw line from the ear (0) to the chin (8) on the subject's right side: row parameter, azimuth in degrees.
+_JAW_T = [6.08, 7.08, 8.09, 9.35, 10.66, 11.5, 11.85, 12.0, 12.09]
 _JAW_THETA = [86.0, 85.0, 83.0, 80.0, 68.0, 50.0, 31.0, 15.0, 0.0]
 # The ends, towards the middle of the face, of the lines on which they slide when the head turns.
-_INNER_ROWS = [27.5, 32.5, 37.5, 42.0, 45.5, 48.5, 50.5, 51.5, 51.7]
+_INNER_T = [6.24, 7.08, 7.91, 8.78, 9.59, 10.48, 11.16, 11.47, 11.54]
 _INNER_THETA = [36.0, 34.0, 31.0, 27.0, 24.0, 19.0, 12.0, 6.0, 0.0]
-_SLIDES = 40
+_SLIDES = 80
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,24 @@ def contour_landmarks(mesh: Mesh) -> Embedding:
     yaw = np.deg2rad(degrees)[:, None, None]
     across = points[..., 0] * np.cos(yaw) + points[..., 2] * np.sin(yaw)  # (79, 17, slides)
     reach = across * outward[:, :1] + points[..., 1] * outward[:, 1:]
-    best = reach.argmax(-1)
+    best = _smoothly(reach.argmax(-1), degrees)
     level = np.arange(17)
     return Embedding(faces[level, best], bary[level, best])
+
+
+def _smoothly(best: Ints, degrees: Ints) -> Ints:
+    """Places on the lines (79, 17) without the jumps that flat outlines cause from one yaw to the next."""
+    order = np.argsort(degrees)
+    smooth = np.empty(best.shape)
+    smooth[order] = gaussian_filter1d(best[order].astype(float), sigma=3.0, axis=0, mode="nearest")
+    places: Ints = np.rint(smooth).astype(np.int64)
+    return places
 
 
 def _slides(mesh: Mesh) -> tuple[Ints, Array, Array, Array]:
     """Of the 17 lines: faces (17, S), weights and points (17, S, 3), outward directions (17, 2)."""
     share = np.linspace(0, 1, _SLIDES)
-    rows = np.array(_JAW_ROWS)[:, None] * (1 - share) + np.array(_INNER_ROWS)[:, None] * share
+    rows = loft.row_of_t(np.array(_JAW_T)[:, None] * (1 - share) + np.array(_INNER_T)[:, None] * share)
     theta = np.deg2rad(np.array(_JAW_THETA)[:, None] * (1 - share) + np.array(_INNER_THETA)[:, None] * share)
     columns = loft.column_of_theta(-theta)  # the subject's right first
     rows, columns = np.concatenate([rows, rows[7::-1]]), np.concatenate([columns, -columns[7::-1]])
@@ -135,18 +145,19 @@ def _slides(mesh: Mesh) -> tuple[Ints, Array, Array, Array]:
 
 
 def _on_grid(mesh: Mesh, rows: Array, columns: Array) -> tuple[Ints, Array]:
-    """Faces and weights of places on the texture, where grid positions are straight."""
-    wanted = skin_uv(rows, columns).reshape(-1, 2)
+    """Faces (L, S) and weights (L, S, 3) of places on the texture, where grid positions are straight."""
     corners = mesh.uv[mesh.uv_faces]  # (F, 3, 2)
     low, high = corners.min(1), corners.max(1)
     faces, weights = [], []
-    for point in wanted:
-        near = np.flatnonzero((low <= point + 1e-9).all(1) & (high >= point - 1e-9).all(1))
-        a, b, c = (corners[near, i] - point for i in range(3))
-        cross = np.stack([p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0] for p, q in ((b, c), (c, a), (a, b))], 1)
-        bary = cross / cross.sum(1, keepdims=True)
-        best = bary.min(1).argmax()
-        clipped = np.clip(bary[best], 0, None)
+    for line in skin_uv(rows, columns):  # (S, 2)
+        near = np.flatnonzero((low <= line.max(0)).all(1) & (high >= line.min(0)).all(1))
+        a, b, c = (corners[near, i] - line[:, None] for i in range(3))  # (S, N, 2)
+        cross = np.stack(
+            [p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0] for p, q in ((b, c), (c, a), (a, b))], -1
+        )
+        bary = cross / cross.sum(-1, keepdims=True)
+        best = bary.min(-1).argmax(-1)  # inside is where all three are positive
+        clipped = np.clip(bary[np.arange(len(line)), best], 0, None)
         faces.append(near[best])
-        weights.append(clipped / clipped.sum())
-    return np.array(faces).reshape(rows.shape), np.array(weights).reshape(*rows.shape, 3)
+        weights.append(clipped / clipped.sum(-1, keepdims=True))
+    return np.stack(faces), np.stack(weights)

@@ -25,22 +25,22 @@ KEY_OUTLINES = np.array(
         [76, 66, 74.5, 64, -32, 50, -114, 2.25],  # forehead
         [44, 70, 76, 38, -30, 22, -112, 2.3],  # brows
         [20, 67, 74, 16, -26, 0, -106, 2.25],  # eyes
-        [-2, 67, 71, -2, -23, -18, -97, 2.15],  # cheekbones
-        [-25, 69, 66, -20, -20, -36, -88, 2.05],  # below the nose
-        [-46, 70.5, 61, -36, -17, -53, -80, 1.95],  # mouth
-        [-65, 70, 57.5, -48, -15, -68, -76, 1.9],  # above the chin
-        [-80, 67.5, 54, -58, -16, -80, -74, 1.85],  # chin
-        [-93, 59, 50.5, -67, -19, -92, -73, 1.8],  # jaw edge
-        [-98, 38, 46, -80, -24, -104, -72, 1.9],  # under the chin
-        [-106, 14, 46, -98, -27, -118, -74, 2.0],  # throat
-        [-130, 10, 49, -128, -29, -138, -76, 2.0],
-        [-168, 18, 58, -165, -31, -168, -84, 2.0],  # base of the neck
+        [-2, 67, 69.5, -2, -23, -18, -97, 2.15],  # cheekbones
+        [-25, 69, 63.5, -20, -20, -36, -88, 2.1],  # below the nose
+        [-46, 70.5, 58, -36, -17, -53, -80, 2.0],  # mouth
+        [-65, 70, 53.5, -48, -15, -68, -76, 2.0],  # above the chin
+        [-80, 67.5, 49.5, -58, -16, -80, -74, 2.0],  # chin
+        [-93, 59, 46, -67, -19, -92, -73, 2.0],  # jaw edge
+        [-98, 38, 44, -80, -24, -104, -72, 2.0],  # under the chin
+        [-106, 14, 45.5, -98, -27, -118, -74, 2.0],  # throat
+        [-130, 10, 48, -128, -29, -138, -76, 2.0],
+        [-168, 18, 56, -165, -31, -168, -84, 2.0],  # base of the neck
     ]
 )
 BROWS, EYES, MOUTH, JAW_EDGE, THROAT = 5.0, 6.0, 9.0, 12.0, 14.0
-ROWS_BETWEEN = [2, 2, 3, 4, 8, 7, 6, 6, 5, 4, 3, 3, 2, 3, 3, 2]
-COLUMN_KEYS = [0, 14, 22, 27]  # columns from the front to the back of one half ...
-COLUMN_DEGREES = [0, 29, 90, 180]  # ... and where they lie: dense in front
+ROWS_BETWEEN = [2, 2, 3, 4, 9, 8, 6, 9, 5, 4, 3, 3, 2, 3, 3, 2]
+COLUMN_KEYS = [0, 7, 15, 22, 27]  # columns from the front to the back of one half ...
+COLUMN_DEGREES = [0, 11, 29, 90, 180]  # ... and where they lie: dense in front
 
 NUM_ROWS = sum(ROWS_BETWEEN) + 1
 HALF_COLUMNS = COLUMN_KEYS[-1]

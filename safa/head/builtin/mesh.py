@@ -92,8 +92,8 @@ def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
                 own[ring] = edge.mean(0) + share * (edge - edge.mean(0))
         numbers = np.arange(count, count + own[..., 0].size).reshape(own.shape[:2])
         rim = (rim_row * width + rim_column + loft.HALF_COLUMNS)[None]
-        faces.append(ring_faces(in_front))
-        uv_faces.append(ring_faces(np.concatenate([rim, numbers])))
+        faces.append(ring_faces(in_front, opening.half))
+        uv_faces.append(ring_faces(np.concatenate([rim, numbers]), opening.half))
         uv.append(own.reshape(-1, 2))
         count += own[..., 0].size
     return np.concatenate(faces), np.concatenate(uv), np.concatenate(uv_faces)
@@ -108,8 +108,8 @@ def _pocket_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
     uv = 0.5 + 0.5 * np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1, 2)
     uv = np.concatenate([uv, [[0.5, 0.5]]])
     numbers = np.arange(count * around).reshape(count, around)
-    faces = np.concatenate([ring_faces(rings), fan_faces(rings[-1], skin.pocket_end)])
-    uv_faces = np.concatenate([ring_faces(numbers), fan_faces(numbers[-1], count * around)])
+    faces = np.concatenate([ring_faces(rings, skin.mouth.half), fan_faces(rings[-1], skin.pocket_end)])
+    uv_faces = np.concatenate([ring_faces(numbers, skin.mouth.half), fan_faces(numbers[-1], count * around)])
     return faces, uv, uv_faces
 
 

@@ -108,7 +108,7 @@ def _place_ear(local: Array) -> Array:
     flare, lean = np.deg2rad(28), np.deg2rad(12)
     back, up, off = local.T
     back, up = back * np.cos(lean) + up * np.sin(lean), up * np.cos(lean) - back * np.sin(lean)
-    x = 74.0 + back * np.sin(flare) + off * np.cos(flare)
+    x = 72.0 + back * np.sin(flare) + off * np.cos(flare)
     z = -24.0 - back * np.cos(flare) + off * np.sin(flare)
     return np.stack([x, 4.0 + up, z], axis=1)
 

@@ -13,10 +13,10 @@ from safa.head.builtin.skin import EYE_RINGS, LIP_BORDER, LIP_LINE
 
 def _brows(x: Array, y: Array) -> Array:
     side = np.abs(x)
-    arch = np.interp(side, [12, 16, 24, 33, 42, 50, 56], [37, 38, 40.5, 41.8, 40.7, 36.5, 33])
-    thick = np.interp(side, [12, 18, 40, 54], [3.2, 3.6, 3.2, 2.0])
+    arch = np.interp(side, [12, 16, 24, 33, 42, 50, 56], [40.6, 41.4, 43.3, 44.2, 43.2, 39.6, 36.0])
+    thick = np.interp(side, [12, 18, 40, 54], [2.8, 3.2, 3.0, 2.6])
     hair = np.exp(-0.5 * (np.abs(y - arch) / thick) ** 2)
-    return hair * smoothstep(side, 10.5, 15.0) * (1 - smoothstep(side, 49.0, 56.0))
+    return hair * smoothstep(side, 10.5, 15.0) * (1 - smoothstep(side, 44.0, 55.0))
 
 
 def _scalp(x: Array, y: Array, z: Array) -> Array:
@@ -47,8 +47,11 @@ def region_masks(mesh: Mesh) -> dict[str, Array]:
         lip[mouth.rings[LIP_BORDER + 2 : LIP_LINE + 2][:, [0, mouth.half]]] = 0.5
         lip[mouth.rings[LIP_BORDER + 1]] *= 0.65
         lips.append(lip)
-    lids = np.zeros(len(x))
+    lids, lashes = np.zeros(len(x)), np.zeros(len(x))
     for ring in (mesh.left_eye, mesh.right_eye):
+        edge = ring.rings[len(EYE_RINGS) - 1 : len(EYE_RINGS) + 1]
+        lashes[edge[:, ring.upper]] = [[0.4], [1.0]]
+        lashes[edge[1, ring.lower]] = 0.35
         for index, share in enumerate(EYE_RINGS):
             lids[ring.rings[index + 1]] = np.clip(1 - share / 0.42, 0, 1)
         lids[ring.rings[len(EYE_RINGS) + 1 :]] = 1
@@ -66,6 +69,11 @@ def region_masks(mesh: Mesh) -> dict[str, Array]:
         "iris": eyeballs * (1 - smoothstep(mesh.level, *IRIS_EDGE)),
         "pupil": eyeballs * (1 - smoothstep(mesh.level, *PUPIL_EDGE)),
         "eyelids": lids,
+        "lashes": lashes,
+        "nostrils": skin
+        * bump(side, z, (6.3, 80.0), (2.8, 4.0), 3.0)
+        * smoothstep(-y, 18.0, 21.0)
+        * smoothstep(y, -30.0, -27.0),
         "ears": mesh.mask("ear_left") + mesh.mask("ear_right"),
         "neck": skin * (1 - inside) * (1 - smoothstep(y, throat - 6, throat + 6)),
         "nose": face * bump(side, y, (0.0, -2.0), (13.0, 19.0), 3.0),

@@ -22,15 +22,17 @@ from safa.head.model import HeadCode, HeadModel
 from safa.head.raster import interpolate_vertices, rasterize
 from safa.head.render import BEHIND_SCREEN, vertex_normals
 
-TILE, SAMPLES = 152, 2  # pixels of a picture; rendered larger and averaged
-MARGIN = 14  # cut off left and right
+TILE, SAMPLES = 176, 2  # pixels of a picture; rendered larger and averaged
+MARGIN = 18  # cut off left and right
 IDENTITY_SEED, NUM_PEOPLE = 7, 5
 YAWS = (-35.0, 0.0, 35.0)  # degrees
 JAW_OPEN = 0.32  # radians
-SCALE, RISE = 8.2, -0.006  # of the camera
+SCALE, RISE = 7.5, -0.010  # of the camera
 _SKINS = [(0.87, 0.68, 0.57), (0.55, 0.37, 0.27), (0.93, 0.77, 0.68), (0.73, 0.53, 0.40), (0.40, 0.26, 0.19)]
 _LIGHT = (-0.4, -0.5, -0.77)  # where it comes from, in screen axes
-_BACKGROUND = 0.16
+_BACKGROUND = 0.62
+_GAMMA = 2.2
+COLOUR_STEP = 4  # of 256: keeps the file small
 
 
 def vertex_colours(
@@ -43,7 +45,9 @@ def vertex_colours(
         ("cheeks", base * [1.05, 0.8, 0.78], 0.35),
         ("scalp", base * 0.55, 0.45),
         ("eyelids", base * [0.9, 0.78, 0.75], 0.5),
+        ("nostrils", base * 0.35, 0.9),
         ("brows", base * 0.25, 0.85),
+        ("lashes", base * 0.15, 0.9),
         ("upper_lip", base * [0.86, 0.58, 0.58], 1.0),
         ("lower_lip", base * [0.9, 0.62, 0.62], 1.0),
         ("mouth_interior", np.array([0.25, 0.06, 0.06]), 1.0),
@@ -88,8 +92,10 @@ def _shade(vertices: Tensor, faces: Tensor, colours: Tensor) -> NDArray[np.uint8
     picture = interpolate_vertices(fragments, attributes, faces)
     normal = torch.nn.functional.normalize(picture[:, :3], dim=1)
     light = torch.nn.functional.normalize(torch.tensor(_LIGHT), dim=0)
-    lit = 0.38 + 0.72 * (normal * light[:, None, None]).sum(1, keepdim=True).clamp(min=0)
-    image = torch.where(fragments.hit[:, None], picture[:, 3:] * lit, _BACKGROUND).clamp(0, 1)
+    direct = ((normal * light[:, None, None]).sum(1, keepdim=True) + 0.25).clamp(min=0) / 1.25
+    lit = 0.95 * direct + 0.30 - 0.12 * normal[:, 1:2]  # the rest comes from above
+    image = (picture[:, 3:].clamp(min=0) ** _GAMMA * lit) ** (1 / _GAMMA)
+    image = torch.where(fragments.hit[:, None], image, _BACKGROUND).clamp(0, 1)
     image = torch.nn.functional.avg_pool2d(image, SAMPLES)[..., MARGIN : TILE - MARGIN]
     return (image.permute(0, 2, 3, 1) * 255).round().byte().numpy()
 
@@ -113,7 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw a contact sheet of the built-in head.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     output: Path = parser.parse_args(arguments).output
-    Image.fromarray(draw_sheet()).save(output, optimize=True)
+    coarse = draw_sheet() // COLOUR_STEP * COLOUR_STEP + COLOUR_STEP // 2
+    Image.fromarray(coarse).save(output, optimize=True)
     sys.stdout.write(f"{output}\n")
     return 0
 

@@ -14,9 +14,9 @@ from safa.head.builtin.features import EYE, LID_HALF_WIDTH, MOUTH_HALF_WIDTH, MO
 from safa.head.builtin.loft import MM, Array, Bools
 from safa.head.builtin.topology import NUM_GRID, Block, Ints, grid_vertex
 
-LEFT_EYE = Block(top=22, bottom=30, left=3, right=16)
-RIGHT_EYE = Block(top=22, bottom=30, left=-16, right=-3)
-MOUTH = Block(top=40, bottom=46, left=-12, right=12)
+LEFT_EYE = Block(top=23, bottom=31, left=4, right=17)
+RIGHT_EYE = Block(top=23, bottom=31, left=-17, right=-4)
+MOUTH = Block(top=45, bottom=51, left=-13, right=13)
 
 # Eye rings between the rim of the block (1) and the edge of the lid (0), then two behind that edge.
 EYE_RINGS = (0.66, 0.42, 0.26, 0.16, 0.07, 0.0)
@@ -106,7 +106,7 @@ def _mouth_outlines(angle: Array) -> tuple[Array, Array]:
     line = lip_line(across)
     border = line + np.where(corner, 0, lip_border(across, upper))
     x = MOUTH_HALF_WIDTH * across
-    return np.stack([1.06 * x, border], axis=1), np.stack([x, line], axis=1)
+    return np.stack([1.09 * x, border], axis=1), np.stack([x, line], axis=1)
 
 
 def _grid() -> tuple[Array, Array, Array]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from safa.head.builtin.features import EYE, bump, smoothstep
+from safa.head.assets import NUM_POSE_FEATURES
+from safa.head.builtin.features import EYE, MOUTH_Y, bump, smoothstep
 from safa.head.builtin.loft import MM, Array
 from safa.head.builtin.mesh import Mesh
 from safa.head.builtin.skin import LIP_LINE
@@ -15,6 +16,7 @@ from safa.head.builtin.topology import Ints
 
 PARENTS = [-1, 0, 1, 1, 1]
 # Where the joints lie, mm: root, neck, jaw hinge (in front of the ears), eyes.
+_JAW_OPENING = 9 * 1 + 3 * 2 + 1  # entry (2, 1) of the jaw's rotation: the sine of its angle about x
 JOINTS = np.array([[0, -130, -28], [0, -58, -24], [0, -8, -8], EYE, EYE * [-1, 1, 1]])
 
 
@@ -68,6 +70,22 @@ def skinning_weights(mesh: Mesh) -> Array:
     for joint, part in ((3, "eye_left"), (4, "eye_right")):
         weights[mesh.parts[part]] = np.eye(5)[joint]
     return weights
+
+
+def pose_correctives(mesh: Mesh) -> Array:
+    """(V, 3, 36) metres for each entry of (R - I) of joints 1..4: what skin does that no joint carries.
+
+    Only the jaw has any: as it opens, the cheeks sink and the corners of the mouth draw together.
+    """
+    x, y, z = (mesh.vertices / MM).T
+    side, skin = np.abs(x), mesh.mask("skin") * smoothstep(z, -10.0, 12.0)
+    cheek, corner = (
+        skin * bump(side, y, at, size) for at, size in (((43, -38), (13, 15)), ((25, MOUTH_Y), (10, 8)))
+    )
+    moved = np.stack([-np.sign(x) * (5.0 * cheek + 7.0 * corner), 0 * x, -3.0 * cheek], axis=-1)
+    directions = np.zeros((len(x), 3, NUM_POSE_FEATURES))
+    directions[..., _JAW_OPENING] = moved * MM
+    return directions
 
 
 def joint_regressor(mesh: Mesh) -> Array:

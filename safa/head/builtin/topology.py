@@ -84,16 +84,23 @@ def grid_faces(cells: Ints) -> Ints:
     return kept
 
 
-def ring_faces(rings: Ints) -> Ints:
+def ring_faces(rings: Ints, corner: int = 0) -> Ints:
     """Triangles between closed rings (R, N) of vertex numbers, each ring inside the one before it.
 
     With rings that run counter-clockwise seen from outside the surface, the faces do too.
+
+    Args:
+        corner: column of a second corner opposite column 0. All diagonals then lead away from the two
+            corners, where the rings of an eye or a mouth are too flat for any other.
     """
+    count = rings.shape[1]
     outer, inner = rings[:-1], rings[1:]
     outer_next, inner_next = np.roll(outer, -1, axis=1), np.roll(inner, -1, axis=1)
-    first = np.stack([outer, outer_next, inner_next], axis=-1).reshape(-1, 3)
-    second = np.stack([outer, inner_next, inner], axis=-1).reshape(-1, 3)
-    return np.concatenate([first, second])
+    column = np.arange(count)
+    leaves = (column < corner / 2) | ((column >= corner) & (column < (corner + count) / 2) & (corner > 0))
+    first = np.stack([outer, outer_next, np.where(leaves, inner, inner_next)], axis=-1)
+    second = np.stack([np.where(leaves, outer_next, outer), inner_next, inner], axis=-1)
+    return np.concatenate([first.reshape(-1, 3), second.reshape(-1, 3)])
 
 
 def fan_faces(ring: Ints, centre: int) -> Ints:
