@@ -113,7 +113,7 @@ def sculpt(points: Array, base_xy: Array) -> Array:
     droop = -3.0 * bump(x, y, (0.0, -18.0), (9.0, 4.5)) - 0.6 * bump(np.abs(x), y, (13.0, -19.0), (4.0, 3.5))
     flare = np.sign(x) * 1.8 * bump(np.abs(x), y, (14.5, -17.5), (4.5, 5.0))
     # The jaw narrows towards the chin.
-    taper = 0.06 * bump(y, y, (-84.0, -84.0), (20.0, 20.0)) * smoothstep(z, -15.0, 40.0)
+    taper = 0.04 * bump(y, y, (-84.0, -84.0), (20.0, 20.0)) * smoothstep(z, -15.0, 40.0)
     # Under its edge, which rises from the chin to the ear, the throat falls back.
     edge = np.interp(z, [-20.0, 0.0, 50.0, 62.0], [-46.0, -60.0, -89.0, -98.0])
     taper += 0.13 * smoothstep(edge - y, -4.0, 13.0) * smoothstep(z, -32.0, -8.0)
