@@ -145,7 +145,7 @@ def _drop_unused(mesh: Mesh) -> Mesh:
 
 
 def build_mesh() -> Mesh:
-    """The average head: about 5,600 vertices."""
+    """The average head: about 5,900 vertices."""
     skin = build_skin()
     faces, uv, uv_faces = _skin_faces(skin)
     pocket, pocket_uv, pocket_uv_faces = _pocket_faces(skin)

@@ -1,6 +1,6 @@
 """The skin: grid, eyelids, lips and the pocket of the mouth, as one connected mesh.
 
-Rings and their order are what later parts rely on: they are named in ``Rings``.
+Rings and their order are what later parts rely on: they are named in ``Ring``.
 """
 
 from __future__ import annotations
