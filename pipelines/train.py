@@ -15,9 +15,11 @@ Train name of its own, since Ray would take up an older run of the same name.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,7 @@ def train_on_ray(config: TrainConfig) -> None:
     An interrupt ends the workers where they are; the newest checkpoint stays.
     """
     scale = config.scale
-    with ray_session():
+    with ray_session(), _interrupts():
         trainer = TorchTrainer(
             _worker,
             train_loop_config=_with_whole_paths(config).model_dump(mode="json"),
@@ -105,6 +107,18 @@ def train_on_ray(config: TrainConfig) -> None:
         refusal = trainer.fit().return_value
     if refusal is not None:
         raise UserError(*refusal)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ray Train answers an interrupt with exit code 0, as if all were well, and leaves its handler behind."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:

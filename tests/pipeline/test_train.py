@@ -90,8 +90,7 @@ def _config(settings: Settings, **scale: Any) -> TrainConfig:
 def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: str) -> None:
     settings["stage"] = {"kind": kind} | ({"ema_decay": 0.9} if kind == "full" else {})
     straight = settings | {"name": "straight"}
-    _, errors = _start(straight).communicate(timeout=SECONDS)
-    assert "finished after 40 steps" in errors
+    program.train(_config(straight))
 
     killed = settings | {"name": "killed"}
     process = _start(killed)
@@ -103,6 +102,16 @@ def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: 
     _, errors = _start(killed).communicate(timeout=SECONDS)
     assert "going on from" in errors
     assert _outcome(_folder(killed)) == _outcome(_folder(straight))
+
+
+@pytest.mark.ray
+def test_interrupt_on_ray_leaves_the_newest_state(settings: Settings) -> None:
+    process = _start(settings | {"schedule": {"unit": "steps", "length": 5000}, "scale": {"num_workers": 1}})
+    _wait_for_state(settings, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert "interrupted; run the same command again to go on" in errors
 
 
 def test_interrupt_saves_the_state_and_says_how_to_go_on(settings: Settings) -> None:
