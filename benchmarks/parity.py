@@ -12,12 +12,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from parity_cases import critics, faces, pictures, structure, training
 from parity_cases.golden import Golden
 from parity_cases.rows import Row, failures, table
+from parity_cases.undecided import CHOICES
 
 from safa.errors import run_as_program
 
@@ -43,6 +45,10 @@ CASES: tuple[tuple[str, str | None, Case, bool], ...] = (
     ("faceswap", "faceswap.npz", pictures.face_swap, False),
     ("attention", "contextual_attention.npz", pictures.attention, False),
     ("batch2", "batch2.npz", pictures.batch, False),
+    *(
+        (f"animation_{name}", "animation.npz", partial(pictures.animation, name), False)
+        for name in pictures.TRANSFERS
+    ),
     ("discriminator", "discriminator.npz", critics.discriminator, False),
     ("bisenet", "bisenet.npz", critics.face_parser, False),
     ("pretrain", "tdmm_pretrain.npz", training.head_stage, True),
@@ -81,8 +87,27 @@ def run(golden: Golden, only: Sequence[str] | None = None) -> list[Row]:
             continue
         started = time.perf_counter()
         with contextlib.nullcontext() if needs_gradients else torch.no_grad():
-            rows += case(golden)
+            found = list(case(golden))
+            rows += found if needs_gradients else settle(golden, case, found)
         sys.stderr.write(f"{name}: {time.perf_counter() - started:.1f} s\n")
+    return rows
+
+
+def settle(golden: Golden, case: Case, rows: list[Row]) -> list[Row]:
+    """Try rows that fail behind the rasteriser again, with undecided pixels of the face masks toggled.
+
+    Whether such a pixel belongs to a mask is the reference's own rounding noise (``parity_cases.undecided``).
+    A row that passes this way says so.
+    """
+    if not any(row.may_be_mended for row in rows):
+        return rows
+    with golden.undecided.tried() as choose:
+        for choice in range(1, CHOICES):
+            if not any(row.may_be_mended for row in rows):
+                break
+            choose(choice)
+            again = {row.tensor: row for row in case(golden)}
+            rows = [row.or_toggled(again[row.tensor]) for row in rows]
     return rows
 
 

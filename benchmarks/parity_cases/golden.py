@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from parity_cases.fill import fill
+from parity_cases.undecided import UndecidedPixels
 from safa.config import ModelConfig
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
@@ -73,7 +74,15 @@ class Golden:
 
     @cached_property
     def safa(self) -> Safa:
+        """The model of all cases that only evaluate."""
         return self.new_safa(self.config)
+
+    @cached_property
+    def undecided(self) -> UndecidedPixels:
+        """By it, single pixels of ``safa``'s renders can be taken the other way."""
+        stand_in = UndecidedPixels(self.safa.tdmm)
+        self.safa.tdmm.render = stand_in  # type: ignore[method-assign]
+        return stand_in
 
     def new_safa(self, config: ModelConfig) -> Safa:
         """A filled model of its own, for cases that train."""

@@ -10,13 +10,20 @@ import torch
 from torch import Tensor
 
 from parity_cases.golden import Array, Golden
-from parity_cases.rows import Row, exact, levels, picture
+from parity_cases.rows import Row, each, exact, levels, picture
 from parity_cases.taps import tap
+from safa.config.inference import TransferConfig
 from safa.geometry.antialias import AntiAlias
+from safa.inference.motion import make_transfer
 from safa.models.attention import ContextualAttention
 from safa.models.generator import Blend
 from safa.models.safa import Reenactment
 
+TRANSFERS = {
+    "rel_adapt": TransferConfig(mode="relative", adapt_scale=True),
+    "rel": TransferConfig(mode="relative"),
+    "abs": TransferConfig(mode="absolute"),
+}
 TAP_GRID = 64  # taps are recorded at this many rows and columns
 TAP_CHANNELS = (64, 8)  # from so many channels on, every 8th is recorded
 
@@ -100,7 +107,31 @@ def batch(golden: Golden) -> Iterator[Row]:
     yield picture(
         "batch2", "prediction_s2", out.prediction[..., ::2, ::2].numpy(), reference["prediction_s2"]
     )
-    yield levels("batch2", "prediction_u8", _to_8bit(out.prediction), reference["prediction_u8"])
+    yield from each(levels, "batch2", "prediction_u8", _to_8bit(out.prediction), reference["prediction_u8"])
+
+
+def animation(name: str, golden: Golden) -> Iterator[Row]:
+    """Several driving frames, transferred in one of the ways of ``TRANSFERS``."""
+    reference = {
+        key.removeprefix(f"{name}_"): value
+        for key, value in golden.arrays("animation").items()
+        if key.startswith((f"{name}_pred", f"{name}_kp", f"{name}_transformed"))
+    }
+    case = f"animation_{name}"
+    source = golden.safa.prepare_source(golden.source)
+    transfer = make_transfer(source.face, golden.driving_face, TRANSFERS[name])
+    moved = transfer(golden.safa.analyse(golden.driving_frames[: len(reference["pred_u8"])]))
+    vertices = golden.safa.tdmm.geometry(moved.code).vertices[:, ::4]
+    for tensor, ours in {
+        "kp_norm_value": moved.keypoints.value,
+        "kp_norm_jacobian": moved.keypoints.jacobian,
+        "transformed_verts_s4": vertices,
+    }.items():
+        yield exact(case, tensor, ours.numpy(), reference[tensor])
+    frames_BHWC = golden.safa.reenact(source, moved).prediction.permute(0, 2, 3, 1)
+    thin = frames_BHWC[:, ::4, ::4].numpy()
+    yield from each(picture, case, "pred_f32_s4", thin, reference["pred_f32_s4"])
+    yield from each(levels, case, "pred_u8", _to_8bit(frames_BHWC), reference["pred_u8"])
 
 
 def _reenact(golden: Golden, blend: Blend | None = None) -> Reenactment:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Row:
         tolerance: the rule, in words.
         passed: whether the rule holds.
         detail: measured quantities beyond the maximum.
+        behind_rasterizer: whether a pixel that sees another face can move it.
     """
 
     case: str
@@ -62,6 +63,18 @@ class Row:
     tolerance: str
     passed: bool
     detail: Detail = field(default_factory=dict)
+    behind_rasterizer: bool = False
+
+    @property
+    def may_be_mended(self) -> bool:
+        """Whether it fails, and a single pixel of the rasteriser's could be why."""
+        return self.behind_rasterizer and not self.passed
+
+    def or_toggled(self, toggled: Row) -> Row:
+        """The toggled row if it mends this one; only what lies behind the rasteriser may be mended so."""
+        if not (self.may_be_mended and toggled.passed):
+            return self
+        return replace(toggled, detail={**toggled.detail, "before toggling pixels": self.relative})
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -89,7 +102,16 @@ def picture(case: str, tensor: str, ours: Array, reference: Array, limits: Pictu
     quantile = float(np.quantile(scaled, PICTURE_SHARE))
     passed = rms <= limits.rms and quantile <= limits.quantile and _max(scaled) <= limits.maximum
     tolerance = f"rms <= {limits.rms:g}, q99.9 <= {limits.quantile:g}, max <= {limits.maximum:g}"
-    return Row(case, tensor, _max(error), _max(scaled), tolerance, passed, {"rms": rms, "q99.9": quantile})
+    detail = {"rms": rms, "q99.9": quantile}
+    return Row(case, tensor, _max(error), _max(scaled), tolerance, passed, detail, behind_rasterizer=True)
+
+
+def each(
+    compare: Callable[[str, str, Array, Array], Row], case: str, tensor: str, ours: Array, reference: Array
+) -> Iterator[Row]:
+    """One row per sample of a batch."""
+    for i, (one, wanted) in enumerate(zip(ours, reference, strict=True)):
+        yield compare(case, f"{tensor}[{i}]", one, wanted)
 
 
 def levels(case: str, tensor: str, ours: Array, reference: Array) -> Row:
