@@ -38,7 +38,7 @@ class PictureConfig(Settings):
     """Videos and strips of the report."""
 
     panel: int = Field(default=192, ge=32)  # px; smaller pictures are enlarged to at least this side
-    strip_frames: int = Field(default=6, ge=2)  # rows of a strip, evenly spaced over the clip
+    strip_frames: int = Field(default=4, ge=2)  # rows of a strip, evenly spaced over the clip
     crf: int = Field(default=20, ge=0, le=51)  # H.264 quality: 0 lossless, 23 usual, 51 worst
 
 

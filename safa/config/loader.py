@@ -1,7 +1,7 @@
 """Strict YAML to typed, frozen settings.
 
-An unknown key, a missing key or a value of another type is a ``UserError`` of one line that names file and key.
-Overrides (``--set a.b=c``) go through the same door as the file.
+An unknown key, a missing key or a value of another type is a ``UserError`` of one line that names file and
+key. Overrides (``--set a.b=c``) go through the same door as the file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in mapping:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} given twice", key_node.start_mark
+            )
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
 
@@ -54,7 +56,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise UserError(f"not valid YAML: {error}", where) from None
 

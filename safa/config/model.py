@@ -16,7 +16,7 @@ class HourglassConfig(Settings):
     block_expansion: int = Field(ge=1)
     num_blocks: int = Field(ge=1)
     max_features: int = Field(ge=1)
-    scale_factor: float = Field(default=0.25, gt=0, le=1)  # of the image, by AntiAlias; 1/scale is a whole number
+    scale_factor: float = Field(default=0.25, gt=0, le=1)  # of the image; 1/scale is a whole number
 
 
 class KeypointConfig(Settings):

@@ -55,11 +55,11 @@ class Box:
 def points_in_crop(points: NDArray[np.float32], box: Box, size: int) -> NDArray[np.float32]:
     """Points of the source frame in pixels of the cut that was scaled to ``size`` x ``size``.
 
-    Pixel centres: source column x has its centre at x + 0.5 of the frame's width, and so it has in the cut.
+    Points are continuous: 0 is the frame's left edge and pixel j spans j to j + 1, as face-alignment gives
+    them and as the head's camera projects. So a cut only shifts them and a scaling only multiplies them.
 
     Args:
         points: (..., 2), (x, y) in pixels of the source frame; NaN stays NaN.
     """
     scale = np.array([size / box.width, size / box.height], dtype=np.float32)
-    corner = np.array([box.left, box.top], dtype=np.float32)
-    return (points - corner + np.float32(0.5)) * scale - np.float32(0.5)
+    return (points - np.array([box.left, box.top], dtype=np.float32)) * scale

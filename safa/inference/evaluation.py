@@ -31,7 +31,7 @@ from safa.inference.motion import find_best_frame
 from safa.inference.panels import film_panels, strip_panels
 from safa.inference.scores import ScoreTable
 from safa.models.safa import SourceCache
-from safa.pictures.canvas import Picture
+from safa.pictures.canvas import Picture, enlarge
 from safa.pictures.strips import Panel, captioned, chosen_frames, strip
 from safa.training.storage import appearing
 
@@ -154,7 +154,8 @@ class _Film:
         table: ScoreTable | None,
         pictures: PictureConfig,
     ) -> None:
-        self._tdmm, self._source, self._given, self._table = animator.model.tdmm, source, given, table
+        self._tdmm, self._given, self._table = animator.model.tdmm, given, table
+        self._source, self._large_source = source, enlarge(source, pictures.panel)
         self._pictures = pictures
         self._chosen = frozenset(chosen_frames(len(given), pictures.strip_frames))
         self._rows: list[list[Panel]] = []
@@ -170,7 +171,7 @@ class _Film:
             for i in range(len(batch.driving)):
                 if number in self._chosen:
                     self._rows.append(self._strip_row(batch, i, estimated[i].numpy(), number))
-                yield captioned(film_panels(self._source, batch, i), self._pictures.panel)
+                yield captioned(film_panels(self._large_source, batch, i), self._pictures.panel)
                 number += 1
 
     def write_strip(self, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,8 @@ def stacked(pictures: Sequence[Picture], gap: int = 0) -> Picture:
     return _joined(pictures, gap, axis=0)
 
 
-def caption(text: str, width: int, height: int = 20) -> Picture:
+@lru_cache(maxsize=128)  # every frame of a film has the same few
+def caption(text: str, width: int, height: int) -> Picture:
     """A bar of this size with the text in its middle; text that is too long is cut off."""
     bar = Image.new("RGB", (width, height), PAPER)
     font = ImageFont.load_default(size=max(8, round(height * 0.62)))

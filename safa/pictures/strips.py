@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from safa.pictures.canvas import Picture, caption, enlarge, side_by_side, stacked
 
 GAP = 3  # px between panels
-CAPTION = 20  # px
+CAPTION_SHARE = 1 / 7  # of a panel's height
 
 
 @dataclass(frozen=True)
@@ -31,26 +29,14 @@ def chosen_frames(n_frames: int, count: int) -> tuple[int, ...]:
     return tuple(int((i + 0.5) * n_frames / count) for i in range(count))
 
 
-def panel_row(panels: Sequence[Panel], panel: int) -> Picture:
-    """Panels side by side, each enlarged to ``panel`` px."""
-    return side_by_side([enlarge(item.picture, panel) for item in panels], GAP)
-
-
-def caption_row(panels: Sequence[Panel], panel: int) -> Picture:
-    """The labels, as wide as ``panel_row`` of the same panels."""
-    widths = [enlarge(item.picture, panel).shape[1] for item in panels]
-    return side_by_side(
-        [caption(item.label, width, CAPTION) for item, width in zip(panels, widths, strict=True)], GAP
-    )
-
-
 def captioned(panels: Sequence[Panel], panel: int) -> Picture:
-    """One row of panels under their labels."""
-    return stacked([caption_row(panels, panel), panel_row(panels, panel)])
+    """One row of panels, each enlarged to ``panel`` px, under their labels."""
+    row = _enlarged(panels, panel)
+    return stacked([_labels(row, panel), _pictures(row)])
 
 
 def strip(rows: Sequence[Sequence[Panel]], panel: int) -> Picture:
-    """Rows of panels under one row of labels.
+    """Rows of panels, each enlarged to ``panel`` px, under one row of labels.
 
     Raises:
         ValueError: no rows, or rows of different panels.
@@ -58,6 +44,23 @@ def strip(rows: Sequence[Sequence[Panel]], panel: int) -> Picture:
     labels = {tuple(item.label for item in row) for row in rows}
     if len(labels) != 1:
         raise ValueError(f"a strip needs rows of the same panels, not {sorted(labels)}")
-    return np.ascontiguousarray(
-        stacked([caption_row(rows[0], panel), *(panel_row(row, panel) for row in rows)], GAP)
-    )
+    large = [_enlarged(row, panel) for row in rows]
+    return stacked([_labels(large[0], panel), *map(_pictures, large)], GAP)
+
+
+def caption_height(panel: int) -> int:
+    """Of the bar with the labels, px."""
+    return round(panel * CAPTION_SHARE)
+
+
+def _enlarged(panels: Sequence[Panel], panel: int) -> list[Panel]:
+    return [Panel(item.label, enlarge(item.picture, panel)) for item in panels]
+
+
+def _pictures(row: Sequence[Panel]) -> Picture:
+    return side_by_side([item.picture for item in row], GAP)
+
+
+def _labels(row: Sequence[Panel], panel: int) -> Picture:
+    height = caption_height(panel)
+    return side_by_side([caption(item.label, item.picture.shape[1], height) for item in row], GAP)

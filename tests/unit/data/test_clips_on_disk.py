@@ -118,14 +118,12 @@ def test_box_follows_the_real_resolution() -> None:
 def test_a_painted_point_stays_under_its_landmark() -> None:
     """Paint a block of pixels, cut and scale as area averaging does; its centre must be where we say."""
     source = np.zeros((120, 120), np.float32)
-    source[48:52, 72:76] = 1  # centre of the block: x 73.5, y 49.5 in pixel centres
+    source[48:52, 72:76] = 1  # the block spans x 72 to 76 and y 48 to 52; its centre is (74, 50)
     box, size = Box(20, 10, 100, 90), 20
     cut = source[10:90, 20:100].reshape(size, 4, size, 4).mean((1, 3))
     rows, columns = np.indices(cut.shape)
-    centre = np.array([(columns * cut).sum(), (rows * cut).sum()]) / cut.sum()
-    np.testing.assert_allclose(
-        points_in_crop(np.array([73.5, 49.5], np.float32), box, size), centre, atol=1e-4
-    )
+    centre = np.array([(columns * cut).sum(), (rows * cut).sum()]) / cut.sum() + 0.5
+    np.testing.assert_allclose(points_in_crop(np.array([74, 50], np.float32), box, size), centre, atol=1e-4)
     assert np.isnan(points_in_crop(np.full((2, 2), np.nan, np.float32), box, size)).all()
 
 

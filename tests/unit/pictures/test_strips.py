@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safa.pictures.strips import CAPTION, GAP, Panel, captioned, chosen_frames, strip
+from safa.pictures.strips import GAP, Panel, caption_height, captioned, chosen_frames, strip
 
 
 def panels(*labels: str, side: int = 16) -> list[Panel]:
@@ -26,12 +26,12 @@ def test_the_source_frame_is_not_among_them() -> None:
 
 def test_panels_of_different_sizes_meet_at_one_height() -> None:
     row = panels("source") + panels("flow", side=8)
-    assert captioned(row, 32).shape == (CAPTION + 32, 32 + GAP + 32, 3)
+    assert captioned(row, 32).shape == (caption_height(32) + 32, 32 + GAP + 32, 3)
 
 
 def test_a_strip_has_its_labels_once() -> None:
     picture = strip([panels("source", "driving")] * 3, 32)
-    assert picture.shape == (CAPTION + 3 * (GAP + 32), 2 * 32 + GAP, 3)
+    assert picture.shape == (caption_height(32) + 3 * (GAP + 32), 2 * 32 + GAP, 3)
 
 
 def test_rows_of_different_panels_are_refused() -> None:
