@@ -3,9 +3,6 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-# Threads that wait for others sleep instead of spinning: on a busy machine a training step is several times faster.
-export OMP_WAIT_POLICY := passive
-
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-fast check lint format bench clean
 

@@ -123,7 +123,7 @@ def load_settings(path: Path, model: type[S], overrides: Sequence[str] = ()) -> 
 
 def dump_settings(settings: Settings) -> str:
     """The settings as YAML text that ``load_settings`` reads back to an equal object."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
 def settings_hash(settings: Settings) -> str:

@@ -37,6 +37,14 @@ class DataConfig(Settings):
     jitter: JitterConfig = JitterConfig()
 
 
+class SimilarityConfig(Settings):
+    """Random placement of a frame: shift, zoom and turn about its middle. 0 everywhere leaves it alone."""
+
+    shift: float = Field(default=0.0, ge=0, lt=0.5)  # largest, of the frame's side, along x and y
+    zoom: float = Field(default=0.0, ge=0, lt=0.5)  # factor in 1 +- zoom
+    turn_deg: float = Field(default=0.0, ge=0, le=45)  # largest, to either side
+
+
 class HeadStage(Settings):
     """Stage 1: the 3DMM estimator alone, on single frames."""
 
@@ -45,6 +53,7 @@ class HeadStage(Settings):
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     losses: HeadLossConfig = HeadLossConfig()
     mirror: float = Field(default=0.5, ge=0, le=1)  # share of frames flipped left to right
+    similarity: SimilarityConfig = SimilarityConfig()
 
 
 class LearningRates(Settings):
@@ -78,11 +87,15 @@ class ScheduleConfig(Settings):
     length: int = Field(ge=1)
     milestones: tuple[int, ...] = ()  # the learning rate is multiplied by gamma at each
     gamma: float = Field(default=0.1, gt=0, le=1)
+    cosine: bool = False  # the learning rate falls to 0 along half a cosine, instead of at milestones
+    warmup_steps: int = Field(default=0, ge=0)  # in which the learning rate rises linearly
 
     @model_validator(mode="after")
     def _milestones_rise(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)) or any(m < 1 for m in self.milestones):
             raise ValueError("milestones must be rising positive numbers")
+        if self.cosine and self.milestones:
+            raise ValueError("cosine and milestones exclude each other")
         return self
 
     def total_steps(self, samples_per_epoch: int, samples_per_step: int) -> int:
@@ -93,8 +106,12 @@ class ScheduleConfig(Settings):
 
     def lr_factor(self, step: int, samples_seen: int, samples_per_epoch: int) -> float:
         """What the learning rates are multiplied by in the step that follows ``step`` finished ones."""
-        position = step if self.unit == "steps" else samples_seen // samples_per_epoch
-        return float(self.gamma ** sum(position >= milestone for milestone in self.milestones))
+        position = step if self.unit == "steps" else samples_seen / samples_per_epoch
+        if self.cosine:
+            factor = (1 + math.cos(math.pi * min(1.0, position / self.length))) / 2
+        else:
+            factor = self.gamma ** sum(position >= milestone for milestone in self.milestones)
+        return factor * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
 
 class StepConfig(Settings):

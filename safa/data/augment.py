@@ -1,4 +1,4 @@
-"""Augmentation that keeps frames and landmarks together: mirror and colour jitter.
+"""Augmentation that keeps frames and landmarks together: mirror, similarity, colour jitter.
 
 Random numbers come from the caller's generator, so that a sample depends on its place in the data
 order alone.
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from safa.config.training import JitterConfig
+from safa.config.training import JitterConfig, SimilarityConfig
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 
@@ -49,6 +50,42 @@ def mirror(frame: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.nda
     mirrored = landmarks[MIRROR_ORDER].copy()
     mirrored[:, 0] = width - 1 - mirrored[:, 0]
     return frame[:, ::-1], mirrored
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """One draw of a similarity of the plane: a point p goes to ``matrix @ p + offset``, in continuous pixels.
+
+    ``matrix`` (2, 2) is a rotation times a factor, ``offset`` (2,).
+    """
+
+    matrix: np.ndarray
+    offset: np.ndarray
+
+    @staticmethod
+    def draw(rng: np.random.Generator, config: SimilarityConfig, side: int) -> Similarity:
+        """About the middle of a frame of ``side`` px. Always takes four numbers from ``rng``."""
+        u = rng.uniform(-1.0, 1.0, size=4)
+        angle = math.radians(config.turn_deg * u[0])
+        cos, sin = math.cos(angle), math.sin(angle)
+        matrix = (1 + config.zoom * u[1]) * np.array([[cos, -sin], [sin, cos]])
+        middle = np.full(2, side / 2)
+        return Similarity(matrix, middle - matrix @ middle + config.shift * side * u[2:])
+
+    def apply(self, frame: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The moved frame (H, W, 3) uint8, mirrored beyond its edges, and the moved landmarks (68, 2)."""
+        height, width = frame.shape[:2]
+        back = np.linalg.inv(self.matrix)
+        corners = (np.array([[0, 0], [width, 0], [0, height], [width, height]]) - self.offset) @ back.T
+        reach = max(-corners.min(), (corners - [width, height]).max(), 0)
+        room = min(math.ceil(reach) + 1, min(height, width) - 1)  # what a mirrored edge can give
+        padded = np.pad(frame, ((room, room), (room, room), (0, 0)), mode="reflect")
+        from_out = np.column_stack([back, room - back @ self.offset])
+        moved = Image.fromarray(padded).transform(
+            (width, height), Image.Transform.AFFINE, from_out.ravel().tolist(), Image.Resampling.BILINEAR
+        )
+        points = landmarks @ self.matrix.T + self.offset
+        return np.asarray(moved), points.astype(landmarks.dtype)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safa.config.training import JitterConfig
-from safa.data.augment import ColourShift, jitter_colours, mirror
+from safa.config.training import HeadStage, JitterConfig, SimilarityConfig
+from safa.data.augment import ColourShift, Similarity, jitter_colours, mirror
 from safa.data.batches import FrameBatch, PairBatch
 
 MEBIBYTE = 2**20
@@ -165,14 +165,17 @@ class _Sampler(ABC, Generic[B]):
         """The batch for the step."""
 
 
+UNMOVED = SimilarityConfig()
+
+
 class FrameSampler(_Sampler[FrameBatch]):
-    """Single frames for the head stage; a share of them is mirrored."""
+    """Single frames for the head stage; a share of them is mirrored, and each may be placed anew."""
 
     def __init__(
-        self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig, mirrored: float
+        self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig, stage: HeadStage
     ) -> None:
         super().__init__(order, reader, jitter)
-        self._mirrored = mirrored
+        self._mirrored, self._similarity = stage.mirror, stage.similarity
 
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
         landmarks_T682 = self._reader.landmarks(clip_id)
@@ -181,6 +184,8 @@ class FrameSampler(_Sampler[FrameBatch]):
         points = landmarks_T682[chosen[0]]
         if rng.random() < self._mirrored:
             frame, points = mirror(frame, points)
+        if self._similarity != UNMOVED:
+            frame, points = Similarity.draw(rng, self._similarity, frame.shape[1]).apply(frame, points)
         return [frame], [points]
 
     def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> FrameBatch:

@@ -49,7 +49,9 @@ class MobileNet(nn.Module):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.features = mobilenet_v2_features(config.encoder_width)
+        self.features = mobilenet_v2_features(
+            config.encoder_width, config.encoder_blocks, config.encoder_strides
+        )
         linear = nn.Linear(FEATURE_CHANNELS, RAW_SIZE)
         # Training starts from the average head in the middle of the picture.
         nn.init.zeros_(linear.weight)

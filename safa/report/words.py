@@ -52,6 +52,9 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
 
 def _encoder(head: HeadConfig) -> str:
     width = "" if head.encoder_width == 1 else f", {head.encoder_width:g} of the published width"
+    published = HeadConfig()
+    if (head.encoder_blocks, head.encoder_strides) != (published.encoder_blocks, published.encoder_strides):
+        width += ", of other depth"
     start = "random start, no ImageNet weights" if head.encoder_weights is None else "ImageNet start"
     return f"3DMM encoder: {start}{width}."
 

@@ -37,7 +37,7 @@ class Feed:
         reader = FrameCache(store, data.cache_mb)
         self._sampler: FrameSampler | PairSampler
         if isinstance(config.stage, HeadStage):
-            self._sampler = FrameSampler(order, reader, data.jitter, config.stage.mirror)
+            self._sampler = FrameSampler(order, reader, data.jitter, config.stage)
         else:
             self._sampler = PairSampler(order, reader, data.jitter, config.stage.time_flip)
         self._config, self._context = config, context

@@ -34,7 +34,8 @@ from safa.head import builtin
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
-RECIPE = 1  # raised whenever the same settings give other pictures
+RECIPE = 2  # raised whenever the same settings give other pictures
+LOG_LINES = 12  # of progress, about
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
 
@@ -116,8 +117,9 @@ def write_dataset(
         done += 1
         if progress is not None:
             progress(done, len(jobs))
-        rate = (done - len(jobs) + len(missing)) * config.frames_per_video / (time.monotonic() - began)
-        logger.info("synthetic: video %d/%d, %.0f frames/s", done, len(jobs), rate)
+        if done % max(1, len(jobs) // LOG_LINES) == 0 or done == len(jobs):
+            rate = (done - len(jobs) + len(missing)) * config.frames_per_video / (time.monotonic() - began)
+            logger.info("synthetic: video %d/%d, %.0f frames/s", done, len(jobs), rate)
     return _publish(config, out, jobs, len(missing), began)
 
 
@@ -235,7 +237,7 @@ def _publish(
         held_out_travel=fmean(by_person[person] for person in held_out) / rest if held_out and rest else None,
     )
     _write_json(out / "summary.json", {**asdict(summary), "folder": out.name})
-    logger.info("synthetic: %d clips of %d people; %s", summary.clips, summary.people, summary)
+    logger.info("synthetic: %d clips, %d frames of %d people", summary.clips, summary.frames, summary.people)
     return summary
 
 

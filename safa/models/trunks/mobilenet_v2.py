@@ -5,7 +5,7 @@ Source: Sandler et al. (2018), table 2. Layers are named as in torchvision, so t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -19,40 +19,29 @@ CHANNEL_MULTIPLE = 8
 MAX_LOSS = 0.9  # rounding may not take away more than a tenth of the channels
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """A row of table 2: ``repeats`` blocks, the first with ``stride``."""
-
-    expansion: int
-    channels: int
-    repeats: int
-    stride: int
+# Rows of table 2: channels are widened by the factor inside a block, and leave it as so many.
+_EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
+_CHANNELS = (16, 24, 32, 64, 96, 160, 320)
+BLOCKS = (1, 2, 3, 4, 3, 3, 1)
+STRIDES = (1, 2, 2, 2, 1, 2, 1)
 
 
-_STAGES = (
-    _Stage(1, 16, 1, 1),
-    _Stage(6, 24, 2, 2),
-    _Stage(6, 32, 3, 2),
-    _Stage(6, 64, 4, 2),
-    _Stage(6, 96, 3, 1),
-    _Stage(6, 160, 3, 2),
-    _Stage(6, 320, 1, 1),
-)
-
-
-def mobilenet_v2_features(width: float = 1.0) -> nn.Sequential:
-    """The 19 layers ``0`` to ``18``: (B, 3, H, W) -> (B, 1280, H/32, W/32), started at random.
+def mobilenet_v2_features(
+    width: float = 1.0, blocks: Sequence[int] = BLOCKS, strides: Sequence[int] = STRIDES
+) -> nn.Sequential:
+    """The layers of the trunk, started at random: (B, 3, H, W) -> (B, 1280, H/32, W/32).
 
     Args:
         width: multiplies all channel counts but the last one's.
+        blocks: of each of the seven stages; the published ones give layers ``0`` to ``18``.
+        strides: of the first block of each stage; with the first layer's 2 they say how far a picture shrinks.
     """
     channels = _scaled(STEM_CHANNELS, width)
     layers: list[nn.Module] = [_conv_bn_relu(3, channels, kernel_size=3, stride=2)]
-    for stage in _STAGES:
-        out_channels = _scaled(stage.channels, width)
-        for repeat in range(stage.repeats):
-            stride = stage.stride if repeat == 0 else 1
-            layers.append(InvertedResidual(channels, out_channels, stride, stage.expansion))
+    for expansion, full, count, first in zip(_EXPANSIONS, _CHANNELS, blocks, strides, strict=True):
+        out_channels = _scaled(full, width)
+        for stride in [first] + [1] * (count - 1):
+            layers.append(InvertedResidual(channels, out_channels, stride, expansion))
             channels = out_channels
     layers.append(_conv_bn_relu(channels, FEATURE_CHANNELS, kernel_size=1))
     features = nn.Sequential(*layers)

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safa.config.training import JitterConfig
-from safa.data.augment import MIRROR_ORDER, ColourShift, jitter_colours, mirror
+from safa.config.training import JitterConfig, SimilarityConfig
+from safa.data.augment import MIRROR_ORDER, ColourShift, Similarity, jitter_colours, mirror
 
 NEUTRAL = ColourShift(1, 1, 1, 0)
 
@@ -147,3 +147,40 @@ def test_draw_stays_within_the_amounts() -> None:
 def test_wrong_number_of_shifts() -> None:
     with pytest.raises(ValueError, match="1 shifts do not fit"):
         jitter_colours(torch.rand(2, 1, 3, 2, 2), [NEUTRAL])
+
+
+@given(seed=st.integers(0, 200))
+def test_a_painted_spot_stays_under_its_landmark(seed: int) -> None:
+    """A soft spot is drawn; after the move its centre of mass is where the landmark went."""
+    rng = np.random.default_rng(seed)
+    spot = rng.uniform(24, 40, 2)
+    rows, columns = np.indices((64, 64)) + 0.5
+    soft = 255 * np.exp(-((columns - spot[0]) ** 2 + (rows - spot[1]) ** 2) / 18)
+    frame = soft.round().astype(np.uint8)[..., None].repeat(3, 2)
+    config = SimilarityConfig(shift=0.1, zoom=0.15, turn_deg=30)
+    moved, points = Similarity.draw(rng, config, 64).apply(frame, np.tile(spot, (68, 1)))
+    weight = moved[..., 0].astype(float)
+    weight[np.hypot(columns - points[0, 0], rows - points[0, 1]) > 14] = (
+        0  # the mirrored edge is not the spot
+    )
+    centre = (columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()
+    np.testing.assert_allclose(centre, points[0], atol=0.3)
+
+
+def test_a_similarity_keeps_shape_and_missing_faces() -> None:
+    frame, points = _face()
+    points[:] = np.nan
+    config = SimilarityConfig(shift=0.4, zoom=0.4, turn_deg=45)
+    for seed in range(20):
+        moved, gone = Similarity.draw(np.random.default_rng(seed), config, 24).apply(frame, points)
+        assert moved.shape == frame.shape
+        assert moved.dtype == np.uint8
+        assert gone.dtype == np.float32
+        assert np.isnan(gone).all()
+
+
+def test_the_neutral_similarity_changes_nothing() -> None:
+    frame, points = _face()
+    same, there = Similarity(np.eye(2), np.zeros(2)).apply(frame, points)
+    np.testing.assert_array_equal(same, frame)
+    np.testing.assert_allclose(there, points)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from safa.config.training import JitterConfig
+from safa.config.training import HeadStage, JitterConfig
 from safa.data.pairs import ClipRef, FrameCache, FrameSampler, PairSampler, SampleOrder, choose_frames
 
 STILL = JitterConfig(brightness=0, contrast=0, saturation=0, hue=0)
@@ -123,8 +123,10 @@ def test_choose_frames_covers_all_candidates() -> None:
 
 def test_mirrored_frames_carry_their_landmarks() -> None:
     order = SampleOrder(CLIPS, 0, 5)
-    plain = FrameSampler(order, CountingReader(), STILL, 0.0).batch(range(20))
-    mirrored = FrameSampler(order, CountingReader(), STILL, 1.0).batch(range(20))
+    plain = FrameSampler(order, CountingReader(), STILL, HeadStage(kind="head", mirror=0.0)).batch(range(20))
+    mirrored = FrameSampler(order, CountingReader(), STILL, HeadStage(kind="head", mirror=1.0)).batch(
+        range(20)
+    )
     torch.testing.assert_close(mirrored.landmarks[..., 0], 5 - plain.landmarks[..., 0])
     torch.testing.assert_close(mirrored.landmarks[..., 1], plain.landmarks[..., 1])
 

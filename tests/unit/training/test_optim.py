@@ -31,6 +31,19 @@ def test_milestones_in_steps() -> None:
     assert schedule.total_steps(7, 3) == 100
 
 
+def test_cosine_and_warm_up() -> None:
+    schedule = ScheduleConfig(unit="steps", length=100, cosine=True, warmup_steps=4)
+    factors = [schedule.lr_factor(step, 0, 1) for step in (0, 3, 4, 50, 100)]
+    assert factors == pytest.approx([0.2, 0.8 * 0.99778, 0.99606, 0.5, 0], abs=1e-4)
+    epochs = ScheduleConfig(unit="epochs", length=10, cosine=True)
+    assert epochs.lr_factor(10**6, 5 * 300, 300) == pytest.approx(0.5)
+
+
+def test_one_way_to_lower_the_rate() -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        ScheduleConfig(unit="steps", length=10, cosine=True, milestones=(5,))
+
+
 @pytest.mark.parametrize("milestones", [(3, 2), (2, 2), (0,)])
 def test_milestones_must_rise(milestones: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="rising positive"):

@@ -29,6 +29,12 @@ def test_the_feature_keeps_its_1280_channels(width: float) -> None:
     assert features(torch.rand(2, 3, 64, 96)).shape == (2, 1280, 2, 3)
 
 
+def test_strides_say_how_far_a_picture_shrinks() -> None:
+    features = mobilenet_v2_features(0.1, blocks=(1,) * 7, strides=(1, 1, 1, 2, 1, 2, 1)).eval()
+    assert len(features) == 9
+    assert features(torch.rand(1, 3, 64, 64)).shape == (1, 1280, 8, 8)
+
+
 def test_channels_are_multiples_of_8_and_hardly_rounded_down() -> None:
     stem = {width: mobilenet_v2_features(width)[0][0].out_channels for width in (0.1, 0.35, 0.75, 1.0, 1.4)}
     assert stem == {0.1: 8, 0.35: 16, 0.75: 24, 1.0: 32, 1.4: 48}
