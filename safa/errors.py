@@ -6,6 +6,7 @@ config, a missing folder, weights of another shape. Programming mistakes stay ``
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -42,3 +43,6 @@ def run_as_program(body: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader has enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
+        return 0

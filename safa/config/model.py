@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from safa.config.loader import Settings
 
-
 Blocks = Annotated[int, Field(ge=1)]
 Stride = Literal[1, 2]
 

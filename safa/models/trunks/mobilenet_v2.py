@@ -34,7 +34,7 @@ def mobilenet_v2_features(
     Args:
         width: multiplies all channel counts but the last one's.
         blocks: of each of the seven stages; the published ones give layers ``0`` to ``18``.
-        strides: of the first block of each stage; with the first layer's 2 they say how far a picture shrinks.
+        strides: of the first block of each stage; they and the first layer's 2 shrink the picture.
     """
     channels = _scaled(STEM_CHANNELS, width)
     layers: list[nn.Module] = [_conv_bn_relu(3, channels, kernel_size=3, stride=2)]

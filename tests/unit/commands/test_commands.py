@@ -1,0 +1,156 @@
+"""The ``safa`` command as its user types it: what it writes, what it says, and how it refuses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from safa.cli import main
+from safa.config import ModelConfig, parse_settings
+from safa.data.video import probe, read_frames, write_video
+from safa.head.assets import HeadAssets
+from safa.models.discriminator import MultiScaleDiscriminator
+from safa.models.safa import Safa
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def safa(capsys: pytest.CaptureFixture[str]) -> Run:
+    """``safa("checkpoint", "inspect", path)``: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def released(tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path) -> Path:
+    """A checkpoint in the released layout, and ``model.yaml`` with its sizes beside it."""
+    torch.manual_seed(0)
+    tiny_model["num_keypoints"] = 4  # two span no area, which --adapt-scale needs
+    config = parse_settings(tiny_model, ModelConfig, "test")
+    model = Safa(config, toy_head)
+    networks = {
+        "generator": model.generator,
+        "kp_detector": model.kp_detector,
+        "discriminator": MultiScaleDiscriminator(config),
+        "tdmm": model.tdmm,
+    }
+    path = tmp_path / "released.pth.tar"
+    torch.save({name: network.state_dict() for name, network in networks.items()} | {"epoch": 50}, path)
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": tiny_model}))
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "driving.mp4"
+    frames = np.random.default_rng(1).integers(0, 255, (7, 48, 64, 3), np.uint8)
+    write_video(path, iter(frames), fps=12.5)
+    return path
+
+
+def _refused(answer: tuple[int, str, str]) -> str:
+    """The one line of a refusal."""
+    code, _, err = answer
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_released_weights_animate_a_photo(safa: Run, released: Path, photo: Path, video: Path) -> None:
+    model, result = released.with_name("model"), released.with_name("result.mp4")
+    converted = safa(
+        "checkpoint", "convert", released, "-o", model, "--config", released.with_name("model.yaml")
+    )
+    assert converted[0] == 0, converted
+    code, out, err = safa("animate", photo, video, "-o", result, "--checkpoint", model, "--device", "cpu")
+    assert (code, err) == (0, "")
+    assert f"wrote {result}: 7 frames at 12.5 fps" in out
+    assert probe(result).fps == 12.5
+    assert len(list(read_frames(result))) == 7
+    relative = safa(
+        "animate", photo, video, "-o", result, "--checkpoint", model, "--relative", "--adapt-scale"
+    )
+    assert relative[0] == 0, relative
+
+
+def test_inspect_tells_what_is_inside(safa: Run, released: Path) -> None:
+    code, out, _ = safa("checkpoint", "inspect", released)
+    assert code == 0
+    assert "released layout, epoch 50" in out
+    for name in ("generator", "kp_detector", "discriminator", "tdmm"):
+        assert name in out
+
+
+def test_a_checkpoint_that_runs_code_is_refused(safa: Run, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return os.system, (f"touch {mark}",)
+
+    path = tmp_path / "evil.pth.tar"
+    torch.save({"generator": Evil()}, path)
+    for command in (("inspect",), ("convert", "-o", tmp_path / "out")):
+        line = _refused(safa("checkpoint", command[0], path, *command[1:]))
+        assert "refused to unpickle" in line
+        assert "system" in line
+    assert not mark.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_sizes_name_the_layers(safa: Run, released: Path) -> None:
+    line = _refused(safa("checkpoint", "convert", released, "-o", released.with_name("out")))
+    assert "shape" in line or "missing" in line
+
+
+def test_nothing_is_written_over(safa: Run, released: Path) -> None:
+    assert "is there already" in _refused(safa("checkpoint", "convert", released, "-o", released))
+
+
+def test_inputs_that_are_none(safa: Run, released: Path, photo: Path, video: Path, tmp_path: Path) -> None:
+    model, result = tmp_path / "model", tmp_path / "result.mp4"
+    safa("checkpoint", "convert", released, "-o", model, "--config", released.with_name("model.yaml"))
+
+    def animate(source: Path, driving: Path, *more: str, checkpoint: Path = model) -> str:
+        return _refused(safa("animate", source, driving, "-o", result, "--checkpoint", checkpoint, *more))
+
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(video.read_bytes()[:300])
+    assert "photo" in animate(video, video)
+    assert "broken.mp4" in animate(photo, broken)
+    assert "gone.mp4" in animate(photo, tmp_path / "gone.mp4")
+    assert "nowhere" in animate(photo, video, checkpoint=tmp_path / "nowhere")
+    assert "--adapt-scale" in animate(photo, video, "--adapt-scale")
+    assert "--device" in animate(photo, video, "--device", "abacus")
+    assert not result.exists()
+
+
+def test_assets_are_listed_with_licence_and_owner(safa: Run, tmp_path: Path) -> None:
+    code, out, _ = safa("assets", "check", "--folder", tmp_path)
+    assert code == 0
+    for name in ("FLAME", "VGG19", "MobileNetV2"):
+        assert name in out or name.lower() in out
+    assert out.count("licence") >= 5
