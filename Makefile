@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast check lint format bench clean
+.PHONY: help install demo real test test-fast check lint format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,6 +20,13 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## the whole job on a built-in data set; writes runs/demo/report/index.html
 	$(BIN)/python -m pipelines.demo --config configs/demo.yaml
 
+real: install ## the whole job on the real clips of ../shared/real; writes runs/real/report/index.html
+	$(BIN)/python -m pipelines.preprocess --config configs/real/preprocess.yaml
+	$(BIN)/python -m pipelines.preprocess --config configs/real/clips.yaml
+	$(BIN)/python -m pipelines.train --config configs/real/pretrain.yaml
+	$(BIN)/python -m pipelines.train --config configs/real/train.yaml
+	$(BIN)/python -m pipelines.evaluate --config configs/real/evaluate.yaml
+
 test: install ## every test, the fast ones first
 	$(BIN)/python -m pytest -m 'not slow and not ray'
 	$(BIN)/python -m pytest -m 'slow or ray'
@@ -34,7 +41,8 @@ lint: install ## ruff and mypy
 
 check: lint test ## what must be green at every commit
 
-format: install ## let ruff mend what it can
+format: install ## let ruff mend what it can; bring the README's file list up to date
+	$(BIN)/python docs/file_list.py
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
