@@ -39,6 +39,7 @@ class VideoInfo:
     height: int
     fps: float
     duration: float  # seconds
+    has_sound: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def probe(path: Path) -> VideoInfo:
     width, height = meta["size"]
     if width < 1 or height < 1 or meta["fps"] <= 0:
         raise DecodeError(f"{path}: no picture stream")
-    return VideoInfo(width, height, float(meta["fps"]), float(meta["duration"]))
+    has_sound = bool(meta.get("audio_codec"))
+    return VideoInfo(width, height, float(meta["fps"]), float(meta["duration"]), has_sound)
 
 
 def read_frames(
@@ -85,7 +87,8 @@ def read_frames(
         span: the part to read; None = all.
         box: what to cut out of the upright frame, inside it; None = all of it.
         size: (height, width) to scale to, by area averaging; None = as it is.
-        fps: rate to bring the frames to; None = the span's, or the file's.
+        fps: rate to bring the frames to; None = the span's, or the file's. Without a span, frame n is then
+            what is seen n / fps seconds after the file starts, even if its picture starts after its sound.
 
     Raises:
         DecodeError: ffmpeg could not decode to the end of the span or file.
@@ -121,7 +124,7 @@ def _decode_command(
     if box:
         stream = stream.filter("crop", box.width, box.height, box.left, box.top, exact=1)
     if fps and not (span and span.fps == fps):
-        stream = stream.filter("fps", fps=fps)
+        stream = stream.filter("fps", fps=fps, **({} if span else {"start_time": 0}))
     stream = stream.filter("scale", size[1], size[0], flags="area+accurate_rnd+full_chroma_int")
     # No "same frame again" to keep a constant rate: what was decoded is what comes out.
     stream = stream.output("pipe:", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough")
@@ -131,7 +134,13 @@ def _decode_command(
 
 
 def write_video(
-    path: Path, frames: Iterable[Frame], fps: float, *, crf: int = 18, comment: str | None = None
+    path: Path,
+    frames: Iterable[Frame],
+    fps: float,
+    *,
+    crf: int = 18,
+    comment: str | None = None,
+    sound_from: Path | None = None,
 ) -> int:
     """Write H.264 in yuv420p, playable in any browser; the file appears whole or not at all.
 
@@ -141,6 +150,7 @@ def write_video(
         frames: (H, W, 3) uint8 RGB, all of one size, at least one.
         crf: x264 quality, 0 (lossless) to 51; 18 looks like the source.
         comment: stored as the file's ``comment`` tag.
+        sound_from: a file whose sound goes along from its start, as AAC, as long as there are frames.
 
     Returns:
         The number of frames written.
@@ -157,7 +167,7 @@ def write_video(
     # The name keeps its ending, by which ffmpeg chooses the container.
     part = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
-        count = _encode(part, first, iterator, fps, crf, comment)
+        count = _encode(part, first, iterator, fps, crf, comment, sound_from)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -165,10 +175,16 @@ def write_video(
 
 
 def _encode(
-    part: Path, first: Frame, rest: Iterator[Frame], fps: float, crf: int, comment: str | None
+    part: Path,
+    first: Frame,
+    rest: Iterator[Frame],
+    fps: float,
+    crf: int,
+    comment: str | None,
+    sound_from: Path | None,
 ) -> int:
     height, width = first.shape[:2]
-    command = _encode_command(part, (height, width), fps, crf, comment)
+    command = _encode_command(part, (height, width), fps, crf, comment, sound_from)
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
         assert process.stdin is not None
@@ -191,7 +207,7 @@ def _encode(
 
 
 def _encode_command(
-    part: Path, size: tuple[int, int], fps: float, crf: int, comment: str | None
+    part: Path, size: tuple[int, int], fps: float, crf: int, comment: str | None, sound_from: Path | None
 ) -> list[str]:
     height, width = size
     stream = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", framerate=fps)
@@ -201,9 +217,21 @@ def _encode_command(
     stream = stream.filter(
         "scale", out_color_matrix="bt709", out_range="tv", flags="accurate_rnd+full_chroma_int"
     )
-    tags = {"metadata": f"comment={comment}"} if comment else {}
-    stream = stream.output(
-        f"file:{part}", vcodec="libx264", pix_fmt="yuv420p", crf=crf, movflags="+faststart", **BT709, **tags
+    tags: dict[str, str | None] = {"metadata": f"comment={comment}"} if comment else {}
+    streams = [stream]
+    if sound_from:
+        # Silence behind the sound: `shortest` then ends with the pictures, whichever is longer.
+        streams.append(ffmpeg.input(f"file:{sound_from}").audio.filter("apad"))
+        tags |= {"acodec": "aac", "audio_bitrate": "192k", "shortest": None}
+    stream = ffmpeg.output(
+        *streams,
+        f"file:{part}",
+        vcodec="libx264",
+        pix_fmt="yuv420p",
+        crf=crf,
+        movflags="+faststart",
+        **BT709,
+        **tags,
     )
     stream = stream.global_args("-loglevel", "error", "-threads", "2").overwrite_output()
     command: list[str] = stream.compile(cmd=imageio_ffmpeg.get_ffmpeg_exe())
