@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from safa.config.loader import Settings
 
-Mode = Literal["reconstruction", "animation"]
+Mode = Literal["reconstruction", "animation", "swap", "mesh"]
+
+# The face parser's classes in the order of its output.
+FaceClass = Literal[
+    "background",
+    "skin",
+    "left_brow",
+    "right_brow",
+    "left_eye",
+    "right_eye",
+    "glasses",
+    "left_ear",
+    "right_ear",
+    "earring",
+    "nose",
+    "mouth",
+    "upper_lip",
+    "lower_lip",
+    "neck",
+    "necklace",
+    "cloth",
+    "hair",
+    "hat",
+]
+FACE_CLASS_NAMES: tuple[FaceClass, ...] = get_args(FaceClass)
 
 
 class TransferConfig(Settings):
@@ -27,11 +51,38 @@ class TransferConfig(Settings):
 
 
 class AnimationConfig(Settings):
-    """Which sources are animated by which drivers: pairs of clips of different people."""
+    """Which sources are animated by which drivers: pairs of clips, for modes animation and swap."""
 
-    pairs: int = Field(default=6, ge=1)  # at most; fewer if there are not so many
+    csv: Path | None = None  # columns source, driving: clip ids; None = drawn, of different people
+    pairs: int = Field(default=6, ge=1)  # at most, if drawn; fewer if there are not so many
     seed: int = Field(default=0, ge=0)  # of the draw
     transfer: TransferConfig = TransferConfig()
+
+
+class SwapConfig(Settings):
+    """Face swap: the source's face in the driving clip, where a face parser sees these classes."""
+
+    weights: Path | None = None  # of the face parser (BiSeNet, 19 classes), .pth or .safetensors
+    classes: tuple[FaceClass, ...] = Field(default=FACE_CLASS_NAMES[1:16], min_length=1)
+    hard: bool = False  # mask thresholded at 0.5 instead of soft
+
+
+class MeshConfig(Settings):
+    """3D reconstruction: what is written beside the table of every frame."""
+
+    export: tuple[Literal["obj", "ply"], ...] = ()  # files for other programs; obj with texture
+    export_frames: int = Field(default=1, ge=1)  # of a clip, evenly spaced
+
+
+class ScorerConfig(Settings):
+    """Networks that judge. None = the metrics that need it are reported as skipped."""
+
+    # 68 points of a picture: TorchScript, or "model": the evaluated model's own 3DMM, whose numbers compare
+    # only between evaluations of one model.
+    landmarks: Literal["model"] | Path | None = None
+    identity: Path | None = None  # TorchScript: pictures to embeddings
+    lpips: Path | None = None  # AlexNet's ImageNet weights in torchvision's names, .pth or .safetensors
+    inception: Path | None = None  # TorchScript, as published with StyleGAN2-ADA (inception-2015-12-05.pt)
 
 
 class PictureConfig(Settings):
@@ -63,6 +114,9 @@ class EvaluateConfig(Settings):
     modes: tuple[Mode, ...] = Field(default=("reconstruction", "animation"), min_length=1)
     frames: int | None = Field(default=None, ge=2)  # of a clip at most, from its start; None = all
     animation: AnimationConfig = AnimationConfig()
+    swap: SwapConfig = SwapConfig()
+    mesh: MeshConfig = MeshConfig()
+    scorers: ScorerConfig = ScorerConfig()
     pictures: PictureConfig = PictureConfig()
     history: tuple[Path, ...] = ()  # training runs whose settings and curves the report shows, in order
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` results that fails the run

@@ -7,7 +7,7 @@ decoding one picture. The most recent pieces stay in memory, encoded, within a b
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -61,12 +61,15 @@ class ClipStore:
 
     Can be pickled: a worker reopens the files itself.
 
+    Args:
+        cache_bytes: of encoded pieces to keep; the last one is kept in any case.
+
     Raises:
         UserError: no such folder, no clips in it, or a file that is not of this kind.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, cache_bytes: int = CACHE_BYTES) -> None:
+        self._folder, self._cache_bytes = folder, cache_bytes
         files = sorted(folder.glob("split=*/*.parquet"))
         if not files:
             raise UserError(
@@ -112,12 +115,14 @@ class ClipStore:
 
     def landmarks(self, clip_id: str) -> NDArray[np.float32]:
         """(T, 68, 2) px of the stored frames, NaN where there is no face."""
-        parts = []
+        return np.concatenate(list(self.landmark_pieces(clip_id)))
+
+    def landmark_pieces(self, clip_id: str) -> Iterator[NDArray[np.float32]]:
+        """The same piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
         for piece in self._clips[clip_id].pieces:
             table = pq.ParquetFile(piece.path).read_row_group(piece.row_group, columns=["landmarks"])
             flat = table["landmarks"].combine_chunks().flatten().flatten()
-            parts.append(flat.to_numpy(zero_copy_only=False).reshape(-1, NUM_LANDMARKS, 2))
-        return np.concatenate(parts)
+            yield flat.to_numpy(zero_copy_only=False).reshape(-1, NUM_LANDMARKS, 2)
 
     def _encoded(self, piece: PieceRef) -> list[bytes]:
         if piece in self._pieces:
@@ -127,7 +132,7 @@ class ClipStore:
         frames: list[bytes] = table["frames"][0].as_py()
         self._pieces[piece] = frames
         self._bytes += sum(map(len, frames))
-        while self._bytes > CACHE_BYTES and len(self._pieces) > 1:
+        while self._bytes > self._cache_bytes and len(self._pieces) > 1:
             _, dropped = self._pieces.popitem(last=False)
             self._bytes -= sum(map(len, dropped))
         return frames

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from safa.config.inference import TransferConfig
-from safa.inference.motion import Transfer, make_transfer
+from safa.inference.motion import Transfer, absolute, make_transfer
+from safa.inference.swap import FaceMask
+from safa.models.generator import Blend
 from safa.models.safa import FaceState, Reenactment, Safa, SourceCache
 from safa.pictures.canvas import Picture, from_tensor
 
@@ -28,11 +30,13 @@ class AnimatedBatch:
         driving: (B, 3, S, S) in [0, 1], on the model's device.
         face: what the model sees in the driving frames themselves, before any transfer.
         result: the source, animated.
+        mask: (B, 1, M, M) in [0, 1], in a face swap where the source's face goes.
     """
 
     driving: Tensor
     face: FaceState
     result: Reenactment
+    mask: Tensor | None = None
 
 
 class Animator:
@@ -89,6 +93,18 @@ class Animator:
         rule = make_transfer(source.face, self.analyse(reference), transfer)
         yield from self._run(source, frames, rule)
 
+    def swap(
+        self, source: SourceCache, driving: Iterable[Picture], mask: FaceMask
+    ) -> Iterator[AnimatedBatch]:
+        """Put the source's face into the driving frames, where the mask says so; motion is absolute."""
+        return self._run(source, driving, lambda face: absolute(source.face, face), mask)
+
+    def batches(self, frames: Iterable[Picture]) -> Iterator[Tensor]:
+        """Frames in model input's form, ``batch_size`` at once, in order."""
+        iterator = iter(frames)
+        while chosen := list(islice(iterator, self._batch_size)):
+            yield self.to_batch(chosen)
+
     def to_batch(self, frames: list[Picture]) -> Tensor:
         """Frames to model input: (B, 3, S, S) in [0, 1] on the device.
 
@@ -104,17 +120,26 @@ class Animator:
         return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
 
     def _run(
-        self, source: SourceCache, driving: Iterable[Picture], transfer: Transfer
+        self,
+        source: SourceCache,
+        driving: Iterable[Picture],
+        transfer: Transfer,
+        mask: FaceMask | None = None,
     ) -> Iterator[AnimatedBatch]:
-        frames = iter(driving)
-        while chosen := list(islice(frames, self._batch_size)):
-            yield self._step(source, self.to_batch(chosen), transfer)
+        for image in self.batches(driving):
+            yield self._step(source, image, transfer, mask)
 
     # On the step, not on the generator: the mode would leak to the caller between two batches.
     @torch.inference_mode()
-    def _step(self, source: SourceCache, driving: Tensor, transfer: Transfer) -> AnimatedBatch:
+    def _step(
+        self, source: SourceCache, driving: Tensor, transfer: Transfer, mask: FaceMask | None
+    ) -> AnimatedBatch:
         face = self.model.analyse(driving)
-        return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face)))
+        if mask is None:
+            return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face)))
+        place = mask.of(driving)
+        blend = Blend(self.model.generator.encode(driving), place)
+        return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face), blend=blend), place)
 
 
 def predictions(batches: Iterable[AnimatedBatch]) -> Iterator[Picture]:

@@ -1,4 +1,4 @@
-"""Evaluate one clip: animate it, score every frame, write a film, a strip and a table.
+"""Evaluate one clip: put it through the model, score every frame, write a film, a strip and tables.
 
 A clip streams through in batches: an hour of it needs the memory of a minute.
 """
@@ -9,7 +9,9 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,30 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from safa.config.inference import EvaluateConfig, PictureConfig
+from safa.config.inference import EvaluateConfig
 from safa.data.schema import Code, Refused
 from safa.data.store import ClipStore
-from safa.data.video import write_video
 from safa.head.model import landmarks_px
 from safa.inference.animator import AnimatedBatch, Animator
+from safa.inference.clip_pictures import FILM, STRIP, Shown, write_pictures
+from safa.inference.features import FeatureFiles
 from safa.inference.jobs import EvaluationJob
+from safa.inference.mesh import MeshTable, export_mesh, mesh_of, reconstruct_heads
 from safa.inference.motion import find_best_frame
-from safa.inference.panels import film_panels, strip_panels
-from safa.inference.scores import ScoreTable
+from safa.inference.panels import film_panels, mesh_film_panels, mesh_strip_panels, strip_panels
+from safa.inference.scores import FrameScorer, ScoreTable
+from safa.inference.swap import FaceMask
+from safa.metrics.networks import Judges
 from safa.models.safa import SourceCache
 from safa.pictures.canvas import Picture, enlarge
-from safa.pictures.strips import Panel, captioned, chosen_frames, strip
+from safa.pictures.strips import chosen_frames
 from safa.training.storage import appearing
 
-RESULT, FILM, STRIP, FRAMES = "result.json", "film.mp4", "strip.jpg", "frames.parquet"
-STRIP_QUALITY = 88  # of its JPEG
+RESULT, FRAMES, MESHES = "result.json", "frames.parquet", "mesh.parquet"
+
+__all__ = ["FILM", "FRAMES", "MESHES", "RESULT", "STRIP", "ClipEvaluator", "ClipResult"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class ClipResult:
         source_person, driving_person: ids.
         n_frames: driving frames; in a reconstruction the source is the first of them.
         fps: of the film.
-        scores: of a reconstruction, see ``ScoreTable.means``; NaN where no frame has one. Empty for an
-            animation: nobody knows what it should look like.
+        scores: see ``ScoreTable.means``; NaN where no frame has one. Of an animation or a swap only those
+            that need no truth, since nobody knows what it should look like; empty if there are none.
         seconds: of work.
     """
 
@@ -75,10 +81,23 @@ class ClipResult:
 
 
 class ClipEvaluator:
-    """Evaluates clips of a store with one model."""
+    """Evaluates clips of a store with one model.
 
-    def __init__(self, animator: Animator, store: ClipStore, config: EvaluateConfig) -> None:
+    Args:
+        judges: networks that score.
+        mask: where faces are swapped; needed for jobs of that mode.
+    """
+
+    def __init__(
+        self,
+        animator: Animator,
+        store: ClipStore,
+        config: EvaluateConfig,
+        judges: Judges | None = None,
+        mask: FaceMask | None = None,
+    ) -> None:
         self._animator, self._store, self._config = animator, store, config
+        self._judges, self._mask = judges or Judges(), mask
 
     def run(self, job: EvaluationJob, folder: Path) -> ClipResult:
         """Do the job; its files appear in ``folder`` all at once.
@@ -91,33 +110,62 @@ class ClipEvaluator:
         n_frames = min(driving.n_frames, self._config.frames or driving.n_frames)
         if n_frames < 2:
             raise Refused(Code.TOO_SHORT, f"{n_frames} frame; a source and a driving frame are needed")
-        face = next(self._frames(job.source, [0]))
-        cache = self._animator.prepare(face)
-        given = torch.from_numpy(self._store.landmarks(job.driving)[:n_frames])
-        table = ScoreTable(cache.image, given) if job.mode == "reconstruction" else None
-        film = _Film(self._animator, face, given, table, self._config.pictures)
         with appearing(folder) as temporary:
-            frames = film.frames(self._batches(job, cache, n_frames))
-            write_video(temporary / FILM, frames, driving.fps, crf=self._config.pictures.crf)
-            film.write_strip(temporary / STRIP)
-            if table:
-                table.write(temporary / FRAMES, driving)
+            scores = (
+                self._reconstruct_meshes(job, n_frames, temporary)
+                if job.mode == "mesh"
+                else self._reenact(job, n_frames, temporary)
+            )
             result = ClipResult(
                 job,
                 source.person_id,
                 driving.person_id,
                 n_frames,
                 driving.fps,
-                scores=table.means() if table else {},
+                scores,
                 seconds=round(time.monotonic() - began, 2),
             )
             (temporary / RESULT).write_text(result.to_json(), encoding="utf-8")
         return result
 
+    # ---- reconstruction, animation, swap -------------------------------------------------------------------
+
+    def _reenact(self, job: EvaluationJob, n_frames: int, folder: Path) -> dict[str, float]:
+        face = next(self._frames(job.source, [0]))
+        cache = self._animator.prepare(face)
+        truth, driving = job.mode == "reconstruction", self._store.info(job.driving)
+        with ExitStack() as stack:
+            table = None
+            if truth or self._judges.identity is not None:
+                table = ScoreTable(folder / FRAMES, job.mode, driving, job.source, first_counted=int(truth))
+                stack.enter_context(table)
+            judge = _Judge(cache, self._judges, table, folder, truth=truth)
+            shown = self._shown(job, face, cache, n_frames, judge)
+            write_pictures(folder, shown, n_frames, driving.fps, self._config.pictures)
+        return judge.means()
+
+    def _shown(
+        self, job: EvaluationJob, face: Picture, cache: SourceCache, n_frames: int, judge: _Judge
+    ) -> Iterator[Shown]:
+        panel = self._config.pictures.panel
+        large, tdmm = enlarge(face, panel), self._animator.model.tdmm
+        given = _Landmarks(self._store.landmark_pieces(job.driving))
+        for batch in self._batches(job, cache, n_frames):
+            wanted = given.take(len(batch.driving))
+            found = landmarks_px(tdmm.geometry(batch.face.code), batch.driving.shape[-1]).cpu()
+            judge.see(batch, found, wanted)
+            points = wanted.numpy(), found.numpy()
+            for i in range(len(batch.driving)):
+                strip = partial(strip_panels, face, batch, i, points[0][i], points[1][i], panel)
+                yield Shown(film_panels(large, batch, i), strip)
+
     def _batches(self, job: EvaluationJob, cache: SourceCache, n_frames: int) -> Iterator[AnimatedBatch]:
         frames = self._frames(job.driving, range(n_frames))
         if job.mode == "reconstruction":
             return self._animator.reconstruct(cache, frames)
+        if job.mode == "swap":
+            assert self._mask is not None, "no face parser for a swap"
+            return self._animator.swap(cache, frames, self._mask)
         transfer = self._config.animation.transfer
         best = self._best_frame(job, n_frames) if transfer.best_frame else 0
         reference = next(self._frames(job.driving, [best]))
@@ -130,6 +178,33 @@ class ClipEvaluator:
         except ValueError as error:
             raise Refused(Code.NO_FACE, str(error)) from None
 
+    # ---- mesh ----------------------------------------------------------------------------------------------
+
+    def _reconstruct_meshes(self, job: EvaluationJob, n_frames: int, folder: Path) -> dict[str, float]:
+        fps = self._store.info(job.driving).fps
+        with MeshTable(folder / MESHES) as table:
+            shown = self._shown_meshes(job, n_frames, table, folder)
+            write_pictures(folder, shown, n_frames, fps, self._config.pictures)
+        return {}
+
+    def _shown_meshes(
+        self, job: EvaluationJob, n_frames: int, table: MeshTable, folder: Path
+    ) -> Iterator[Shown]:
+        config, panel = self._config.mesh, self._config.pictures.panel
+        exported = frozenset(chosen_frames(n_frames, config.export_frames) if config.export else ())
+        given, number = _Landmarks(self._store.landmark_pieces(job.driving)), 0
+        for batch in reconstruct_heads(self._animator, self._frames(job.driving, range(n_frames))):
+            table.add(batch)
+            wanted = given.take(len(batch)).numpy()
+            for i in range(len(batch)):
+                if number in exported:
+                    mesh = mesh_of(self._animator.model.tdmm, batch, i)
+                    export_mesh(mesh, folder / f"frame{number:06d}", config.export)
+                yield Shown(
+                    mesh_film_panels(batch, i), partial(mesh_strip_panels, batch, i, wanted[i], panel)
+                )
+                number += 1
+
     def _frames(self, clip_id: str, numbers: Iterable[int]) -> Iterator[Picture]:
         for number in numbers:
             try:
@@ -138,50 +213,37 @@ class ClipEvaluator:
                 raise Refused(Code.DECODE, f"{clip_id}, frame {number}: {error}") from None
 
 
-class _Film:
-    """One clip on its way through the model: what a person will look at, and the scores.
-
-    Args:
-        given: (T, 68, 2) px, landmarks of the driving frames.
-        table: None if nothing is to be scored.
-    """
+class _Judge:
+    """Scores what passes, if there is anything to score."""
 
     def __init__(
-        self,
-        animator: Animator,
-        source: Picture,
-        given: Tensor,
-        table: ScoreTable | None,
-        pictures: PictureConfig,
+        self, cache: SourceCache, judges: Judges, table: ScoreTable | None, folder: Path, *, truth: bool
     ) -> None:
-        self._tdmm, self._given, self._table = animator.model.tdmm, given, table
-        self._source, self._large_source = source, enlarge(source, pictures.panel)
-        self._pictures = pictures
-        self._chosen = frozenset(chosen_frames(len(given), pictures.strip_frames))
-        self._rows: list[list[Panel]] = []
+        self._source, self._table = cache.image, table
+        self._scorer = FrameScorer(cache.image, judges, truth=truth)
+        wanted = truth and judges.inception is not None
+        self._features = FeatureFiles(folder, judges.inception) if wanted and judges.inception else None
 
-    def frames(self, batches: Iterable[AnimatedBatch]) -> Iterator[Picture]:
-        """The frames of the film, while table and strip are filled."""
-        number = 0
-        for batch in batches:
-            geometry = self._tdmm.geometry(batch.face.code)
-            estimated = landmarks_px(geometry, batch.driving.shape[-1]).cpu()
-            if self._table is not None:
-                self._table.add(batch, estimated)
-            for i in range(len(batch.driving)):
-                if number in self._chosen:
-                    self._rows.append(self._strip_row(batch, i, estimated[i].numpy(), number))
-                yield captioned(film_panels(self._large_source, batch, i), self._pictures.panel)
-                number += 1
+    def see(self, batch: AnimatedBatch, estimated: Tensor, given: Tensor) -> None:
+        if self._table is not None:
+            self._table.add(self._scorer.scores(batch, estimated, given), len(batch.driving))
+        if self._features is not None:
+            self._features.add(self._source, batch)
 
-    def write_strip(self, path: Path) -> None:
-        """A JPEG of the chosen frames."""
-        Image.fromarray(strip(self._rows, self._pictures.panel)).save(
-            path, "jpeg", quality=STRIP_QUALITY, subsampling=0
-        )
+    def means(self) -> dict[str, float]:
+        return {} if self._table is None else self._table.means()
 
-    def _strip_row(
-        self, batch: AnimatedBatch, i: int, estimated: NDArray[np.floating], number: int
-    ) -> list[Panel]:
-        given = self._given[number].numpy()
-        return strip_panels(self._source, batch, i, given, estimated, self._pictures.panel)
+
+class _Landmarks:
+    """A clip's landmarks, read piece by piece as they are needed."""
+
+    def __init__(self, pieces: Iterator[NDArray[np.float32]]) -> None:
+        self._pieces = pieces
+        self._rest: NDArray[np.float32] = np.empty((0, 68, 2), np.float32)
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` frames' (count, 68, 2)."""
+        while len(self._rest) < count:
+            self._rest = np.concatenate([self._rest, next(self._pieces)])
+        taken, self._rest = self._rest[:count], self._rest[count:]
+        return torch.from_numpy(taken.copy())

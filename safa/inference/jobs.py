@@ -1,12 +1,14 @@
-"""What an evaluation does: clips rebuilt from their first frame, people animated by other people."""
+"""What an evaluation does: clips by themselves (rebuilt, in 3D), and pairs of clips (animated, swapped)."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, zip_longest
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from safa.data.clip_id import ClipId
 from safa.data.store import ClipInfo
 from safa.errors import UserError
 
+ALONE = ("reconstruction", "mesh")  # modes in which a clip is its own source
 LONGEST_NAME = 200  # characters of a folder's name; file systems take 255
 
 
@@ -23,7 +26,7 @@ class EvaluationJob:
     """One clip to evaluate.
 
     ``source`` gives the face (its frame 0), ``driving`` the motion: clip ids, the same one in a
-    reconstruction.
+    reconstruction and in mode mesh.
     """
 
     mode: Mode
@@ -62,21 +65,57 @@ def list_jobs(clips: Sequence[ClipInfo], config: EvaluateConfig) -> tuple[Evalua
     """All jobs of an evaluation of these clips, the same ones in every run.
 
     Raises:
-        UserError: an animation of people, and there is only one.
+        UserError: an animation of people, and there is only one; or a list of pairs with an unknown clip.
     """
-    jobs: list[EvaluationJob] = []
-    if "reconstruction" in config.modes:
-        jobs += [EvaluationJob("reconstruction", clip.clip_id, clip.clip_id) for clip in clips]
-    if "animation" in config.modes:
-        pairs = draw_pairs(clips, config.animation)
-        if not pairs:
-            raise UserError(
-                "animation needs clips of two people, and there is one",
-                str(config.clips),
-                "Add splits, or set modes: [reconstruction].",
-            )
-        jobs += [EvaluationJob("animation", source, driving) for source, driving in pairs]
+    jobs = [
+        EvaluationJob(mode, clip.clip_id, clip.clip_id)
+        for mode in config.modes
+        if mode in ALONE
+        for clip in clips
+    ]
+    in_pairs = [mode for mode in config.modes if mode not in ALONE]
+    pairs = _pairs(clips, config) if in_pairs else []
+    jobs += [EvaluationJob(mode, source, driving) for mode in in_pairs for source, driving in pairs]
     return tuple(jobs)
+
+
+def _pairs(clips: Sequence[ClipInfo], config: EvaluateConfig) -> list[tuple[str, str]]:
+    if config.animation.csv is not None:
+        return read_pairs(config.animation.csv, {clip.clip_id for clip in clips})
+    pairs = draw_pairs(clips, config.animation)
+    if not pairs:
+        raise UserError(
+            "animation needs clips of two people, and there is one",
+            str(config.clips),
+            "Add splits, or set modes: [reconstruction].",
+        )
+    return pairs
+
+
+def read_pairs(path: Path, known: Container[str]) -> list[tuple[str, str]]:
+    """(source, driving) clip ids from a CSV with these two columns, in its order; others are ignored.
+
+    Raises:
+        UserError: unreadable, a column is missing, empty, a pair twice, or a clip that is not evaluated.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot be read ({error})", str(path), "Mend animation.csv.") from None
+    if not rows or not {"source", "driving"} <= set(rows[0]):
+        raise UserError("no pairs in columns source and driving", str(path), "Add them.")
+    pairs: list[tuple[str, str]] = []
+    for number, row in enumerate(rows, start=2):
+        pair = ((row["source"] or "").strip(), (row["driving"] or "").strip())
+        where = f"{path}, line {number}"
+        unknown = next((clip for clip in pair if clip not in known), None)
+        if unknown is not None:
+            raise UserError(f"no clip {unknown!r} in the splits evaluated", where, "Mend the pair or splits.")
+        if pair in pairs:
+            raise UserError("the same pair twice", where, "Remove one.")
+        pairs.append(pair)
+    return pairs
 
 
 def draw_pairs(clips: Sequence[ClipInfo], config: AnimationConfig) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safa.inference.animator import AnimatedBatch
+from safa.inference.mesh import HeadBatch
 from safa.pictures.canvas import Picture, enlarge, from_tensor, resized
 from safa.pictures.maps import flow, heat, normals
 from safa.pictures.points import ESTIMATED, GIVEN, normalised_to_px, with_keypoints, with_landmarks
@@ -54,5 +55,34 @@ def strip_panels(
         "keypoints": with_keypoints(prediction, keypoints, panel),
         "3DMM landmarks": with_landmarks(driving, faces, panel),
     }
+    if batch.mask is not None:
+        pictures["swapped here"] = heat(batch.mask[i, 0])
     height, width = enlarge(driving, panel).shape[:2]
     return [Panel(label, resized(picture, (height, width))) for label, picture in pictures.items()]
+
+
+def mesh_film_panels(batch: HeadBatch, i: int) -> list[Panel]:
+    """The panels of a 3D reconstruction's video: frame, textured head, normals."""
+    return [
+        Panel("frame", from_tensor(batch.image[i])),
+        Panel("3D head", from_tensor(batch.render.reenact[i])),
+        Panel("normals", normals(batch.render.driving_normals[i])),
+    ]
+
+
+def mesh_strip_panels(batch: HeadBatch, i: int, given: NDArray[np.floating], panel: int) -> list[Panel]:
+    """The panels of its strip; ``given`` (68, 2) px are the data's landmarks (white; NaN: no face)."""
+    frame, head = batch.image[i], batch.render.reenact[i]
+    inside = batch.render.driving_mask[i]
+    estimated = batch.landmarks[i].cpu().numpy()
+    picture = from_tensor(frame)
+    pictures = {
+        "frame": picture,
+        "landmarks": with_landmarks(picture, [(given, GIVEN), (estimated, ESTIMATED)], panel),
+        "3D head": from_tensor(head),
+        "on the frame": from_tensor(head * inside + frame * (1 - inside)),
+        "normals": normals(batch.render.driving_normals[i]),
+        "texture": from_tensor(batch.albedo[i]),
+    }
+    height, width = enlarge(picture, panel).shape[:2]
+    return [Panel(label, resized(item, (height, width))) for label, item in pictures.items()]

@@ -1,64 +1,204 @@
-"""Scores of a clip's frames, gathered batch by batch while it streams through the model."""
+"""Scores of a clip's frames: taken batch by batch while it streams through the model, written as they come.
+
+Nothing here grows with the clip's length but the file.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from safa.data.store import ClipInfo
 from safa.inference.animator import AnimatedBatch
-from safa.metrics import COPY_SOURCE, IMAGE_METRICS, LANDMARK_NME, METRICS, clip_score, landmark_nme
+from safa.metrics import (
+    AED,
+    AKD,
+    COPY_SOURCE,
+    CSIM,
+    DETECTION_RATE,
+    FLICKER,
+    FRAME_METRICS,
+    IMAGE_METRICS,
+    LANDMARK_NME,
+    LPIPS,
+    MS_SSIM,
+    akd,
+    cosine,
+    detected,
+    euclidean,
+    flicker,
+    landmark_nme,
+)
+from safa.metrics.images import MS_SSIM_MIN_SIZE
+from safa.metrics.networks import Judges
 
-SCORES = tuple(metric.key + side for metric in METRICS for side in ("", COPY_SOURCE))
+SCORES = tuple(metric.key + side for metric in FRAME_METRICS for side in ("", COPY_SOURCE))
 FRAMES_SCHEMA = pa.schema(
     [
-        ("clip_id", pa.string()),
+        ("mode", pa.string()),
+        ("clip_id", pa.string()),  # the driving clip
+        ("source_id", pa.string()),
         ("person_id", pa.string()),
-        ("frame", pa.int32()),  # frame 0 is the source: it is in no mean
-        *((score, pa.float64()) for score in SCORES),
+        ("frame", pa.int32()),  # frame 0 of a reconstruction is the source: it is in no mean
+        *((score, pa.float64()) for score in SCORES),  # NaN: no such number
     ]
 )
+ROWS_AT_ONCE = 1024  # frames in memory before they are written
+
+Columns = dict[str, Tensor]
+
+
+class FrameScorer:
+    """Scores of the batches of one clip, in order.
+
+    Args:
+        source: (1, 3, S, S), whose pixels stand for copy-the-source.
+        truth: whether the driving frames are what the predictions should be (a reconstruction). Otherwise
+            nobody knows what they should look like, and only identity is scored, against the source.
+    """
+
+    def __init__(self, source: Tensor, judges: Judges, *, truth: bool) -> None:
+        self._source, self._judges, self._truth = source, judges, truth
+        self._before: tuple[Tensor, Tensor] | None = None  # last prediction and driving frame
+        self._source_points = judges.landmarks(source) if judges.landmarks and truth else None
+        self._source_identity = judges.identity(source) if judges.identity else None
+        self._source_given: Tensor | None = None
+
+    @torch.inference_mode()
+    def scores(self, batch: AnimatedBatch, estimated_BL2: Tensor, given_BL2: Tensor) -> Columns:
+        """Columns (B,) of ``SCORES`` for the next batch; what is not known is left out.
+
+        Args:
+            estimated_BL2: the 3DMM's landmarks (B, 68, 2) px of the driving frames.
+            given_BL2: those that came with the data, NaN where a frame has no face.
+        """
+        made, wanted = batch.result.prediction, batch.driving
+        if not self._truth:
+            return self._identity(made, None)
+        columns: Columns = {}
+        for side, image in (("", made), (COPY_SOURCE, self._source)):
+            for metric in IMAGE_METRICS:
+                columns[metric.key + side] = metric.function(image, wanted)
+            if min(wanted.shape[-2:]) >= MS_SSIM_MIN_SIZE:
+                columns[MS_SSIM.key + side] = MS_SSIM.function(image, wanted)
+            if self._judges.lpips is not None:
+                columns[LPIPS.key + side] = self._judges.lpips(image, wanted)
+        columns |= self._flicker(made, wanted) | self._landmarks(estimated_BL2.cpu(), given_BL2)
+        return columns | self._points(made, wanted) | self._identity(made, wanted)
+
+    def _flicker(self, made: Tensor, wanted: Tensor) -> Columns:
+        before = self._before or (made[:1], wanted[:1])
+        made_before = torch.cat([before[0], made[:-1]])
+        wanted_before = torch.cat([before[1], wanted[:-1]])
+        still = self._source.expand_as(wanted)
+        columns = {
+            FLICKER.key: flicker(made, wanted, made_before, wanted_before),
+            FLICKER.key + COPY_SOURCE: flicker(still, wanted, still, wanted_before),
+        }
+        if self._before is None:  # the clip's first frame has no frame before
+            for values in columns.values():
+                values[0] = math.nan
+        # Copies: views would keep the whole batch.
+        self._before = made[-1:].clone(), wanted[-1:].clone()
+        return columns
+
+    def _landmarks(self, estimated: Tensor, given: Tensor) -> Columns:
+        if self._source_given is None:
+            self._source_given = given[:1].clone()
+        return {
+            LANDMARK_NME.key: landmark_nme(estimated, given),
+            LANDMARK_NME.key + COPY_SOURCE: landmark_nme(self._source_given, given),
+        }
+
+    def _points(self, made: Tensor, wanted: Tensor) -> Columns:
+        if self._judges.landmarks is None or self._source_points is None:
+            return {}
+        size, found = wanted.shape[-1], self._judges.landmarks(wanted)
+        columns: Columns = {}
+        for side, points in (("", self._judges.landmarks(made)), (COPY_SOURCE, self._source_points)):
+            columns[AKD.key + side] = akd(points, found, size)
+            columns[DETECTION_RATE.key + side] = detected(points, found)
+        return columns
+
+    def _identity(self, made: Tensor, wanted: Tensor | None) -> Columns:
+        """With ``wanted``, its identity is the one to have; without, the source's."""
+        if self._judges.identity is None or self._source_identity is None:
+            return {}
+        shown = self._judges.identity(made)
+        if wanted is None:
+            copied = cosine(self._source_identity, self._source_identity).expand(len(made))
+            return {CSIM.key: cosine(shown, self._source_identity), CSIM.key + COPY_SOURCE: copied}
+        true = self._judges.identity(wanted)
+        columns: Columns = {}
+        for side, embedding in (("", shown), (COPY_SOURCE, self._source_identity)):
+            columns[AED.key + side] = euclidean(embedding, true)
+            columns[CSIM.key + side] = cosine(embedding, true)
+        return columns
 
 
 class ScoreTable:
-    """Scores of every frame of one reconstruction, in order; frame 0 is the source.
+    """The file of a clip's frame scores (``FRAMES_SCHEMA``), and their means; use as a context.
 
     Args:
-        source: (1, 3, S, S), whose pixels and landmarks stand for copy-the-source.
-        given_landmarks: (T, 68, 2) px, NaN where a frame has no face.
+        first_counted: the first frame that is part of the means.
     """
 
-    def __init__(self, source: Tensor, given_landmarks: Tensor) -> None:
-        self._source, self._given = source, given_landmarks
-        self._columns: dict[str, list[float]] = {score: [] for score in SCORES}
+    def __init__(self, path: Path, mode: str, clip: ClipInfo, source_id: str, first_counted: int) -> None:
+        self._writer = pq.ParquetWriter(path, FRAMES_SCHEMA)
+        self._ids = {
+            "mode": mode,
+            "clip_id": clip.clip_id,
+            "source_id": source_id,
+            "person_id": clip.person_id,
+        }
+        self._first_counted, self._count = first_counted, 0
+        self._sums, self._numbers = dict.fromkeys(SCORES, 0.0), dict.fromkeys(SCORES, 0)
+        self._waiting: list[pa.Table] = []
 
-    def add(self, batch: AnimatedBatch, estimated_BL2: Tensor) -> None:
-        """The next frames; ``estimated_BL2`` are the 3DMM's landmarks (B, 68, 2) px of the driving frames."""
-        first = len(self)
-        given = self._given[first : first + len(batch.driving)]
-        sides = {"": batch.result.prediction, COPY_SOURCE: self._source}
-        for side, image in sides.items():
-            for metric in IMAGE_METRICS:
-                self._put(metric.key + side, metric.function(image, batch.driving))
-        self._put(LANDMARK_NME.key, landmark_nme(estimated_BL2.cpu(), given))
-        self._put(LANDMARK_NME.key + COPY_SOURCE, landmark_nme(self._given[:1], given))
+    def add(self, columns: Mapping[str, Tensor], n_frames: int) -> None:
+        """The next ``n_frames`` frames; columns that are left out are NaN."""
+        unknown = torch.full((n_frames,), math.nan)
+        values = {
+            score: columns.get(score, unknown).expand(n_frames).double().cpu().numpy() for score in SCORES
+        }
+        skipped = max(0, self._first_counted - self._count)
+        for score, column in values.items():
+            known = column[skipped:][np.isfinite(column[skipped:])]
+            self._sums[score] += float(known.sum())
+            self._numbers[score] += known.size
+        ids = {name: [value] * n_frames for name, value in self._ids.items()}
+        frames = range(self._count, self._count + n_frames)
+        self._waiting.append(pa.table(ids | {"frame": frames} | values, schema=FRAMES_SCHEMA))
+        self._count += n_frames
+        if sum(map(len, self._waiting)) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting.clear()
 
     def means(self) -> dict[str, float]:
-        """The clip's score of each kind, without frame 0, which would copy itself."""
-        return {score: clip_score(np.array(values[1:])) for score, values in self._columns.items()}
+        """The clip's score of each kind (``clip_score``); NaN where no frame has one."""
+        return {
+            score: self._sums[score] / number if number else math.nan
+            for score, number in self._numbers.items()
+        }
 
-    def write(self, path: Path, clip: ClipInfo) -> None:
-        """One row per frame, as ``FRAMES_SCHEMA`` says."""
-        ids = {"clip_id": [clip.clip_id] * len(self), "person_id": [clip.person_id] * len(self)}
-        rows = pa.table(ids | {"frame": range(len(self))} | self._columns, schema=FRAMES_SCHEMA)
-        pq.write_table(rows, path)
+    def __enter__(self) -> Self:
+        return self
 
-    def __len__(self) -> int:
-        return len(self._columns[SCORES[0]])
-
-    def _put(self, score: str, values: Tensor) -> None:
-        self._columns[score] += values.tolist()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        self._writer.close()

@@ -1,0 +1,117 @@
+"""How close predicted pictures are to the true ones. One number per frame.
+
+Images are (F, 3, H, W) float in [0, 1]; a single image (1, 3, H, W) is compared with every frame of the other
+side, as *copy-the-source* does. Results are (F,) float64.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PSNR_CEILING = 100.0  # dB; of equal images, whose PSNR is infinite
+
+# Constants of SSIM, as in its paper.
+SSIM_SIGMA = 1.5
+SSIM_WINDOW = 11
+SSIM_C1 = 0.01**2
+SSIM_C2 = 0.03**2
+MS_SSIM_SCALES = 5
+MS_SSIM_MIN_SIZE = (SSIM_WINDOW - 1) * 2 ** (MS_SSIM_SCALES - 1) + 1  # px: the window fits the smallest scale
+
+
+def l1(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Mean absolute difference of all pixels and channels: 0 (equal) to 1, lower is better.
+
+    The field's reconstruction error. No unit: 1 is the distance from black to white.
+    """
+    _check_images(predicted, wanted)
+    return (predicted.double() - wanted.double()).abs().flatten(1).mean(1)
+
+
+def psnr(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB: 0 (black against white) to 100, higher is better.
+
+    -10 log10(mean squared difference) of values in [0, 1]. Capped at 100 dB: equal images have none.
+    """
+    _check_images(predicted, wanted)
+    squared = (predicted.double() - wanted.double()).square().flatten(1).mean(1)
+    return -10 * squared.clamp(min=10 ** (-PSNR_CEILING / 10)).log10()
+
+
+def ssim(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Structural similarity: -1 to 1 (equal), higher is better. No unit.
+
+    Wang et al., 2004, equation (13): Gaussian window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03, dynamic
+    range 1, population covariance; the mean over all window positions that lie inside the image, and over the
+    three channels. (torchmetrics also counts windows over a mirrored border, which moves the third digit.)
+    """
+    _check_images(predicted, wanted)
+    if min(wanted.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs images of at least {SSIM_WINDOW} px a side")
+    x, y = predicted.double(), wanted.double()
+    mean_x, mean_y = _window_mean(x), _window_mean(y)
+    variances = _window_mean(x * x) - mean_x**2 + _window_mean(y * y) - mean_y**2
+    covariance = _window_mean(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x**2 + mean_y**2 + SSIM_C1)
+    structure = (2 * covariance + SSIM_C2) / (variances + SSIM_C2)
+    scores: Tensor = (luminance * structure).flatten(1).mean(1)
+    return scores
+
+
+def ms_ssim(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Multi-scale structural similarity: 0 to 1 (equal), higher is better. No unit.
+
+    Wang et al., 2003, with their five weights, as torchmetrics computes it: Gaussian window of sigma 1.5
+    (11 x 11, mirrored border), 2 x 2 mean pooling between the scales, factors below 0 taken as 0. Pictures
+    need at least 161 px a side.
+    """
+    # Imported here: it takes seconds, and training does without.
+    from torchmetrics.functional import image as torchmetrics
+
+    _check_images(predicted, wanted)
+    if min(wanted.shape[-2:]) < MS_SSIM_MIN_SIZE:
+        raise ValueError(f"MS-SSIM needs images of at least {MS_SSIM_MIN_SIZE} px a side")
+    frames = max(len(predicted), len(wanted))
+    score: Tensor = torchmetrics.multiscale_structural_similarity_index_measure(
+        predicted.double().expand(frames, -1, -1, -1),
+        wanted.double().expand(frames, -1, -1, -1),
+        reduction="none",
+        data_range=1.0,
+        normalize="relu",
+    )
+    return score.reshape(-1)
+
+
+def flicker(predicted: Tensor, wanted: Tensor, predicted_before: Tensor, wanted_before: Tensor) -> Tensor:
+    """Temporal flicker: 0 (changes as the truth does) to 2, lower is better.
+
+    Mean absolute difference, over pixels and channels, of what changed since the frame before: in the
+    prediction and in the truth. The first frame of a clip has no number. No unit: pictures are in [0, 1].
+
+    Args:
+        predicted_before, wanted_before: the frames before those of ``predicted`` and ``wanted``.
+    """
+    _check_images(predicted, wanted)
+    change = predicted.double() - predicted_before.double()
+    wanted_change = wanted.double() - wanted_before.double()
+    return (change - wanted_change).abs().flatten(1).mean(1)
+
+
+def _window_mean(images: Tensor) -> Tensor:
+    """Gaussian-weighted mean at every position of the SSIM window: (F, 3, H - 10, W - 10)."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=images.dtype, device=images.device) - SSIM_WINDOW // 2
+    weights = torch.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
+    kernel = (weights / weights.sum()).expand(3, 1, 1, SSIM_WINDOW)
+    return F.conv2d(F.conv2d(images, kernel, groups=3), kernel.mT, groups=3)
+
+
+def _check_images(predicted: Tensor, wanted: Tensor) -> None:
+    for images in (predicted, wanted):
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise ValueError(f"images are (F, 3, H, W) float, not {tuple(images.shape)} {images.dtype}")
+    if predicted.shape[-2:] != wanted.shape[-2:]:
+        raise ValueError(f"sizes differ: {tuple(predicted.shape)} against {tuple(wanted.shape)}")
+    if 1 not in (len(predicted), len(wanted)) and len(predicted) != len(wanted):
+        raise ValueError(f"numbers of frames differ: {len(predicted)} against {len(wanted)}")

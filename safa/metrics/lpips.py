@@ -1,0 +1,89 @@
+"""Learned perceptual distance between pictures (Zhang et al., CVPR 2018), version 0.1 on AlexNet."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from safa.models.trunks.weights import read_weights
+from safa.training.storage import load_weights
+
+CHANNELS = (64, 192, 384, 256, 256)  # of the five ReLUs
+TAPS = (1, 4, 7, 9, 11)  # their numbers in torchvision's ``features``
+# The network's own normalisation, of pictures in [-1, 1].
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+UNIT_EPSILON = 1e-10
+MIN_SIZE = 31  # px; smaller pictures do not survive two poolings
+
+
+class Lpips(nn.Module):
+    """AlexNet with torchvision's names, and one weight per channel of five of its layers."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = _alexnet_features()
+        self.weights = nn.ParameterList(nn.Parameter(torch.ones(1, c, 1, 1)) for c in CHANNELS)
+        self.register_buffer("shift", torch.tensor(SHIFT).reshape(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor(SCALE).reshape(1, 3, 1, 1))
+
+    def forward(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        """Learned perceptual image patch similarity: 0 (equal) upwards, lower is better. No unit.
+
+        Zhang et al., 2018, version 0.1 with AlexNet: squared differences of its five ReLU layers, each
+        scaled to unit length over channels, weighed per channel, meant over positions, summed over layers.
+        Pictures go in at the model's own size, not enlarged.
+
+        Args:
+            predicted, wanted: (F, 3, H, W) in [0, 1]; either may be (1, 3, H, W).
+        """
+        distance = predicted.new_zeros(())
+        for mine, theirs, weight in zip(
+            self._layers(predicted), self._layers(wanted), self.weights, strict=True
+        ):
+            difference = (_unit(mine) - _unit(theirs)).square() * weight
+            distance = distance + difference.sum(dim=1).mean(dim=(1, 2))
+        return distance.double()
+
+    def _layers(self, image: Tensor) -> list[Tensor]:
+        x, found = (image * 2 - 1 - self.shift) / self.scale, []
+        for number, layer in enumerate(self.features):
+            x = layer(x)
+            if number in TAPS:
+                found.append(x)
+        return found
+
+
+def load_lpips(path: Path) -> Lpips:
+    """AlexNet's ImageNet weights from a file; the channel weights come with torchmetrics.
+
+    Raises:
+        UserError: the file cannot be read or is not torchvision's AlexNet.
+    """
+    network = Lpips()
+    given = {name: value for name, value in read_weights(path).items() if name.startswith("features.")}
+    load_weights(network.features, {k.removeprefix("features."): v for k, v in given.items()}, str(path))
+    packaged = resources.files("torchmetrics.functional.image").joinpath("lpips_models/alex.pth")
+    with resources.as_file(packaged) as file:
+        linear = read_weights(file)
+    for layer, weight in enumerate(network.weights):
+        weight.data.copy_(linear[f"lin{layer}.model.1.weight"])
+    return network.eval().requires_grad_(False)
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + UNIT_EPSILON)
+
+
+def _alexnet_features() -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    layers += [nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)]
+    for cin, cout in ((192, 384), (384, 256), (256, 256)):
+        layers += [nn.Conv2d(cin, cout, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)

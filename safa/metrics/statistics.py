@@ -1,0 +1,67 @@
+"""From frames to one number, and how sure it is.
+
+``clip_score`` is the mean over a clip's frames, ``overall_score`` the mean over clips, so that a long clip
+weighs as much as a short one. NaN marks a frame or clip that has no such number and is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Scores = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+SEED = 0
+_AT_ONCE = 2**20  # drawn clips in memory
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Ends of a confidence interval; NaN where there are fewer than two clips."""
+
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        return math.isfinite(self.low)
+
+
+def clip_score(frames: Scores) -> float:
+    """Mean over a clip's frames (F,); NaN if no frame has a number."""
+    return _mean_of_known(frames)
+
+
+def overall_score(clips: Scores) -> float:
+    """Mean over clips (C,) of their ``clip_score``; NaN if no clip has one."""
+    return _mean_of_known(clips)
+
+
+def bootstrap_interval(clips: Scores) -> Interval:
+    """95 % interval of ``overall_score``: percentile bootstrap over clips, 2000 resamples, the same seed.
+
+    Clips are drawn with replacement, as many as there are; the interval holds the middle 95 % of their means.
+    It says how much the number would move with other clips of the same kind, not with another training run.
+    """
+    known = np.sort(clips[np.isfinite(clips)])  # sorted: the order in which clips came must not matter
+    if len(known) < 2:
+        return Interval(math.nan, math.nan)
+    rng = np.random.default_rng(SEED)
+    rows = max(1, _AT_ONCE // len(known))
+    means = [
+        known[rng.integers(len(known), size=(min(rows, RESAMPLES - start), len(known)))].mean(axis=1)
+        for start in range(0, RESAMPLES, rows)
+    ]
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
+    return Interval(float(low), float(high))
+
+
+def _mean_of_known(values: Scores) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
