@@ -15,6 +15,7 @@ Train name of its own, since Ray would take up an older run of the same name.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
@@ -34,6 +36,7 @@ from safa.config.training import FullStage, TrainConfig
 from safa.errors import UserError
 from safa.training.checkpoint import read_weights
 from safa.training.context import GroupContext, LocalContext
+from safa.training.feed import check_clips
 from safa.training.loop import fit
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ def train(config: TrainConfig) -> Path:
     if (config.folder / MANIFEST).exists():
         log.info("%s: finished already, nothing to do", config.folder)
         return config.folder
+    check_clips(config)  # here, where a fault is one line, and not on a worker that waits for a GPU
     if config.scale.num_workers == 0:
         train_locally(config)
     else:
@@ -87,6 +91,7 @@ def train_on_ray(config: TrainConfig) -> None:
     """
     scale = config.scale
     with ray_session(), _interrupts():
+        _check_machine(config)
         trainer = TorchTrainer(
             _worker,
             train_loop_config=_with_whole_paths(config).model_dump(mode="json"),
@@ -107,6 +112,22 @@ def train_on_ray(config: TrainConfig) -> None:
         refusal = trainer.fit().return_value
     if refusal is not None:
         raise UserError(*refusal)
+
+
+def _check_machine(config: TrainConfig) -> None:
+    """On one machine, ask for no more than it has: Ray would wait for ever. A cluster may still grow."""
+    if "RAY_ADDRESS" in os.environ:
+        return
+    scale, has = config.scale, ray.cluster_resources()
+    wanted = {"CPU": scale.num_workers * scale.cpus_per_worker}
+    wanted |= {"GPU": float(scale.num_workers)} if scale.use_gpu else {}
+    for name, count in wanted.items():
+        if count > has.get(name, 0.0):
+            raise UserError(
+                f"training asks for {count:g} {name}s, and this machine has {has.get(name, 0.0):g}",
+                "scale",
+                "Lower scale.num_workers, set scale.use_gpu=false, or submit it to a cluster.",
+            )
 
 
 @contextmanager

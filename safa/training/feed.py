@@ -66,6 +66,18 @@ class Feed:
         return iter(loader)
 
 
+def check_clips(config: TrainConfig) -> None:
+    """Refuse data that cannot be trained on, before anything else is started.
+
+    Raises:
+        UserError: as ``Feed``.
+    """
+    store = ClipStore(config.data.clips)
+    _checked_clips(store, config.data.split, config)
+    if config.validate_on is not None:
+        _checked_clips(store, config.validate_on.split, config)
+
+
 class _BatchesByStart(Dataset[Any]):
     """Batch of the samples that start at a number."""
 
