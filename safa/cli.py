@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from safa.commands import animate, assets, checkpoint
+from safa.commands.flags import in_our_words
 from safa.errors import run_as_program
 
 COMMANDS = (animate, assets, checkpoint)
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (2 for a fault that the user can mend)."""
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(in_our_words(sys.argv[1:] if argv is None else argv))
     return run_as_program(lambda: arguments.run(arguments))
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from safa.data.video import Frame
+from safa.commands.flags import add_model_flags
+from safa.commands.progress import Progress, say_notes
 
-COMMENT = "synthetic: face animation by SAFA"  # stored in every file that is made
+CAMERA_FRAMES = 250  # a camera never ends by itself
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,87 +18,105 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "animate",
         help="animate the face in a photo with the motion of a video",
-        description="Both inputs should be cut around the face as in VoxCeleb; what is not square is cut to "
-        "its middle square. The result keeps the driving video's frame rate.",
+        description="The face is found and cut out of both inputs; landmarks that lie beside a file "
+        "(FILE.landmarks.npy) are used first. The result keeps the video's frame rate and sound.",
     )
-    parser.add_argument("source", type=Path, help="photo of the face to animate")
-    parser.add_argument("driving", type=Path, help="video whose motion it takes on")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4 to write")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="model folder: of a run, or converted")
+    parser.add_argument("source", help="photo of the face to animate")
     parser.add_argument(
-        "--relative", action="store_true", help="take on changes of pose, not the pose itself"
+        "driving", help="what moves it: a video, gif, folder of pictures, or a camera's number"
     )
-    parser.add_argument(
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4, .mov or .mkv to write")
+    add_model_flags(parser)
+    motion = parser.add_argument_group("motion")
+    motion.add_argument("--relative", action="store_true", help="take on changes of pose, not the pose")
+    motion.add_argument(
         "--adapt-scale", action="store_true", help="with --relative: fit the motion to face size"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--batch-size", type=int, default=8, help="driving frames at once (default: 8)")
+    start = motion.add_mutually_exclusive_group()
+    start.add_argument(
+        "--find-best-frame",
+        action="store_true",
+        help="with --relative: measure motion from the frame most like the photo, not from the first",
+    )
+    start.add_argument(
+        "--best-frame", type=int, metavar="N", help="with --relative: measure from frame N (the first is 0)"
+    )
+    motion.add_argument("--with-eye", action="store_true", help="take the eyes from the photo's texture, too")
+    framing = parser.add_argument_group("framing")
+    framing.add_argument(
+        "--no-crop",
+        action="store_true",
+        help="inputs are cut around the face already; take the middle square",
+    )
+    framing.add_argument("--paste-back", action="store_true", help="return the face to the whole photo")
+    output = parser.add_argument_group("output")
+    output.add_argument("--grid", type=Path, metavar="FILE", help="a second video: what the model did")
+    output.add_argument("--fps", type=float, help="read the video at this rate (default: its own)")
+    output.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    output.add_argument("--no-sound", action="store_true", help="leave the sound out")
     parser.set_defaults(run=_animate)
 
 
 def _animate(arguments: argparse.Namespace) -> int:
-    from safa.config.inference import TransferConfig
-    from safa.data.video import DecodeError, probe, write_video
-    from safa.errors import UserError
-    from safa.inference.animator import Animator, predictions
-    from safa.training.checkpoint import load_model
+    import dataclasses
 
-    if arguments.adapt_scale and not arguments.relative:
-        raise UserError("--adapt-scale belongs to --relative", "safa animate", "Add --relative.")
-    transfer = TransferConfig(
-        mode="relative" if arguments.relative else "absolute", adapt_scale=arguments.adapt_scale
+    from safa.inference.film import check_container
+    from safa.inference.loading import open_animator
+
+    _check(arguments)
+    check_container(arguments.output)
+    animator = open_animator(
+        arguments.checkpoint,
+        device=arguments.device,
+        precision=arguments.precision,
+        batch_size=arguments.batch_size,
     )
-    source_path, driving_path = arguments.source, arguments.driving
-    model, _ = load_model(arguments.checkpoint)
-    animator = Animator(model, _device(arguments.device), arguments.batch_size)
-    source = animator.prepare(_square_photo(source_path, animator.size))
-    try:
-        fps = probe(driving_path).fps
-        frames = animator.animate(source, _square_frames(driving_path, animator.size), transfer)
-        count = write_video(arguments.output, predictions(frames), fps, comment=COMMENT)
-    except DecodeError as error:
-        raise UserError(str(error), "driving video", "Give a video that ffmpeg can read.") from None
-    except ValueError as error:
-        raise UserError(str(error), str(driving_path)) from None
-    sys.stdout.write(f"wrote {arguments.output}: {count} frames at {fps:g} fps\n")
+    is_camera = arguments.driving.isdecimal() and not Path(arguments.driving).exists()
+    film = animator.animate(
+        arguments.source,
+        arguments.driving,
+        relative=arguments.relative,
+        adapt_scale=arguments.adapt_scale,
+        best_frame="find" if arguments.find_best_frame else arguments.best_frame,
+        with_eyes=arguments.with_eye,
+        crop=not arguments.no_crop,
+        paste_back=arguments.paste_back,
+        fps=arguments.fps,
+        max_frames=arguments.max_frames or (CAMERA_FRAMES if is_camera else None),
+    )
+    say_notes(film.notes)
+    if arguments.no_sound:
+        film = dataclasses.replace(film, sound=None)
+    saved = save(film, arguments.output, arguments.grid)
+    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {film.fps:g} fps\n")
+    if arguments.grid:
+        sys.stdout.write(f"wrote {arguments.grid}\n")
     return 0
 
 
-def _square_photo(path: Path, size: int) -> Frame:
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
+def save(film: Any, output: Path, grid: Path | None) -> Any:
+    """Write the film with a line of progress; faults of the model's inputs as one line."""
     from safa.errors import UserError
 
+    progress = Progress(film.count)
     try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS))
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"not a readable photo ({error})", str(path), "Give a JPEG or PNG.") from None
+        return film.save(output, grid, progress)
+    except ValueError as error:
+        raise UserError(str(error), str(output)) from None
+    finally:
+        progress.close()
 
 
-def _square_frames(path: Path, size: int) -> Iterator[Frame]:
-    from safa.data.crop import Box
-    from safa.data.video import probe, read_frames
-
-    info = probe(path)
-    side = min(info.width, info.height)
-    left, top = (info.width - side) // 2, (info.height - side) // 2
-    return read_frames(path, box=Box(left, top, left + side, top + side), size=(size, size))
-
-
-def _device(name: str) -> Any:
-    import torch
-
+def _check(arguments: argparse.Namespace) -> None:
     from safa.errors import UserError
 
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"no device named {name!r}", "--device", "Use auto, cpu, cuda or cuda:N.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("no CUDA device here", "--device", "Use auto or cpu.")
-    return device
+    for flag, given in (
+        ("--adapt-scale", arguments.adapt_scale),
+        ("--find-best-frame", arguments.find_best_frame),
+        ("--best-frame", arguments.best_frame is not None),
+    ):
+        if given and not arguments.relative:
+            raise UserError(f"{flag} belongs to --relative", "safa animate", "Add --relative.")
+    for flag, value in (("--fps", arguments.fps), ("--max-frames", arguments.max_frames)):
+        if value is not None and value <= 0:
+            raise UserError(f"{value:g} is too small", flag, "Give a number above 0.")

@@ -71,7 +71,7 @@ def steady_track(squares: Squares, fps: float) -> FaceTrack:
     Raises:
         ValueError: no face in any frame.
     """
-    seen = np.isfinite(squares).all(axis=1)
+    seen = np.asarray(np.isfinite(squares).all(axis=1))
     if not seen.any():
         raise ValueError("no face in any frame")
     kept = seen & ~_outliers(squares, seen, fps)

@@ -65,6 +65,6 @@ def _to_rgb(picture: Image.Image, path: Path) -> tuple[Image.Image, str]:
         pixels = picture.convert("RGBA")
         paper = Image.new("RGBA", pixels.size, (*PAPER, 255))
         note = "has transparent parts; they are drawn white"
-        is_opaque = pixels.getextrema()[3] == (255, 255)
+        is_opaque = pixels.getchannel("A").getextrema() == (255, 255)
         return Image.alpha_composite(paper, pixels).convert("RGB"), "" if is_opaque else note
     return picture.convert("RGB"), ""

@@ -86,7 +86,11 @@ def test_released_weights_animate_a_photo(safa: Run, released: Path, photo: Path
     )
     assert converted[0] == 0, converted
     code, out, err = safa("animate", photo, video, "-o", result, "--checkpoint", model, "--device", "cpu")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert [line.split(": ")[:2] for line in err.splitlines()] == [
+        ["note", "photo.png"],
+        ["note", "driving.mp4"],
+    ]
     assert f"wrote {result}: 7 frames at 12.5 fps" in out
     assert probe(result).fps == 12.5
     assert len(list(read_frames(result))) == 7

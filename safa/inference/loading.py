@@ -1,0 +1,92 @@
+"""From a checkpoint and a few words to a ``FaceAnimator``: device, precision, face finder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from safa.config import ModelConfig
+from safa.errors import UserError
+from safa.head.assets import HeadAssets
+from safa.inference.face_animator import FaceAnimator
+from safa.inference.finder import load_finder
+from safa.models.safa import Safa
+from safa.training.checkpoint import load_model
+from safa.training.released import read_released
+from safa.training.storage import load_weights
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_INFERENCE = ("kp_detector", "tdmm", "generator")
+
+
+def open_animator(
+    checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", batch_size: int = 8
+) -> FaceAnimator:
+    """Load a model and whatever finds faces here.
+
+    Args:
+        checkpoint: a run's folder, its ``model/``, one of its checkpoints, or a released file.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
+        batch_size: driving frames at once.
+
+    Raises:
+        UserError: no model there, or a device or precision that is not here.
+    """
+    chosen = choose_device(device)
+    kind = choose_precision(precision, chosen)
+    if batch_size < 1:
+        raise UserError(f"{batch_size} is too small", "--batch-size", "Give 1 or more.")
+    path = Path(checkpoint)
+    model = released_model(path) if path.is_file() else load_model(path)[0]
+    return FaceAnimator(model, chosen, kind, batch_size, load_finder(chosen))
+
+
+def released_model(path: Path) -> Safa:
+    """The networks of a released checkpoint, which has the published sizes.
+
+    Raises:
+        UserError: not such a file, or of other sizes.
+    """
+    networks = read_released(path).networks
+    if "generator" not in networks:
+        raise UserError("holds the 3DMM alone", str(path), "Give the checkpoint of the full model.")
+    model = Safa(ModelConfig(), HeadAssets.from_state_dict(networks["tdmm"]))
+    weights = {f"{name}.{key}": value for name in _INFERENCE for key, value in networks[name].items()}
+    load_weights(model, weights, str(path))
+    return model
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` is CUDA where it is there.
+
+    Raises:
+        UserError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"no device named {name!r}", "--device", "Use auto, cpu, cuda or cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"{name} is not supported", "--device", "Use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"no CUDA device {name} here", "--device", "Use auto or cpu.")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of this name.
+
+    Raises:
+        UserError: no such precision, or none of this device.
+    """
+    if name == "auto":
+        return torch.float32
+    if name not in PRECISIONS:
+        raise UserError(f"no precision {name!r}", "--precision", f"Use auto, {', '.join(PRECISIONS)}.")
+    if name == "float16" and device.type == "cpu":
+        raise UserError("float16 is for GPUs", "--precision", "Use float32 or bfloat16 on the CPU.")
+    return PRECISIONS[name]
