@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from safa.config.loader import Settings
 
@@ -17,27 +17,152 @@ class EncodingConfig(Settings):
     quality: int = Field(default=95, ge=1, le=100)  # of jpeg
 
 
+# ---- where raw videos come from ----------------------------------------------------------------------------
+
+
+class _Download(Settings):
+    """What every way of fetching shares. A download serves all clips of its video."""
+
+    keep: bool = False  # leave the video in `source.videos` after its clips are made
+    parallel: int = Field(default=4, ge=1)  # videos at work at a time, on the whole cluster
+    attempts: int = Field(default=4, ge=1)  # of one video in one run, if the network is at fault
+    backoff_s: float = Field(default=5.0, ge=0)  # before the second attempt; doubles with each further one
+    timeout_s: float = Field(default=30.0, gt=0)  # without a byte, until a transfer counts as stalled
+
+
+class UrlFetch(_Download):
+    """Videos at addresses that follow from their ids: http, https, s3, gs, or file."""
+
+    kind: Literal["url"]
+    url: str  # holds {video_id}, e.g. http://host/{video_id}.mp4 or s3://bucket/{video_id}.mp4
+
+    @field_validator("url")
+    @classmethod
+    def _names_the_video(cls, url: str) -> str:
+        if "{video_id}" not in url:
+            raise ValueError("must hold {video_id}")
+        if url.partition("://")[0] not in ("http", "https", "s3", "gs", "file"):
+            raise ValueError("must begin with http://, https://, s3://, gs:// or file://")
+        return url
+
+
+class YtDlpFetch(_Download):
+    """Videos by yt-dlp, which must be installed (``pip install 'safa[download]'``)."""
+
+    kind: Literal["yt_dlp"]
+    page: str = "https://www.youtube.com/watch?v={video_id}"
+    # Pictures alone, mp4 if there is one, no taller than the metadata's boxes were drawn on.
+    format: str = "bestvideo[height<=720][ext=mp4]/best[height<=720][ext=mp4]/bestvideo[height<=720]/best"
+    cookies: Path | None = None  # Netscape cookies.txt
+    proxy: str | None = None  # e.g. socks5://127.0.0.1:1080
+    rate_limit_mb: float | None = Field(default=None, gt=0)  # MB/s of one download
+    sleep_s: tuple[float, float] = (0.0, 0.0)  # pause before each download, drawn from this range
+
+    @field_validator("page")
+    @classmethod
+    def _names_the_video(cls, page: str) -> str:
+        if "{video_id}" not in page:
+            raise ValueError("must hold {video_id}")
+        return page
+
+    @model_validator(mode="after")
+    def _range_of_sleep(self) -> Self:
+        if not 0 <= self.sleep_s[0] <= self.sleep_s[1]:
+            raise ValueError("sleep_s must be [least, most] seconds")
+        return self
+
+
+# ---- faces -------------------------------------------------------------------------------------------------
+
+
+class DetectorConfig(Settings):
+    """A face detector of the face-alignment library (``pip install 'safa[faces]'``)."""
+
+    name: Literal["sfd", "blazeface", "blazeface_back", "retinaface", "yunet", "scrfd"]
+    weights: Path  # folder of the weight files; docs/data.md lists their names
+    threshold: float = Field(default=0.5, gt=0, lt=1)  # least score of a face
+    batch: int = Field(default=16, ge=1)  # frames
+    device: str = "cpu"  # or cuda
+
+
+class SidecarLandmarks(Settings):
+    """Landmarks that lie beside the videos: ``.landmarks.npy``, or the reference's ``.pkl``."""
+
+    kind: Literal["sidecar"] = "sidecar"
+    folder: Path | None = None  # where they are, if not beside the videos
+
+
+class FaceAlignmentLandmarks(Settings):
+    """Landmarks by face-alignment, on the stored frames."""
+
+    kind: Literal["face_alignment"]
+    detector: DetectorConfig
+    weights: Path  # folder of 2DFAN4-11f355bf06.pth.tar
+    choose: Literal["largest", "nearest"] = "nearest"  # of several faces; nearest to the middle of the crop
+    flip: bool = False  # average with the mirrored frame: a little steadier, twice the time
+
+
+class NoLandmarks(Settings):
+    """Clips are stored without landmarks (NaN)."""
+
+    kind: Literal["none"]
+
+
+# ---- sources -----------------------------------------------------------------------------------------------
+
+
 class MetadataSource(Settings):
     """Videos and a list of clips in them, in VoxCeleb's columns."""
 
     kind: Literal["metadata"]
     csv: Path  # columns video_id, start, end, bbox, fps, width, height, partition, person_id
-    videos: Path  # folder of {video_id}.mp4 and their landmark sidecars {video_id}.landmarks.npy
+    videos: Path  # folder of {video_id}.mp4; with `fetch`, where downloads go
+    fetch: Annotated[UrlFetch | YtDlpFetch, Field(discriminator="kind")] | None = None
+
+
+class TubeConfig(Settings):
+    """Which stretches of a detected face become clips; the field's values."""
+
+    min_iou: float = Field(default=0.25, gt=0, lt=1)  # with the first box of the tube
+    min_frames: int = Field(default=64, ge=1)
+    max_frames: int = Field(default=1024, ge=1)
+    min_size: int = Field(default=256, ge=1)  # px, shorter side of the clip's box
+    increase: float = Field(default=0.1, ge=0)  # of the box that holds all of a tube's faces, at each side
+    gap: int = Field(default=5, ge=0)  # frames without the face that a tube survives
+    drop_border: bool = True  # drop tubes whose faces touch the frame's edge
+
+
+class VideosSource(Settings):
+    """Raw videos without a list: faces are found and followed."""
+
+    kind: Literal["videos"]
+    folder: Path
+    split: Literal["train", "test"] = "train"
+    detector: DetectorConfig
+    tubes: TubeConfig = TubeConfig()
+    short_side: int = Field(default=360, ge=64)  # px; larger frames are scaled down for detection
 
 
 class ClipsSource(Settings):
-    """Videos that are crops of one face already; sidecars lie beside them."""
+    """Crops of one face that exist already: videos, or folders of PNGs; sidecars lie beside them."""
 
     kind: Literal["clips"]
-    folder: Path  # of *.mp4; a name person#video#start#end is taken as the clip id
+    folder: Path  # of *.mp4 and folders of *.png; a name person#video#start#end is taken as the clip id
     split: Literal["train", "test"] = "train"
+    fps: float = Field(default=25.0, gt=0)  # of PNG folders
+
+
+Source = MetadataSource | VideosSource | ClipsSource
 
 
 class PreprocessConfig(Settings):
     """One preprocessing run: source, what is stored, what is refused, and the share of the cluster."""
 
-    source: Annotated[MetadataSource | ClipsSource, Field(discriminator="kind")]
+    source: Annotated[Source, Field(discriminator="kind")]
     out: Path
+    landmarks: Annotated[
+        SidecarLandmarks | FaceAlignmentLandmarks | NoLandmarks, Field(discriminator="kind")
+    ] = SidecarLandmarks()
     size: int = Field(default=256, ge=16)  # px, both sides of a stored frame
     fps: float = Field(default=25.0, gt=0)  # of the stored frames
     encoding: EncodingConfig = EncodingConfig()
@@ -52,3 +177,5 @@ class PreprocessConfig(Settings):
         default=0.1, ge=0, le=1
     )  # share of `unexpected` failures that fails the run
     cpus_per_task: float = Field(default=1.0, gt=0)
+    gpus_per_task: float = Field(default=0.0, ge=0)  # of each actor that detects; may be a fraction
+    actors: int = Field(default=1, ge=1)  # that detect faces, if any does

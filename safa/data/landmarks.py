@@ -1,38 +1,118 @@
-"""Landmark sidecars: ``<video>.landmarks.npy``, (T, 68, 2) float32 in source pixels, NaN where no face is."""
+"""Landmarks that lie beside a video, and which of them a stored frame shows.
+
+Two kinds: ``<video>.landmarks.npy``, (T, 68, 2) float32 in source pixels, NaN where no face is; and the
+reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read without running what is in it.
+Points are continuous (0 is the left edge of the first pixel); both kinds count the video's own frames.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safa.data.schema import NUM_LANDMARKS, Code, Refused
+from safa.errors import UserError
+from safa.safe_pickle import load_data_pickle
 
 Points = NDArray[np.float32]
+Scores = NDArray[np.float32]
+MOST_FRAMES = 10_000_000  # of a landmark pickle: a week of video; a larger number is damage
 
 
-def sidecar_of(video: Path) -> Path:
-    """Where a video's landmarks lie."""
-    return video.with_suffix(".landmarks.npy")
+@dataclass(frozen=True)
+class Marked:
+    """Landmarks of some frames: ``points`` (T, 68, 2) px, NaN where no face is; detector ``scores`` (T,)."""
+
+    points: Points
+    scores: Scores
 
 
-def read_sidecar(video: Path) -> Points:
-    """All landmarks of a video.
+def sidecar_of(video: Path, folder: Path | None = None) -> Path:
+    """Where a video's landmarks lie: beside it, or in a folder of landmarks."""
+    return (folder or video.parent) / f"{_name(video)}.landmarks.npy"
+
+
+def _name(video: Path) -> str:
+    return video.name if video.is_dir() else video.stem  # a folder of PNGs has no ending
+
+
+def read_sidecar(video: Path, folder: Path | None = None) -> Points:
+    """All landmarks of a video, (T, 68, 2), in its pixels. An ``.npy`` is mapped, not read: slices are cheap.
 
     Raises:
         Refused: ``no_landmarks`` if there is no sidecar, ``decode`` if it is not one.
     """
-    path = sidecar_of(video)
+    path = sidecar_of(video, folder)
+    if not path.is_file():
+        pickled = path.with_name(f"{_name(video)}.pkl")
+        if pickled.is_file():
+            return _read_pickle(pickled)
+        raise Refused(Code.NO_LANDMARKS, f"{path.name} is missing")
     try:
-        points = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise Refused(Code.NO_LANDMARKS, f"{path.name} is missing") from None
+        points = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise Refused(Code.DECODE, f"{path.name}: {error}") from None
     if points.ndim != 3 or points.shape[1:] != (NUM_LANDMARKS, 2) or points.dtype.kind != "f":
         raise Refused(Code.DECODE, f"{path.name} is {points.dtype} {points.shape}, not floats (T, 68, 2)")
-    return np.asarray(points, dtype=np.float32)
+    mapped: Points = points
+    return mapped
+
+
+def _read_pickle(path: Path) -> Points:
+    try:
+        with path.open("rb") as file:
+            return points_of_dictionary(load_data_pickle(file, path.name))
+    except (OSError, ValueError) as error:
+        raise Refused(Code.DECODE, f"{path.name}: {error}") from None
+    except UserError as error:
+        raise Refused(Code.DECODE, str(error)) from None
+
+
+def points_of_dictionary(table: Any) -> Points:
+    """The reference's landmark table as one array.
+
+    Args:
+        table: frame -> {'ldmk': (68, 2)}. A frame is a number or a file name that is one (``0000012.png``).
+
+    Returns:
+        (T, 68, 2) float32 for frames 0 to the last one listed; NaN where a frame is not listed.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(table, Mapping) or not table:
+        raise ValueError("not a dictionary of frames")
+    frames = {_frame_number(key): _ldmk(value) for key, value in table.items()}
+    points = np.full((max(frames) + 1, NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
+    for number, face in frames.items():
+        points[number] = face
+    return points
+
+
+def _frame_number(key: object) -> int:
+    text = PurePath(key).stem if isinstance(key, str) else key
+    try:
+        number = int(text)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise ValueError(f"{key!r} is not the number of a frame") from None
+    if not 0 <= number < MOST_FRAMES:
+        raise ValueError(f"{key!r} is not the number of a frame")
+    return int(number)
+
+
+def _ldmk(value: object) -> Points:
+    face = value.get("ldmk") if isinstance(value, Mapping) else None
+    if face is None:  # a frame in which no face was found
+        return np.full((NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
+    points = np.asarray(face)
+    if points.shape != (NUM_LANDMARKS, 2) or points.dtype.kind not in "fiu":
+        raise ValueError(f"landmarks of {points.dtype} {points.shape}, not (68, 2)")
+    return points.astype(np.float32)
 
 
 def shown_frames(count: int, source_fps: float, fps: float) -> NDArray[np.int64]:
@@ -45,3 +125,16 @@ def shown_frames(count: int, source_fps: float, fps: float) -> NDArray[np.int64]
     places = np.floor(np.arange(reach + 1) * fps / source_fps + 0.5)
     shown: NDArray[np.int64] = np.searchsorted(places, np.arange(count), side="right") - 1
     return shown
+
+
+def shown_at(numbers: NDArray[np.int64], source_fps: float, fps: float) -> NDArray[np.int64]:
+    """The same for given output frames ``numbers``, which may lie far into a video."""
+    if len(numbers) == 0 or source_fps == fps:
+        return numbers
+    # Only the source frames around the wanted ones: a two-hour video has 200,000.
+    first = max(0, int(np.floor(numbers.min() * source_fps / fps)) - 2)
+    last = int(np.ceil((numbers.max() + 1) * source_fps / fps)) + 2
+    sources = np.arange(first, last + 1)
+    places = np.floor(sources * fps / source_fps + 0.5)
+    found: NDArray[np.int64] = sources[np.searchsorted(places, numbers, side="right") - 1]
+    return found

@@ -48,7 +48,11 @@ QUARANTINE_SCHEMA = pa.schema(
 class Code(StrEnum):
     """Why an input did not become a clip."""
 
-    UNAVAILABLE = "unavailable"  # there is no such video
+    UNAVAILABLE = "unavailable"  # there is no such video, and there will be none
+    BLOCKED = "blocked"  # the host refuses all of us (bot check, sign-in): stops the run
+    RATE_LIMITED = "rate_limited"  # still "too many requests" after every attempt
+    TIMEOUT = "timeout"  # the host did not deliver, or broke off, at every attempt
+    DUPLICATE = "duplicate"  # the list has this clip in another line
     BAD_ROW = "bad_row"  # the list's line makes no sense
     DECODE = "decode"  # ffmpeg cannot read it to the end
     NO_FACE = "no_face"  # not one frame has landmarks
@@ -59,9 +63,16 @@ class Code(StrEnum):
     UNEXPECTED = "unexpected"  # a fault of ours: the detail has its type and place
 
 
+# Tried again by every run; `blocked` is never stored, since its clips have not been tried.
+TRANSIENT = frozenset({Code.RATE_LIMITED, Code.TIMEOUT})
+
+
 class Refused(Exception):
     """Raised while a clip is made: it goes to the quarantine with this code."""
 
     def __init__(self, code: Code, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(code, detail)  # both, so that it survives the way between processes
         self.code, self.detail = code, detail
+
+    def __str__(self) -> str:
+        return self.detail

@@ -26,6 +26,8 @@ Frame = NDArray[np.uint8]
 # Written into every file and obeyed when it is read: without it, players guess the matrix from the size.
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 
+EARLY = 1.0  # seconds before a span at which decoding starts; longer than any frame is shown
+
 
 class DecodeError(Exception):
     """A video that cannot be read; the message ends with ffmpeg's own last words."""
@@ -115,12 +117,7 @@ def read_frames(
 def _decode_command(
     path: Path, span: Span | None, box: Box | None, size: tuple[int, int], fps: float | None
 ) -> list[str]:
-    # Half a frame early, so that rounding of time stamps never costs the first frame.
-    seek = {"ss": (span.start - 0.5) / span.fps} if span and span.start > 0 else {}
-    stream = ffmpeg.input(f"file:{path}", **seek).video
-    if span:
-        stream = stream.filter("setpts", "PTS-STARTPTS").filter("fps", fps=span.fps)
-        stream = stream.filter("trim", end_frame=span.end - span.start)
+    stream = _stretch(path, span) if span else ffmpeg.input(f"file:{path}").video
     if box:
         stream = stream.filter("crop", box.width, box.height, box.left, box.top, exact=1)
     if fps and not (span and span.fps == fps):
@@ -131,6 +128,19 @@ def _decode_command(
     stream = stream.global_args("-nostdin", "-loglevel", "error", "-threads", "1")
     command: list[str] = stream.compile(cmd=imageio_ffmpeg.get_ffmpeg_exe())
     return command
+
+
+def _stretch(path: Path, span: Span) -> Any:
+    """The span's frames, each what is seen n / fps seconds after the file starts, wherever decoding starts.
+
+    Decoding starts early, so that the picture which is on when the span begins is among what is decoded.
+    """
+    begin = span.start / span.fps
+    skipped = max(0.0, begin - EARLY)
+    stream = ffmpeg.input(f"file:{path}", **({"ss": skipped} if skipped else {})).video
+    stream = stream.filter("setpts", f"PTS-{begin - skipped}/TB")
+    stream = stream.filter("fps", fps=span.fps, start_time=0)
+    return stream.filter("trim", end_frame=span.end - span.start)
 
 
 def write_video(

@@ -1,0 +1,46 @@
+"""What a host's words mean: which of the four ends of a download they announce."""
+
+from __future__ import annotations
+
+import re
+
+from safa.data.schema import Code
+
+# Tried in this order: a page that says "unavailable" because we are taken for a robot is a block.
+_MEANINGS: tuple[tuple[Code, re.Pattern[str]], ...] = (
+    (
+        Code.BLOCKED,
+        re.compile(
+            r"not a (ro)?bot|captcha|unusual traffic|automated (queries|requests)|verify (that )?you are human"
+            r"|sign in to confirm you|access to this (page|resource) .*denied|blocked (by|it|your)"
+            r"|proxy authentication",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        Code.RATE_LIMITED,
+        re.compile(r"too many requests|HTTP Error (429|503)|rate.?limit|try again later", re.IGNORECASE),
+    ),
+    (
+        Code.UNAVAILABLE,
+        re.compile(
+            r"unavailable|private video|has been removed|been terminated|does not exist|not available"
+            r"|account .*closed|copyright|confirm your age|age.restricted|members.only|no longer"
+            r"|HTTP Error (401|403|404|410)|unsupported url|no video formats|requested format is not available",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        Code.TIMEOUT,
+        re.compile(
+            r"timed? ?out|connection|incomplete|reset by peer|temporary failure|unable to connect|more expected"
+            r"|bytes read|HTTP Error 5\d\d|remote end closed|SSL|network is unreachable|name resolution",
+            re.IGNORECASE,
+        ),
+    ),
+)
+
+
+def meaning(text: str) -> Code | None:
+    """The code that a message or a page announces; None if it says nothing known."""
+    return next((code for code, pattern in _MEANINGS if pattern.search(text)), None)
