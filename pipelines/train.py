@@ -1,9 +1,10 @@
 """Train a stage: ``python -m pipelines.train --config configs/pretrain.yaml``, then ``configs/train.yaml``.
 
 ``scale.num_workers: 0`` trains in this process. From 1 on, Ray Train starts that many workers; one
-data-parallel wrapper per network averages their gradients. The run folder is ``runs/NAME``: settings,
-manifest, metrics, curves, checkpoints, and at the end ``model/``. A run goes on from its newest checkpoint; a
-finished one is left alone.
+data-parallel wrapper per network averages their gradients. With ``scale.min_workers`` a run that lost
+machines goes on with fewer, and takes in more when they come. The run folder is ``runs/NAME``: settings,
+versions, metrics, curves, checkpoints, and at the end ``model/`` and the manifest. A run goes on from its
+newest checkpoint; a finished one is left alone.
 
 Checkpoints are written straight into the run folder by rank 0, not handed to ``ray.train.report``. The folder
 must be shared by all nodes either way (Ray's ``storage_path`` has the same need), the state is on disk before
@@ -26,21 +27,23 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipelines.program import ray_session, run_program, set_up_logging
-from pipelines.runs import MANIFEST, claim_folder, write_manifest
+from pipelines.runs import MANIFEST, claim_folder, versions, write_json, write_manifest
 from safa.config import parse_settings
-from safa.config.training import FullStage, TrainConfig
+from safa.config.training import FullStage, ScaleConfig, TrainConfig
 from safa.errors import UserError
 from safa.training.checkpoint import read_weights
 from safa.training.context import GroupContext, LocalContext
 from safa.training.feed import check_clips
 from safa.training.loop import fit
+from safa.training.memory import FullMemoryError
 
 log = logging.getLogger(__name__)
 
+VERSIONS = "versions.json"
 MACHINES = frozenset({"scale"})  # settings that may change when a run goes on
 
 
@@ -67,6 +70,7 @@ def train(config: TrainConfig) -> Path:
         log.info("%s: finished already, nothing to do", config.folder)
         return config.folder
     check_clips(config)  # here, where a fault is one line, and not on a worker that waits for a GPU
+    write_json(config.folder / VERSIONS, versions())  # of this start; the manifest has those of the last one
     if config.scale.num_workers == 0:
         train_locally(config)
     else:
@@ -96,11 +100,7 @@ def train_on_ray(config: TrainConfig) -> None:
             _worker,
             train_loop_config=_with_whole_paths(config).model_dump(mode="json"),
             torch_config=TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=scale.num_workers,
-                use_gpu=scale.use_gpu,
-                resources_per_worker={"CPU": scale.cpus_per_worker} | ({"GPU": 1.0} if scale.use_gpu else {}),
-            ),
+            scaling_config=scaling(scale),
             run_config=RunConfig(
                 name=f"start-{time.time_ns()}",
                 storage_path=str((config.folder / "ray").resolve()),
@@ -109,7 +109,13 @@ def train_on_ray(config: TrainConfig) -> None:
                 logging_config=LoggingConfig(log_level="WARNING"),  # the loop has its own line of progress
             ),
         )
-        refusal = trainer.fit().return_value
+        try:
+            refusal = trainer.fit().return_value
+        except WorkerGroupError as error:
+            full = [e for e in error.worker_failures.values() if isinstance(e, FullMemoryError)]
+            if not full:
+                raise
+            raise full[0] from None
     if refusal is not None:
         raise UserError(*refusal)
 
@@ -119,8 +125,9 @@ def _check_machine(config: TrainConfig) -> None:
     if "RAY_ADDRESS" in os.environ:
         return
     scale, has = config.scale, ray.cluster_resources()
-    wanted = {"CPU": scale.num_workers * scale.cpus_per_worker}
-    wanted |= {"GPU": float(scale.num_workers)} if scale.use_gpu else {}
+    workers = scale.min_workers or scale.num_workers
+    wanted = {"CPU": workers * scale.cpus_per_worker}
+    wanted |= {"GPU": float(workers)} if scale.use_gpu else {}
     for name, count in wanted.items():
         if count > has.get(name, 0.0):
             raise UserError(
@@ -128,6 +135,20 @@ def _check_machine(config: TrainConfig) -> None:
                 "scale",
                 "Lower scale.num_workers, set scale.use_gpu=false, or submit it to a cluster.",
             )
+
+
+def scaling(scale: ScaleConfig) -> ScalingConfig:
+    """What Ray Train is asked for.
+
+    A range of workers is elastic: Ray looks every minute whether their number should change, and starts the
+    group anew if so, which goes on from the newest checkpoint.
+    """
+    workers = scale.num_workers
+    return ScalingConfig(
+        num_workers=workers if scale.min_workers is None else (scale.min_workers, workers),
+        use_gpu=scale.use_gpu,
+        resources_per_worker={"CPU": scale.cpus_per_worker} | ({"GPU": 1.0} if scale.use_gpu else {}),
+    )
 
 
 @contextmanager
@@ -143,7 +164,11 @@ def _interrupts() -> Iterator[None]:
 
 
 def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
-    """One worker's process. A ``UserError`` is returned, not raised: Ray would only try it again."""
+    """One worker's process.
+
+    A ``UserError`` that all workers have is returned, not raised: Ray would only try it again. Full memory is
+    one worker's alone; raised, it makes Ray end the others, which wait for it.
+    """
     set_up_logging()
     # Ray Train tells every report to a logger outside its own package; ours are the lines to read.
     logging.getLogger().setLevel(logging.WARNING)
@@ -151,6 +176,8 @@ def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
     config = parse_settings(settings, TrainConfig, "settings")
     try:
         fit(config, RayContext())
+    except FullMemoryError:
+        raise
     except UserError as error:
         return error.what, error.where, error.fix
     return None

@@ -30,6 +30,7 @@ class DataConfig(Settings):
 
     clips: Path  # folder written by pipelines/preprocess
     split: str = "train"
+    min_identities: int = Field(default=2, ge=1)  # fewer people in the split are refused before training
     batch_size: int = Field(ge=1)  # samples in one forward pass of one worker
     num_repeats: int = Field(default=150, ge=1)  # how often each identity comes up in an epoch
     loader_workers: int = Field(default=0, ge=0)  # processes that prepare batches; 0 = the training process
@@ -98,11 +99,15 @@ class ScheduleConfig(Settings):
             raise ValueError("cosine and milestones exclude each other")
         return self
 
-    def total_steps(self, samples_per_epoch: int, samples_per_step: int) -> int:
-        """Optimiser steps of the whole run; a last part of an epoch counts as a step."""
+    def total_steps(self, samples_per_epoch: int, samples_per_step: int, done: int = 0, seen: int = 0) -> int:
+        """Optimiser steps of the whole run; a last part of an epoch counts as a step.
+
+        Args:
+            done, seen: steps taken and samples seen so far, maybe on another number of workers.
+        """
         if self.unit == "steps":
             return self.length
-        return math.ceil(self.length * samples_per_epoch / samples_per_step)
+        return done + math.ceil(max(0, self.length * samples_per_epoch - seen) / samples_per_step)
 
     def lr_factor(self, step: int, samples_seen: int, samples_per_epoch: int) -> float:
         """What the learning rates are multiplied by in the step that follows ``step`` finished ones."""
@@ -122,6 +127,7 @@ class StepConfig(Settings):
     bf16: bool = False  # autocast to bfloat16 where torch deems it safe
     channels_last: bool = False  # NHWC memory layout of images and convolution weights
     fused_adam: bool = True
+    compile: bool = False  # torch.compile of each network; the first steps take minutes
 
 
 class ValidateConfig(Settings):
@@ -138,18 +144,28 @@ class CheckpointConfig(Settings):
 
     every: int = Field(ge=1)  # steps; the end of the run always writes one
     keep: int = Field(default=2, ge=1)  # newest states kept
+    keep_best: int = Field(default=1, ge=0)  # states with the best held-out score kept besides
 
 
 class ScaleConfig(Settings):
     """Machines. The only section that may change when a run goes on."""
 
     num_workers: int = Field(default=0, ge=0)  # Ray Train workers; 0 = train in this process, without Ray
+    min_workers: int | None = Field(
+        default=None, ge=1
+    )  # go on with as few as these while machines are missing; None = always num_workers
     use_gpu: bool = False
     cpus_per_worker: float = Field(
         default=1.0, gt=0
     )  # reserved in Ray; leave some of the machine free for Ray itself
     threads_per_worker: int = Field(default=1, ge=1)  # torch's own threads
     max_failures: int = Field(default=0, ge=-1)  # restarts after a lost worker; -1 = no limit
+
+    @model_validator(mode="after")
+    def _fewest_not_above_all(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError("min_workers must not be above num_workers")
+        return self
 
 
 class TrainConfig(Settings):

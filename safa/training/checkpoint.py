@@ -7,6 +7,8 @@ A training state is a folder, ``checkpoints/step-00001000/``:
 - ``optimisers.safetensors``: Adam's moments, names ``<network>/<parameter>/<moment>``;
 - ``state.json``: step, samples consumed, sizes of the networks, settings of the optimisers, versions.
 
+Beside them, ``best.json`` names the states with the best held-out scores among those that are kept.
+
 That is the whole state: random numbers are drawn from (seed, step, rank), the data order from the sample
 number, and learning rates from the schedule.
 
@@ -43,6 +45,7 @@ from safa.training.storage import (
 )
 
 STATE_FILE = "state.json"
+BEST_FILE = "best.json"
 MODEL_FILE = "model.json"
 _NETWORKS, _AVERAGE, _OPTIMISERS, _WEIGHTS = (
     f"{name}.safetensors" for name in ("networks", "average", "optimisers", "weights")
@@ -164,16 +167,31 @@ def latest_state(root: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def remove_old_states(root: Path, keep: int) -> None:
-    """Leave the ``keep`` newest states, and no half-written ones."""
-    for folder in _states(root)[:-keep]:
-        shutil.rmtree(folder)
+def keep_states(root: Path, newest: int, best: Mapping[int, float], score: str) -> None:
+    """Leave the ``newest`` last states and the best ones, and no half-written ones.
+
+    Args:
+        best: held-out scores by step, of the steps whose states stay; ``best.json`` lists them.
+        score: what they are.
+    """
+    for folder in _states(root)[:-newest]:
+        if _step(folder) not in best:
+            shutil.rmtree(folder)
     for leftover in root.glob(".*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+    kept = {folder.name: best[_step(folder)] for folder in _states(root) if _step(folder) in best}
+    if kept:
+        part = root / f"{BEST_FILE}.part"
+        write_json(part, {"score": score, "states": kept})
+        part.replace(root / BEST_FILE)
 
 
 def _states(root: Path) -> list[Path]:
     return sorted(path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit())
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
 
 
 def _moments(adam: Adam, network: nn.Module) -> dict[str, Tensor]:

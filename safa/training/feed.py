@@ -26,13 +26,13 @@ class Feed:
     """All data of a run.
 
     Raises:
-        UserError: no clips, frames of another size than the model's, or no landmarks at all.
+        UserError: no clips, frames of another size than the model's, no landmarks at all, or too few people.
     """
 
     def __init__(self, config: TrainConfig, context: TrainContext) -> None:
         data = config.data
         store = ClipStore(data.clips)
-        train = _checked_clips(store, data.split, config)
+        train = _training_clips(store, config)
         order = SampleOrder(train, config.seed, data.num_repeats)
         reader = FrameCache(store, data.cache_mb)
         self._sampler: FrameSampler | PairSampler
@@ -73,7 +73,7 @@ def check_clips(config: TrainConfig) -> None:
         UserError: as ``Feed``.
     """
     store = ClipStore(config.data.clips)
-    _checked_clips(store, config.data.split, config)
+    _training_clips(store, config)
     if config.validate_on is not None:
         _checked_clips(store, config.validate_on.split, config)
 
@@ -86,6 +86,18 @@ class _BatchesByStart(Dataset[Any]):
 
     def __getitem__(self, start: int) -> FrameBatch | PairBatch:
         return self._sampler.batch(range(start, start + self._size))
+
+
+def _training_clips(store: ClipStore, config: TrainConfig) -> list[ClipRef]:
+    data, clips = config.data, _checked_clips(store, config.data.split, config)
+    people = {clip.person for clip in clips}
+    if len(people) < data.min_identities:
+        raise UserError(
+            f"{len(people)} identities in split '{data.split}', data.min_identities is {data.min_identities}",
+            str(data.clips),
+            "Preprocess more people, check that clip ids start with the person, or lower the setting.",
+        )
+    return clips
 
 
 def _checked_clips(store: ClipStore, split: str, config: TrainConfig) -> list[ClipRef]:

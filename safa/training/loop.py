@@ -1,8 +1,8 @@
 """The training loop: the same for both stages, on one process or many.
 
-Files in the run folder, all written by rank 0: ``checkpoints/`` (see ``safa.training.checkpoint``),
-``metrics.jsonl``, ``curves.png`` and, at the end, ``model/``. The folder must be seen by all workers: a
-worker group that was restarted, on whatever machine, goes on from the newest state in it.
+Files in the run folder, all written by rank 0: ``checkpoints/`` (see ``safa.training.checkpoint``), what
+``safa.training.journal`` names and, at the end, ``model/``. The folder must be seen by all workers: a worker
+group that was restarted, on whatever machines and however many, goes on from the newest state in it.
 
 Randomness of a step comes from (seed, step, rank) and its samples from their numbers, so a resumed run takes
 the same steps as one that was never interrupted, bit for bit on one CPU worker.
@@ -26,26 +26,25 @@ from safa.data.batches import FrameBatch, PairBatch
 from safa.errors import UserError
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
-from safa.training import records
 from safa.training.checkpoint import (
     ModelInfo,
     Progress,
+    keep_states,
     latest_state,
     load_state,
-    remove_old_states,
     save_model,
     save_state,
 )
 from safa.training.context import TrainContext
-from safa.training.curves import draw_curves
 from safa.training.feed import Feed
+from safa.training.journal import Journal
+from safa.training.memory import explaining_full_memory
 from safa.training.optim import scale_learning_rates
 from safa.training.stages import NotFiniteError, make_stage
-from safa.training.validate import held_out_scores
+from safa.training.strips import held_out_strip
+from safa.training.validate import held_out_scores, judged_by
 
 log = logging.getLogger(__name__)
-
-CURVES_EVERY = 60.0  # seconds between drawings, which take about one
 
 
 class InterruptedRun(KeyboardInterrupt):
@@ -57,12 +56,13 @@ def fit(config: TrainConfig, context: TrainContext) -> Progress:
 
     Raises:
         UserError: data that cannot be trained on, weights that do not fit, a loss that is not finite.
+        FullMemoryError: this worker's memory is full; the others do not know.
         InterruptedRun: the context asked to stop; the state is saved.
     """
     torch.set_num_threads(config.scale.threads_per_worker)  # Ray and DataLoader preset 1
     torch.manual_seed(config.seed)  # of the first weights
-    feed = Feed(config, context)
-    return _Run(config, context, feed).run()
+    with explaining_full_memory(config):
+        return _Run(config, context, Feed(config, context)).run()
 
 
 class _Run:
@@ -73,15 +73,26 @@ class _Run:
         self._stage = make_stage(config, context)
         self._folder = config.folder
         self._states = self._folder / "checkpoints"
-        self._metrics = self._folder / records.FILE_NAME
-        self._writes = context.rank == 0
-        self._progress = Progress()
-        self._total = config.schedule.total_steps(feed.samples_per_epoch, feed.samples_per_step)
+        self._metric = judged_by(config.stage)
+        self._progress = self._resume()
+        self._total = config.schedule.total_steps(
+            feed.samples_per_epoch, feed.samples_per_step, self._progress.step, self._progress.samples
+        )
+        self._journal: Journal | None = None  # of rank 0
+        if context.rank == 0:
+            self._journal = Journal(self._folder, config.name, self._progress.step)
         self._window = _Window()
-        self._drawn = time.monotonic()
 
     def run(self) -> Progress:
-        self._resume()
+        try:
+            self._take_all_steps()
+        finally:
+            if self._journal is not None:
+                self._journal.close()
+        self._finish()
+        return self._progress
+
+    def _take_all_steps(self) -> None:
         batches = self._feed.batches(self._progress.samples, self._total - self._progress.step)
         self._stage.train_mode()
         self._window.restart()
@@ -92,24 +103,23 @@ class _Run:
             stopping = self._context.stop_requested()
             if step % self._config.log_every == 0 or last:
                 self._log()
-            if self._config.validate_on and (step % self._config.validate_on.every == 0 or last):
+            validated = self._config.validate_on and (step % self._config.validate_on.every == 0 or last)
+            if validated:
                 self._validate()
-            if step % self._config.checkpoint.every == 0 or last or stopping:
+            due = step % self._config.checkpoint.every == 0 or last or stopping
+            if due or (validated and step in self._best_steps()):
                 self._save()
             if stopping and not last:
                 log.warning("stopped at step %d of %d; its state is saved", step, self._total)
                 raise InterruptedRun
-        self._finish()
-        return self._progress
 
-    def _resume(self) -> None:
+    def _resume(self) -> Progress:
         newest = latest_state(self._states)
-        if newest is not None:
-            self._progress = load_state(newest, self._stage.state)
-            log.info("going on from %s, step %d of %d", newest, self._progress.step, self._total)
-        if self._writes:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            records.drop_records_after(self._metrics, self._progress.step)
+        if newest is None:
+            return Progress()
+        progress = load_state(newest, self._stage.state)
+        log.info("going on from %s, after %d steps", newest, progress.step)
+        return progress
 
     def _take_step(self, batches: Iterator[FrameBatch | PairBatch]) -> None:
         config, done = self._config, self._progress
@@ -146,14 +156,13 @@ class _Run:
         total = sum(row.losses.values())
         epoch = done.samples / feed.samples_per_epoch
         left = datetime.timedelta(seconds=round((self._total - done.step) / rate))
-        if self._writes:
+        if self._journal is not None:
             losses = "  ".join(f"{name} {value:.4g}" for name, value in row.losses.items())
             log.info(
                 "step %d/%d  epoch %.2f  %.2f steps/s  %.1f samples/s  ETA %s  total %.4g  %s",
                 done.step, self._total, epoch, rate, rate * feed.samples_per_step, left, total, losses,
             )  # fmt: skip
-            place = {"kind": "train", "step": done.step, "epoch": epoch}
-            records.append_record(self._metrics, place | vars(row))
+            self._journal.training(done.step, {"epoch": epoch} | vars(row))
         self._context.report({"step": done.step, **row.losses})
         self._window.restart()
 
@@ -162,26 +171,30 @@ class _Run:
         assert isinstance(model, Safa | Tdmm)
         started = time.perf_counter()
         scores = held_out_scores(model, self._feed.held_out, self._context)
-        self._stage.train_mode()
-        if self._writes:
+        if self._journal is not None:
+            strip = held_out_strip(model, self._feed.held_out[0], self._context.device)
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             log.info("step %d/%d  held out: %s", self._progress.step, self._total, shown)
             seconds = time.perf_counter() - started
-            row = {"kind": "validate", "step": self._progress.step, "scores": scores, "seconds": seconds}
-            records.append_record(self._metrics, row)
+            self._journal.validation(self._progress.step, scores, seconds, strip)
+        self._stage.train_mode()
+
+    def _best_steps(self) -> dict[int, float]:
+        """Validated steps whose states are kept, and their scores; rank 0's matter."""
+        if self._journal is None:
+            return {}
+        return self._journal.best_steps(self._metric, self._config.checkpoint.keep_best)
 
     def _save(self) -> None:
-        if not self._writes:
+        if self._journal is None:
             return
         folder = save_state(self._states, self._stage.state, self._progress, self._info())
-        remove_old_states(self._states, self._config.checkpoint.keep)
+        keep_states(self._states, self._config.checkpoint.keep, self._best_steps(), self._metric.key)
         log.info("step %d/%d  saved %s", self._progress.step, self._total, folder)
-        if time.monotonic() - self._drawn > CURVES_EVERY or self._progress.step == self._total:
-            draw_curves(records.read_records(self._metrics), self._folder / "curves.png", self._config.name)
-            self._drawn = time.monotonic()
+        self._journal.draw(at_once=self._progress.step == self._total)
 
     def _finish(self) -> None:
-        if self._writes:
+        if self._journal is not None:
             save_model(self._folder / "model", self._stage.inference_model, self._info())
         self._context.sum(torch.zeros(1))  # nobody leaves before the model is there
 
@@ -193,7 +206,7 @@ class _Run:
         # Not among the checkpoints: BatchNorm statistics may have taken in the fault. A new start goes on
         # from the last good one.
         kept = self._folder / "failed"
-        if self._writes:
+        if self._journal is not None:
             save_state(kept, self._stage.state, self._progress, self._info())
         step = self._progress.step + 1
         return UserError(

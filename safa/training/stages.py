@@ -89,6 +89,16 @@ class Stage(ABC, Generic[B]):
     def _laid_out(self, network: M) -> M:
         return network.to(memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
+    def _wrap(self, network: nn.Module, *, all_parameters_used: bool = True) -> nn.Module:
+        """The network as the steps call it. It is compiled in place, so names and states stay the same.
+
+        Each network is compiled on its own, below its wrapper: gradients are then averaged in parts while
+        the rest of the backward pass runs. What lies between the networks (renderer, losses) stays eager.
+        """
+        if self._settings.compile:
+            network.compile(dynamic=False)
+        return self._context.wrap(network, all_parameters_used=all_parameters_used)
+
     def _autocast(self) -> AbstractContextManager[object]:
         device = self._context.device.type
         return torch.autocast(device, torch.bfloat16) if self._settings.bf16 else nullcontext()
@@ -145,7 +155,7 @@ class HeadTraining(Stage[FrameBatch]):
         if config.model.head.encoder_weights is not None:
             model.load_encoder_weights(config.model.head.encoder_weights)
         self.model = self._laid_out(model)
-        self._tdmm = context.wrap(self.model, all_parameters_used=True)
+        self._tdmm = self._wrap(self.model)
         self.networks = {"tdmm": self.model}
         self.optimisers = {"tdmm": make_adam(self.model, stage.lr, stage.betas, config.step)}
 
@@ -184,7 +194,7 @@ class FullTraining(Stage[PairBatch]):
         weights = stage.losses.weights
         judged = weights.perceptual > 0 or weights.needs_discriminator
         wrapped = {
-            name: context.wrap(network, all_parameters_used=judged) for name, network in self.networks.items()
+            name: self._wrap(network, all_parameters_used=judged) for name, network in self.networks.items()
         }
         self._wrapped = Networks(**wrapped)
         self._criteria = Criteria(stage.losses, config.model).to(context.device)

@@ -30,10 +30,13 @@ def appearing(folder: Path) -> Iterator[Path]:
     yield temporary
     for path in [*temporary.iterdir(), temporary]:
         _flush(path)
+    replaced = folder.with_name(f".{folder.name}.old.tmp")
     if folder.exists():  # a folder cannot be renamed onto a full one
-        shutil.rmtree(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
     temporary.rename(folder)
     _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safa.config.training import ValidateConfig
+from safa.config.training import FullStage, HeadStage, ValidateConfig
 from safa.data.pairs import ClipRef, FrameReader
 from safa.head.model import landmarks_px
-from safa.metrics import COPY_SOURCE, IMAGE_METRICS, LANDMARK_NME, clip_score, landmark_nme
+from safa.metrics import COPY_SOURCE, IMAGE_METRICS, L1, LANDMARK_NME, Metric, clip_score, landmark_nme
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
 from safa.training.context import TrainContext
@@ -47,6 +47,11 @@ def _read(clip: ClipRef, reader: FrameReader, count: int) -> HeldOutClip:
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255
     points = torch.from_numpy(reader.landmarks(clip.clip_id)[[0, *drive]])
     return HeldOutClip(images[:1], images[1:], points[:1], points[1:])
+
+
+def judged_by(stage: HeadStage | FullStage) -> Metric:
+    """The score that says which state of a stage is the best."""
+    return LANDMARK_NME if isinstance(stage, HeadStage) else L1
 
 
 @torch.no_grad()

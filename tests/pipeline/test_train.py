@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -141,6 +142,8 @@ def test_finished_run_is_left_alone(settings: Settings, caplog: pytest.LogCaptur
 def test_other_settings_need_another_name_other_machines_do_not(settings: Settings) -> None:
     settings["schedule"] = {"unit": "steps", "length": 3}
     program.train(_config(settings))
+    versions = json.loads((_folder(settings) / "versions.json").read_text())
+    assert versions.keys() >= {"python", "torch", "ray", "safa"}
     with pytest.raises(UserError, match="holds output of other settings") as error:
         program.train(_config(settings | {"seed": 1}))
     assert "\n" not in str(error.value)
@@ -160,7 +163,7 @@ def test_two_workers_equal_one_with_the_double_batch(
     """With one still clip all samples are alike, so that BatchNorm sees the same on either worker."""
     row = clip_row("ann", "train")
     row |= {name: [row[name][0]] * row["n_frames"] for name in ("frames", "landmarks")}
-    settings["data"] |= {"clips": str(write_clips(tmp_path / "still", [row]))}
+    settings["data"] |= {"clips": str(write_clips(tmp_path / "still", [row])), "min_identities": 1}
     settings["data"] |= {"jitter": dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0)}
     settings["model"]["head"]["dropout"] = 0.0
     still = {"equivariance_value": 0.0, "equivariance_jacobian": 0.0}  # the transform differs by worker
@@ -214,6 +217,34 @@ def test_on_ray_as_in_this_process_even_when_the_worker_is_lost(settings: Settin
     killer.join()
     assert len(killed) == 1
     assert _outcome(_folder(settings)) == _outcome(_folder(straight))
+
+
+def test_what_ray_is_asked_for(settings: Settings) -> None:
+    fixed = program.scaling(_config(settings, num_workers=4, cpus_per_worker=2.0).scale)
+    assert (fixed.num_workers, fixed.resources_per_worker) == (4, {"CPU": 2.0})
+    assert not fixed.elasticity_enabled
+    elastic = program.scaling(_config(settings, num_workers=4, min_workers=2, use_gpu=True).scale)
+    assert (elastic.min_workers, elastic.max_workers) == (2, 4)
+    assert elastic.resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
+    with pytest.raises(UserError, match="min_workers must not be above num_workers"):
+        _config(settings, num_workers=2, min_workers=3)
+
+
+@pytest.mark.ray
+def test_elastic_run_starts_with_the_machines_that_are_there(settings: Settings) -> None:
+    """Two workers are wished for and one has room: it takes the very steps of a run in this process."""
+    settings["schedule"] = {"unit": "steps", "length": 5}
+    straight = settings | {"name": "straight"}
+    program.train(_config(straight))
+    program.train(_config(settings, num_workers=2, min_workers=1, cpus_per_worker=1.5))
+    assert _outcome(_folder(settings)) == _outcome(_folder(straight))
+
+
+@pytest.mark.ray
+def test_full_memory_of_one_worker_ends_the_run_in_one_line(settings: Settings) -> None:
+    settings["data"] |= {"batch_size": 2_000_000}  # 25 GB of pixels in one piece
+    with pytest.raises(UserError, match=r"this machine's memory is full .* Set data.batch_size to 1000000"):
+        program.train(_config(settings, num_workers=1, cpus_per_worker=0.5))
 
 
 @pytest.mark.ray

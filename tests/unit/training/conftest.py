@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from safa.config import parse_settings
 from safa.config.training import TrainConfig
+from safa.data.batches import FrameBatch, PairBatch
 from safa.head.assets import HeadAssets
+from safa.training.context import LocalContext
+from safa.training.feed import Feed
+from safa.training.stages import make_stage
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +52,21 @@ def make_config(
         return parse_settings(data, TrainConfig, "test")
 
     return make
+
+
+@pytest.fixture
+def take_steps() -> Callable[..., list[dict[str, float]]]:
+    """``take_steps(config, 3, batch)``: losses of so many steps on one batch, by default the run's first."""
+
+    def take(
+        config: TrainConfig, steps: int, batch: FrameBatch | PairBatch | None = None
+    ) -> list[dict[str, float]]:
+        torch.manual_seed(config.seed)
+        context = LocalContext()
+        chosen: Any = batch or next(Feed(config, context).batches(0, 1))
+        stage = make_stage(config, context)
+        stage.train_mode()
+        taken = [stage.step([chosen], torch.Generator().manual_seed(0)) for _ in range(steps)]
+        return [{name: float(value) for name, value in terms.items()} for terms in taken]
+
+    return take

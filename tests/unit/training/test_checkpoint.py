@@ -15,10 +15,10 @@ from safa.training.checkpoint import (
     ModelInfo,
     Progress,
     TrainState,
+    keep_states,
     latest_state,
     load_state,
     read_weights,
-    remove_old_states,
     save_state,
 )
 from safa.training.optim import make_adam
@@ -111,7 +111,7 @@ def test_newest_state_by_number_and_old_ones_removed(tmp_path: Path) -> None:
         save_state(tmp_path, state, Progress(step), INFO)
     (tmp_path / ".step-00000200.tmp").mkdir()  # a crash in the middle of writing
     assert latest_state(tmp_path) == tmp_path / "step-00000100"
-    remove_old_states(tmp_path, keep=2)
+    keep_states(tmp_path, 2, {}, "l1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
 
 

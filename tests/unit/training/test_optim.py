@@ -25,6 +25,14 @@ def test_milestones_in_epochs_follow_the_samples() -> None:
     assert schedule.total_steps(per_epoch, samples_per_step=64) == 782  # 50,000 / 64, rounded up
 
 
+def test_a_run_that_changes_its_workers_sees_as_many_samples() -> None:
+    schedule = ScheduleConfig(unit="epochs", length=10)
+    assert schedule.total_steps(100, samples_per_step=8) == 125
+    assert schedule.total_steps(100, 8, done=50, seen=400) == 125, "nothing changed"
+    assert schedule.total_steps(100, 16, done=50, seen=400) == 50 + 38, "600 samples are left, 16 a step"
+    assert schedule.total_steps(100, 16, done=130, seen=1040) == 130, "done already"
+
+
 def test_milestones_in_steps() -> None:
     schedule = ScheduleConfig(unit="steps", length=100, milestones=(60, 90), gamma=0.5)
     assert [schedule.lr_factor(s, 10**9, 1) for s in (0, 59, 60, 90)] == [1, 1, 0.5, 0.25]

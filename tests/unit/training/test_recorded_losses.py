@@ -1,0 +1,65 @@
+"""Twenty steps of both stages, in float64, give the losses that were recorded.
+
+In float32 another number of threads already moves them by per cents within twenty steps, since Adam's first
+steps are signs of gradients. In float64 (the rasteriser apart, which decides which face a pixel sees) what is
+left is far below any change of the arithmetic. After a wanted change: SAFA_RECORD=1 pytest THIS_FILE.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safa.config.training import TrainConfig
+from safa.head.raster import Fragments, rasterize
+from safa.tensor_tree import map_tensors
+from safa.training.context import LocalContext
+from safa.training.feed import Feed
+from safa.training.stages import make_stage
+
+RECORDED = Path(__file__).with_name("recorded_losses.json")
+STEPS = 20
+
+
+def _rasterize_in_float32(vertices: torch.Tensor, faces: torch.Tensor, size: int) -> Fragments:
+    found = rasterize(vertices.float(), faces, size)
+    return Fragments(found.face_index, found.zbuf.to(vertices), found.bary.to(vertices))
+
+
+def _losses(config: TrainConfig) -> list[dict[str, float]]:
+    torch.manual_seed(config.seed)
+    context = LocalContext()
+    feed, stage = Feed(config, context), make_stage(config, context)
+    for network in stage.networks.values():
+        network.double()  # in place: the optimisers keep their parameters
+    stage.networks["tdmm"]._rasterizer = _rasterize_in_float32  # type: ignore[assignment]
+    if hasattr(stage, "_criteria"):
+        stage._criteria.double()
+    stage.train_mode()
+    losses = []
+    for step, batch in enumerate(feed.batches(0, STEPS)):
+        exact: Any = map_tensors(torch.Tensor.double, batch)
+        terms = stage.step([exact], torch.Generator().manual_seed(step))
+        losses.append({name: float(value) for name, value in terms.items()})
+    return losses
+
+
+@pytest.mark.parametrize("kind", ["head", "full"])
+def test_losses_are_the_recorded_ones(make_config: Callable[..., TrainConfig], kind: str) -> None:
+    # Feature maps of one pixel would leave BatchNorm three numbers each: chaos within ten steps.
+    encoder = {"encoder_strides": [1] * 7, "encoder_blocks": [1] * 7, "dropout": 0.0}
+    changes = {f"model.head.{name}": value for name, value in encoder.items()}
+    losses = _losses(make_config(kind, changes | {"data.batch_size": 3}, length=STEPS))
+    if os.environ.get("SAFA_RECORD"):
+        known = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+        RECORDED.write_text(json.dumps(known | {kind: losses}, indent=1) + "\n")
+    recorded = json.loads(RECORDED.read_text())[kind]
+    assert len(losses) == len(recorded) == STEPS
+    for found, wanted in zip(losses, recorded, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-6)
