@@ -38,7 +38,7 @@ class Journal:
             for row in records.read_records(self._metrics)
             if row["kind"] == "validate"
         }
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
         self._drawn = time.monotonic()
 
     def training(self, step: int, row: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ class Journal:
         records.append_record(self._metrics, row)
         self._scores[step] = dict(scores)
         self._plot(step, {f"held_out/{name}": value for name, value in scores.items()})
-        self._board.add_image("held_out", strip, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+        self._board.add_image("held_out", strip, step, dataformats="HWC")
         temporary = self._folder / ".strip.png.tmp"
         Image.fromarray(strip).save(temporary, format="png")
         temporary.replace(self._folder / "strip.png")
@@ -68,15 +68,15 @@ class Journal:
 
     def draw(self, *, at_once: bool) -> None:
         """Bring files up to date that take a while; unless ``at_once``, only if that was not done lately."""
-        self._board.flush()  # type: ignore[no-untyped-call]
+        self._board.flush()
         if at_once or time.monotonic() - self._drawn > CURVES_EVERY:
             draw_curves(records.read_records(self._metrics), self._folder / "curves.png", self._title)
             self._drawn = time.monotonic()
 
     def close(self) -> None:
         """Nothing is written after this."""
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def _plot(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, step)
