@@ -242,15 +242,15 @@ def test_elastic_run_starts_with_the_machines_that_are_there(settings: Settings)
 
 @pytest.mark.ray
 def test_full_memory_of_one_worker_ends_the_run_in_one_line(settings: Settings) -> None:
-    settings["data"] |= {"batch_size": 2_000_000}  # 25 GB of pixels in one piece
-    with pytest.raises(UserError, match=r"this machine's memory is full .* Set data.batch_size to 1000000"):
+    settings["model"]["head"]["uv_size"] = 400_000  # a texture of terabytes
+    with pytest.raises(UserError, match=r"this machine's memory is full .* Set data.batch_size to 1 "):
         program.train(_config(settings, num_workers=1, cpus_per_worker=0.5))
 
 
 @pytest.mark.ray
 def test_a_workers_user_error_is_one_line_and_not_tried_again(settings: Settings, tmp_path: Path) -> None:
-    settings["data"]["clips"] = str(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="no clips here") as error:
+    settings["model"]["head"]["encoder_weights"] = str(tmp_path / "nowhere.pth")
+    with pytest.raises(UserError, match=r"nowhere\.pth") as error:
         program.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=3))
     assert "\n" not in str(error.value)
     assert len(list((_folder(settings) / "ray").iterdir())) == 1
