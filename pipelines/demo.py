@@ -20,7 +20,7 @@ from pipelines.program import ray_session, run_program
 from safa.config.demo import DemoConfig
 from safa.data.synthetic import write_dataset
 from safa.metrics import COPY_SOURCE, METRICS
-from safa.report.page import shown
+from safa.report.numbers import shown
 
 log = logging.getLogger(__name__)
 

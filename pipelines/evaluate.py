@@ -2,15 +2,19 @@
 
 Writes into ``out``:
     index.html                    the report; opens from disk
-    metrics.json, frames.parquet  its numbers: overall, and of every frame
-    clips/<mode>/<clip>/          film, strip, scores of one clip
+    metrics.json                  its numbers: means over clips, with intervals
+    clips.parquet, frames.parquet of every clip, and of every frame
+    clips/<mode>/<clip>/          film, strip, scores, meshes of one clip
     quarantine/failures.parquet   one row for each clip that could not be evaluated, with its reason
+``python -m pipelines.evaluate --compare RUN RUN ... --out FOLDER`` puts finished evaluations side by side.
+docs/evaluation.md defines the metrics.
 A clip is one task of an actor that holds the model. Its folder appears whole, so a stopped run loses the
 clips at work and nothing else; the next one does what is missing, and tries failures again.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import logging
@@ -18,6 +22,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,20 +31,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.evaluators import clip_folder, process
-from pipelines.program import ray_session, run_program
+from pipelines.program import ray_session, run_program, set_up_logging
 from pipelines.runs import MANIFEST, claim_folder, versions, write_json, write_manifest
 from safa.config import dump_settings, load_settings
 from safa.config.inference import EvaluateConfig
 from safa.config.training import TrainConfig
 from safa.data.schema import QUARANTINE_SCHEMA, Code
 from safa.data.store import ClipInfo, ClipStore
-from safa.errors import UserError
+from safa.errors import UserError, run_as_program
 from safa.inference.evaluation import FRAMES, RESULT, ClipResult
+from safa.inference.features import fid_of_clips
 from safa.inference.jobs import EvaluationJob, list_jobs
 from safa.inference.scores import FRAMES_SCHEMA
+from safa.inference.swap import load_face_mask
+from safa.metrics.networks import load_judges, skipped_metrics
 from safa.models.safa import Safa
+from safa.report.compare import read_run, write_comparison
 from safa.report.content import Failure, ReportContent, TrainingRun, metrics_json
 from safa.report.page import CLIPS, write_page
+from safa.report.tables import write_clips
 from safa.report.words import describe_evaluation, describe_model, describe_training
 from safa.training.checkpoint import load_model
 from safa.training.records import FILE_NAME as RECORDS
@@ -48,7 +58,8 @@ from safa.training.records import read_records
 log = logging.getLogger(__name__)
 
 STAGE = "evaluate"
-PAGE, NUMBERS, ALL_FRAMES = "index.html", "metrics.json", "frames.parquet"
+PAGE, NUMBERS = "index.html", "metrics.json"
+ALL_CLIPS, ALL_FRAMES = "clips.parquet", "frames.parquet"
 # What may change between two runs into one folder.
 PRESENTATION = frozenset({"title", "history", "max_unexpected", "scale"})
 
@@ -58,6 +69,7 @@ class Claim(EvaluateConfig):
 
     model_sha256: str
     clips_sha256: str
+    files_sha256: str  # of the networks that score and parse, and of the list of pairs
 
 
 def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -75,7 +87,11 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     model, _ = load_model(config.model)
     _check(clips, model, config)
     jobs = list_jobs(clips, config)
-    hashes = {"model_sha256": _fingerprint(model), "clips_sha256": _fingerprint_of_clips(clips)}
+    hashes = {
+        "model_sha256": _fingerprint(model),
+        "clips_sha256": _fingerprint_of_clips(clips),
+        "files_sha256": _fingerprint_of_files(config),
+    }
     claim = Claim.model_validate({**dict(config), **hashes})
     claim_folder(config.out, claim, PRESENTATION)
     _sweep(config.out / CLIPS)
@@ -88,7 +104,9 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     _write_failures(config.out / "quarantine" / "failures.parquet", failures)
     _write_frames(config.out, results)
     spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
+    write_clips(config.out / ALL_CLIPS, results, CLIPS)
     content = _content(config, model, results, failures, {**seconds, STAGE: spent})
+    content = replace(content, hashes=hashes, fid=_fid(config, results))
     numbers = metrics_json(content)
     write_page(content, config.out / PAGE)
     write_json(config.out / NUMBERS, numbers)
@@ -114,6 +132,10 @@ def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> No
             where,
             f"Preprocess with size: {size}.",
         )
+    # Read here first: a worker that cannot start would end the job with Ray's words instead of ours.
+    load_judges(config.scorers, model.tdmm)
+    if "swap" in config.modes:
+        load_face_mask(config.swap)
 
 
 def _fingerprint(model: Safa) -> str:
@@ -128,6 +150,15 @@ def _fingerprint_of_clips(clips: Sequence[ClipInfo]) -> str:
     """By names and sizes: reading all frames would cost as much as evaluating them."""
     sizes = [(clip.clip_id, clip.n_frames, [p.path.stat().st_size for p in clip.pieces]) for clip in clips]
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+
+
+def _fingerprint_of_files(config: EvaluateConfig) -> str:
+    scorers = config.scorers
+    named = (config.animation.csv, config.swap.weights, scorers.landmarks, scorers.identity, scorers.lpips)
+    digest = hashlib.sha256()
+    for path in (*named, scorers.inception):
+        digest.update(hashlib.sha256(path.read_bytes()).digest() if isinstance(path, Path) else b"-")
+    return digest.hexdigest()
 
 
 def _sweep(clips: Path) -> None:
@@ -173,7 +204,7 @@ def _write_frames(out: Path, results: Sequence[ClipResult]) -> None:
     part = out / f".{ALL_FRAMES}.part"
     with pq.ParquetWriter(part, FRAMES_SCHEMA) as writer:
         for result in results:
-            if result.scores:
+            if (clip_folder(out, result.job) / FRAMES).exists():
                 writer.write_table(pq.read_table(clip_folder(out, result.job) / FRAMES))
     part.replace(out / ALL_FRAMES)
 
@@ -194,7 +225,13 @@ def _content(
         seconds=seconds,
         versions=versions(),
         config=dump_settings(config),
+        skipped=skipped_metrics(config.scorers, model.config.image_size),
     )
+
+
+def _fid(config: EvaluateConfig, results: Sequence[ClipResult]) -> tuple[float, float]:
+    rebuilt = [result.job for result in results if result.job.mode == "reconstruction"]
+    return fid_of_clips([clip_folder(config.out, job) for job in rebuilt])
 
 
 def _training_run(folder: Path) -> TrainingRun:
@@ -221,14 +258,37 @@ def seconds_so_far(out: Path) -> dict[str, float]:
     return {STAGE: float(json.loads(manifest.read_text(encoding="utf-8"))["seconds"])}
 
 
+def compare(runs: Sequence[Path], out: Path) -> None:
+    """Put finished evaluations side by side in ``out``; the first one is what the others are measured by.
+
+    Raises:
+        UserError: fewer than two, or a folder that is no evaluation.
+    """
+    if len(runs) < 2:
+        raise UserError("a comparison needs two runs", "--compare", "Name the folders of two evaluations.")
+    write_comparison([read_run(run) for run in runs], out)
+    log.info("comparison: %s", (out / PAGE).resolve())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m pipelines.evaluate``."""
+    given = sys.argv[1:] if argv is None else argv
+    if "--compare" in given:
+        parser = argparse.ArgumentParser(
+            prog="python -m pipelines.evaluate", description="Put finished evaluations side by side."
+        )
+        parser.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="folders of evaluations")
+        parser.add_argument("--out", type=Path, required=True, help="folder for the page and its numbers")
+        arguments = parser.parse_args(given)
+        set_up_logging()
+        return run_as_program(lambda: compare(arguments.compare, arguments.out))
 
     def body(config: EvaluateConfig) -> None:
         evaluate(config, seconds_so_far(config.out))
         log.info("report: %s", (config.out / PAGE).resolve())
 
-    return run_program("evaluate", "Rebuild, animate, score, report.", EvaluateConfig, body, argv)
+    description = "Rebuild, animate, score, report. Finished runs: --compare RUN RUN ... --out FOLDER."
+    return run_program("evaluate", description, EvaluateConfig, body, argv)
 
 
 if __name__ == "__main__":

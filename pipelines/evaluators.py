@@ -13,12 +13,15 @@ from typing import Any
 import ray.data
 import torch
 
+from safa.config import Settings
 from safa.config.inference import EvaluateConfig
 from safa.data.schema import Code, Refused
 from safa.data.store import ClipStore
 from safa.inference.animator import Animator
 from safa.inference.evaluation import ClipEvaluator
 from safa.inference.jobs import EvaluationJob
+from safa.inference.swap import load_face_mask
+from safa.metrics.networks import load_judges
 from safa.report.content import Failure
 from safa.report.page import CLIPS
 from safa.training.checkpoint import load_model
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MOST_DEATHS = 2  # of workers at one clip; after that the clip is given up
 LOG_EVERY = 5.0  # seconds
+STREAM_CACHE = 16 * 2**20  # bytes of encoded frames; clips are read once, from start to end
 
 Row = dict[str, Any]
 
@@ -38,8 +42,13 @@ class Evaluator:
         torch.set_num_threads(config.scale.threads_per_actor)  # Ray presets 1
         device = "cuda" if config.scale.gpus_per_actor > 0 else "cpu"
         model, _ = load_model(config.model, device)
-        animator = Animator(model, device, config.scale.batch_size)
-        self._evaluator = ClipEvaluator(animator, ClipStore(config.clips), config)
+        self._evaluator = ClipEvaluator(
+            Animator(model, device, config.scale.batch_size),
+            ClipStore(config.clips, cache_bytes=STREAM_CACHE),
+            config,
+            load_judges(config.scorers, model.tdmm, device),
+            load_face_mask(config.swap, device) if "swap" in config.modes else None,
+        )
         self._out = config.out
 
     def __call__(self, row: Row) -> Row:
@@ -96,8 +105,19 @@ def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob]) -> Iterator[F
 
 def _with_whole_paths(config: EvaluateConfig) -> EvaluateConfig:
     """Workers may have another working directory than this process."""
-    paths = {name: getattr(config, name).resolve() for name in ("model", "clips", "out")}
-    return config.model_copy(update=paths)
+    whole: EvaluateConfig = _resolved(config)
+    return whole
+
+
+def _resolved(settings: Any) -> Any:
+    """Settings with every path in them, however deep, made absolute."""
+    changes: dict[str, Any] = {}
+    for name, value in dict(settings).items():
+        if isinstance(value, Path):
+            changes[name] = value.resolve()
+        elif isinstance(value, Settings):
+            changes[name] = _resolved(value)
+    return settings.model_copy(update=changes)
 
 
 def _status(code: str, detail: str, n_frames: int = 0) -> Row:

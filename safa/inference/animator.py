@@ -16,7 +16,7 @@ from torch import Tensor
 
 from safa.config.inference import TransferConfig
 from safa.inference.motion import Transfer, absolute, make_transfer
-from safa.inference.swap import FaceMask
+from safa.inference.swap import SwapMask
 from safa.models.generator import Blend
 from safa.models.safa import FaceState, Reenactment, Safa, SourceCache
 from safa.pictures.canvas import Picture, from_tensor
@@ -94,7 +94,7 @@ class Animator:
         yield from self._run(source, frames, rule)
 
     def swap(
-        self, source: SourceCache, driving: Iterable[Picture], mask: FaceMask
+        self, source: SourceCache, driving: Iterable[Picture], mask: SwapMask
     ) -> Iterator[AnimatedBatch]:
         """Put the source's face into the driving frames, where the mask says so; motion is absolute."""
         return self._run(source, driving, lambda face: absolute(source.face, face), mask)
@@ -124,7 +124,7 @@ class Animator:
         source: SourceCache,
         driving: Iterable[Picture],
         transfer: Transfer,
-        mask: FaceMask | None = None,
+        mask: SwapMask | None = None,
     ) -> Iterator[AnimatedBatch]:
         for image in self.batches(driving):
             yield self._step(source, image, transfer, mask)
@@ -132,7 +132,7 @@ class Animator:
     # On the step, not on the generator: the mode would leak to the caller between two batches.
     @torch.inference_mode()
     def _step(
-        self, source: SourceCache, driving: Tensor, transfer: Transfer, mask: FaceMask | None
+        self, source: SourceCache, driving: Tensor, transfer: Transfer, mask: SwapMask | None
     ) -> AnimatedBatch:
         face = self.model.analyse(driving)
         if mask is None:

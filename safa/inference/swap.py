@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ from safa.errors import UserError
 from safa.models.parsing import FaceParser, blend_mask
 from safa.models.trunks.weights import read_weights
 from safa.training.storage import check_weights
+
+
+class SwapMask(Protocol):
+    """Says where in driving images the source's face goes."""
+
+    def of(self, image: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to masks (B, 1, M, M) in [0, 1]; 1 where the face goes."""
+        ...
 
 
 @dataclass(frozen=True)

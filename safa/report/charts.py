@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 300, 170  # of the drawing's own units
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 22  # margins
 MOST_POINTS = 240  # of a line; longer ones are averaged down
 TICKS = 4
+BINS = 20  # of a histogram
 LOG_RANGE = 10.0  # values that span more than this factor are drawn on a logarithmic axis
 
 Point = tuple[float, float]
@@ -79,6 +80,68 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
 
     whole_steps = tuple(tick for tick in x_axis.ticks() if "." not in tick.label)
     return Chart(title, tuple(path(line) for line in drawn), whole_steps, y_axis.ticks())
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a histogram in the drawing's units."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    baseline: bool
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How values spread; a drawing of WIDTH x HEIGHT units."""
+
+    title: str
+    bars: tuple[Bar, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    bottom: int = HEIGHT - BOTTOM
+
+
+def histogram(title: str, model: Sequence[float], copied: Sequence[float]) -> Histogram | None:
+    """Counts of clips over a common axis, the baseline behind the model; None if there is nothing to draw."""
+    sides = [[value for value in side if math.isfinite(value)] for side in (copied, model)]
+    values = [value for side in sides for value in side]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    counts = [_counts(side, low, high) for side in sides]
+    x_axis = _Axis(low, high, LEFT, WIDTH - RIGHT)
+    y_axis = _Axis(0, max(map(max, counts)), HEIGHT - BOTTOM, TOP)
+    width, bottom = (WIDTH - RIGHT - LEFT) / BINS, y_axis.place(0)
+    bars = [
+        Bar(
+            LEFT + index * width + 0.5,
+            y_axis.place(count),
+            width - 1,
+            bottom - y_axis.place(count),
+            number == 0,
+        )
+        for number, side in enumerate(counts)
+        for index, count in enumerate(side)
+        if count
+    ]
+    whole = tuple(tick for tick in y_axis.ticks() if "." not in tick.label)
+    return Histogram(title, tuple(bars), x_axis.ticks(), whole)
+
+
+def _counts(values: Sequence[float], low: float, high: float) -> list[int]:
+    counts = [0] * BINS
+    for value in values:
+        counts[min(BINS - 1, int((value - low) / (high - low) * BINS))] += 1
+    return counts
 
 
 def training_charts(records: Sequence[Mapping[str, Any]], baseline_suffix: str) -> tuple[Chart, ...]:

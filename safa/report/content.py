@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from safa.config.inference import Mode
 from safa.inference.evaluation import ClipResult
-from safa.metrics import COPY_SOURCE, METRICS, Metric, overall_score
+from safa.metrics import (
+    COPY_SOURCE,
+    FID,
+    FRAME_METRICS,
+    Interval,
+    Metric,
+    bootstrap_interval,
+    overall_score,
+)
+
+UNKNOWN_INTERVAL = Interval(math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,9 @@ class ReportContent:
         seconds: wall time of each stage, in order.
         versions: of what the numbers depend on.
         config: the evaluation's settings as YAML.
+        fid: of all reconstructed clips together, and of copying their sources; NaN if it was not taken.
+        skipped: keys of the metrics left out, each with its reason.
+        hashes: of the model and the data set.
     """
 
     title: str
@@ -55,6 +69,9 @@ class ReportContent:
     seconds: Mapping[str, float]
     versions: Mapping[str, str]
     config: str
+    fid: tuple[float, float] = (math.nan, math.nan)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def of_mode(self, mode: Mode) -> tuple[ClipResult, ...]:
         """The results of one mode, by name."""
@@ -63,11 +80,13 @@ class ReportContent:
 
 @dataclass(frozen=True)
 class Headline:
-    """A metric over all clips, beside copying the source."""
+    """A metric over all clips, beside copying the source; intervals are of 95 % over clips."""
 
     metric: Metric
     value: float
     copy_source: float
+    interval: Interval = UNKNOWN_INTERVAL
+    copy_interval: Interval = UNKNOWN_INTERVAL
 
     @property
     def gain(self) -> float:
@@ -76,28 +95,56 @@ class Headline:
         return difference if self.metric.higher_is_better else -difference
 
 
-def headlines(results: Iterable[ClipResult]) -> tuple[Headline, ...]:
-    """Every metric's mean over the reconstructed clips; one without a single number is left out."""
-    scores = [result.scores for result in results if result.job.mode == "reconstruction"]
+def headlines(
+    results: Iterable[ClipResult],
+    fid: tuple[float, float] = (math.nan, math.nan),
+    mode: Mode = "reconstruction",
+) -> tuple[Headline, ...]:
+    """Every metric's mean over the clips of a mode; one without a single number is left out."""
+    scores = [result.scores for result in results if result.job.mode == mode]
 
-    def mean(key: str) -> float:
-        return overall_score(np.array([score[key] for score in scores], dtype=np.float64))
+    def clips(key: str) -> NDArray[np.float64]:
+        return np.array([score.get(key, math.nan) for score in scores], dtype=np.float64)
 
-    lines = (Headline(metric, mean(metric.key), mean(metric.key + COPY_SOURCE)) for metric in METRICS)
+    lines = [
+        Headline(metric, overall_score(made), overall_score(copied), *map(bootstrap_interval, (made, copied)))
+        for metric in FRAME_METRICS
+        for made, copied in [(clips(metric.key), clips(metric.key + COPY_SOURCE))]
+    ]
+    lines.append(Headline(FID, *fid))
     return tuple(line for line in lines if math.isfinite(line.value))
 
 
 def metrics_json(content: ReportContent) -> dict[str, Any]:
-    """The numbers of the report for programs: a key per metric and per baseline, counts and wall times."""
-    numbers: dict[str, Any] = {}
-    for line in headlines(content.results):
-        numbers[line.metric.key] = line.value
-        if math.isfinite(line.copy_source):
-            numbers[line.metric.key + COPY_SOURCE] = line.copy_source
+    """The numbers of the report for programs: a key per metric and per baseline, counts and wall times.
+
+    Reconstructions stand at the top, the scores of other modes under the mode's name; ``intervals`` has the
+    ends of each number's interval, ``skipped`` the reasons of what is not there.
+    """
     ok, quarantined = len(content.results), len(content.failures)
+    of_modes = {
+        mode: _numbers(headlines(content.results, mode=mode))
+        for mode in get_args(Mode)
+        if mode != "reconstruction"
+    }
     return {
-        **numbers,
+        **_numbers(headlines(content.results, content.fid)),
+        **{mode: numbers for mode, numbers in of_modes.items() if numbers},
+        "skipped": dict(content.skipped),
         "counts": {"in": ok + quarantined, "ok": ok, "quarantined": quarantined},
         "frames": sum(result.n_frames for result in content.results),
         "seconds": {stage: round(seconds, 1) for stage, seconds in content.seconds.items()},
     }
+
+
+def _numbers(lines: Sequence[Headline]) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    intervals: dict[str, tuple[float, float]] = {}
+    for line in lines:
+        sides = (("", line.value, line.interval), (COPY_SOURCE, line.copy_source, line.copy_interval))
+        for side, value, interval in sides:
+            if math.isfinite(value):
+                numbers[line.metric.key + side] = value
+            if interval.known:
+                intervals[line.metric.key + side] = (interval.low, interval.high)
+    return numbers | ({"intervals": intervals} if intervals else {})

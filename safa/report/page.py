@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
-from safa.inference.evaluation import FILM, STRIP, ClipResult
-from safa.metrics import COPY_SOURCE, METRICS, PSNR, Metric
-from safa.report.charts import Chart, training_charts
+from safa.config.inference import Mode
+from safa.inference.evaluation import ClipResult
+from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
+from safa.report.charts import Chart, Histogram, histogram, training_charts
+from safa.report.clip_views import CLIPS, Row, Showcase, Showpiece, psnr_gain, row_of, rows_of
 from safa.report.content import Headline, ReportContent, headlines
+from safa.report.numbers import count, duration, people, shown, shown_interval
 
-CLIPS = "clips"  # folder beside the page: clips/<mode>/<folder name>/
+__all__ = ["CLIPS", "environment", "render_page", "write_page", "write_whole"]
+
 FEATURED = 3  # worst and best clips shown with film and strip
-ANIMATED = 12  # animations shown likewise; the table has all
-STRIP_WIDTH = 1600  # px of a strip inside the page; a click opens the whole one
-STRIP_QUALITY = 85
-UNKNOWN = "–"
+PIECES = 12  # of every other mode, shown likewise; the tables have all
+MOST_ROWS = 2000  # of a table; the files beside the page have all
+
+# Modes without a truth: heading, and what one looks at.
+OTHER_MODES: tuple[tuple[Mode, str, str], ...] = (
+    (
+        "animation",
+        "Animation",
+        "The face of one person (before the arrow) with the motion of another (after it). "
+        "There is no truth to compare with: look.",
+    ),
+    (
+        "swap",
+        "Face swap",
+        "The face of one person (before the arrow) in the clip of another (after it); the last panel "
+        "is bright where it goes. There is no truth to compare with: look.",
+    ),
+    (
+        "mesh",
+        "3D reconstruction",
+        "The 3D head found in every frame. In landmark pictures white is given, green is the 3DMM's. "
+        "Parameters and vertices of all frames are in mesh.parquet in the clip's folder.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -32,44 +52,24 @@ class Card:
 
     label: str
     value: str
+    interval: str
     copy_source: str
     gain: str
     better: bool
-    definition: str
 
 
 @dataclass(frozen=True)
-class Row:
-    """A clip in the table.
-
-    Attributes:
-        cells: shown text and sort key of every score.
-        bar: where copy-the-source's PSNR and the model's lie, 0 to 100.
-    """
+class ModeView:
+    """A section of a mode without truth: some clips to look at, and a row of each (up to ``MOST_ROWS``)."""
 
     name: str
-    film: str
-    people: str
-    n_frames: int
-    cells: tuple[tuple[str, float], ...]
-    bar: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Showpiece:
-    """A clip with its film and strip; addresses are relative to the page.
-
-    Attributes:
-        scores: label, model, copy-the-source.
-        strip: a data address, small enough for the page.
-    """
-
-    title: str
-    people: str
-    scores: tuple[tuple[str, str, str], ...]
-    film: str
-    strip: str
-    whole_strip: str
+    heading: str
+    note: str
+    cards: list[Card]
+    pieces: list[Showpiece]
+    metrics: list[Metric]
+    rows: list[Row]
+    total: int
 
 
 @dataclass(frozen=True)
@@ -83,58 +83,76 @@ class CurveGroup:
 
 def write_page(content: ReportContent, path: Path) -> None:
     """Write the page; the clips' folders must lie beside it already. It appears whole or not at all."""
+    write_whole(path, render_page(content, path.parent))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text that appears whole or not at all."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(render_page(content, path.parent), encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     part.replace(path)
 
 
-def render_page(content: ReportContent, folder: Path) -> str:
-    """The page's text. ``folder`` is where it will lie: strips are read from there."""
-    rebuilt = sorted(content.of_mode("reconstruction"), key=_psnr_gain)
-    # Few clips are all shown once, worst first; of many, both ends.
-    few = len(rebuilt) <= 2 * FEATURED
-    worst, best = (rebuilt, []) if few else (rebuilt[:FEATURED], rebuilt[-FEATURED:][::-1])
-    animated = content.of_mode("animation")
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of this package; everything put into them is escaped."""
+    return Environment(
         loader=PackageLoader("safa.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(
-        content=content,
-        cards=[_card(line) for line in headlines(content.results)],
-        summary=_summary(content),
-        worst=[_showpiece(result, folder) for result in worst],
-        best=[_showpiece(result, folder) for result in best],
-        few=few,
-        animated=[_showpiece(result, folder) for result in animated[:ANIMATED]],
-        num_animated=len(animated),
-        metrics=METRICS,
-        rows=_rows(rebuilt),
-        animation_rows=[_row(result, None) for result in animated],
-        curves=[
-            CurveGroup(r.name, r.settings, training_charts(r.records, COPY_SOURCE)) for r in content.runs
-        ],
-        stages=_stages(content),
+
+
+def render_page(content: ReportContent, folder: Path) -> str:
+    """The page's text. ``folder`` is where it will lie: strips are read from there."""
+    rebuilt = sorted(content.of_mode("reconstruction"), key=psnr_gain)
+    # Few clips are all shown once, worst first; of many, both ends.
+    few = len(rebuilt) <= 2 * FEATURED
+    worst, best = (rebuilt, []) if few else (rebuilt[:FEATURED], rebuilt[-FEATURED:][::-1])
+    lines = headlines(content.results, content.fid)
+    measured = [line.metric for line in lines if line.metric in FRAME_METRICS]
+    showcase = Showcase(folder)
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            content=content,
+            cards=[_card(line) for line in lines],
+            summary=_summary(content, lines),
+            skipped=[(m.label, content.skipped[m.key]) for m in METRICS if m.key in content.skipped],
+            worst=[showcase.piece(result, measured) for result in worst],
+            best=[showcase.piece(result, measured) for result in best],
+            few=few,
+            histograms=_histograms(rebuilt, measured),
+            modes=[_mode(content, showcase, *mode) for mode in OTHER_MODES if content.of_mode(mode[0])],
+            measured=measured,
+            definitions=METRICS,
+            rows=rows_of(rebuilt[:MOST_ROWS], measured),
+            num_rebuilt=len(rebuilt),
+            curves=[
+                CurveGroup(r.name, r.settings, training_charts(r.records, COPY_SOURCE)) for r in content.runs
+            ],
+            stages=_stages(content),
+            throughput=_throughput(content),
+        )
     )
 
 
-# ---- numbers -----------------------------------------------------------------------------------------------
-
-
-def shown(metric: Metric, value: float) -> str:
-    """A metric's value with its unit; a dash where there is none."""
-    if not math.isfinite(value):
-        return UNKNOWN
-    unit = f" {metric.unit}" if metric.unit else ""
-    return f"{bare(metric, value)}{unit}"
-
-
-def bare(metric: Metric, value: float) -> str:
-    """The same without its unit, for tables that name it above."""
-    return f"{value * metric.shown_times:.{metric.digits}f}" if math.isfinite(value) else UNKNOWN
+def _mode(content: ReportContent, showcase: Showcase, mode: Mode, heading: str, note: str) -> ModeView:
+    results = content.of_mode(mode)
+    lines = headlines(results, mode=mode)
+    measured = [line.metric for line in lines]
+    return ModeView(
+        name=mode,
+        heading=heading,
+        note=note,
+        cards=[_card(line) for line in lines],
+        pieces=[showcase.piece(result, measured) for result in results[:PIECES]],
+        metrics=measured,
+        rows=[row_of(result, measured) for result in results[:MOST_ROWS]],
+        total=len(results),
+    )
 
 
 def _card(line: Headline) -> Card:
@@ -142,113 +160,64 @@ def _card(line: Headline) -> Card:
     return Card(
         label=metric.label,
         value=shown(metric, line.value),
+        interval=shown_interval(metric, line.interval),
         copy_source=shown(metric, line.copy_source),
         gain=shown(metric, abs(line.gain)),
         better=line.gain > 0,
-        definition=metric.definition,
     )
 
 
-def _summary(content: ReportContent) -> str:
+def _summary(content: ReportContent, lines: Sequence[Headline]) -> str:
     """What was found, in a sentence or two."""
-    rebuilt, animated = content.of_mode("reconstruction"), content.of_mode("animation")
+    rebuilt = content.of_mode("reconstruction")
     parts = []
     if rebuilt:
-        people = len({result.driving_person for result in rebuilt})
+        persons = len({result.driving_person for result in rebuilt})
         frames = sum(result.n_frames for result in rebuilt)
-        parts.append(f"{_count(len(rebuilt), 'clip')} of {_people(people)} rebuilt ({frames} frames)")
-    if animated:
-        parts.append(f"{_count(len(animated), 'animation')} of one person by another")
-    text = f"{' and '.join(parts) or 'No clip was evaluated'}."
-    psnr = next((line for line in headlines(content.results) if line.metric is PSNR), None)
+        parts.append(f"{count(len(rebuilt), 'clip')} of {people(persons)} rebuilt ({frames} frames)")
+    if animated := content.of_mode("animation"):
+        parts.append(f"{count(len(animated), 'animation')} of one person by another")
+    if swapped := content.of_mode("swap"):
+        parts.append(f"{count(len(swapped), 'face')} swapped")
+    if meshes := content.of_mode("mesh"):
+        parts.append(f"{count(len(meshes), 'clip')} in 3D")
+    text = f"{_listed(parts) or 'No clip was evaluated'}."
+    psnr = next((line for line in lines if line.metric is PSNR), None)
     if psnr is not None and math.isfinite(psnr.gain):
         verb = "beats" if psnr.gain > 0 else "falls behind"
         text += f" Reconstruction {verb} copying the source by {abs(psnr.gain):.2f} dB PSNR."
     return text
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
-def _people(number: int) -> str:
-    return "1 person" if number == 1 else f"{number} people"
+def _histograms(rebuilt: Sequence[ClipResult], metrics: Sequence[Metric]) -> list[Histogram]:
+    """How clips spread, for each metric."""
+    charts = []
+    for metric in metrics:
+        sides = [
+            [result.scores.get(metric.key + side, math.nan) * metric.shown_times for result in rebuilt]
+            for side in ("", COPY_SOURCE)
+        ]
+        unit = f", {metric.unit}" if metric.unit else ""
+        charts.append(histogram(f"{metric.label}{unit}", *sides))
+    return [chart for chart in charts if chart is not None]
 
 
 def _stages(content: ReportContent) -> list[tuple[str, str, float]]:
     """Name, wall time as words, share of the longest in percent."""
     longest = max(content.seconds.values(), default=0) or 1
-    return [(name, _duration(s), 100 * s / longest) for name, s in content.seconds.items()]
+    return [(name, duration(s), 100 * s / longest) for name, s in content.seconds.items()]
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-# ---- clips -------------------------------------------------------------------------------------------------
-
-
-def _psnr_gain(result: ClipResult) -> float:
-    gain = result.scores[PSNR.key] - result.scores[PSNR.key + COPY_SOURCE]
-    return gain if math.isfinite(gain) else -math.inf
-
-
-def _rows(results: Sequence[ClipResult]) -> list[Row]:
-    ends = [result.scores[PSNR.key + side] for result in results for side in ("", COPY_SOURCE)]
-    low, high = min(ends, default=0.0), max(ends, default=1.0)
-    span = (low - 0.05 * (high - low), (high - low) * 1.1 or 1.0)
-    return [_row(result, span) for result in results]
-
-
-def _row(result: ClipResult, span: tuple[float, float] | None) -> Row:
-    scores = result.scores
-    keys = [(metric, metric.key + side) for metric in METRICS for side in ("", COPY_SOURCE)]
-    cells = tuple((bare(metric, scores[key]), scores[key]) for metric, key in keys) if scores else ()
-    bar = None
-    if span is not None:
-        low, width = span
-        model, copied = (100 * (scores[PSNR.key + side] - low) / width for side in ("", COPY_SOURCE))
-        bar = (copied, model)
-    return Row(result.job.title, _address(result, FILM), _who(result), result.n_frames, cells, bar)
-
-
-def _showpiece(result: ClipResult, folder: Path) -> Showpiece:
-    scores = result.scores
-    lines = (
-        (m.label, shown(m, scores[m.key]), shown(m, scores[m.key + COPY_SOURCE])) for m in METRICS if scores
+def _throughput(content: ReportContent) -> str:
+    frames = sum(result.n_frames for result in content.results)
+    seconds = sum(result.seconds for result in content.results)
+    if not seconds:
+        return ""
+    rate = frames / seconds
+    return (
+        f"{frames} frames in {duration(seconds)} of work: {rate:.1f} frames/s of one actor, films included."
     )
-    return Showpiece(
-        title=result.job.title,
-        people=_who(result),
-        scores=tuple(lines),
-        film=_address(result, FILM),
-        strip=_data_address(folder / _place(result, STRIP)),
-        whole_strip=_address(result, STRIP),
-    )
-
-
-def _who(result: ClipResult) -> str:
-    if result.source_person == result.driving_person:
-        return result.driving_person
-    return f"{result.source_person} driven by {result.driving_person}"
-
-
-def _place(result: ClipResult, file: str) -> str:
-    return f"{CLIPS}/{result.job.mode}/{result.job.folder_name}/{file}"
-
-
-def _address(result: ClipResult, file: str) -> str:
-    return quote(_place(result, file))
-
-
-def _data_address(path: Path) -> str:
-    """A picture as part of the page."""
-    with Image.open(path) as picture:
-        picture.thumbnail((STRIP_WIDTH, picture.height))
-        buffer = io.BytesIO()
-        picture.save(buffer, "jpeg", quality=STRIP_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -46,6 +46,34 @@ def test_numbers_for_programs(content: Make) -> None:
     json.dumps(numbers, allow_nan=False)
 
 
+def test_numbers_have_intervals_over_clips(content: Make) -> None:
+    gains = [0.5, 1.0, 1.5, 2.0, 4.0]
+    numbers = metrics_json(content(*gains))
+    low, high = numbers["intervals"]["psnr"]
+    assert 20.5 < low < numbers["psnr"] < high < 24
+    assert numbers["intervals"]["psnr_copy_source"] == (20.0, 20.0)
+    assert "intervals" not in metrics_json(content(1.0))  # of one clip there is none
+
+
+def test_what_was_not_measured_says_why(content: Make) -> None:
+    made = dataclasses.replace(content(1.0), skipped={"lpips": "skipped: weights missing (scorers.lpips)"})
+    assert metrics_json(made)["skipped"] == {"lpips": "skipped: weights missing (scorers.lpips)"}
+
+
+def test_fid_is_one_number_of_all_clips(content: Make) -> None:
+    numbers = metrics_json(dataclasses.replace(content(1.0, 2.0), fid=(12.5, 40.0)))
+    assert (numbers["fid"], numbers["fid_copy_source"]) == (12.5, 40.0)
+    assert "fid" not in numbers["intervals"]
+
+
+def test_scores_of_other_modes_stand_under_their_name(content: Make) -> None:
+    made = content(1.0)
+    animated = dataclasses.replace(made.results[-1], scores={"csim": 0.75, "csim_copy_source": 1.0})
+    numbers = metrics_json(dataclasses.replace(made, results=(*made.results[:-1], animated)))
+    assert numbers["animation"] == {"csim": 0.75, "csim_copy_source": 1.0}
+    assert numbers["csim"] == 0.5  # of the reconstruction
+
+
 def test_without_reconstructions_there_are_no_headlines(content: Make) -> None:
     assert headlines(content().results) == ()
-    assert set(metrics_json(content())) == {"counts", "frames", "seconds"}
+    assert set(metrics_json(content())) == {"counts", "frames", "seconds", "skipped"}

@@ -12,11 +12,12 @@ import pytest
 
 from safa.metrics import L1, LANDMARK_NME, METRICS, PSNR
 from safa.report.content import ReportContent
-from safa.report.page import FEATURED, render_page, shown, write_page
+from safa.report.numbers import shown
+from safa.report.page import FEATURED, render_page, write_page
 
 Make = Callable[..., ReportContent]
 LayOut = Callable[[ReportContent], Path]
-VOID = {"meta", "link", "img", "input", "line", "circle", "polyline"}
+VOID = {"meta", "link", "img", "input", "line", "circle", "polyline", "rect"}
 
 
 class Page(HTMLParser):
