@@ -2,9 +2,11 @@
 
 Writes into ``out``:
     clips/split=train|test/<clip id>.parquet   one clip, a row group for each piece
-    quarantine/part-*.parquet                  one row for each clip that could not be made, with its reason
-    summary.json                               in == ok + quarantined, and the reasons counted
+    quarantine/part-*.parquet                  one row for each input that is no clip, with its reason
+    tubes/<video>.json                         what was found in raw videos without a list
+    summary.json, summary.html                 in == ok + quarantined + pending; pictures to look at
 Stopping at any point loses the clips at work and nothing else: the next run makes what is missing.
+``pending`` is 0 unless the host of the videos blocked us. ``--plan`` tells what a run would take.
 """
 
 from __future__ import annotations
@@ -13,95 +15,226 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import ray
 import ray.data
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from pipelines.ops import ClipMaker
+from pipelines.ops import ClipMaker, Status, TubeFinder
 from pipelines.program import ray_session, run_program
+from pipelines.quarantine import Quarantine
 from pipelines.runs import claim_folder, write_json, write_manifest
-from safa.config.preprocess import PreprocessConfig
-from safa.data.schema import QUARANTINE_SCHEMA, Code
-from safa.data.sources import BadRow, ClipJob, list_jobs
+from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
+from safa.data.clip_facts import gather
+from safa.data.fetch import make_fetcher
+from safa.data.plan import plan_of
+from safa.data.schema import Code
+from safa.data.sources import BadRow, ClipJob, Listing, list_jobs, place_of
+from safa.data.tube_finder import list_tubes, raw_videos, tubes_file
 from safa.errors import UserError
+from safa.report.clips import write_page
 
 log = logging.getLogger(__name__)
 
 STAGE = "preprocess"
-# What may change between two runs into one folder.
-PATIENCE = frozenset({"retry_quarantined", "max_unexpected", "cpus_per_task"})
-BLOCKS_PER_CPU = (
-    8  # small enough that the last ones end together, large enough to keep Ray's cost per task small
+TUBES = "tubes"  # folder
+# What may change between two runs into one folder: none of it changes a stored row.
+PATIENCE = frozenset(
+    {"retry_quarantined", "max_unexpected", "cpus_per_task", "gpus_per_task", "actors", "mix_settings"}
 )
+BLOCKS_PER_CPU = 8  # small enough that the last ones end together
+ROWS_PER_BLOCK = 8  # and that progress is seen, and little is lost, on long lists
+MOST_BLOCKS = 4096
 LOG_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts over all runs into one folder; ``in`` is ``total`` here. ``reasons`` counts quarantine codes."""
+    """Counts over all runs into one folder; ``reasons`` counts quarantine codes.
+
+    ``pending`` inputs have not been tried: the run was stopped because the host of the videos blocked us.
+    """
 
     total: int
     ok: int
     quarantined: int
+    pending: int
     reasons: dict[str, int]
 
     def __post_init__(self) -> None:
-        assert self.total == self.ok + self.quarantined, "a clip was lost"
+        assert self.total == self.ok + self.quarantined + self.pending, "a clip was lost"
 
     def as_counts(self) -> dict[str, Any]:
-        """With the keys that reports use: in, ok, quarantined, reasons."""
-        return {"in": self.total, **{key: value for key, value in asdict(self).items() if key != "total"}}
+        """With the keys that reports use: in, ok, quarantined, pending, reasons."""
+        counts = {"in": self.total, "ok": self.ok, "quarantined": self.quarantined}
+        return {**counts, "pending": self.pending, "reasons": self.reasons}
 
 
 def preprocess(config: PreprocessConfig) -> Summary:
     """Make every clip that is not there yet.
 
     Raises:
-        UserError: nothing to read, a folder of other settings, or too many unexpected failures.
+        UserError: nothing to read, weights or packages missing, a folder of other settings, a host that
+            blocks us, or too many unexpected failures.
     """
     began = time.monotonic()
-    listed = list_jobs(config.source)
-    claim_folder(config.out, config, PATIENCE)
-    attempts = _attempts_so_far(config)
-    done = {path.stem for path in (config.out / "clips").glob("split=*/*.parquet")}
-    jobs = [job for job in listed.jobs if job.clip_id not in done and job.clip_id not in attempts.refused]
-    bad = [row for row in listed.bad_rows if row.name not in attempts.refused]
-    total = len(listed.jobs) + len(listed.bad_rows)
-    log.info("preprocess: %d clips in, %d still to make, into %s", total, len(jobs) + len(bad), config.out)
-    quarantine = _Quarantine(config.out / "quarantine", attempts.counts)
-    quarantine.add([_bad_row_status(row) for row in bad])
-    if jobs:
-        with ray_session():
-            for finished in _process(config, jobs):
-                quarantine.add([status for status in finished if status["code"]])
-    summary = _summarise(config, {job.clip_id for job in listed.jobs}, total)
-    counts = summary.as_counts()
-    write_json(config.out / "summary.json", counts)
-    write_manifest(config.out, config, counts, time.monotonic() - began)
-    log.info("preprocess: in %d == ok %d + quarantined %d %s", *counts.values())
-    unexpected = summary.reasons.get(Code.UNEXPECTED, 0)
-    if unexpected > config.max_unexpected * total:
-        raise UserError(
-            f"{unexpected} of {total} clips failed unexpectedly",
-            str(config.out / "quarantine"),
-            "Read the details there; run again with --set retry_quarantined=true once the cause is mended.",
+    listed = list_inputs(config)
+    _check(config)
+    _claim(config)
+    quarantine = Quarantine(config.out / "quarantine")
+    settled = frozenset() if config.retry_quarantined else quarantine.final()
+    blocked = ""
+    with ExitStack() as stack:
+        if isinstance(config.source, VideosSource):
+            listed = _with_tubes(config, config.source, settled, quarantine, stack)
+        done = _done(config)
+        jobs = [job for job in listed.jobs if job.clip_id not in done and job.clip_id not in settled]
+        bad = [row for row in listed.bad_rows if row.name not in settled | quarantine.fresh]
+        total = len(listed.jobs) + len(listed.bad_rows)
+        log.info(
+            "preprocess: %d clips in, %d still to make, into %s", total, len(jobs) + len(bad), config.out
         )
+        quarantine.add(STAGE, ((row.name, row.code, row.detail) for row in bad))
+        if jobs:
+            stack.enter_context(ray_session())
+            blocked = _make(config, jobs, quarantine)
+    summary = _summarise(config, listed, quarantine, time.monotonic() - began)
+    _complain(config, summary, blocked)
     return summary
 
 
-def _process(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Iterator[list[dict[str, Any]]]:
-    """Statuses of clips as they are finished, with a line of progress now and then."""
-    blocks = min(len(jobs), max(1, int(ray.cluster_resources().get("CPU", 1))) * BLOCKS_PER_CPU)
-    rows = [{"job": job.to_json()} for job in jobs]
-    made = ray.data.from_items(rows, override_num_blocks=blocks).map(
-        ClipMaker(config), num_cpus=config.cpus_per_task
-    )
+def list_inputs(config: PreprocessConfig) -> Listing:
+    """What the source offers; of raw videos, only what earlier runs found in them.
+
+    Raises:
+        UserError: nothing to read.
+    """
+    if isinstance(config.source, VideosSource):
+        videos, bad = raw_videos(config.source)
+        found = list_tubes(config.source, videos, config.out / TUBES)
+        return Listing(found.jobs, (*found.bad_rows, *bad))
+    return list_jobs(config.source)
+
+
+def _check(config: PreprocessConfig) -> None:
+    """Whatever would fail on every worker fails here, once."""
+    needed = [config.landmarks] if isinstance(config.landmarks, FaceAlignmentLandmarks) else []
+    if needed or isinstance(config.source, VideosSource):
+        from safa.data.faces import library
+
+        for part in needed:
+            library.check(part)
+        if isinstance(config.source, VideosSource):
+            library.check(config.source.detector)
+    if isinstance(config.source, MetadataSource) and config.source.fetch is not None:
+        make_fetcher(config.source.fetch)
+
+
+def _claim(config: PreprocessConfig) -> None:
+    """Refuse a folder of other settings, unless told to mix; how videos are fetched makes no difference."""
+    source = config.source
+    if isinstance(source, MetadataSource):
+        source = source.model_copy(update={"fetch": None})
+    if not (config.mix_settings and config.out.exists()):
+        claim_folder(config.out, config.model_copy(update={"source": source}), PATIENCE)
+
+
+def _done(config: PreprocessConfig) -> set[str]:
+    return {path.stem for path in (config.out / "clips").glob("split=*/*.parquet")}
+
+
+# ---- the work, on Ray --------------------------------------------------------------------------------------
+
+
+def _with_tubes(
+    config: PreprocessConfig,
+    source: VideosSource,
+    settled: Set[str],
+    quarantine: Quarantine,
+    stack: ExitStack,
+) -> Listing:
+    """Find the tubes of the videos that have none yet; then every clip is known."""
+    videos, _ = raw_videos(source)
+    folder = config.out / TUBES
+    fresh = [v for v in videos if v.name not in settled and not tubes_file(folder, v).is_file()]
+    if fresh:
+        stack.enter_context(ray_session())
+        _same_paths_everywhere(config)
+        finder = TubeFinder(source, config.fps, folder.absolute())
+        rows = _rows([{"video": str(video.absolute())} for video in fresh])
+        found = rows.map(finder, **_resources(config, networks=True))
+        for statuses in _progress(found, len(fresh), "videos searched"):
+            quarantine.add("detect", _refusals(statuses))
+    listing = list_inputs(config)
+    unread = [BadRow(row["id"], row["detail"], Code(row["code"])) for row in quarantine.rows(frozenset())]
+    names = {video.name for video in videos if not tubes_file(folder, video).is_file()}
+    return Listing(listing.jobs, (*listing.bad_rows, *(row for row in unread if row.name in names)))
+
+
+def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarantine) -> str:
+    """Make clips; returns why the host of the videos blocks us, empty if it does not."""
+    _same_paths_everywhere(config)
+    for statuses in _progress(clip_statuses(config, jobs), len(jobs), "clips"):
+        quarantine.add(STAGE, _refusals(s for s in statuses if s["code"] != Code.BLOCKED))
+        blocked = next((s["detail"] for s in statuses if s["code"] == Code.BLOCKED), None)
+        if blocked is not None:
+            return str(blocked) or "no reason given"  # leaving the loop cancels what is at work
+    return ""
+
+
+def clip_statuses(config: PreprocessConfig, jobs: Sequence[ClipJob], maker: Any = None) -> Dataset:
+    """The lazy data set whose rows are the statuses of the clips.
+
+    Args:
+        maker: instead of ``ClipMaker``, for measuring.
+    """
+    source = config.source
+    fetch = source.fetch if isinstance(source, MetadataSource) else None
+    groups: dict[object, list[str]] = {}
+    for number, job in enumerate(jobs):
+        # One download serves all clips of its video; without one, clips need not wait for each other.
+        groups.setdefault(job.video_id if fetch else number, []).append(job.to_json())
+    rows = _rows([{"jobs": group} for group in groups.values()])
+    networks = isinstance(config.landmarks, FaceAlignmentLandmarks)
+    resources = _resources(config, networks=networks, at_once=fetch.parallel if fetch else None)
+    return rows.flat_map(maker or ClipMaker(config), **resources)
+
+
+def _rows(rows: list[dict[str, Any]]) -> Dataset:
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    blocks = min(max(cpus * BLOCKS_PER_CPU, len(rows) // ROWS_PER_BLOCK), MOST_BLOCKS, len(rows))
+    return ray.data.from_items(rows, override_num_blocks=blocks)
+
+
+def _resources(config: PreprocessConfig, *, networks: bool, at_once: int | None = None) -> dict[str, Any]:
+    """Networks stay loaded in actors; anything else runs as tasks."""
+    resources: dict[str, Any] = {"num_cpus": config.cpus_per_task}
+    if networks:
+        size = min(config.actors, at_once or config.actors)
+        resources |= {"compute": ActorPoolStrategy(size=size), "num_gpus": config.gpus_per_task}
+    elif at_once:
+        resources["compute"] = TaskPoolStrategy(size=at_once)
+    return resources
+
+
+def _same_paths_everywhere(config: PreprocessConfig) -> None:
+    """A relative path is another folder on every node."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    relative = [path for path in (config.out, place_of(config.source)) if not path.is_absolute()]
+    if len(alive) > 1 and relative:
+        raise UserError(
+            f"relative path on a cluster of {len(alive)} nodes",
+            str(relative[0]),
+            "Give one that all nodes share.",
+        )
+
+
+def _progress(made: Dataset, total: int, what: str) -> Iterator[list[Status]]:
+    """Statuses as they are finished, with a line now and then."""
     began = last = time.monotonic()
     count = frames = 0
     for batch in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -110,79 +243,62 @@ def _process(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Iterator[list
         frames += sum(status["n_frames"] for status in statuses)
         yield statuses
         now = time.monotonic()
-        if now - last > LOG_EVERY or count == len(jobs):
+        if now - last > LOG_EVERY or count == total:
             last = now
             rate = count / (now - began)
             log.info(
-                "preprocess: %d/%d clips, %.0f frames/s, %.0f s to go",
-                *(count, len(jobs), frames / (now - began), (len(jobs) - count) / rate),
+                "preprocess: %d/%d %s, %.0f frames/s, %.0f s to go",
+                *(count, total, what, frames / (now - began), (total - count) / rate),
             )
 
 
-# ---- quarantine --------------------------------------------------------------------------------------------
+def _refusals(statuses: Iterable[Status]) -> list[tuple[str, str, str]]:
+    return [(s["id"], s["code"], s["detail"]) for s in statuses if s["code"]]
 
 
-@dataclass(frozen=True)
-class _Attempts:
-    """Of earlier runs: ids that stay refused, and how often each id was tried."""
-
-    refused: frozenset[str]
-    counts: dict[str, int]
+# ---- what came of it ---------------------------------------------------------------------------------------
 
 
-def _attempts_so_far(config: PreprocessConfig) -> _Attempts:
-    files = sorted((config.out / "quarantine").glob("part-*.parquet"))
-    rows = [row for path in files for row in pq.read_table(path).to_pylist()]
-    counts = {row["id"]: row["attempts"] for row in rows}
-    if not config.retry_quarantined:
-        return _Attempts(frozenset(counts), counts)
-    for path in files:
-        path.unlink()
-    return _Attempts(frozenset(), counts)
-
-
-class _Quarantine:
-    """Appends rows in files of their own, each whole."""
-
-    def __init__(self, folder: Path, attempts: dict[str, int]) -> None:
-        self._folder, self._attempts = folder, attempts
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def add(self, statuses: Sequence[dict[str, Any]]) -> None:
-        if not statuses:
-            return
-        now = datetime.now(UTC)
-        rows = [
-            {
-                "id": status["id"],
-                "stage": STAGE,
-                "code": status["code"],
-                "detail": status["detail"],
-                "attempts": self._attempts.get(status["id"], 0) + 1,
-                "time": now,
-            }
-            for status in statuses
-        ]
-        for row in rows:
-            log.warning("preprocess: %s refused (%s): %s", row["id"], row["code"], row["detail"])
-        path = self._folder / f"part-{now:%Y%m%dT%H%M%S%f}.parquet"
-        part = path.with_name(f".{path.name}.part")
-        pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), part)
-        part.replace(path)
-
-
-def _bad_row_status(row: BadRow) -> dict[str, Any]:
-    return {"id": row.name, "code": str(Code.BAD_ROW), "detail": row.detail, "n_frames": 0}
-
-
-def _summarise(config: PreprocessConfig, clip_ids: set[str], total: int) -> Summary:
+def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine, seconds: float) -> Summary:
     """Counted from what is on disk, not from what this run believes."""
-    ok = clip_ids & {path.stem for path in (config.out / "clips").glob("split=*/*.parquet")}
-    codes: dict[str, str] = {}
-    for path in sorted((config.out / "quarantine").glob("part-*.parquet")):
-        codes |= {row["id"]: row["code"] for row in pq.read_table(path, columns=["id", "code"]).to_pylist()}
-    refused = Counter(code for name, code in codes.items() if name not in ok)
-    return Summary(total, len(ok), refused.total(), dict(refused))
+    done = _done(config)
+    quarantine.settle(done)
+    names = [job.clip_id for job in listed.jobs] + [row.name for row in listed.bad_rows]
+    wanted = set(names)
+    refused = [row for row in quarantine.rows(done) if row["id"] in wanted]
+    ok = len(wanted & done)
+    reasons = dict(Counter(row["code"] for row in refused))
+    summary = Summary(len(names), ok, len(refused), len(names) - ok - len(refused), reasons)
+    facts = gather(config, listed, {row["id"]: row["code"] for row in refused})
+    write_json(config.out / "summary.json", {**summary.as_counts(), **facts.as_json()})
+    write_page(config.out / "summary.html", facts, summary.as_counts())
+    write_manifest(config.out, config, summary.as_counts(), seconds)
+    log.info("preprocess: in %d == ok %d + quarantined %d + pending %d %s", *summary.as_counts().values())
+    return summary
+
+
+def _complain(config: PreprocessConfig, summary: Summary, blocked: str) -> None:
+    if blocked:
+        raise UserError(
+            f"the host of the videos blocks us ({blocked}); {summary.pending} clips are still to make",
+            str(config.out),
+            "Run the same command again later, from another address, or with source.fetch.cookies.",
+        )
+    unexpected = summary.reasons.get(Code.UNEXPECTED, 0)
+    if unexpected > config.max_unexpected * summary.total:
+        raise UserError(
+            f"{unexpected} of {summary.total} clips failed unexpectedly",
+            str(config.out / "quarantine"),
+            "Read the details there; run again with --set retry_quarantined=true once the cause is mended.",
+        )
+
+
+def plan(config: PreprocessConfig) -> None:
+    """Tell what a run would take, without starting Ray or writing anything."""
+    listed = list_inputs(config)
+    done = _done(config)
+    left = [job for job in listed.jobs if job.clip_id not in done]
+    sys.stdout.write(plan_of(config, left, len(listed.bad_rows), len(done)).as_text() + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,7 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body(config: PreprocessConfig) -> None:
         preprocess(config)
 
-    return run_program("preprocess", "Videos to clips in Parquet.", PreprocessConfig, body, argv)
+    instead = {"--plan": ("tell clips, hours, bytes and core-hours of a run, without doing it", plan)}
+    return run_program("preprocess", "Videos to clips in Parquet.", PreprocessConfig, body, argv, instead)
 
 
 if __name__ == "__main__":

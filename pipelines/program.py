@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -28,8 +28,13 @@ def run_program(
     settings: type[S],
     body: Callable[[S], int | None],
     argv: Sequence[str] | None = None,
+    instead: Mapping[str, tuple[str, Callable[[S], int | None]]] | None = None,
 ) -> int:
-    """Read the settings, run ``body`` with them, return the exit code (2: a fault that the user can mend)."""
+    """Read the settings, run ``body`` with them, return the exit code (2: a fault that the user can mend).
+
+    Args:
+        instead: flag -> (help, what to run instead of ``body``).
+    """
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML file with the settings")
     parser.add_argument(
@@ -40,9 +45,15 @@ def run_program(
         default=[],
         help="change one setting, e.g. --set size=128; may be given often",
     )
+    chosen = parser.add_mutually_exclusive_group()
+    for flag, (words, other) in (instead or {}).items():
+        chosen.add_argument(flag, dest="body", action="store_const", const=other, default=body, help=words)
+    parser.set_defaults(body=body)
     arguments = parser.parse_args(argv)
     set_up_logging()
-    return run_as_program(lambda: body(load_settings(arguments.config, settings, arguments.overrides)))
+    return run_as_program(
+        lambda: arguments.body(load_settings(arguments.config, settings, arguments.overrides))
+    )
 
 
 def set_up_logging() -> None:

@@ -176,6 +176,7 @@ class PreprocessConfig(Settings):
     max_unexpected: float = Field(
         default=0.1, ge=0, le=1
     )  # share of `unexpected` failures that fails the run
+    mix_settings: bool = False  # add to a folder that other settings made
     cpus_per_task: float = Field(default=1.0, gt=0)
     gpus_per_task: float = Field(default=0.0, ge=0)  # of each actor that detects; may be a fraction
     actors: int = Field(default=1, ge=1)  # that detect faces, if any does

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# No separator, no path character, no leading dot: safe as a file name on every system. A leading dash is allowed,
+# No separator, no path character, no leading dot: safe as a file name on every system. A leading dash may be,
 # since one YouTube id in 64 has it: names become arguments only behind a folder or a scheme.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _CLIP = re.compile(rf"({_NAME.pattern})#({_NAME.pattern})#(\d{{6,9}})#(\d{{6,9}})")

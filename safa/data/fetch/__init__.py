@@ -123,5 +123,5 @@ def _download(
 
 def _pause(config: UrlFetch | YtDlpFetch, attempt: int, asked: float | None) -> float:
     """Doubling, with up to a quarter more by chance, so that workers don't come back together."""
-    grown = config.backoff_s * 2 ** (attempt - 1)
+    grown: float = config.backoff_s * 2.0 ** (attempt - 1)
     return min(max(grown, asked or 0.0), LONGEST_PAUSE) * (1 + random.random() / 4)

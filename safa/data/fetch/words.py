@@ -11,7 +11,7 @@ _MEANINGS: tuple[tuple[Code, re.Pattern[str]], ...] = (
     (
         Code.BLOCKED,
         re.compile(
-            r"not a (ro)?bot|captcha|unusual traffic|automated (queries|requests)|verify (that )?you are human"
+            r"not a (ro)?bot|captcha|unusual traffic|automated (queries|requests)|verify you are human"
             r"|sign in to confirm you|access to this (page|resource) .*denied|blocked (by|it|your)"
             r"|proxy authentication",
             re.IGNORECASE,
@@ -25,15 +25,15 @@ _MEANINGS: tuple[tuple[Code, re.Pattern[str]], ...] = (
         Code.UNAVAILABLE,
         re.compile(
             r"unavailable|private video|has been removed|been terminated|does not exist|not available"
-            r"|account .*closed|copyright|confirm your age|age.restricted|members.only|no longer"
-            r"|HTTP Error (401|403|404|410)|unsupported url|no video formats|requested format is not available",
+            r"|account .*closed|copyright|confirm your age|age.restricted|members.only"
+            r"|HTTP Error (401|403|404|410)|unsupported url|no video formats",
             re.IGNORECASE,
         ),
     ),
     (
         Code.TIMEOUT,
         re.compile(
-            r"timed? ?out|connection|incomplete|reset by peer|temporary failure|unable to connect|more expected"
+            r"timed? ?out|connection|incomplete|reset by peer|temporary failure|more expected"
             r"|bytes read|HTTP Error 5\d\d|remote end closed|SSL|network is unreachable|name resolution",
             re.IGNORECASE,
         ),

@@ -96,7 +96,7 @@ def test_ids_read_back(person: str, video: str, start: int, length: int) -> None
     assert "/" not in str(clip)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "-flag", "a#b", "a b", "x" * 200, "a\n"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a#b", "a b", "x" * 200, "a\n"])
 def test_names_that_could_leave_the_folder_are_no_ids(name: str) -> None:
     assert not is_safe_name(name)
     with pytest.raises(ValueError, match="cannot be part"):
