@@ -22,6 +22,7 @@ OTHERS = {
     "docs/demo.png": "The picture above",
     "docs/head_sheet.png": "The built-in head: 5 people, 5 expressions, 3 views",
     "pyproject.toml": "Packages with honest ranges; settings of ruff, mypy and pytest",
+    "safa/report/templates/clips.html": "Page of a preprocessing run",
     "safa/report/templates/page.css": "Looks of the report, light and dark",
     "safa/report/templates/page.html": "The report's page",
     "safa/report/templates/page.js": "Sorting, filtering and players of the report",
