@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 
 
 def load(
-    checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", batch_size: int = 8
+    checkpoint: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 8,
+    assets: str | Path = "assets",
 ) -> FaceAnimator:
     """A model that animates photos; see docs/python.md.
 
@@ -19,13 +24,14 @@ def load(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once.
+        assets: folder with the weights of a face detector, if there are any.
 
     Raises:
         safa.errors.UserError: no model there, or a device or precision that is not here.
     """
     from safa.inference.loading import open_animator  # torch takes a second: only who loads a model waits
 
-    return open_animator(checkpoint, device=device, precision=precision, batch_size=batch_size)
+    return open_animator(checkpoint, device=device, precision=precision, batch_size=batch_size, assets=assets)
 
 
 __all__ = ["load"]

@@ -72,13 +72,13 @@ CATALOGUE: tuple[Asset, ...] = (
         "the authors' project page, named in the paper (arXiv 2111.04928)",
     ),
     Asset(
-        "2DFAN4.pth.tar",
+        "2DFAN4-11f355bf06.pth.tar",
         "face-alignment: 68 landmarks from a picture",
         "BSD 3-Clause, Adrian Bulat",
         "https://www.adrianbulat.com/face-alignment (file 2DFAN4-cd938726ad.zip)",
     ),
     Asset(
-        "s3fd.pth",
+        "s3fd-619a316812.pth",
         "face-alignment: S3FD face detector",
         "BSD 3-Clause, Adrian Bulat",
         "https://www.adrianbulat.com/face-alignment (file s3fd-619a316812.pth)",

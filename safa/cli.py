@@ -10,11 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from safa.commands import animate, assets, checkpoint
+from safa.commands import animate, app, assets, checkpoint, doctor, inspect, reconstruct3d, swap
 from safa.commands.flags import in_our_words
 from safa.errors import run_as_program
 
-COMMANDS = (animate, assets, checkpoint)
+COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, assets, checkpoint)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safa.commands.flags import add_model_flags
-from safa.commands.progress import Progress, say_notes
+from safa.commands.flags import add_model_flags, animator_of
+from safa.commands.progress import say_notes, write_film
 
 CAMERA_FRAMES = 250  # a camera never ends by itself
 
@@ -61,16 +61,10 @@ def _animate(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from safa.inference.film import check_container
-    from safa.inference.loading import open_animator
 
     _check(arguments)
     check_container(arguments.output)
-    animator = open_animator(
-        arguments.checkpoint,
-        device=arguments.device,
-        precision=arguments.precision,
-        batch_size=arguments.batch_size,
-    )
+    animator = animator_of(arguments)
     is_camera = arguments.driving.isdecimal() and not Path(arguments.driving).exists()
     film = animator.animate(
         arguments.source,
@@ -87,24 +81,11 @@ def _animate(arguments: argparse.Namespace) -> int:
     say_notes(film.notes)
     if arguments.no_sound:
         film = dataclasses.replace(film, sound=None)
-    saved = save(film, arguments.output, arguments.grid)
+    saved = write_film(film, arguments.output, arguments.grid)
     sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {film.fps:g} fps\n")
     if arguments.grid:
         sys.stdout.write(f"wrote {arguments.grid}\n")
     return 0
-
-
-def save(film: Any, output: Path, grid: Path | None) -> Any:
-    """Write the film with a line of progress; faults of the model's inputs as one line."""
-    from safa.errors import UserError
-
-    progress = Progress(film.count)
-    try:
-        return film.save(output, grid, progress)
-    except ValueError as error:
-        raise UserError(str(error), str(output)) from None
-    finally:
-        progress.close()
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# The names that the authors' scripts give to flags, and ours. Those with a value of None take no value here.
+if TYPE_CHECKING:
+    from safa.inference.face_animator import FaceAnimator
+
+# The names that the authors' scripts give to flags, and ours.
 UPSTREAM = {
     "--adapt_scale": "--adapt-scale",
     "--find_best_frame": "--find-best-frame",
@@ -23,7 +27,7 @@ UPSTREAM_COMMANDS = ("animate", "swap")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """``--checkpoint``, ``--device``, ``--precision``, ``--batch-size``."""
+    """``--checkpoint``, ``--device`` and what else makes a ``FaceAnimator``; ``animator_of`` reads them."""
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -38,6 +42,26 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="of convolutions (default: auto, which is float32)",
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="frames at once (default: 8)")
+    parser.add_argument(
+        "--assets",
+        type=Path,
+        default=Path("assets"),
+        metavar="DIR",
+        help="where a face detector's weights are (default: assets/)",
+    )
+
+
+def animator_of(arguments: argparse.Namespace) -> FaceAnimator:
+    """The model that the flags of ``add_model_flags`` describe."""
+    from safa.inference.loading import open_animator
+
+    return open_animator(
+        arguments.checkpoint,
+        device=arguments.device,
+        precision=arguments.precision,
+        batch_size=arguments.batch_size,
+        assets=arguments.assets,
+    )
 
 
 def in_our_words(argv: Sequence[str]) -> list[str]:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from safa.inference.film import Film, Saved
 
 EVERY_SECONDS = 0.5
 
@@ -43,3 +48,16 @@ def say_notes(notes: Iterable[str]) -> None:
     """What was guessed or converted, one line each."""
     for note in notes:
         sys.stderr.write(f"note: {note}\n")
+
+
+def write_film(film: Film, output: Path, grid: Path | None = None) -> Saved:
+    """Write the film with a line of progress; faults of the model's inputs as one line."""
+    from safa.errors import UserError
+
+    progress = Progress(film.count)
+    try:
+        return film.save(output, grid, progress)
+    except ValueError as error:
+        raise UserError(str(error), str(output)) from None
+    finally:
+        progress.close()

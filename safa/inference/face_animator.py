@@ -7,8 +7,7 @@ the face, cutting it out, choosing the frame to measure motion from, and putting
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -22,39 +21,24 @@ from safa.data.video import Frame
 from safa.errors import UserError
 from safa.head.model import landmarks_px
 from safa.inference.animator import AnimatedBatch, Animator
-from safa.inference.facebox import cut, put_back
+from safa.inference.facebox import cut
 from safa.inference.film import Film, Shot
 from safa.inference.footage import Footage, open_footage
-from safa.inference.framing import FaceFinder, FramedFilm, FramedFrame, frame_film, frame_photo
-from safa.inference.grid import grid_picture
+from safa.inference.framing import FaceFinder, FramedFilm, frame_film, frame_people, frame_photo
+from safa.inference.heads import Head
+from safa.inference.mesh import reconstruct_heads
 from safa.inference.motion import find_best_frame
 from safa.inference.photo import Photo, read_photo
+from safa.inference.source import Source, scaled_to, shots_of
+from safa.inference.swap import SwapMask
+from safa.inference.swapping import HeadOutline, swapped_shots
 from safa.models.safa import Safa, SourceCache
-from safa.pictures.canvas import Picture, from_tensor
+from safa.pictures.canvas import Picture
 
 LARGEST_RESULT = 1920  # px, longer side of a photo that the result is put back into
 
 Item = TypeVar("Item")
 BestFrame = int | Literal["find"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A face to animate.
-
-    Attributes:
-        photo: (H, W, 3), the whole photo.
-        square: (3,) px, where the face is in it.
-        face: (S, S, 3), cut out.
-        cache: all the model knows of it.
-        notes: for the user.
-    """
-
-    photo: Picture
-    square: NDArray[np.float64]
-    face: Picture
-    cache: SourceCache
-    notes: tuple[str, ...]
 
 
 class FaceAnimator:
@@ -78,7 +62,8 @@ class FaceAnimator:
     ) -> None:
         self.engine = Animator(model, device, batch_size)
         self.size = self.engine.size  # px, of the square that the model sees
-        self._device, self._precision, self._batch_size = device, precision, batch_size
+        self.device, self.batch_size = device, batch_size
+        self._precision = precision
         self._finder = finder
 
     def animate(
@@ -124,7 +109,7 @@ class FaceAnimator:
         reference = self._reference(framed, footage, subject, best_frame)
         crops = (cut(item.frame, item.square, self.size) for item in framed.open())
         batches = self.in_precision(self.engine.animate(subject.cache, crops, transfer, reference))
-        shots = _shots(batches, subject, paste_back=paste_back)
+        shots = shots_of(batches, subject, paste_back=paste_back)
         return _film(footage, subject.notes + framed.notes, shots)
 
     def reconstruct(self, clip: str | Path | Iterable[Frame], *, crop: bool = True) -> Film:
@@ -142,7 +127,66 @@ class FaceAnimator:
         subject = Source(first.frame, first.square, face, self.prepare(face), ())
         crops = (cut(item.frame, item.square, self.size) for item in framed.open())
         batches = self.in_precision(self.engine.reconstruct(subject.cache, crops))
-        return _film(footage, framed.notes, _shots(batches, subject, paste_back=False))
+        return _film(footage, framed.notes, shots_of(batches, subject, paste_back=False))
+
+    def swap(
+        self,
+        source: str | Path | Picture,
+        driving: str | Path | Iterable[Frame],
+        *,
+        mask: SwapMask | None = None,
+        crop: bool = True,
+        max_frames: int | None = None,
+    ) -> Film:
+        """Put the face of a photo into a film; frames that show no face go through untouched.
+
+        Args:
+            mask: where in a driving frame the face goes, e.g. of ``load_face_mask``; None = the outline of
+                the 3D head.
+            crop: find the faces; else the middle squares are taken as they are.
+            max_frames: stop after so many frames.
+
+        Raises:
+            UserError: as ``animate``.
+        """
+        footage = open_footage(driving).limited(max_frames)
+        subject = self.source(source, crop=crop)
+        framed = frame_film(footage, self._finder, crop=crop)
+        place = HeadOutline(self.engine.model.tdmm) if mask is None else mask
+
+        def swapped(crops: list[Picture]) -> Iterator[AnimatedBatch]:
+            return self.in_precision(self.engine.swap(subject.cache, crops, place))
+
+        shots = swapped_shots(subject, framed, swapped, self.size, self.batch_size)
+        return _film(footage, subject.notes + framed.notes, shots)
+
+    def mesh(self, photo: str | Path | Picture, *, crop: bool = True) -> Head:
+        """The 3D head of the largest face in a photo.
+
+        Raises:
+            UserError: not a readable photo, or no face in it.
+        """
+        return self.meshes(photo, crop=crop)[0]
+
+    def meshes(self, photo: str | Path | Picture, *, crop: bool = True) -> list[Head]:
+        """The 3D heads of all faces in a photo, the largest first.
+
+        Landmarks beside the file know of one face, and so does a photo that is cut already.
+
+        Raises:
+            UserError: not a readable photo, or no face in it.
+        """
+        path = Path(photo) if isinstance(photo, str | Path) else None
+        pixels = read_photo(path).pixels if path else np.asarray(photo)
+        squares = frame_people(pixels, path, self._finder, crop=crop)
+        return [self.head(pixels, square) for square in squares]
+
+    def head(self, frame: Picture, square: NDArray[np.float64]) -> Head:
+        """The 3D head in a square of a frame."""
+        face = cut(frame, square, self.size)
+        with self._autocast():
+            batch = next(reconstruct_heads(self.engine, [face]))
+        return Head(frame, square, batch, self.engine.model.tdmm)
 
     def source(
         self,
@@ -164,9 +208,9 @@ class FaceAnimator:
         photo = read_photo(path) if path else Photo(np.asarray(source))
         framed = frame_photo(photo.pixels, path, self._finder, crop=crop)
         face = cut(photo.pixels, framed.square, self.size)
-        pixels, square, note = _fitted(photo.pixels, framed.square, largest)
+        pixels, square = scaled_to(photo.pixels, framed.square, largest)
         cache = self.prepare(face, with_eyes=with_eyes)
-        return Source(pixels, square, face, cache, photo.notes + framed.notes + note)
+        return Source(pixels, square, face, cache, photo.notes + framed.notes)
 
     @torch.inference_mode()
     def prepare(self, face: Picture, *, with_eyes: bool = False) -> SourceCache:
@@ -214,7 +258,7 @@ class FaceAnimator:
     def _most_alike(self, framed: FramedFilm, subject: Source) -> int:
         """The driving frame whose 3D head looks most like the source's."""
         crops = (cut(item.frame, item.square, self.size) for item in framed.open())
-        found = [self._landmarks(batch) for batch in _batched(crops, self._batch_size)]
+        found = [self._landmarks(batch) for batch in _batched(crops, self.batch_size)]
         return find_best_frame(self.landmarks(subject.face), np.concatenate(found))
 
     @torch.inference_mode()
@@ -227,22 +271,7 @@ class FaceAnimator:
 
     def _autocast(self) -> torch.autocast:
         half = self._precision != torch.float32
-        return torch.autocast(self._device.type, dtype=self._precision if half else None, enabled=half)
-
-
-def _shots(batches: Iterator[AnimatedBatch], subject: Source, *, paste_back: bool) -> Iterator[Shot]:
-    for batch in batches:
-        for i in range(len(batch.driving)):
-            picture = from_tensor(batch.result.prediction[i])
-            if paste_back:
-                picture = put_back(subject.photo, subject.square, picture)
-            yield Shot(picture, from_tensor(batch.driving[i]), True, grid_of(subject, batch, i))
-
-
-def grid_of(subject: Source, batch: AnimatedBatch, i: int) -> Callable[[], Picture]:
-    """``grid_picture`` of a frame, drawn only if somebody asks."""
-    keypoints = subject.cache.face.keypoints.value[0].float().cpu().numpy()
-    return partial(grid_picture, subject.face, keypoints, batch, i)
+        return torch.autocast(self.device.type, dtype=self._precision if half else None, enabled=half)
 
 
 def _film(footage: Footage, notes: tuple[str, ...], shots: Iterator[Shot]) -> Film:
@@ -253,21 +282,3 @@ def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while chosen := list(islice(iterator, size)):
         yield chosen
-
-
-def _fitted(
-    pixels: Picture, square: NDArray[np.float64], largest: int | None
-) -> tuple[Picture, NDArray[np.float64], tuple[str, ...]]:
-    """A photo no larger than ``largest``, and its square there."""
-    longest = max(pixels.shape[:2])
-    if largest is None or longest <= largest:
-        return pixels, square, ()
-    from PIL import Image
-
-    scale = largest / longest
-    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    return small, square * scale, ()
-
-
-__all__ = ["BestFrame", "FaceAnimator", "FramedFrame", "Source"]

@@ -34,7 +34,11 @@ class FaceFinder(Protocol):
     """Finds the face that a film is about: the largest one, and then the same one again."""
 
     def squares(self, frames: Iterable[Picture]) -> Iterator[NDArray[np.float64]]:
-        """For each frame its square (3,), NaN where there is no face; in order, frame by frame."""
+        """For each frame its square (3,), NaN where there is no face; in order."""
+        ...
+
+    def faces(self, frame: Picture) -> list[NDArray[np.float64]]:
+        """Squares of all faces of one picture, the largest first."""
         ...
 
 
@@ -89,6 +93,21 @@ def frame_photo(pixels: Picture, path: Path | None, finder: FaceFinder | None, *
     if not np.isfinite(found[0]).all():
         raise UserError("no face found", name, "Give another photo, or --no-crop if it is cut already.")
     return FramedPhoto(found[0])
+
+
+def frame_people(
+    pixels: Picture, path: Path | None, finder: FaceFinder | None, *, crop: bool
+) -> list[NDArray[np.float64]]:
+    """Squares of all faces of a photo, the largest first; landmarks beside a photo know of one.
+
+    Raises:
+        UserError: as ``frame_photo``.
+    """
+    if crop and finder is not None and (path is None or not sidecar_of(path).is_file()):
+        found = finder.faces(pixels)
+        if found:
+            return found
+    return [frame_photo(pixels, path, finder, crop=crop).square]
 
 
 def frame_film(footage: Footage, finder: FaceFinder | None, *, crop: bool) -> FramedFilm:

@@ -10,7 +10,7 @@ from safa.config import ModelConfig
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
 from safa.inference.face_animator import FaceAnimator
-from safa.inference.finder import load_finder
+from safa.inference.finder import ASSETS, load_finder
 from safa.models.safa import Safa
 from safa.training.checkpoint import load_model
 from safa.training.released import read_released
@@ -21,7 +21,12 @@ _INFERENCE = ("kp_detector", "tdmm", "generator")
 
 
 def open_animator(
-    checkpoint: str | Path, *, device: str = "auto", precision: str = "auto", batch_size: int = 8
+    checkpoint: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 8,
+    assets: str | Path = ASSETS,
 ) -> FaceAnimator:
     """Load a model and whatever finds faces here.
 
@@ -30,6 +35,7 @@ def open_animator(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
         batch_size: driving frames at once.
+        assets: folder with the weights of a face detector, if there are any.
 
     Raises:
         UserError: no model there, or a device or precision that is not here.
@@ -40,7 +46,7 @@ def open_animator(
         raise UserError(f"{batch_size} is too small", "--batch-size", "Give 1 or more.")
     path = Path(checkpoint)
     model = released_model(path) if path.is_file() else load_model(path)[0]
-    return FaceAnimator(model, chosen, kind, batch_size, load_finder(chosen))
+    return FaceAnimator(model, chosen, kind, batch_size, load_finder(chosen, Path(assets)))
 
 
 def released_model(path: Path) -> Safa:

@@ -1,0 +1,94 @@
+"""``safa swap``: the face of a photo in every frame of a video."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safa.commands.flags import add_model_flags, animator_of
+from safa.commands.progress import say_notes, write_film
+
+if TYPE_CHECKING:
+    import torch
+
+    from safa.inference.swap import SwapMask
+
+OUTLINE = (
+    "no --parser, so the outline of the 3D head says where the face goes; "
+    "`safa assets check` tells where BiSeNet weights are offered"
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``safa swap`` to the command line."""
+    parser = subparsers.add_parser(
+        "swap",
+        help="put the face in a photo into a video",
+        description="The face is found in every frame and put back with soft edges. Frames that show no face "
+        "go through untouched and are counted.",
+    )
+    parser.add_argument("source", help="photo of the face to put in")
+    parser.add_argument("driving", help="video, gif or folder of pictures that it goes into")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4, .mov or .mkv to write")
+    add_model_flags(parser)
+    mask = parser.add_argument_group("what is taken from the photo")
+    mask.add_argument("--parser", type=Path, metavar="FILE", help="weights of the face parser (BiSeNet)")
+    mask.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="with --parser: e.g. skin,nose,lips,eyes,brows (default: the whole face with ears and neck)",
+    )
+    mask.add_argument("--hard", action="store_true", help="a mask of 0 and 1 instead of soft edges")
+    framing = parser.add_argument_group("framing").add_mutually_exclusive_group()
+    framing.add_argument(
+        "--use-detection", action="store_true", help="stop if faces can only be guessed, for want of a finder"
+    )
+    framing.add_argument(
+        "--no-crop",
+        action="store_true",
+        help="inputs are cut around the face already; take the middle square",
+    )
+    parser.add_argument("--grid", type=Path, metavar="FILE", help="a second video: what the model did")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    parser.set_defaults(run=_swap)
+
+
+def _swap(arguments: argparse.Namespace) -> int:
+    from safa.errors import UserError
+    from safa.inference.film import check_container
+    from safa.inference.framing import NO_FINDER
+
+    if arguments.classes and not arguments.parser:
+        raise UserError("--classes belongs to --parser", "safa swap", "Name the face parser's weights.")
+    check_container(arguments.output)
+    animator = animator_of(arguments)
+    film = animator.swap(
+        arguments.source,
+        arguments.driving,
+        mask=_mask(arguments, animator.device, animator.engine.model.tdmm),
+        crop=not arguments.no_crop,
+        max_frames=arguments.max_frames,
+    )
+    guessed = [note for note in film.notes if note.endswith(NO_FINDER)]
+    if arguments.use_detection and guessed:
+        raise UserError(
+            "no face finder here", "--use-detection", "`safa doctor` tells how to get one; or leave the flag."
+        )
+    say_notes(film.notes + (() if arguments.parser else (OUTLINE,)))
+    saved = write_film(film, arguments.output, arguments.grid)
+    untouched = f", {saved.untouched} of them without a face and untouched" if saved.untouched else ""
+    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {film.fps:g} fps{untouched}\n")
+    return 0
+
+
+def _mask(arguments: argparse.Namespace, device: torch.device, tdmm: Any) -> SwapMask:
+    from safa.config.inference import FACE_CLASS_NAMES, SwapConfig
+    from safa.inference.swap import load_face_mask
+    from safa.inference.swapping import HeadOutline, parse_classes
+
+    if arguments.parser is None:
+        return HeadOutline(tdmm, arguments.hard)
+    classes = parse_classes(arguments.classes) if arguments.classes else FACE_CLASS_NAMES[1:16]
+    return load_face_mask(SwapConfig(weights=arguments.parser, classes=classes, hard=arguments.hard), device)
