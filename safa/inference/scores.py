@@ -66,6 +66,7 @@ class FrameScorer:
             nobody knows what they should look like, and only identity is scored, against the source.
     """
 
+    @torch.inference_mode()
     def __init__(self, source: Tensor, judges: Judges, *, truth: bool) -> None:
         self._source, self._judges, self._truth = source, judges, truth
         self._before: tuple[Tensor, Tensor] | None = None  # last prediction and driving frame

@@ -18,7 +18,7 @@ SSIM_WINDOW = 11
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
 MS_SSIM_SCALES = 5
-MS_SSIM_MIN_SIZE = (SSIM_WINDOW - 1) * 2 ** (MS_SSIM_SCALES - 1) + 1  # px: the window fits the smallest scale
+MS_SSIM_MIN_SIZE = SSIM_WINDOW * 2 ** (MS_SSIM_SCALES - 1)  # px: the window fits the smallest scale
 
 
 def l1(predicted: Tensor, wanted: Tensor) -> Tensor:
@@ -63,9 +63,10 @@ def ssim(predicted: Tensor, wanted: Tensor) -> Tensor:
 def ms_ssim(predicted: Tensor, wanted: Tensor) -> Tensor:
     """Multi-scale structural similarity: 0 to 1 (equal), higher is better. No unit.
 
-    Wang et al., 2003, with their five weights, as torchmetrics computes it: Gaussian window of sigma 1.5
-    (11 x 11, mirrored border), 2 x 2 mean pooling between the scales, factors below 0 taken as 0. Pictures
-    need at least 161 px a side.
+    Wang et al., 2003, with their five weights, as torchmetrics computes it: the window of SSIM, 2 x 2 mean
+    pooling between the scales, factors below 0 taken as 0. The contrast of the first four scales is meant
+    over windows inside the image, the last scale's SSIM also over windows on a mirrored border. Pictures need
+    at least 176 px a side.
     """
     # Imported here: it takes seconds, and training does without.
     from torchmetrics.functional import image as torchmetrics

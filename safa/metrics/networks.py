@@ -145,7 +145,7 @@ def _load(path: Path, device: str | torch.device, key: str) -> Callable[..., Ten
 def _try(call: Callable[[], Tensor], path: Path, key: str) -> None:
     try:
         call()
-    except RuntimeError as error:  # TorchScript's own errors are all of this type
+    except (RuntimeError, torch.jit.Error) as error:  # of the interpreter, of a script's own assertions
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UserError(
             f"fails on a picture ({lines[-1][:200]})", str(path), f"See {key} in docs/evaluation.md."

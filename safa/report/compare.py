@@ -117,10 +117,10 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     """What makes a comparison less than one of the same clips under the same rules."""
     shared, found = len(shared_clips(runs)), []
     for letter, run in zip(string.ascii_uppercase, runs, strict=False):
-        if len(run.clips) > shared:
-            found.append(
-                f"{letter} has {len(run.clips) - shared} clips that are left out: not all runs have them."
-            )
+        if (left := len(run.clips) - shared) == 1:
+            found.append(f"{letter} has 1 clip that is left out: not all runs have it.")
+        elif left:
+            found.append(f"{letter} has {left} clips that are left out: not all runs have them.")
     for key, words in (
         ("clips_sha256", "were made from different data sets"),
         ("frames", "take different numbers of frames of a clip"),

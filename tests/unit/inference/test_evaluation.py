@@ -11,16 +11,21 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.config.inference import AnimationConfig, EvaluateConfig, TransferConfig
+from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, TransferConfig
 from safa.data.schema import Code, Refused
 from safa.data.store import ClipStore
 from safa.data.video import probe, read_frames
 from safa.head.model import landmarks_px
 from safa.inference.animator import Animator
-from safa.inference.evaluation import FILM, FRAMES, RESULT, STRIP, ClipEvaluator, ClipResult
+from safa.inference.evaluation import FILM, FRAMES, MESHES, RESULT, STRIP, ClipEvaluator, ClipResult
+from safa.inference.features import TRUE, fid_of_clips
 from safa.inference.jobs import EvaluationJob
 from safa.inference.scores import SCORES
+from safa.inference.swap import FaceMask
 from safa.metrics import landmark_nme, psnr, ssim
+from safa.metrics.lpips import Lpips
+from safa.metrics.networks import Judges
+from safa.models.parsing import FaceParser
 from safa.models.safa import Safa
 
 ANN, BEN, DAN = (f"{person}#v#000000#000006" for person in ("ann", "ben", "dan"))
@@ -28,7 +33,14 @@ REBUILD = EvaluationJob("reconstruction", DAN, DAN)
 ANIMATE = EvaluationJob("animation", ANN, BEN)
 
 
-def evaluator(model: Safa, clips: Path, batch_size: int = 4, **changes: object) -> ClipEvaluator:
+def evaluator(
+    model: Safa,
+    clips: Path,
+    batch_size: int = 4,
+    judges: Judges | None = None,
+    mask: FaceMask | None = None,
+    **changes: object,
+) -> ClipEvaluator:
     paths = {
         "model": Path("m"),
         "clips": clips,
@@ -36,7 +48,7 @@ def evaluator(model: Safa, clips: Path, batch_size: int = 4, **changes: object) 
         "pictures": {"panel": 32, "strip_frames": 3},
     }
     config = EvaluateConfig.model_validate({**paths, **changes})
-    return ClipEvaluator(Animator(model, batch_size=batch_size), ClipStore(clips), config)
+    return ClipEvaluator(Animator(model, batch_size=batch_size), ClipStore(clips), config, judges, mask)
 
 
 @torch.no_grad()
@@ -75,6 +87,82 @@ def test_the_table_holds_every_frame(model: Safa, tiny_clips: Path, tmp_path: Pa
     assert rows["person_id"] == ["dan"] * 6
     assert rows["psnr_copy_source"][0] == 100  # the source against itself, so it is in no mean
     assert result.scores["psnr_copy_source"] == pytest.approx(np.mean(rows["psnr_copy_source"][1:]))
+
+
+def means_of_pictures(image: torch.Tensor) -> torch.Tensor:
+    """Stands in for an embedding and for Inception."""
+    return torch.cat([image.mean(dim=(2, 3)), image.std(dim=(2, 3))], dim=1)
+
+
+def bright_points(image: torch.Tensor) -> torch.Tensor:
+    """Stands in for a detector of landmarks, without the 3DMM's jumps from one contour to the next."""
+    return image.mean(dim=1).flatten(1)[:, : 68 * 2].reshape(-1, 68, 2)
+
+
+def judges() -> Judges:
+    torch.manual_seed(0)
+    lpips = Lpips().eval().requires_grad_(False)
+    return Judges(bright_points, means_of_pictures, lpips, means_of_pictures)
+
+
+def test_networks_judge_alike_in_any_batch(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    results = [
+        evaluator(model, tiny_clips, size, judges=judges()).run(REBUILD, tmp_path / str(size))
+        for size in (1, 4, 6)
+    ]
+    known = {key for key, value in results[0].scores.items() if math.isfinite(value)}
+    assert {score.removesuffix("_copy_source") for score in set(SCORES) - known} == {"ms_ssim"}  # 32 px
+    for result in results[1:]:
+        assert result.scores == pytest.approx(results[0].scores, abs=1e-5, nan_ok=True)
+    distances = [fid_of_clips([tmp_path / str(size)]) for size in (1, 4, 6)]
+    assert distances[1] == pytest.approx(distances[0], abs=1e-5)
+    assert distances[2] == pytest.approx(distances[0], abs=1e-5)
+    assert (tmp_path / "1" / TRUE).stat().st_size == 5 * 6 * 4  # five frames: the source is not counted
+
+
+def test_flicker_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips, 2).run(REBUILD, tmp_path / "out")
+    store, animator = ClipStore(tiny_clips), Animator(model)
+    frames = store.frames(DAN, range(6))
+    batches = list(animator.reconstruct(animator.prepare(frames[0]), frames))
+    made = torch.cat([batch.result.prediction for batch in batches]).double()
+    true = torch.cat([batch.driving for batch in batches]).double()
+    wanted = [((made[t] - made[t - 1]) - (true[t] - true[t - 1])).abs().mean().item() for t in range(1, 6)]
+    still = [(true[t] - true[t - 1]).abs().mean().item() for t in range(1, 6)]
+    assert result.scores["flicker"] == pytest.approx(np.mean(wanted), abs=1e-6)
+    assert result.scores["flicker_copy_source"] == pytest.approx(np.mean(still), abs=1e-9)
+
+
+def test_an_animation_is_scored_on_identity_alone(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips, judges=judges()).run(ANIMATE, tmp_path / "out")
+    known = {key for key, value in result.scores.items() if math.isfinite(value)}
+    assert known == {"csim", "csim_copy_source"}
+    assert result.scores["csim_copy_source"] == pytest.approx(1)
+    rows = pq.read_table(tmp_path / "out" / FRAMES).to_pydict()
+    assert rows["mode"] == ["animation"] * 6
+    assert rows["source_id"] == [ANN] * 6
+    assert result.scores["csim"] == pytest.approx(np.mean(rows["csim"]))  # frame 0 counts: it is no copy
+
+
+def test_a_swap_and_its_mask(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mask = FaceMask(FaceParser().eval(), (1, 2), hard=False)
+    job = EvaluationJob("swap", ANN, BEN)
+    result = evaluator(model, tiny_clips, frames=2, mask=mask).run(job, tmp_path / "out")
+    assert result.scores == {}
+    with Image.open(tmp_path / "out" / STRIP) as strip:
+        assert strip.width > 12 * 32  # the mask is a panel more
+
+
+def test_meshes_of_a_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    config = MeshConfig(export=("obj", "ply"), export_frames=2)
+    job = EvaluationJob("mesh", DAN, DAN)
+    result = evaluator(model, tiny_clips, mesh=config).run(job, tmp_path / "out")
+    assert result.n_frames == 6
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    exported = [f"frame{number:06d}.{ending}" for number in (1, 4) for ending in ("mtl", "obj", "ply", "png")]
+    assert names == sorted([FILM, STRIP, RESULT, MESHES, *exported])
+    assert pq.read_metadata(tmp_path / "out" / MESHES).num_rows == 6
 
 
 def test_the_film_is_as_long_as_the_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:

@@ -65,6 +65,52 @@ def test_one_person_cannot_be_animated_by_another() -> None:
     assert len(list_jobs(people(4), config(modes=("reconstruction",)))) == 4
 
 
+def test_meshes_are_of_every_clip_and_swaps_of_the_pairs() -> None:
+    clips = people(2, 1)
+    modes = ("mesh", "swap", "animation")
+    jobs = list_jobs(clips, config(modes=modes, animation=AnimationConfig(pairs=2)))
+    assert [job.mode for job in jobs] == ["mesh"] * 3 + ["swap"] * 2 + ["animation"] * 2
+    of_mode = {mode: [(job.source, job.driving) for job in jobs if job.mode == mode] for mode in modes}
+    assert of_mode["swap"] == of_mode["animation"]
+    assert all(source == driving for source, driving in of_mode["mesh"])
+
+
+def listed(tmp_path: Path, text: str) -> EvaluateConfig:
+    (tmp_path / "pairs.csv").write_text(text)
+    animation = AnimationConfig(csv=tmp_path / "pairs.csv", pairs=1)
+    return config(modes=("animation",), animation=animation)
+
+
+def test_pairs_from_a_list_in_its_order(tmp_path: Path) -> None:
+    clips = people(2, 1)
+    a, b, c = (clip.clip_id for clip in clips)
+    # A column more, a pair of one person, another order: as the list says.
+    text = f"driving,note,source\n{c},x,{a}\n{a},y,{b}\n"
+    jobs = list_jobs(clips, listed(tmp_path, text))
+    assert [(job.source, job.driving) for job in jobs] == [(a, c), (b, a)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("source\np0#v#000000#000009\n", "no pairs in columns source and driving"),
+        ("source,driving\n", "no pairs in columns"),
+        ("source,driving\np0#v#000000#000009,../../x\n", r"line 2: no clip '\.\./\.\./x'"),
+        ("source,driving\np0#v#000000#000009\n", "line 2: no clip ''"),
+        ("source,driving\n" + "p0#v#000000#000009,p1#v#000000#000009\n" * 2, "line 3: the same pair twice"),
+    ],
+)
+def test_a_bad_list_of_pairs_names_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        list_jobs(people(1, 1), listed(tmp_path, text))
+
+
+def test_a_list_that_is_not_there(tmp_path: Path) -> None:
+    animation = AnimationConfig(csv=tmp_path / "none.csv")
+    with pytest.raises(UserError, match="cannot be read"):
+        list_jobs(people(1, 1), config(animation=animation))
+
+
 def test_a_job_survives_the_way_through_a_column() -> None:
     job = EvaluationJob("animation", clip("ann").clip_id, clip("ben").clip_id)
     assert EvaluationJob.from_json(job.to_json()) == job

@@ -11,9 +11,10 @@ from urllib.parse import unquote
 import pytest
 
 from safa.metrics import L1, LANDMARK_NME, METRICS, PSNR
+from safa.report import clip_views
 from safa.report.content import ReportContent
 from safa.report.numbers import shown
-from safa.report.page import FEATURED, render_page, write_page
+from safa.report.page import FEATURED, MOST_ROWS, render_page, write_page
 
 Make = Callable[..., ReportContent]
 LayOut = Callable[[ReportContent], Path]
@@ -62,7 +63,7 @@ def test_nothing_comes_from_a_network_and_every_file_is_there(content: Make, lay
     assert not re.search(r"https?:", text)
     files = [a for a in page.addresses if not a.startswith(("data:", "#"))]
     assert any(file.endswith(".mp4") for file in files)
-    for file in set(files) - {"metrics.json", "frames.parquet"}:
+    for file in set(files) - {"metrics.json", "clips.parquet", "frames.parquet"}:
         assert (folder / unquote(file)).is_file()
 
 
@@ -74,8 +75,8 @@ def test_text_from_data_is_escaped(content: Make, lay_out: LayOut) -> None:
 
 def test_headline_names_the_baseline_and_the_difference(content: Make, lay_out: LayOut) -> None:
     text = " ".join(render(content(2.0, 4.0), lay_out).text.split())
-    assert "PSNR 23.00 dB copy the source 20.00 dB better by 3.00 dB" in text
-    assert "Landmark NME 5.00 % copy the source 20.00 % better by 15.00 %" in text
+    assert "PSNR 23.00 dB 22.00 to 24.00 copy the source 20.00 dB better by 3.00 dB" in text
+    assert "Landmark NME 5.00 % 5.00 to 5.00 copy the source 20.00 % better by 15.00 %" in text
     assert "beats copying the source by 3.00 dB" in text
 
 
@@ -118,11 +119,11 @@ def test_the_page_stands_without_anything_to_show(content: Make, lay_out: LayOut
 
 
 def test_a_clip_without_a_face_shows_a_dash(content: Make, lay_out: LayOut) -> None:
-    made = content(1.0)
+    made = content(1.0, 2.0)
     faceless = dataclasses.replace(
         made.results[0], scores=made.results[0].scores | dict.fromkeys(["landmark_nme"], math.nan)
     )
-    page = render(dataclasses.replace(made, results=(faceless,)), lay_out)
+    page = render(dataclasses.replace(made, results=(faceless, made.results[1])), lay_out)
     assert "–" in page.text[page.text.index("Filter") :]
 
 
@@ -139,6 +140,50 @@ def test_the_page_appears_whole(content: Make, lay_out: LayOut) -> None:
     write_page(made, folder / "index.html")
     assert (folder / "index.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     assert sorted(path.name for path in folder.iterdir()) == ["clips", "index.html"]
+
+
+def test_what_was_skipped_says_why(content: Make, lay_out: LayOut) -> None:
+    made = dataclasses.replace(content(1.0), skipped={"fid": "skipped: weights missing (scorers.inception)"})
+    text = " ".join(render(made, lay_out).text.split())
+    assert "Not measured FID – skipped: weights missing (scorers.inception)" in text
+
+
+def test_every_mode_has_its_section(content: Make, lay_out: LayOut) -> None:
+    made = content(1.0)
+    animated = made.results[-1]
+    others = [
+        dataclasses.replace(animated, job=dataclasses.replace(animated.job, mode=mode))
+        for mode in ("swap", "mesh")
+    ]
+    page = render(dataclasses.replace(made, results=(*made.results, *others)), lay_out)
+    for heading in ("Animation", "Face swap", "3D reconstruction"):
+        assert page.text.count(heading) == 3  # navigation, section, table
+    assert page.tags.count("video") == 4
+
+
+def test_thousands_of_clips_fit_under_20_mb(
+    content: Make, lay_out: LayOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = content(*(float(number % 17) for number in range(3000)))
+    monkeypatch.setattr(clip_views, "_data_address", lambda _: "data:image/jpeg;base64," + "A" * 3 * 2**20)
+    text = render_page(made, Path("nowhere"))
+    assert len(text.encode()) < 20e6
+    assert text.count("data:image/jpeg") == 3  # a fourth would be over 12 MB; the others are links
+    assert text.count('class="bar"><svg') == MOST_ROWS
+    assert f"The worst {MOST_ROWS} of\n  3000 clips" in text
+
+
+def test_the_page_of_fixed_rows_is_the_one_on_file(content: Make, lay_out: LayOut) -> None:
+    """A change of the report's words or numbers is seen. To renew the file: delete it, run twice."""
+    made = dataclasses.replace(
+        content(0.5, 1.5, -0.25, 3.0), title="Golden", skipped={"lpips": "skipped: why"}
+    )
+    text = "\n".join(line.strip() for line in render(made, lay_out).text.splitlines() if line.strip()) + "\n"
+    golden = Path(__file__).with_name("golden_report.txt")
+    if not golden.exists():
+        golden.write_text(text, encoding="utf-8")
+        pytest.fail("the golden report was missing; it was written anew")
+    assert text == golden.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

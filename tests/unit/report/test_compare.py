@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from safa.errors import UserError
+from safa.inference.evaluation import ClipResult
+from safa.inference.jobs import EvaluationJob
+from safa.inference.scores import SCORES
+from safa.report.compare import Run, compare, read_run, warnings_of, write_comparison
+from safa.report.tables import write_clips
+
+MakeRun = Callable[..., Path]
+
+
+class Page(HTMLParser):
+    """Collects tags, addresses and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """``make_run("a", psnr=[...], l1=[...])``: the files of a finished evaluation of clips p00, p01, ..."""
+
+    def make(
+        name: str, title: str = "Run", numbers: dict[str, float] | None = None, **scores: Sequence[float]
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        results = []
+        for number in range(len(next(iter(scores.values())))):
+            clip = f"p{number:02d}#v#000000#000096"
+            given = {key: values[number] for key, values in scores.items()}
+            values = dict.fromkeys(SCORES, math.nan) | given
+            job = EvaluationJob("reconstruction", clip, clip)
+            results.append(ClipResult(job, "p", "p", 96, 25.0, values, 1.0))
+        write_clips(folder / "clips.parquet", results, "clips")
+        counts = {"in": len(results), "ok": len(results), "quarantined": 0}
+        (folder / "metrics.json").write_text(json.dumps({"counts": counts} | (numbers or {})))
+        settings = {"title": title, "clips_sha256": "same", "frames": None, "files_sha256": "x"}
+        (folder / "manifest.json").write_text(json.dumps({"settings": settings}))
+        return folder
+
+    return make
+
+
+def runs(*folders: Path) -> list[Run]:
+    return [read_run(folder) for folder in folders]
+
+
+def test_differences_are_paired_over_shared_clips(make_run: MakeRun) -> None:
+    first = make_run("a", psnr=[10.0, 30.0, 20.0, 25.0, 99.0])
+    second = make_run("b", psnr=[11.0, 31.5, 21.0, 26.5])  # a little better on every clip; one clip less
+    (line,) = compare(runs(first, second))
+    assert (line.metric.key, line.n_clips) == ("psnr", 4)
+    reference, other = line.sides
+    assert reference.value == pytest.approx(21.25)
+    assert other.difference == pytest.approx(1.25)
+    # Clips differ by 20 dB among themselves, the differences by half a dB: pairing makes it certain.
+    assert (other.spread.low, other.spread.high) == (
+        pytest.approx(1.0, abs=0.13),
+        pytest.approx(1.5, abs=0.13),
+    )
+    assert other.verdict == "better"
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.02, "worse"), (-0.02, "better")])
+def test_better_knows_which_way_a_metric_goes(make_run: MakeRun, shift: float, verdict: str) -> None:
+    l1 = np.linspace(0.1, 0.2, 6)
+    lines = compare(runs(make_run("a", l1=list(l1)), make_run("b", l1=list(l1 + shift))))
+    assert lines[0].sides[1].verdict == verdict
+
+
+def test_what_could_be_chance_is_unclear(make_run: MakeRun) -> None:
+    folders = make_run("a", psnr=[20.0, 20.0, 20.0, 20.0]), make_run("b", psnr=[25.0, 16.0, 24.0, 16.5])
+    assert compare(runs(*folders))[0].sides[1].verdict == "unclear"
+
+
+def test_fid_has_a_difference_but_no_interval(make_run: MakeRun) -> None:
+    folders = (
+        make_run(name, psnr=[1.0, 2.0], numbers={"fid": fid}) for name, fid in (("a", 30.0), ("b", 20.0))
+    )
+    line = compare(runs(*folders))[-1]
+    assert line.metric.key == "fid"
+    assert line.sides[1].difference == -10
+    assert not line.sides[1].spread.known
+
+
+def test_runs_of_other_data_are_told_apart(make_run: MakeRun) -> None:
+    first, second = make_run("a", psnr=[1.0, 2.0]), make_run("b", psnr=[1.0])
+    path = second / "manifest.json"
+    path.write_text(path.read_text().replace("same", "other"))
+    found = warnings_of(runs(first, second))
+    assert "A has 1 clip that is left out: not all runs have it." in found
+    assert "The runs were made from different data sets." in found
+
+
+def test_the_page_links_to_what_lies_beside_it_and_escapes(make_run: MakeRun, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    folders = [make_run("a", psnr=[1.0, 2.0, 3.0]), make_run("b", title=evil, psnr=[2.0, 1.0, 5.0])]
+    write_comparison(runs(*folders), tmp_path / "side by side")
+    page = Page((tmp_path / "side by side" / "index.html").read_text())
+    assert page.tags.count("script") == 1
+    assert evil in page.text
+    films = [address for address in page.addresses if address.endswith(".mp4")]
+    assert films[0].startswith("../a/clips/reconstruction/")
+    assert not any(address.startswith("http") for address in page.addresses)
+    numbers = json.loads((tmp_path / "side by side" / "compare.json").read_text())
+    assert numbers["metrics"]["reconstruction"]["psnr"]["runs"][1]["difference"] == pytest.approx(2 / 3)
+    json.dumps(numbers, allow_nan=False)
+
+
+def test_a_folder_that_is_no_evaluation(tmp_path: Path, make_run: MakeRun) -> None:
+    with pytest.raises(UserError, match="no table of evaluated clips"):
+        read_run(tmp_path)
+    folder = make_run("a", psnr=[1.0])
+    (folder / "metrics.json").unlink()
+    with pytest.raises(UserError, match="no finished evaluation"):
+        read_run(folder)
