@@ -12,7 +12,7 @@ _MEANINGS: tuple[tuple[Code, re.Pattern[str]], ...] = (
         Code.BLOCKED,
         re.compile(
             r"not a (ro)?bot|captcha|unusual traffic|automated (queries|requests)|verify you are human"
-            r"|sign in to confirm you|access to this (page|resource) .*denied|blocked (by|it|your)"
+            r"|access to this (page|resource) .*denied|blocked (by|it|your)"
             r"|proxy authentication",
             re.IGNORECASE,
         ),
@@ -26,7 +26,7 @@ _MEANINGS: tuple[tuple[Code, re.Pattern[str]], ...] = (
         re.compile(
             r"unavailable|private video|has been removed|been terminated|does not exist|not available"
             r"|account .*closed|copyright|confirm your age|age.restricted|members.only"
-            r"|HTTP Error (401|403|404|410)|unsupported url|no video formats",
+            r"|HTTP Error (401|403|404|410)|not made this video|unsupported url|no video formats",
             re.IGNORECASE,
         ),
     ),
