@@ -43,7 +43,7 @@ _THRESHOLD_NAMES = {
     "yunet": "score_threshold",
     "scrfd": "confidence_threshold",
 }
-_BLAZE = ("blazeface", "blazeface_back")
+_BLAZE = {"blazeface": 128, "blazeface_back": 256}  # px, side of the network's input
 
 
 def check(config: DetectorConfig | FaceAlignmentLandmarks) -> None:
@@ -95,10 +95,11 @@ class LibraryDetector:
         found: list[tuple[Face, ...]] = []
         for first in range(0, len(frames), self._batch):
             batch = np.stack(frames[first : first + self._batch])
+            factor = 1.0
             if self._name in _BLAZE:
-                batch = _squared(batch)
+                batch, factor = _fitted(batch, _BLAZE[self._name])
             rows = self._detector.detect_from_batch(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()))
-            found += [tuple(_face(row) for row in faces if len(row) == 5) for faces in rows]
+            found += [tuple(_face(row, factor) for row in faces if len(row) == 5) for faces in rows]
         return found
 
 
@@ -192,16 +193,24 @@ def _file(folder: Path, name: str) -> Path:
     return path
 
 
-def _squared(batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Padded at the right or bottom: BlazeFace would cut the middle square out and miss faces beside it."""
+def _fitted(batch: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float]:
+    """Frames as BlazeFace wants them, and the factor back.
+
+    By itself it would cut out the middle square and miss faces beside it, and its rounding is off by a pixel
+    for some sizes. Here frames are padded at the right or bottom, and scaled to exactly ``side``.
+    """
+    import cv2  # comes with face-alignment
+
     height, width = batch.shape[1:3]
-    side = max(height, width)
-    return np.pad(batch, ((0, 0), (0, side - height), (0, side - width), (0, 0)))
+    longer = max(height, width)
+    squares = np.pad(batch, ((0, 0), (0, longer - height), (0, longer - width), (0, 0)))
+    scaled = [cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA) for square in squares]
+    return np.stack(scaled).astype(np.uint8), longer / side
 
 
-def _face(row: Any) -> Face:
+def _face(row: Any, factor: float) -> Face:
     left, top, right, bottom, score = (float(value) for value in row)
-    return Face(left, top, right, bottom, score)
+    return Face(left, top, right, bottom, score).scaled(factor, factor)
 
 
 def _first_line(error: Exception) -> str:
