@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from safa.data.schema import Code
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
 from safa.inference.evaluation import RESULT
+from safa.models.parsing import FaceParser
 from safa.models.safa import Safa
 from safa.report.content import Failure
 from safa.training.checkpoint import ModelInfo, save_model
@@ -80,6 +82,39 @@ def test_every_clip_is_evaluated_and_reported(make: Callable[..., EvaluateConfig
     assert all(f"{name}/film.mp4" in page for name in _times(config.out))
 
 
+def test_swaps_and_meshes_go_through_and_two_reports_compare(
+    make: Callable[..., EvaluateConfig], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    torch.save(FaceParser().state_dict(), tmp_path / "parser.pth")
+    (tmp_path / "pairs.csv").write_text("source,driving\nann#v#000000#000006,ben#v#000000#000006\n")
+    changes: dict[str, Any] = {
+        "modes": ["reconstruction", "swap", "mesh"],
+        "splits": ["train"],
+        "frames": 3,
+        "swap": {"weights": str(tmp_path / "parser.pth")},
+        "animation": {"csv": str(tmp_path / "pairs.csv")},
+        "mesh": {"export": ["obj"]},
+        "scorers": {"landmarks": "model"},
+    }
+    config = make(**changes)
+    numbers = evaluate.evaluate(config, {})
+    assert numbers["counts"] == {"in": 7, "ok": 7, "quarantined": 0}
+    assert {"akd", "detection_rate", "flicker"} <= set(numbers)
+    assert numbers["skipped"]["lpips"] == "skipped: weights missing (scorers.lpips)"
+    low, high = numbers["intervals"]["psnr"]
+    assert low <= numbers["psnr"] <= high
+    assert (config.out / "clips/swap/ann~v~000000~000006~~ben~v~000000~000006/film.mp4").exists()
+    assert len(list((config.out / "clips" / "mesh").glob("*/frame*.obj"))) == 3
+    other = make("other", modes=["reconstruction"], splits=["train"], frames=3)
+    evaluate.evaluate(other, {})
+    assert evaluate.main(["--compare", str(config.out), str(other.out), "--out", str(tmp_path / "both")]) == 0
+    compared = json.loads((tmp_path / "both" / "compare.json").read_text())["metrics"]["reconstruction"]
+    assert compared["psnr"]["clips"] == 3
+    assert compared["psnr"]["runs"][1]["difference"] == pytest.approx(0, abs=1e-9)
+    assert "akd" not in compared  # one of the runs has none
+
+
 def test_a_second_run_does_what_is_missing(make: Callable[..., EvaluateConfig]) -> None:
     config = make()
     first = evaluate.evaluate(config, {})
@@ -99,7 +134,7 @@ def test_numbers_do_not_depend_on_actors_and_batches(make: Callable[..., Evaluat
     scale = {"actors": 2, "cpus_per_actor": 0.5, "batch_size": 1}
     two = evaluate.evaluate(make("two", modes=["reconstruction"], scale=scale), {})
     keys = [key for key, value in one.items() if isinstance(value, float)]
-    assert len(keys) == 8
+    assert len(keys) == 10
     assert {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys}, abs=1e-5)
 
 
@@ -142,6 +177,34 @@ def test_a_clip_that_kills_its_worker_ends_as_a_status(
     assert row["detail"] == "2 workers died at this clip"
 
 
+class FragileEvaluator(evaluators.Evaluator):
+    """A worker that is killed once, in the middle of a clip."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        super().__init__(config)
+        run, mark = self._evaluator.run, config.out / "killed once"
+
+        def run_or_die(job: Any, folder: Path) -> Any:
+            if job.driving.startswith("ben#") and not mark.exists():
+                mark.touch()
+                (folder.parent / f".{folder.name}.tmp").mkdir(parents=True)  # half a clip
+                os.kill(os.getpid(), signal.SIGKILL)
+            return run(job, folder)
+
+        self._evaluator.run = run_or_die  # type: ignore[method-assign]
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing_but_time(
+    make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(evaluators, "Evaluator", FragileEvaluator)
+    config = make(modes=["reconstruction"], frames=2)
+    assert evaluate.evaluate(config, {})["counts"] == {"in": 4, "ok": 4, "quarantined": 0}
+    assert (config.out / "killed once").exists()
+    assert len(_times(config.out)) == 4
+
+
 def test_too_many_unexpected_failures_fail_the_run(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +226,12 @@ def test_what_cannot_work_is_told_before_anything_starts(
         evaluate.evaluate(make(clips=str(large), splits=["train"]), {})
     with pytest.raises(UserError, match="no model or checkpoint"):
         evaluate.evaluate(make(model=str(tmp_path / "large")), {})
+    with pytest.raises(UserError, match="mode swap needs the face parser's weights"):
+        evaluate.evaluate(make(modes=["swap"]), {})
+    with pytest.raises(UserError, match="no such file"):
+        evaluate.evaluate(make(scorers={"identity": str(tmp_path / "no.pt")}), {})
+    with pytest.raises(UserError, match="no table of evaluated clips"):
+        evaluate.compare([tmp_path, tmp_path], tmp_path / "both")
     assert not (tmp_path / "out").exists()
 
 
