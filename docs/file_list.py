@@ -19,7 +19,7 @@ OTHERS = {
     "CHANGELOG.md": "Dated results, the negative ones too",
     "Makefile": "Targets; `make help` lists them",
     "constraints.txt": "Every version that was tested",
-    "docs/demo.png": "The picture above",
+    "docs/demo.jpg": "The picture above",
     "docs/head_sheet.png": "The built-in head: 5 people, 5 expressions, 3 views",
     "pyproject.toml": "Packages with honest ranges; settings of ruff, mypy and pytest",
     "safa/report/templates/clips.html": "Page of a preprocessing run",
