@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from safa.inference.animator import AnimatedBatch
 from safa.inference.mesh import HeadBatch
@@ -72,17 +74,22 @@ def mesh_film_panels(batch: HeadBatch, i: int) -> list[Panel]:
 
 def mesh_strip_panels(batch: HeadBatch, i: int, given: NDArray[np.floating], panel: int) -> list[Panel]:
     """The panels of its strip; ``given`` (68, 2) px are the data's landmarks (white; NaN: no face)."""
-    frame, head = batch.image[i], batch.render.reenact[i]
-    inside = batch.render.driving_mask[i]
+    frame, inside = batch.image[i], batch.render.driving_mask[i].expand(3, -1, -1)
     estimated = batch.landmarks[i].cpu().numpy()
     picture = from_tensor(frame)
     pictures = {
         "frame": picture,
         "landmarks": with_landmarks(picture, [(given, GIVEN), (estimated, ESTIMATED)], panel),
-        "3D head": from_tensor(head),
-        "on the frame": from_tensor(head * inside + frame * (1 - inside)),
+        "3D head": from_tensor(batch.render.reenact[i]),
+        "shape": from_tensor(torch.lerp(frame, _shaded(batch, i), 0.75 * inside)),
         "normals": normals(batch.render.driving_normals[i]),
         "texture": from_tensor(batch.albedo[i]),
     }
     height, width = enlarge(picture, panel).shape[:2]
     return [Panel(label, resized(item, (height, width))) for label, item in pictures.items()]
+
+
+def _shaded(batch: HeadBatch, i: int) -> Tensor:
+    """The head in grey, lit from the viewer: (3, S, S)."""
+    towards_viewer = -batch.render.driving_normals[i, 2]
+    return (0.2 + 0.75 * towards_viewer.clamp(0, 1)).expand(3, -1, -1)

@@ -48,14 +48,14 @@ OTHER_MODES: tuple[tuple[Mode, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Card:
-    """A headline as it is shown; ``gain`` is how much better, or worse, than copying the source."""
+    """A headline as it is shown; ``gain`` is how much better or worse it is than copying the source."""
 
     label: str
     value: str
     interval: str
     copy_source: str
     gain: str
-    better: bool
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _card(line: Headline) -> Card:
         interval=shown_interval(metric, line.interval),
         copy_source=shown(metric, line.copy_source),
         gain=shown(metric, abs(line.gain)),
-        better=line.gain > 0,
+        verdict="better" if line.gain > 0 else "worse" if line.gain < 0 else "same",
     )
 
 

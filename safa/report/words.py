@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safa.config.inference import EvaluateConfig
+from safa.config.inference import EvaluateConfig, ScorerConfig
 from safa.config.losses import PerceptualConfig
 from safa.config.model import HeadConfig, ModelConfig
 from safa.config.training import FullStage, HeadStage, TrainConfig
@@ -41,13 +41,41 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
         lines.append(
             "Reconstruction: a clip's first frame is the source; its other frames drive and are scored."
         )
+    if {"animation", "swap"} & set(config.modes):
+        drawn = f"drawn with seed {config.animation.seed}"
+        pairs = drawn if config.animation.csv is None else f"from {config.animation.csv.name}"
+        lines.append(f"Pairs of source and driving clip: {pairs}.")
     if "animation" in config.modes:
         transfer = config.animation.transfer
         how = [f"{transfer.mode} motion"]
         how += ["adapted to the size of the face"] if transfer.adapt_scale else []
         how += ["measured from the best frame"] if transfer.best_frame else []
         lines.append(f"Animation: one person driven by another, {', '.join(how)}.")
-    return tuple(lines)
+    if "swap" in config.modes and config.swap.weights is not None:
+        edge = "hard" if config.swap.hard else "soft"
+        classes = ", ".join(name.replace("_", " ") for name in config.swap.classes)
+        lines.append(f"Face swap: absolute motion, {edge} mask of {classes} by {config.swap.weights.name}.")
+    if "mesh" in config.modes:
+        lines.append("3D reconstruction: parameters, landmarks and vertices of every frame.")
+    return (*lines, *_judges(config.scorers))
+
+
+def _judges(config: ScorerConfig) -> list[str]:
+    """Numbers of one network do not compare with those of another: each is named."""
+    lines = []
+    if config.landmarks == "model":
+        lines.append(
+            "AKD: landmarks by the evaluated model's own 3DMM; compares only evaluations of this model."
+        )
+    elif config.landmarks is not None:
+        lines.append(f"AKD: landmarks by {config.landmarks.name}.")
+    if config.identity is not None:
+        lines.append(f"AED and CSIM: identity by {config.identity.name}.")
+    if config.lpips is not None:
+        lines.append(f"LPIPS: AlexNet from {config.lpips.name}.")
+    if config.inception is not None:
+        lines.append(f"FID: features by {config.inception.name}.")
+    return lines
 
 
 def _encoder(head: HeadConfig) -> str:

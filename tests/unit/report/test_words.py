@@ -63,3 +63,20 @@ def test_the_way_of_animation_is_said() -> None:
     assert "relative motion, adapted to the size of the face, measured from the best frame" in words
     assert "first 20 frames" in words
     assert "Animation" not in evaluation(modes=["reconstruction"])
+
+
+def test_networks_that_judge_are_named() -> None:
+    words = evaluation(scorers={"landmarks": "model", "identity": "nets/arcface.pt", "lpips": "alexnet.pth"})
+    assert "the evaluated model's own 3DMM; compares only evaluations of this model" in words
+    assert "AED and CSIM: identity by arcface.pt." in words
+    assert "LPIPS: AlexNet from alexnet.pth." in words
+    assert "FID" not in words
+
+
+def test_swaps_pairs_and_meshes_are_told() -> None:
+    swap = {"weights": "w/bisenet.pth", "classes": ["skin", "upper_lip"], "hard": True}
+    words = evaluation(modes=["swap", "mesh"], swap=swap, animation={"csv": "lists/pairs.csv"})
+    assert "Face swap: absolute motion, hard mask of skin, upper lip by bisenet.pth." in words
+    assert "Pairs of source and driving clip: from pairs.csv." in words
+    assert "3D reconstruction" in words
+    assert "drawn with seed 3" in evaluation(animation={"seed": 3})
