@@ -100,6 +100,9 @@ class TubeFinder:
 class Nothing:
     """Does nothing to a row: what is left is Ray's own cost, for the benchmark."""
 
+    def __init__(self, config: PreprocessConfig) -> None:
+        """The settings make no difference."""
+
     def __call__(self, row: dict[str, Any]) -> list[Status]:
         """Every clip is done at once."""
         ids = [ClipJob.from_json(text).clip_id for text in row["jobs"]]

@@ -15,7 +15,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -164,9 +164,9 @@ def _with_tubes(
     if fresh:
         stack.enter_context(ray_session())
         _same_paths_everywhere(config)
-        finder = TubeFinder(source, config.fps, folder.absolute())
         rows = _rows([{"video": str(video.absolute())} for video in fresh])
-        found = rows.map(finder, **_resources(config, networks=True))
+        given = (source, config.fps, folder.absolute())
+        found = rows.map(TubeFinder, fn_constructor_args=given, **_actors(config))
         for statuses in _progress(found, len(fresh), "videos searched"):
             quarantine.add("detect", _refusals(statuses))
     listing = list_inputs(config)
@@ -186,8 +186,12 @@ def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarant
     return ""
 
 
-def clip_statuses(config: PreprocessConfig, jobs: Sequence[ClipJob], maker: Any = None) -> Dataset:
+def clip_statuses(
+    config: PreprocessConfig, jobs: Sequence[ClipJob], maker: Callable[[PreprocessConfig], Any] = ClipMaker
+) -> Dataset:
     """The lazy data set whose rows are the statuses of the clips.
+
+    Networks stay loaded in actors; anything else runs as tasks.
 
     Args:
         maker: instead of ``ClipMaker``, for measuring.
@@ -199,9 +203,11 @@ def clip_statuses(config: PreprocessConfig, jobs: Sequence[ClipJob], maker: Any 
         # One download serves all clips of its video; without one, clips need not wait for each other.
         groups.setdefault(job.video_id if fetch else number, []).append(job.to_json())
     rows = _rows([{"jobs": group} for group in groups.values()])
-    networks = isinstance(config.landmarks, FaceAlignmentLandmarks)
-    resources = _resources(config, networks=networks, at_once=fetch.parallel if fetch else None)
-    return rows.flat_map(maker or ClipMaker(config), **resources)
+    if isinstance(config.landmarks, FaceAlignmentLandmarks):
+        resources = _actors(config, fetch.parallel if fetch else None)
+        return rows.flat_map(maker, fn_constructor_args=(config,), **resources)
+    at_once = TaskPoolStrategy(size=fetch.parallel) if fetch else None
+    return rows.flat_map(maker(config), num_cpus=config.cpus_per_task, compute=at_once)
 
 
 def _rows(rows: list[dict[str, Any]]) -> Dataset:
@@ -210,15 +216,10 @@ def _rows(rows: list[dict[str, Any]]) -> Dataset:
     return ray.data.from_items(rows, override_num_blocks=blocks)
 
 
-def _resources(config: PreprocessConfig, *, networks: bool, at_once: int | None = None) -> dict[str, Any]:
-    """Networks stay loaded in actors; anything else runs as tasks."""
-    resources: dict[str, Any] = {"num_cpus": config.cpus_per_task}
-    if networks:
-        size = min(config.actors, at_once or config.actors)
-        resources |= {"compute": ActorPoolStrategy(size=size), "num_gpus": config.gpus_per_task}
-    elif at_once:
-        resources["compute"] = TaskPoolStrategy(size=at_once)
-    return resources
+def _actors(config: PreprocessConfig, most: int | None = None) -> dict[str, Any]:
+    size = min(config.actors, most or config.actors)
+    resources = {"num_cpus": config.cpus_per_task, "num_gpus": config.gpus_per_task}
+    return {"compute": ActorPoolStrategy(size=size), **resources}
 
 
 def _same_paths_everywhere(config: PreprocessConfig) -> None:
