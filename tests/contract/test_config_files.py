@@ -23,6 +23,7 @@ KINDS: dict[str, type[Settings]] = {
     "pretrain": TrainConfig,
     "synthetic": SyntheticConfig,
     "train": TrainConfig,
+    "videos": PreprocessConfig,
 }
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 
