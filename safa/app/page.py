@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -41,8 +42,11 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, por
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         workshop = Workshop(open_model(), limits, Path(folder))
         page = build_page(workshop, limits, Path(folder) / "example")
+        sys.stdout.write(f"serving at http://{host}:{port} until Ctrl-C\n")
+        sys.stdout.flush()
         try:
             page.launch(
+                quiet=True,
                 server_name=host,
                 server_port=port,
                 share=False,
@@ -54,9 +58,8 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, por
                 ssr_mode=False,
             )
         except OSError as error:
-            raise UserError(
-                f"cannot serve there ({error})", f"{host}:{port}", "Give another --port."
-            ) from None
+            fix = "Give another --port."
+            raise UserError(f"cannot serve there ({error})", f"{host}:{port}", fix) from None
 
 
 def build_page(workshop: Workshop, limits: Limits, examples: Path) -> Any:
@@ -150,10 +153,16 @@ def _inputs(gr: Any, video_label: str) -> tuple[Any, ...]:
 
 
 def _photo(gr: Any) -> Any:
-    # As a file: Gradio would turn every picture into RGB without a word.
-    return gr.Image(
-        label="Photo", type="filepath", image_mode=None, height=300, sources=["upload", "clipboard"]
-    )
+    class Photo(gr.Image):
+        """Hands the file on as it is: Gradio would fail at a bad one, and convert others without a word."""
+
+        is_template = True  # drawn as its base class is
+
+        def preprocess(self, payload: Any) -> str | None:
+            return None if payload is None else payload.path
+
+    sources = ["upload", "clipboard"]
+    return Photo(label="Photo", type="filepath", image_mode=None, height=300, sources=sources)
 
 
 def _outputs(gr: Any, name: str) -> tuple[Any, ...]:

@@ -64,7 +64,7 @@ class Head:
     def overlay(self) -> Picture:
         """The face, and beside it the shaded head over it with the 68 landmarks."""
         face = cut(self.photo, self.square, SIZE)
-        shaded, alpha = _shaded(self.tdmm, self.batch.geometry, self.batch.albedo * 0, SIZE)
+        shaded, alpha = _shaded(self.tdmm, self.batch.geometry, None, SIZE)
         blend = torch.from_numpy(face.copy()).permute(2, 0, 1).float() / 255
         over = from_tensor(torch.lerp(blend, shaded[0].cpu(), 0.6 * alpha[0].cpu()))
         points = self.batch.landmarks[0].cpu().numpy() * (SIZE / self.batch.image.shape[-1])
@@ -108,13 +108,18 @@ def code_record(code: HeadCode) -> dict[str, list[float]]:
     return {field.name: getattr(code, field.name)[0].float().tolist() for field in fields(code)}
 
 
-def _shaded(tdmm: Tdmm, geometry: HeadGeometry, albedo: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Heads lit from the viewer (B, 3, size, size), and where they are (B, 1, size, size)."""
+def _shaded(tdmm: Tdmm, geometry: HeadGeometry, albedo: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """Heads lit from the viewer (B, 3, size, size), and where they are (B, 1, size, size).
+
+    Grey where the texture has no face, and everywhere without a texture.
+    """
     with torch.inference_mode():
         side = render_side(geometry, tdmm.surface, size, make_rasterizer("native"))
-        colour = warp(albedo, side.uv.permute(0, 2, 3, 1))
-        known = (colour.sum(1, keepdim=True) > 0).to(colour.dtype)
-        colour = torch.lerp(torch.full_like(colour, CLAY), colour, known)
+        colour = torch.full_like(side.normals, CLAY)
+        if albedo is not None:
+            # The albedo has been multiplied by the mask already.
+            clay = albedo + CLAY * (1 - tdmm.uv_face_eye_mask)
+            colour = warp(clay, side.uv.permute(0, 2, 3, 1))
         light = 0.35 + 0.65 * (-side.normals[:, 2:]).clamp(0, 1)
         return colour * light, side.alpha
 

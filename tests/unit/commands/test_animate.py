@@ -1,0 +1,204 @@
+"""``safa animate`` and ``safa swap``: every flag does what it says."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from safa.cli import build_parser
+from safa.commands.flags import UPSTREAM, in_our_words
+from safa.data.video import probe, read_frames, write_video
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def _frames(path: Path) -> np.ndarray:
+    return np.stack(list(read_frames(path)))
+
+
+def _face(x: float, y: float, size: float) -> np.ndarray:
+    """68 points whose box is ``size`` px wide and high, around a place."""
+    angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
+    return np.stack([x + size / 2 * np.cos(angle), y + size / 2 * np.sin(angle)], 1).astype(np.float32)
+
+
+@pytest.fixture
+def marked(photo: Path, video: Path) -> tuple[Path, Path]:
+    """Photo and video with landmarks beside them; the fifth frame shows no face."""
+    np.save(photo.with_suffix(".landmarks.npy"), _face(30, 22, 10)[None])
+    points = np.stack([_face(30 + n, 24, 12) for n in range(7)])
+    points[4] = np.nan
+    np.save(video.with_suffix(".landmarks.npy"), points)
+    return photo, video
+
+
+def test_landmarks_beside_the_files_say_where_the_face_is(
+    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+) -> None:
+    code, out, err = safa("animate", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model)
+    assert code == 0
+    assert "7 frames at 12.5 fps" in out
+    assert err == "note: driving.mp4: 1 of 7 frames show no face; the square stays where it was\n"
+    assert safa("animate", *marked, "-o", tmp_path / "b.mp4", "--checkpoint", model, "--no-crop")[2] == ""
+
+
+def test_paste_back_leaves_the_rest_of_the_photo(
+    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photo = marked[0]
+    Image.new("RGB", (50, 40), (90, 160, 220)).save(photo)
+    safa("animate", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model, "--paste-back")
+    frames = _frames(tmp_path / "a.mp4").astype(int)
+    assert frames.shape == (7, 40, 50, 3)
+    assert np.abs(frames[:, :, :15] - (90, 160, 220)).mean() < 4
+    assert np.abs(frames[:, 16:26, 25:35] - (90, 160, 220)).mean() > 8
+
+
+def test_the_grid_is_a_second_film(safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path) -> None:
+    code, out, _ = safa(
+        *("animate", *marked, "-o", tmp_path / "a.mp4"), "--checkpoint", model, "--grid", tmp_path / "g.mp4"
+    )
+    assert code == 0
+    assert f"wrote {tmp_path / 'g.mp4'}" in out
+    assert len(_frames(tmp_path / "g.mp4")) == 7
+    assert probe(tmp_path / "g.mp4").width > 1000
+
+
+def test_sound_rate_and_mark_are_kept(
+    safa: Run, model: Path, video: Path, photo: Path, tmp_path: Path
+) -> None:
+    ffmpeg, sounding = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / "sounding.mp4"
+    command = [ffmpeg, "-loglevel", "error", "-i", str(video), "-f", "lavfi", "-i", "sine=440:d=0.5"]
+    subprocess.run([*command, "-c:v", "copy", "-c:a", "aac", str(sounding)], check=True)
+    arguments = ("--checkpoint", model, "--no-crop")
+    safa("animate", photo, sounding, "-o", tmp_path / "a.mp4", *arguments)
+    safa("animate", photo, sounding, "-o", tmp_path / "b.mp4", *arguments, "--no-sound", "--fps", 25)
+    first, second = probe(tmp_path / "a.mp4"), probe(tmp_path / "b.mp4")
+    assert (first.fps, first.has_sound) == (12.5, True)
+    assert (second.fps, second.has_sound) == (25.0, False)
+    assert b"synthetic: face animation by SAFA" in (tmp_path / "a.mp4").read_bytes()
+
+
+def test_eyes_and_precision(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
+    def made(*flags: object) -> np.ndarray:
+        arguments = ("-o", tmp_path / "a.mp4", "--checkpoint", model, "--no-crop", *flags)
+        assert safa("animate", photo, video, *arguments)[0] == 0
+        return _frames(tmp_path / "a.mp4").astype(int)
+
+    plain = made()
+    assert made("--max-frames", 3).shape[0] == 3
+    half = made("--precision", "bfloat16")
+    assert 0 <= np.abs(half - plain).mean() < 4
+    assert made("--with-eye").shape == plain.shape
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--best-frame", "2"), "--relative"),
+        (("--relative", "--best-frame", "99"), "no frame 99"),
+        (("--fps", "-1"), "--fps"),
+        (("--precision", "float16", "--device", "cpu"), "float16"),
+        (("--batch-size", "0"), "--batch-size"),
+    ],
+)
+def test_flags_that_make_no_sense_are_told(
+    flags: tuple[str, ...], words: str, safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path
+) -> None:
+    result = tmp_path / "a.mp4"
+    code, _, err = safa("animate", photo, video, "-o", result, "--checkpoint", model, "--no-crop", *flags)
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
+    assert not list(tmp_path.glob("*a.mp4"))
+
+
+def test_a_photo_without_a_face_is_told(
+    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+) -> None:
+    np.save(marked[0].with_suffix(".landmarks.npy"), np.full((1, 68, 2), np.nan, np.float32))
+    code, _, err = safa("animate", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model)
+    assert code == 2
+    assert "photo.png: no face found" in err
+    assert "--no-crop" in err
+
+
+def test_a_result_must_be_a_film(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
+    for name in ("a.gif", "a.png", "a"):
+        code, _, err = safa("animate", photo, video, "-o", tmp_path / name, "--checkpoint", model)
+        assert code == 2
+        assert ".mp4" in err
+
+
+def test_swap_leaves_frames_without_a_face_alone(
+    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+) -> None:
+    code, out, err = safa("swap", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model)
+    assert code == 0
+    assert "7 frames at 12.5 fps, 1 of them without a face and untouched" in out
+    assert "no --parser" in err
+    given, made = _frames(marked[1]).astype(int), _frames(tmp_path / "a.mp4").astype(int)
+    assert made.shape == given.shape
+    change = np.abs(made - given)[:, 18:30, 28:40].mean((1, 2, 3))
+    assert change[4] < 0.5 * np.delete(change, 4).min()  # what is left is H.264
+
+
+def test_swap_says_what_is_missing(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
+    arguments = ("swap", photo, video, "-o", tmp_path / "a.mp4", "--checkpoint", model)
+    assert "--parser" not in safa(*arguments, "--use-detection", "--assets", tmp_path)[1]
+    assert "--use-detection" in safa(*arguments, "--use-detection", "--assets", tmp_path)[2]
+    assert "--classes belongs to --parser" in safa(*arguments, "--classes", "skin")[2]
+    (tmp_path / "p.pth").write_text("x")
+    assert (
+        "no class 'beard'" in safa(*arguments, "--parser", tmp_path / "p.pth", "--classes", "skin,beard")[2]
+    )
+
+
+def test_upstream_command_lines_are_understood() -> None:
+    words = (
+        "animate --config config/end2end.yaml --checkpoint C --source_image_pth S --driving_video_pth D "
+        "--result_video_pth R.mp4 --relative --adapt_scale --find_best_frame --with_eye --cpu"
+    )
+    given = build_parser().parse_args(in_our_words(words.split()))
+    assert (given.source, given.driving, given.output, given.device) == ("S", "D", Path("R.mp4"), "cpu")
+    assert given.relative
+    assert given.adapt_scale
+    assert given.find_best_frame
+    assert given.with_eye
+    equals = build_parser().parse_args(
+        in_our_words(["swap", "--driving_video=D", "--source_image=S", "-o", "r.mp4", "--checkpoint=C"])
+    )
+    assert (equals.source, equals.driving) == ("S", "D")
+    assert in_our_words(["doctor", "--cpu"]) == ["doctor", "--cpu"]
+    assert all(ours.startswith("--") for ours in UPSTREAM.values())
+
+
+def test_a_folder_drives(safa: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((40, 40, 3), 80 * number, np.uint8)).save(folder / f"{number}.png")
+    code, out, _ = safa(
+        "animate", photo, folder, "-o", tmp_path / "a.mp4", "--checkpoint", model, "--no-crop"
+    )
+    assert code == 0
+    assert "3 frames at 25 fps" in out
+
+
+def test_a_failed_film_leaves_neither(safa: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.mp4"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8)
+    write_video(whole, iter(noise), 25.0, crf=5)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    result = ("-o", tmp_path / "a.mp4", "--grid", tmp_path / "g.mp4")
+    code, _, err = safa("animate", photo, cut, *result, "--checkpoint", model, "--no-crop")
+    assert code == 2
+    assert "cut.mp4" in err
+    assert not (tmp_path / "a.mp4").exists()
+    assert not (tmp_path / "g.mp4").exists()

@@ -1,0 +1,148 @@
+"""Photos and films in, films out: what the model is shown, and from where motion is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from safa.config import ModelConfig, parse_settings
+from safa.errors import UserError
+from safa.head.assets import HeadAssets
+from safa.inference.face_animator import FaceAnimator
+from safa.inference.facebox import cut
+from safa.models.safa import Safa
+from safa.pictures.canvas import Picture
+
+SIZE = 32
+
+
+class Finder:
+    """Knows faces as red squares; a frame without red shows none."""
+
+    def squares(self, frames: Iterable[Picture]) -> Iterator[np.ndarray]:
+        for frame in frames:
+            found = self.faces(frame)
+            yield found[0] if found else np.full(3, np.nan)
+
+    def faces(self, frame: Picture) -> list[np.ndarray]:
+        rows, columns = np.nonzero(frame[..., 0] > 200)
+        if not len(rows):
+            return []
+        return [np.array([columns.mean() + 0.5, rows.mean() + 0.5, 2.0 * (np.ptp(columns) + 1)])]
+
+
+def _frame(x: int, *, face: bool = True) -> Picture:
+    frame = np.random.default_rng(x).integers(0, 120, (60, 90, 3)).astype(np.uint8)
+    if face:
+        frame[20:36, x : x + 16] = (255, 40, 40)
+    return frame
+
+
+@pytest.fixture
+def animator(tiny_model: dict[str, Any], toy_head: HeadAssets) -> FaceAnimator:
+    torch.manual_seed(0)
+    model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
+    torch.nn.init.normal_(model.tdmm.encoder.fc.weight, std=0.05)  # at zero, all heads are the same
+    return FaceAnimator(model, torch.device("cpu"), batch_size=3, finder=Finder())
+
+
+@pytest.fixture
+def references(animator: FaceAnimator, monkeypatch: pytest.MonkeyPatch) -> list[Picture | None]:
+    """Every reference that the model is given."""
+    seen: list[Picture | None] = []
+    plain = animator.engine.animate
+
+    def recorded(source: Any, driving: Any, transfer: Any, reference: Any = None) -> Any:
+        seen.append(reference)
+        return plain(source, driving, transfer, reference)
+
+    monkeypatch.setattr(animator.engine, "animate", recorded)
+    return seen
+
+
+def test_the_model_sees_the_face_wherever_it_is(animator: FaceAnimator) -> None:
+    film = animator.animate(_frame(8), [_frame(10 + n) for n in range(7)])
+    shots = list(film.shots)
+    assert (film.count, len(shots)) == (7, 7)
+    for shot in shots:
+        rows, columns = np.nonzero(shot.driving[..., 0] > 200)
+        assert abs(rows.mean() - 15.5) < 2
+        assert abs(columns.mean() - 15.5) < 4  # the square is steady, the face moves in it
+
+
+def test_without_crop_the_middle_square_is_shown(animator: FaceAnimator) -> None:
+    frames = [_frame(10 + n) for n in range(3)]
+    shots = list(animator.animate(_frame(8), frames, crop=False).shots)
+    assert (shots[1].driving == cut(frames[1], np.array([45.0, 30.0, 60.0]), SIZE)).all()
+
+
+def test_motion_is_measured_from_the_frame_that_was_asked_for(
+    animator: FaceAnimator, references: list[Picture | None]
+) -> None:
+    frames = [_frame(10 + n) for n in range(4)]
+    shots = list(animator.animate(_frame(8), frames, relative=True, best_frame=2).shots)
+    assert references[0] is not None
+    assert (references[0] == shots[2].driving).all()
+    list(animator.animate(_frame(8), frames, relative=True))
+    assert references[1] is None
+    with pytest.raises(UserError, match="no frame 9"):
+        animator.animate(_frame(8), frames, relative=True, best_frame=9)
+
+
+def test_the_most_alike_frame_is_found(animator: FaceAnimator, references: list[Picture | None]) -> None:
+    frames = [np.random.default_rng(n).integers(0, 255, (40, 40, 3)).astype(np.uint8) for n in range(5)]
+    list(animator.animate(frames[3], frames, relative=True, best_frame="find", crop=False))
+    assert references[0] is not None
+    assert (references[0] == cut(frames[3], np.array([20.0, 20.0, 40.0]), SIZE)).all()
+
+
+def test_frames_come_one_by_one(animator: FaceAnimator) -> None:
+    """A long film never sits in memory: no more frames are read than a batch beyond what was asked for."""
+    read = 0
+
+    def frames() -> Iterator[Picture]:
+        nonlocal read
+        for n in range(1000):
+            read += 1
+            yield _frame(10 + n % 5)
+
+    film = iter(animator.animate(_frame(8), frames()))
+    for _ in range(4):
+        assert next(film).shape == (SIZE, SIZE, 3)
+    assert read <= 4 + 3
+
+
+def test_frames_without_a_face_pass_a_swap_untouched(animator: FaceAnimator) -> None:
+    frames = [_frame(10 + n, face=n not in (1, 5)) for n in range(7)]
+    shots = list(animator.swap(_frame(8), frames).shots)
+    assert [shot.changed for shot in shots] == [n not in (1, 5) for n in range(7)]
+    assert (shots[5].picture == frames[5]).all()
+    assert (shots[2].picture != frames[2]).any()
+    assert (shots[2].picture[:, 60:] == frames[2][:, 60:]).all()
+
+
+def test_a_film_is_rebuilt_from_its_first_frame(animator: FaceAnimator) -> None:
+    assert len(list(animator.reconstruct([_frame(10 + n) for n in range(5)]))) == 5
+
+
+def test_nobody_in_sight_is_told(animator: FaceAnimator) -> None:
+    blank = _frame(8, face=False)
+    with pytest.raises(UserError, match="no face found"):
+        animator.animate(blank, [_frame(9)])
+    with pytest.raises(UserError, match="no face found in any frame"):
+        animator.animate(_frame(8), [blank, blank])
+    with pytest.raises(UserError, match="no best frame"):
+        animator.animate(_frame(8), iter([_frame(9)]), relative=True, best_frame="find")
+
+
+def test_a_mesh_and_its_landmarks_lie_on_the_photo(animator: FaceAnimator, tmp_path: Path) -> None:
+    Image.fromarray(_frame(50)).save(tmp_path / "a.png")
+    head = animator.mesh(tmp_path / "a.png")
+    assert head.mesh.vertices.shape == (98, 3)
+    assert np.abs(head.landmarks.mean(0) - head.square[:2]).max() < head.square[2]
