@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
 from safa.data.images import encode_image
-from safa.data.landmarks import Marked, Points, read_sidecar, shown_at
+from safa.data.landmarks import Marked, read_sidecar, shown_at
 from safa.data.picture_folder import PictureFolder
 from safa.data.schema import CLIP_SCHEMA, NUM_LANDMARKS, Code, Refused
 from safa.data.sources import ClipJob
@@ -100,7 +100,7 @@ _Marker = Callable[[list[Frame], int], Marked]
 
 def _marker(config: PreprocessConfig, cut: _Cut, video: Path, find: FindLandmarks | None) -> _Marker:
     if isinstance(config.landmarks, SidecarLandmarks):
-        return _sidecar_marker(config, cut, read_sidecar(video, config.landmarks.folder))
+        return _sidecar_marker(config, cut, video, config.landmarks.folder)
     if isinstance(config.landmarks, NoLandmarks):
         return lambda piece, first: _unmarked(len(piece))
     assert find is not None, "landmarks are to be found, but nothing finds them"
@@ -113,10 +113,13 @@ def _unmarked(count: int) -> Marked:
     )
 
 
-def _sidecar_marker(config: PreprocessConfig, cut: _Cut, points: Points) -> _Marker:
+def _sidecar_marker(config: PreprocessConfig, cut: _Cut, video: Path, folder: Path | None) -> _Marker:
     """Landmarks of the file's frames, looked up by what each stored frame shows, moved into the cut."""
+    table = read_sidecar(video, folder)
 
     def mark(piece: list[Frame], first: int) -> Marked:
+        # A map is opened afresh: the pages that a long one touches would count as ours until it is closed.
+        points = read_sidecar(video, folder) if isinstance(table, np.memmap) else table
         shown = cut.source_frames(np.arange(first, first + len(piece)), config.fps)
         marked = _unmarked(len(piece))
         known = shown < len(points)  # the sidecar may end before the video

@@ -27,6 +27,7 @@ Frame = NDArray[np.uint8]
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 
 EARLY = 1.0  # seconds before a span at which decoding starts; longer than any frame is shown
+LATE = 1e-3  # seconds by which frames are moved: those half-way between two places always take the later one
 
 
 class DecodeError(Exception):
@@ -138,7 +139,7 @@ def _stretch(path: Path, span: Span) -> Any:
     begin = span.start / span.fps
     skipped = max(0.0, begin - EARLY)
     stream = ffmpeg.input(f"file:{path}", **({"ss": skipped} if skipped else {})).video
-    stream = stream.filter("setpts", f"PTS-{begin - skipped}/TB")
+    stream = stream.filter("setpts", f"PTS-({begin - skipped - LATE})/TB")
     stream = stream.filter("fps", fps=span.fps, start_time=0)
     return stream.filter("trim", end_frame=span.end - span.start)
 

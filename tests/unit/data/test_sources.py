@@ -1,0 +1,228 @@
+"""Where clips come from: lists with their faults, folders of crops, landmark tables; and one clip of each."""
+
+from __future__ import annotations
+
+import csv
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from safa.config.preprocess import (
+    ClipsSource,
+    MetadataSource,
+    NoLandmarks,
+    PreprocessConfig,
+    SidecarLandmarks,
+    UrlFetch,
+)
+from safa.data.clip_maker import make_clip
+from safa.data.landmarks import points_of_dictionary, read_sidecar, shown_at, shown_frames
+from safa.data.plan import Rates, plan_of
+from safa.data.schema import Code, Refused
+from safa.data.sources import COLUMNS, ClipJob, Listing, list_jobs
+from safa.data.store import ClipStore
+from safa.data.video import Span, read_frames, write_video
+from safa.errors import UserError
+
+FRAMES = 36
+
+
+def _line(video: str = "v", start: int = 0, split: str = "train") -> list[object]:
+    return [video, start, start + 100, "0-0-300-300", 25, 1280, 720, split, "id1"]
+
+
+def _listing(folder: Path, lines: list[list[object]], encoding: str = "utf-8") -> Listing:
+    with (folder / "list.csv").open("w", newline="", encoding=encoding) as file:
+        csv.writer(file).writerows([list(COLUMNS), *lines])
+    return list_jobs(MetadataSource(kind="metadata", csv=folder / "list.csv", videos=folder))
+
+
+def test_a_line_given_twice_is_one_clip_and_one_duplicate(tmp_path: Path) -> None:
+    listing = _listing(tmp_path, [_line(), _line(start=5), _line()])
+    assert [job.start for job in listing.jobs] == [0, 5]
+    (row,) = listing.bad_rows
+    assert (row.name, row.code) == ("list.csv:4", Code.DUPLICATE)
+    assert "line 2" in row.detail
+
+
+@pytest.mark.parametrize("order", [("train", "test"), ("test", "train"), ("train", "test", "train")])
+def test_a_clip_listed_for_both_splits_stays_held_out(order: tuple[str, ...], tmp_path: Path) -> None:
+    listing = _listing(tmp_path, [_line(split=split) for split in order])
+    assert [job.split for job in listing.jobs] == ["test"]
+    assert len(listing.bad_rows) == len(order) - 1
+    assert len({row.name for row in listing.bad_rows}) == len(order) - 1
+
+
+def test_ids_of_youtube_may_begin_with_a_dash(tmp_path: Path) -> None:
+    (job,) = _listing(tmp_path, [_line("-0bOHt1DGgo")]).jobs
+    assert job.clip_id == "id1#-0bOHt1DGgo#000000#000100"
+    assert ClipJob.from_json(job.to_json()) == job
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    assert len(_listing(tmp_path, [_line()], "utf-8-sig").jobs) == 1
+
+
+def test_a_folder_of_videos_is_needed_only_without_a_fetcher(tmp_path: Path) -> None:
+    _listing(tmp_path, [_line()])
+    source = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path / "later")
+    with pytest.raises(UserError, match="no such folder of videos"):
+        list_jobs(source)
+    fetch = UrlFetch(kind="url", url="http://host/{video_id}.mp4")
+    assert len(list_jobs(source.model_copy(update={"fetch": fetch})).jobs) == 1
+
+
+# ---- landmark tables ---------------------------------------------------------------------------------------
+
+
+def test_the_references_tables(tmp_path: Path) -> None:
+    points = np.arange(136, dtype=np.float64).reshape(68, 2)
+    for table in (
+        {0: {"ldmk": points}, 3: {"ldmk": points + 1}},
+        {"0000000.png": {"ldmk": points}, "0000003.png": {"ldmk": points + 1}},
+        {0: {"ldmk": points}, 2: {"ldmk": None}, 3: {"ldmk": points + 1}},
+    ):
+        (tmp_path / "clip.pkl").write_bytes(pickle.dumps(table))
+        found = read_sidecar(tmp_path / "clip.mp4")
+        assert found.dtype == np.float32
+        assert np.isnan(found[1:3]).all()
+        np.testing.assert_array_equal(found[3], points + 1)
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch trapped",)
+
+
+def test_a_pickle_that_would_run_something_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.pkl").write_bytes(pickle.dumps({0: _Trap()}))
+    with pytest.raises(Refused, match="not plain data") as caught:
+        read_sidecar(tmp_path / "clip.mp4")
+    assert caught.value.code is Code.DECODE
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [{}, [1], {"x": {"ldmk": np.zeros((68, 2))}}, {0: {"ldmk": np.zeros((5, 2))}}, {10**12: {}}, {-1: {}}],
+)
+def test_tables_of_another_kind(table: object) -> None:
+    with pytest.raises(ValueError, match="not "):
+        points_of_dictionary(table)
+
+
+@given(st.sampled_from([23.976, 24.0, 25.0, 29.97, 30.0, 50.0, 59.94]), st.sampled_from([12.5, 25.0, 30.0]))
+def test_shown_at_is_shown_frames_anywhere(source_fps: float, fps: float) -> None:
+    everywhere = shown_frames(3000, source_fps, fps)
+    for numbers in (np.arange(0, 40), np.arange(2900, 3000), np.array([7, 1234])):
+        np.testing.assert_array_equal(shown_at(numbers, source_fps, fps), everywhere[numbers])
+
+
+# ---- clips -------------------------------------------------------------------------------------------------
+
+
+def _marked(count: int) -> np.ndarray:
+    """Landmarks of frame n are all at (n, n)."""
+    return np.tile(np.arange(count, dtype=np.float32)[:, None, None], (1, 68, 2))
+
+
+def _grey(count: int, size: int = 64) -> Iterator[np.ndarray]:
+    for number in range(count):
+        yield np.full((size, size, 3), 4 * number + 20, np.uint8)
+
+
+def _config(tmp_path: Path, **changes: object) -> PreprocessConfig:
+    source = ClipsSource(kind="clips", folder=tmp_path)
+    settings = {"source": source, "out": tmp_path / "out", "size": 32, "min_frames": 4, "min_box": 32}
+    return PreprocessConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def _store(tmp_path: Path) -> ClipStore:
+    return ClipStore(tmp_path / "out" / "clips")
+
+
+@pytest.mark.parametrize("start", [0, 20])
+def test_sidecars_follow_the_films_own_frames_whatever_the_lists_rate(tmp_path: Path, start: int) -> None:
+    """A 30 fps film, listed at 25 fps: each stored frame must have the landmarks of what it shows."""
+    write_video(tmp_path / "v.mp4", _grey(FRAMES * 3 // 2), 30.0, crf=1)
+    np.save(tmp_path / "v.landmarks.npy", _marked(FRAMES * 3 // 2))
+    job = ClipJob("c", "p", "v", "train", str(tmp_path / "v.mp4"), start, start + 20, 25.0, None, None, None)
+    assert make_clip(job, _config(tmp_path, encoding={"format": "png"})) == 20
+    shown = [(frame.mean() - 20) / 4 for frame in _store(tmp_path).frames("c", range(20))]
+    marked = _store(tmp_path).landmarks("c")[:, 0, 0] * 2  # 64 px became 32
+    np.testing.assert_allclose(marked, shown, atol=0.6)
+
+
+@pytest.mark.parametrize("start", [1, 7, 26, 40])
+def test_a_span_is_the_same_wherever_decoding_starts(tmp_path: Path, start: int) -> None:
+    write_video(tmp_path / "v.mp4", _grey(58), 30.0, crf=1)
+    whole = [frame.mean() for frame in read_frames(tmp_path / "v.mp4", span=Span(0, 48, 25.0))]
+    part = [frame.mean() for frame in read_frames(tmp_path / "v.mp4", span=Span(start, 48, 25.0))]
+    np.testing.assert_allclose(part, whole[start:], atol=0.5)
+
+
+def test_a_folder_of_pngs_is_a_clip(tmp_path: Path) -> None:
+    name = "p1#v1#000100#000136"
+    folder = tmp_path / name
+    folder.mkdir()
+    for number, frame in enumerate(_grey(FRAMES)):
+        Image.fromarray(frame).save(folder / f"{number:07d}.png")
+    table = {f"{n:07d}.png": {"ldmk": points} for n, points in enumerate(_marked(FRAMES))}
+    (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(table))
+    (tmp_path / "empty").mkdir()
+    (job,) = list_jobs(ClipsSource(kind="clips", folder=tmp_path)).jobs
+    assert (job.person_id, job.video_id, job.start) == ("p1", "v1", 100)
+    assert make_clip(job, _config(tmp_path, encoding={"format": "png"})) == FRAMES
+    store = _store(tmp_path)
+    assert store.frames(name, [9])[0].mean() == 56
+    np.testing.assert_allclose(store.landmarks(name)[:, 5, 1], np.arange(FRAMES) / 2)
+    half = _config(tmp_path, fps=12.5, out=tmp_path / "half")
+    assert make_clip(job, half) == FRAMES // 2
+    (folder / "0000007.png").unlink()
+    with pytest.raises(Refused, match="without gaps"):
+        make_clip(job, half)
+
+
+def test_clips_without_landmarks_are_stored_only_on_demand(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", _grey(FRAMES), 25.0)
+    (job,) = list_jobs(ClipsSource(kind="clips", folder=tmp_path)).jobs
+    with pytest.raises(Refused) as caught:
+        make_clip(job, _config(tmp_path))
+    assert caught.value.code is Code.NO_LANDMARKS
+    assert make_clip(job, _config(tmp_path, landmarks=NoLandmarks(kind="none"))) == FRAMES
+    assert np.isnan(_store(tmp_path).landmarks("v")).all()
+
+
+def test_landmarks_of_another_folder(tmp_path: Path) -> None:
+    write_video(tmp_path / "v.mp4", _grey(FRAMES), 25.0)
+    (tmp_path / "marks").mkdir()
+    np.save(tmp_path / "marks" / "v.landmarks.npy", _marked(FRAMES))
+    (job,) = list_jobs(ClipsSource(kind="clips", folder=tmp_path)).jobs
+    assert make_clip(job, _config(tmp_path, landmarks=SidecarLandmarks(folder=tmp_path / "marks"))) == FRAMES
+
+
+# ---- plan --------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_adds_up(tmp_path: Path) -> None:
+    listing = _listing(tmp_path, [_line(start=100 * n) for n in range(9)] + [_line("w")])
+    rates = Rates(
+        frames_per_core_s=50.0, bytes_per_frame=1000.0, landmarks_per_gpu_s=None, video_mb_per_s=1.0
+    )
+    plan = plan_of(_config(tmp_path, size=256), listing.jobs, unusable=2, done=3, rates=rates)
+    assert (plan.clips, plan.videos, plan.unusable, plan.done) == (10, 2, 2, 3)
+    assert plan.hours == pytest.approx(40 / 3600)
+    assert plan.core_hours == pytest.approx(1000 / 50 / 3600)
+    assert plan.stored_bytes == 1_000_000
+    assert "10 of 2 videos (3 done, 2 unusable lines)" in plan.as_text()
+    assert plan_of(_config(tmp_path, size=512), listing.jobs, 0, 0, rates).stored_bytes == 4_000_000
