@@ -16,9 +16,16 @@ from PIL import Image
 from safa.app import page as safa_page
 from safa.cli import build_parser
 from safa.data.video import probe
+from safa.inference import heads
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def small_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "TURN_FRAMES", 3)
+    monkeypatch.setattr(heads, "SIZE", 64)
 
 
 def test_photos_and_films_become_heads(
