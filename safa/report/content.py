@@ -139,12 +139,12 @@ def metrics_json(content: ReportContent) -> dict[str, Any]:
 
 def _numbers(lines: Sequence[Headline]) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
-    intervals: dict[str, tuple[float, float]] = {}
+    intervals: dict[str, list[float]] = {}
     for line in lines:
         sides = (("", line.value, line.interval), (COPY_SOURCE, line.copy_source, line.copy_interval))
         for side, value, interval in sides:
             if math.isfinite(value):
                 numbers[line.metric.key + side] = value
             if interval.known:
-                intervals[line.metric.key + side] = (interval.low, interval.high)
+                intervals[line.metric.key + side] = [interval.low, interval.high]
     return numbers | ({"intervals": intervals} if intervals else {})

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, TransferConfig
+from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, PictureConfig, TransferConfig
 from safa.data.schema import Code, Refused
 from safa.data.store import ClipStore
 from safa.data.video import probe, read_frames
@@ -237,3 +237,33 @@ def test_one_frame_is_too_short(
     with pytest.raises(Refused) as refusal:
         evaluator(model, clips).run(REBUILD, tmp_path / "out")
     assert refusal.value.code == Code.TOO_SHORT
+
+
+def test_a_long_clip_is_never_whole_in_memory(
+    model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A clip of many pieces: encoded frames and landmarks of one piece at a time, of a batch decoded."""
+    row = clip_row("dan", "test")
+    name = "dan#v#000000#000060"
+    pieces = [row | {"clip_id": name, "end": 60, "piece": piece} for piece in range(10)]
+    store = WatchedStore(write_clips(tmp_path / "clips", pieces), cache_bytes=0)
+    config = EvaluateConfig(model=Path("m"), clips=Path("c"), out=Path("o"), pictures=PictureConfig(panel=32))
+    clips = ClipEvaluator(Animator(model, batch_size=4), store, config)
+    assert clips.run(EvaluationJob("reconstruction", name, name), tmp_path / "out").n_frames == 60
+    assert store.most_pieces == 1
+    assert store.landmarks_calls == 0
+
+
+class WatchedStore(ClipStore):
+    """Counts what it holds."""
+
+    most_pieces = landmarks_calls = 0
+
+    def frames(self, clip_id: str, indices: Any) -> Any:
+        found = super().frames(clip_id, indices)
+        self.most_pieces = max(self.most_pieces, len(self._pieces))
+        return found
+
+    def landmarks(self, clip_id: str) -> Any:
+        self.landmarks_calls += 1
+        return super().landmarks(clip_id)
