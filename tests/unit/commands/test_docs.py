@@ -1,0 +1,60 @@
+"""docs/cli.md is the command line of today, and docs/python.md runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+from safa import load
+from safa.cli import build_parser
+from safa.commands.flags import UPSTREAM, UPSTREAM_POSITIONALS, in_our_words
+from safa.inference.face_animator import FaceAnimator
+from safa.inference.film import Film
+from safa.inference.heads import Head
+
+DOCS = Path(__file__).parents[3] / "docs"
+CLI, PYTHON = ((DOCS / name).read_text(encoding="utf-8") for name in ("cli.md", "python.md"))
+
+
+def test_the_flags_are_those_of_today() -> None:
+    spec = importlib.util.spec_from_file_location("cli_flags", DOCS / "cli_flags.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.with_flags(CLI) == CLI, "run `python docs/cli_flags.py`"
+
+
+def test_the_command_lines_parse() -> None:
+    commands = re.findall(r"^safa (.+)$", CLI, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        build_parser().parse_args(in_our_words(command.split()))
+
+
+def test_every_flag_of_upstream_is_told() -> None:
+    names = [*UPSTREAM, *(name for names in UPSTREAM_POSITIONALS for name in names)]
+    assert all(f"`{name}`" in CLI for name in names if name != "--use_detection")
+
+
+def test_the_python_page_names_what_is_there() -> None:
+    for code in re.findall(r"```python\n(.*?)```", PYTHON, re.DOTALL):
+        ast.parse(code)
+    options = re.findall(r"`(\w+)=", PYTHON[PYTHON.index("## Options") : PYTHON.index("## Heads")])
+    assert set(options) == set(inspect.signature(FaceAnimator.animate).parameters) - {
+        "self",
+        "source",
+        "driving",
+    }
+    for name in re.findall(r"^\| `(\w+)\(", PYTHON, re.MULTILINE):
+        assert callable(getattr(FaceAnimator, name))
+    for name in re.findall(r"`film\.(\w+)", PYTHON):
+        assert name in Film.__dataclass_fields__ or hasattr(Film, name)
+    for name in re.findall(r"head\.(\w+)", PYTHON):
+        assert hasattr(Head, name)
+    defaults = {name: p.default for name, p in inspect.signature(load).parameters.items()}
+    for name, value in re.findall(r'(\w+)="?(\w+)"?[,)]', PYTHON[PYTHON.index("`safa.load(") :][:200]):
+        assert str(defaults[name]) == value
