@@ -79,7 +79,7 @@ def build_page(workshop: Workshop, limits: Limits, examples: Path) -> Any:
 
 
 def _animate_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
-    photo, video, example, preview, seen = _inputs(gr, "Video whose motion it takes on")
+    photo, video, example, preview, seen = _inputs(gr)
     with gr.Row():
         relative = gr.Checkbox(True, label="Relative motion")
         adapt = gr.Checkbox(True, label="Adapt to face size")
@@ -104,7 +104,7 @@ def _animate_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
 
 
 def _swap_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
-    photo, video, example, preview, seen = _inputs(gr, "Video that the face goes into")
+    photo, video, example, preview, seen = _inputs(gr)
     with gr.Row():
         crop = gr.Checkbox(True, label=FRAME)
         grid = gr.Checkbox(False, label="Show what the model did")
@@ -140,11 +140,11 @@ def _head_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
     example.click(lambda: (str(make_example(examples).photo), False), None, [photo, crop])
 
 
-def _inputs(gr: Any, video_label: str) -> tuple[Any, ...]:
+def _inputs(gr: Any) -> tuple[Any, ...]:
     """Photo, video, and what the model will see of them."""
     with gr.Row():
         photo = _photo(gr)
-        video = gr.Video(label=video_label, height=300, sources=["upload"])
+        video = gr.Video(label="Video", height=300, sources=["upload"])
         seen = gr.Gallery(label="What the model will see", columns=2, height=300, object_fit="contain")
     with gr.Row():
         example = gr.Button("Load an example", size="sm")
@@ -204,9 +204,11 @@ def _told(gr: Any, work: Callable[[], Made]) -> Made:
     try:
         return work()
     except UserError as error:
-        raise gr.Error(str(error), duration=None, title="That did not work", print_exception=False) from None
+        where = Path(error.where).name  # the user knows the file's name, not where the page keeps it
+        line = str(UserError(error.what, where, error.fix))
     except ValueError as error:
-        raise gr.Error(str(error), duration=None, title="That did not work", print_exception=False) from None
+        line = str(error)
+    raise gr.Error(line, duration=None, title="That did not work", print_exception=False)
 
 
 def _theme() -> Any:

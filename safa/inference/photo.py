@@ -45,7 +45,11 @@ def read_photo(path: Path) -> Photo:
             upright = ImageOps.exif_transpose(picture)
     except FileNotFoundError:
         raise UserError("no such photo", str(path), "Check the path.") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError:
+        raise UserError(
+            "not a readable photo (of no known format)", str(path), "Give a JPEG or PNG."
+        ) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"not a readable photo ({error})", str(path), "Give a JPEG or PNG.") from None
     rgb, note = _to_rgb(upright, path)
     return Photo(np.asarray(rgb), (f"{path.name} {note}",) if note else ())

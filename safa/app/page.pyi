@@ -1,0 +1,237 @@
+"""The page itself: what stands where, and which button does what."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safa.app.examples import make_example
+from safa.app.limits import Limits
+from safa.app.work import Workshop
+from safa.errors import UserError
+from safa.inference.face_animator import FaceAnimator
+
+Made = TypeVar("Made")
+
+TITLE = "SAFA: face animation"
+INTRO = (
+    "A photo of a face takes on the motion of a video. Use it only with the consent of the people shown; "
+    "every result is marked as synthetic in its file."
+)
+FRAME = "Find the face (else the middle square is taken)"
+CSS = ".gradio-container {max-width: 1180px !important; margin: auto} footer {display: none !important}"
+MODEL = "model"  # one job at a time uses it
+
+def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, port: int) -> None:
+    """Load the model, then serve the page until Ctrl-C.
+
+    Raises:
+        UserError: Gradio is missing, the model can't be loaded, or the port is taken.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("Gradio is not installed", "safa app", "Install it: pip install 'safa[app]'.")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported: it must not call home
+    with tempfile.TemporaryDirectory(prefix="safa-app-") as folder:
+        # Gradio's copies of uploads go with ours when the server stops.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        workshop = Workshop(open_model(), limits, Path(folder))
+        page = build_page(workshop, limits, Path(folder) / "example")
+        sys.stdout.write(f"serving at http://{host}:{port} until Ctrl-C\n")
+        sys.stdout.flush()
+        try:
+            page.launch(
+                quiet=True,
+                server_name=host,
+                server_port=port,
+                share=False,
+                max_file_size=f"{limits.max_mb:g}mb",
+                allowed_paths=[folder],
+                theme=_theme(),
+                css=CSS,
+                footer_links=[],
+                ssr_mode=False,
+            )
+        except OSError as error:
+            fix = "Give another --port."
+            raise UserError(f"cannot serve there ({error})", f"{host}:{port}", fix) from None
+
+def build_page(workshop: Workshop, limits: Limits, examples: Path) -> Any:
+    """The page as ``gradio.Blocks``, not yet served."""
+    import gradio as gr
+
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(f"# {TITLE}\n{INTRO}")
+        gr.Markdown(f"Videos of up to {limits.max_seconds:g} s, files of up to {limits.max_mb:g} MB.")
+        with gr.Tab("Animate"):
+            _animate_tab(gr, workshop, examples)
+        with gr.Tab("Swap"):
+            _swap_tab(gr, workshop, examples)
+        with gr.Tab("3D head"):
+            _head_tab(gr, workshop, examples)
+    return page
+
+def _animate_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
+    photo, video, example, preview, seen = _inputs(gr, "Video whose motion it takes on")
+    with gr.Row():
+        relative = gr.Checkbox(True, label="Relative motion")
+        adapt = gr.Checkbox(True, label="Adapt to face size")
+        best = gr.Checkbox(False, label="Start from the most alike frame")
+        eyes = gr.Checkbox(False, label="Eyes from the photo")
+    with gr.Row():
+        crop = gr.Checkbox(True, label=FRAME)
+        back = gr.Checkbox(False, label="Back into the whole photo")
+        grid = gr.Checkbox(False, label="Show what the model did")
+    run = gr.Button("Animate", variant="primary", elem_id="animate-run")
+    driving, result, second, download, message = _outputs(gr, "animate")
+
+    def work(*given: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008  (how Gradio finds it)
+        names = ("relative", "adapt_scale", "find_best_frame", "with_eyes", "paste_back", "crop", "grid")
+        options = dict(zip(names, given[2:], strict=True))
+        done = _told(gr, lambda: workshop.animate(given[0], given[1], progress, **options))
+        return given[1], str(done.video), _second(gr, done.grid), str(done.video), done.message
+
+    inputs = [photo, video, relative, adapt, best, eyes, back, crop, grid]
+    run.click(work, inputs, [driving, result, second, download, message], concurrency_id=MODEL)
+    _connect(gr, workshop, examples, (photo, video, example, preview, seen, crop))
+
+def _swap_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
+    photo, video, example, preview, seen = _inputs(gr, "Video that the face goes into")
+    with gr.Row():
+        crop = gr.Checkbox(True, label=FRAME)
+        grid = gr.Checkbox(False, label="Show what the model did")
+    run = gr.Button("Swap", variant="primary", elem_id="swap-run")
+    driving, result, second, download, message = _outputs(gr, "swap")
+
+    def work(*given: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+        done = _told(gr, lambda: workshop.swap(given[0], given[1], progress, crop=given[2], grid=given[3]))
+        return given[1], str(done.video), _second(gr, done.grid), str(done.video), done.message
+
+    outputs = [driving, result, second, download, message]
+    run.click(work, [photo, video, crop, grid], outputs, concurrency_id=MODEL)
+    _connect(gr, workshop, examples, (photo, video, example, preview, seen, crop))
+
+def _head_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
+    with gr.Row():
+        photo = _photo(gr)
+        overlay = gr.Image(label="Photo, and the head over it", interactive=False, height=300)
+        turntable = gr.Video(label="Turntable", interactive=False, height=300, loop=True)
+    with gr.Row():
+        example = gr.Button("Load an example", size="sm")
+        crop = gr.Checkbox(True, label=FRAME)
+    run = gr.Button("Reconstruct", variant="primary", elem_id="head-run")
+    message = gr.Markdown()
+    download = gr.DownloadButton("Download mesh, texture and landmarks (.zip)")
+
+    def work(path: str | None, find: bool) -> Any:
+        done = _told(gr, lambda: workshop.reconstruct(path, crop=find))
+        return str(done.overlay), str(done.turntable), str(done.archive), done.message
+
+    run.click(work, [photo, crop], [overlay, turntable, download, message], concurrency_id=MODEL)
+    example.click(lambda: (str(make_example(examples).photo), False), None, [photo, crop])
+
+def _inputs(gr: Any, video_label: str) -> tuple[Any, ...]:
+    """Photo, video, and what the model will see of them."""
+    with gr.Row():
+        photo = _photo(gr)
+        video = gr.Video(label=video_label, height=300, sources=["upload"])
+        seen = gr.Gallery(label="What the model will see", columns=2, height=300, object_fit="contain")
+    with gr.Row():
+        example = gr.Button("Load an example", size="sm")
+        preview = gr.Button("Preview crop and landmarks", size="sm")
+    return photo, video, example, preview, seen
+
+def _photo(gr: Any) -> Any:
+    class Photo(gr.Image):
+        """Hands the file on as it is: Gradio would fail at a bad one, and convert others without a word."""
+
+        is_template = True  # drawn as its base class is
+
+        def preprocess(self, payload: Any) -> str | None:
+            return None if payload is None else payload.path
+
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+    from typing import TYPE_CHECKING
+
+    if TYPE_CHECKING:
+        pass
+    from typing import TYPE_CHECKING
+
+    if TYPE_CHECKING:
+        pass
+    from typing import TYPE_CHECKING
+
+    if TYPE_CHECKING:
+        pass
+
+    sources = ["upload", "clipboard"]
+    return Photo(label="Photo", type="filepath", image_mode=None, height=300, sources=sources)
+
+def _outputs(gr: Any, name: str) -> tuple[Any, ...]:
+    """The result beside the driving video, a message, a download."""
+    message = gr.Markdown(elem_id=f"{name}-message")
+    with gr.Row():
+        driving = gr.Video(label="Driving video", interactive=False, height=340)
+        result = gr.Video(
+            label="Result", interactive=False, height=340, elem_id=f"{name}-result", autoplay=True
+        )
+    second = gr.Video(label="What the model did", interactive=False, visible=False)
+    download = gr.DownloadButton("Download the result", elem_id=f"{name}-download")
+    return driving, result, second, download, message
+
+def _second(gr: Any, path: Path | None) -> Any:
+    return gr.update(value=None if path is None else str(path), visible=path is not None)
+
+def _connect(gr: Any, workshop: Workshop, examples: Path, parts: tuple[Any, ...]) -> None:
+    """The buttons for an example and for the preview."""
+    photo, video, example, preview, seen, crop = parts
+
+    def load() -> tuple[str, str, bool]:
+        made = make_example(examples)
+        return str(made.photo), str(made.video), False
+
+    example.click(load, None, [photo, video, crop])
+    preview.click(
+        lambda image, film: _told(gr, lambda: workshop.preview(image, film)),
+        [photo, video],
+        seen,
+        concurrency_id=MODEL,
+    )
+
+def _told(gr: Any, work: Callable[[], Made]) -> Made:
+    """Run it; what the user can mend becomes a message on the page."""
+    try:
+        return work()
+    except UserError as error:
+        raise gr.Error(str(error), duration=None, title="That did not work", print_exception=False) from None
+    except ValueError as error:
+        raise gr.Error(str(error), duration=None, title="That did not work", print_exception=False) from None
+
+def _theme() -> Any:
+    """Fonts of the system: the page needs no network."""
+    import gradio as gr
+
+    fonts = ["system-ui", "sans-serif"]
+    return gr.themes.Soft(font=fonts, font_mono=["ui-monospace", "monospace"])

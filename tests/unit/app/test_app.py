@@ -1,0 +1,144 @@
+"""The page: what it refuses and in which words, what its buttons do, and that it can be built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from safa.app.limits import Limits
+from safa.app.page import _told, build_page
+from safa.app.work import KEPT_RUNS, Workshop
+from safa.config import ModelConfig, parse_settings
+from safa.data.video import probe, write_video
+from safa.errors import UserError
+from safa.head.assets import HeadAssets
+from safa.inference import heads
+from safa.inference.face_animator import FaceAnimator
+from safa.models.safa import Safa
+
+OPTIONS = {
+    "relative": True,
+    "adapt_scale": False,
+    "find_best_frame": False,
+    "with_eyes": False,
+    "paste_back": False,
+    "crop": True,
+    "grid": True,
+}
+
+
+@pytest.fixture
+def workshop(
+    tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workshop:
+    monkeypatch.setattr(heads, "TURN_FRAMES", 2)
+    monkeypatch.setattr(heads, "SIZE", 64)
+    model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
+    (tmp_path / "runs").mkdir()
+    animator = FaceAnimator(model, torch.device("cpu"))
+    return Workshop(animator, Limits(max_seconds=2, max_mb=1), tmp_path / "runs")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(tmp_path / "p.png")
+    return str(tmp_path / "p.png")
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Callable[[int], str]:
+    def made(frames: int) -> str:
+        path = tmp_path / f"{frames}.mp4"
+        write_video(path, [np.full((48, 64, 3), 3 * n, np.uint8) for n in range(frames)], 25.0)
+        return str(path)
+
+    return made
+
+
+def _ignored(share: float, words: str) -> None:
+    assert 0 <= share <= 1
+    assert "frames" in words
+
+
+def test_a_run_gives_both_films_and_says_what_was_guessed(
+    workshop: Workshop, photo: str, video: Callable[[int], str]
+) -> None:
+    result = workshop.animate(photo, video(6), _ignored, **OPTIONS)
+    assert probe(result.video).fps == 25
+    assert result.grid is not None
+    assert probe(result.grid).width > 1000
+    assert "6 frames at 25 fps" in result.message
+    assert "Note: p.png: took the middle square" in result.message
+    swapped = workshop.swap(photo, video(6), _ignored, crop=False, grid=False)
+    assert swapped.grid is None
+    assert "Note" not in swapped.message
+
+
+def test_the_preview_shows_both_inputs(workshop: Workshop, photo: str, video: Callable[[int], str]) -> None:
+    shown = workshop.preview(photo, video(3))
+    assert [label for _, label in shown] == ["photo", "first frame"]
+    assert all(picture.shape == (256, 256, 3) for picture, _ in shown)
+    with pytest.raises(UserError, match="Give a photo first"):
+        workshop.preview(None, None)
+
+
+def test_a_head_comes_as_an_archive(workshop: Workshop, photo: str) -> None:
+    files = workshop.reconstruct(photo, crop=False)
+    assert files.archive.stat().st_size > 0
+    assert files.overlay.is_file()
+    assert "98 vertices" in files.message
+
+
+def test_what_cannot_be_taken_is_told(
+    workshop: Workshop, photo: str, video: Callable[[int], str], tmp_path: Path
+) -> None:
+    def refused(image: str | None, film: str | None) -> str:
+        with pytest.raises(UserError) as error:
+            workshop.animate(image, film, _ignored, **OPTIONS)
+        return str(error.value)
+
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "large.mp4").write_bytes(bytes(2_000_000))
+    assert "there is no photo yet" in refused(None, None)
+    assert "there is no video yet" in refused(photo, None)
+    assert "at most 2 s" in refused(photo, video(60))
+    assert "at most 1 MB" in refused(photo, str(tmp_path / "large.mp4"))
+    assert "not a readable video" in refused(photo, str(tmp_path / "text.mp4"))
+    assert "not a readable photo" in refused(str(tmp_path / "text.mp4"), video(5))
+
+
+def test_old_results_are_deleted(workshop: Workshop, photo: str, tmp_path: Path) -> None:
+    for _ in range(KEPT_RUNS + 2):
+        workshop.reconstruct(photo, crop=False)
+    assert len(list((tmp_path / "runs").iterdir())) == KEPT_RUNS
+
+
+def test_faults_are_told_without_the_servers_paths() -> None:
+    class Gradio:
+        class Error(Exception):
+            def __init__(self, message: str, **how: Any) -> None:
+                super().__init__(message)
+
+    def fail() -> None:
+        raise UserError("not a readable photo", "/tmp/secret/face.jpg", "Give a JPEG or PNG.")
+
+    with pytest.raises(Gradio.Error, match=r"^face.jpg: not a readable photo. Give a JPEG or PNG.$"):
+        _told(Gradio, fail)
+
+
+@pytest.mark.slow
+def test_the_page_has_three_tabs(workshop: Workshop, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    page = build_page(workshop, Limits(), tmp_path)
+    labels = [
+        block["props"].get("label")
+        for block in page.get_config_file()["components"]
+        if block["type"] == "tabitem"
+    ]
+    assert labels == ["Animate", "Swap", "3D head"]
