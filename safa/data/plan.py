@@ -20,7 +20,7 @@ class Rates:
         frames_per_core_s: decode, cut, scale, encode and store, of 256 px from 720p.
         bytes_per_frame: stored, of 256 px.
         landmarks_per_gpu_s: frames through detector and landmark network; None: not measured.
-        video_mb_per_s: of a raw second of 720p, for the size of downloads.
+        video_mb_per_s: of a raw second of 720p, for the size of downloads; not measured, the usual 1.5 Mbit/s.
     """
 
     frames_per_core_s: float
@@ -30,7 +30,7 @@ class Rates:
 
 
 MEASURED = Rates(
-    frames_per_core_s=100.0, bytes_per_frame=33_000.0, landmarks_per_gpu_s=None, video_mb_per_s=0.19
+    frames_per_core_s=157.0, bytes_per_frame=22_300.0, landmarks_per_gpu_s=None, video_mb_per_s=0.19
 )
 
 
@@ -60,7 +60,7 @@ class Plan:
             f"core-hours         {self.core_hours:.2f}",
         ]
         if self.download_bytes is not None:
-            lines.append(f"downloads, least   {self.download_bytes / GIB:.2f} GiB (whole videos are longer)")
+            lines.append(f"downloads, least   {self.download_bytes / GIB:.2f} GiB (to each video's last clip)")
         if self.networks:
             hours = "not measured" if self.gpu_hours is None else f"{self.gpu_hours:.2f}"
             lines.append(f"GPU-hours          {hours}")
@@ -94,8 +94,17 @@ def plan_of(
         unusable=unusable,
         hours=seconds / 3600,
         stored_bytes=frames * rates.bytes_per_frame * area,
-        download_bytes=seconds * rates.video_mb_per_s * 2**20 if fetched else None,
+        download_bytes=_least_seconds(jobs) * rates.video_mb_per_s * 2**20 if fetched else None,
         core_hours=frames / rates.frames_per_core_s / 3600,
         gpu_hours=frames / rate / 3600 if networks and rate else None,
         networks=networks,
     )
+
+
+def _least_seconds(jobs: Sequence[ClipJob]) -> float:
+    """Of the videos: a whole one is fetched, and it lasts at least until its last clip ends."""
+    last: dict[str, float] = {}
+    for job in jobs:
+        if job.end is not None and job.fps:
+            last[job.video_id] = max(last.get(job.video_id, 0.0), job.end / job.fps)
+    return sum(last.values())

@@ -225,4 +225,10 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     assert plan.core_hours == pytest.approx(1000 / 50 / 3600)
     assert plan.stored_bytes == 1_000_000
     assert "10 of 2 videos (3 done, 2 unusable lines)" in plan.as_text()
+    assert plan.download_bytes is None
+    fetch = UrlFetch(kind="url", url="http://host/{video_id}.mp4")
+    web = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path, fetch=fetch)
+    told = plan_of(_config(tmp_path, source=web), listing.jobs, 0, 0, rates)
+    # v until frame 900, w until 100, at 25 fps.
+    assert told.download_bytes == pytest.approx(40 * 2**20)
     assert plan_of(_config(tmp_path, size=512), listing.jobs, 0, 0, rates).stored_bytes == 4_000_000

@@ -1,0 +1,252 @@
+"""What preprocessing costs: against ffmpeg alone, on two workers, for Ray, in memory, for long lists.
+
+Times of work are CPU seconds of this process and its children, so that other load on the machine does not
+count; times of Ray are by the clock. Everything is measured in one run, medians where there are repeats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import multiprocessing
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import ray
+
+from pipelines.ops import ClipMaker, Nothing
+from pipelines.preprocess import clip_statuses, plan
+from pipelines.program import set_up_logging
+from safa.config.preprocess import (
+    ClipsSource,
+    MetadataSource,
+    NoLandmarks,
+    PreprocessConfig,
+    SidecarLandmarks,
+)
+from safa.data.clip_maker import make_clip
+from safa.data.sources import COLUMNS, ClipJob
+
+REPEATS = 3
+FRAMES = 250  # of the clip that is timed
+CLIPS = 16  # for two workers over one
+EMPTY_CLIPS = 2000  # for Ray's own cost
+LONG, SHORT = 7200, 120  # seconds of video
+FILM_FPS = 5  # of these, to keep the benchmark short; memory does not depend on it
+LISTED = 20_075  # clips of VoxCeleb's list
+LARGE = 1_000_000
+BOX = (440, 60, 840, 460)
+
+
+def main() -> None:
+    """Print every figure."""
+    set_up_logging()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        film = folder / "film.mp4"
+        _draw(film, "1280x720", 25, 16)
+        _against_ffmpeg(folder, film)
+        _workers(folder, film)
+        _memory(folder)
+        _lists(folder)
+
+
+def _draw(path: Path, size: str, fps: int, seconds: int) -> None:
+    scene = f"testsrc2=size={size}:rate={fps}:duration={seconds}"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "lavfi", "-i", scene]
+    subprocess.run(
+        [*command, "-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", str(path)], check=True
+    )
+
+
+def _config(
+    folder: Path, size: int = 256, fps: float = 25.0, csv_file: Path | None = None
+) -> PreprocessConfig:
+    source = (
+        MetadataSource(kind="metadata", csv=csv_file, videos=folder)
+        if csv_file
+        else ClipsSource(kind="clips", folder=folder)
+    )
+    none = NoLandmarks(kind="none")
+    return PreprocessConfig(source=source, out=folder / "out", landmarks=none, size=size, fps=fps, min_box=32)
+
+
+def _job(film: Path, number: int) -> ClipJob:
+    """Frames 50 to 300 of the film, under an id of its own."""
+    name = f"p#{film.stem}#{number:06d}#000300"
+    return ClipJob(name, "p", film.stem, "train", str(film), 50, 50 + FRAMES, 25.0, BOX, 1280, 720)
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    before = os.times()
+    work()
+    after = os.times()
+    return sum(after[:4]) - sum(before[:4])
+
+
+def _against_ffmpeg(folder: Path, film: Path) -> None:
+    config = _config(folder)
+
+    def ffmpeg_alone() -> None:
+        """The same cut, crop and scale to raw frames that nobody keeps."""
+        graph = "setpts=PTS-1/TB,fps=25:start_time=0,trim=end_frame=250,crop=400:400:440:60"
+        graph += ",scale=256:256:flags=area+accurate_rnd+full_chroma_int"
+        exe = imageio_ffmpeg.get_ffmpeg_exe()
+        command = [exe, "-loglevel", "error", "-threads", "1", "-ss", "1", "-i", str(film), "-vf", graph]
+        raw = ["-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-threads", "1", "-f", "rawvideo", os.devnull]
+        subprocess.run([*command, "-y", *raw], check=True)
+
+    pairs = [
+        (_cpu_seconds(ffmpeg_alone), _cpu_seconds(lambda: make_clip(_job(film, 0), config)))
+        for _ in range(REPEATS)
+    ]
+    alone, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    stored = next((folder / "out").rglob("*.parquet")).stat().st_size / FRAMES
+    print(f"frames per core-second: ffmpeg alone {FRAMES / alone:.1f}, whole {FRAMES / ours:.1f}")
+    print(f"whole over ffmpeg alone: {alone / ours:.2f} (wanted: at least 0.6)")
+    print(f"bytes per stored frame {stored:.0f}")
+    for path in (folder / "out").rglob("*.parquet"):
+        path.unlink()
+
+
+def _workers(folder: Path, film: Path) -> None:
+    """One worker on one core against two workers on two; a worker's ffmpeg runs on the worker's cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    config, seconds = _config(folder), {}
+    for cpus in (1, 2):
+        os.sched_setaffinity(0, cores[:cpus])  # all that Ray starts inherits it
+        ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR")
+        _drain(config, [_job(film, 900 + number) for number in range(2 * cpus)], ClipMaker)
+        seconds[cpus] = _drain(config, [_job(film, cpus * 100 + n) for n in range(CLIPS)], ClipMaker)
+        if cpus == 2:
+            empty = [_job(film, 1000 + number) for number in range(EMPTY_CLIPS)]
+            cost = statistics.median(_drain(config, empty, Nothing) for _ in range(REPEATS))
+            print(f"Ray's own cost: {1000 * cost / EMPTY_CLIPS:.2f} s per 1,000 clips")
+        ray.shutdown()
+    os.sched_setaffinity(0, cores)
+    times = f"{seconds[1]:.1f} s, {seconds[2]:.1f} s"
+    print(f"2 workers over 1: {seconds[1] / seconds[2]:.2f}x ({times}; wanted: at least 1.7)")
+
+
+def _drain(
+    config: PreprocessConfig, jobs: Sequence[ClipJob], maker: Callable[[PreprocessConfig], object]
+) -> float:
+    began = time.perf_counter()
+    count = sum(
+        batch.num_rows
+        for batch in clip_statuses(config, jobs, maker).iter_batches(batch_size=None, batch_format="pyarrow")
+    )
+    assert count == len(jobs)
+    return time.perf_counter() - began
+
+
+# ---- memory ------------------------------------------------------------------------------------------------
+
+
+def _memory(folder: Path) -> None:
+    peaks = {}
+    for seconds in (SHORT, LONG):
+        film = folder / f"film{seconds}.mp4"
+        _draw(film, "160x160", FILM_FPS, seconds)
+        np.save(film.with_suffix(".landmarks.npy"), np.ones((seconds * FILM_FPS, 68, 2), np.float32))
+        peaks[seconds] = _in_a_process(_whole_film, (folder, film))
+        film.unlink()
+    most = {seconds: memory.peak_mib for seconds, memory in peaks.items()}
+    sizes = f"{most[LONG]:.0f} MiB over {most[SHORT]:.0f} MiB"
+    ratio = most[LONG] / most[SHORT]
+    print(f"peak memory, a clip of 2 hours over one of 2 minutes: {ratio:.2f} ({sizes}; wanted: at most 1.3)")
+
+
+def _whole_film(folder: Path, film: Path) -> None:
+    config = _config(folder, size=64, fps=float(FILM_FPS)).model_copy(
+        update={"landmarks": SidecarLandmarks()}
+    )
+    make_clip(ClipJob(film.stem, "p", "v", "train", str(film), 0, None, None, None, None, None), config)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Of a fresh process, without its children: most that it held, and how much that is above its start."""
+
+    peak_mib: float
+    grown_mib: float
+
+
+def _in_a_process(work: Callable[..., None], arguments: tuple[object, ...]) -> _Memory:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_told, args=(queue, work, arguments))
+    process.start()
+    memory: _Memory = queue.get()
+    process.join()
+    return memory
+
+
+def _told(queue: Any, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of the imports doesn't count
+    before = _status("VmRSS")
+    work(*arguments)
+    peak = _status("VmHWM")
+    queue.put(_Memory(peak, peak - before))
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
+
+
+# ---- lists -------------------------------------------------------------------------------------------------
+
+
+def _lists(folder: Path) -> None:
+    """Plan and anti-join; a tenth of the clips is there."""
+    costs = []
+    for count in (LISTED, LARGE):
+        root = folder / f"list{count}"
+        done = root / "out" / "clips" / "split=train"
+        done.mkdir(parents=True)
+        for name in _write_list(root / "list.csv", count)[::10]:
+            (done / f"{name}.parquet").touch()
+        began = _children_seconds()
+        memory = _in_a_process(_plan, (root,))
+        costs.append((_children_seconds() - began, memory.grown_mib))
+        print(f"plan and anti-join of {count} clips: {costs[-1][0]:.1f} CPU s, {costs[-1][1]:.0f} MiB")
+    growth = LARGE / LISTED
+    seconds, mib = (large / small / growth for small, large in zip(*costs, strict=True))
+    print(f"growth over that of the list: time {seconds:.2f}, memory {mib:.2f} (wanted: at most 1)")
+
+
+def _children_seconds() -> float:
+    now = os.times()
+    return now.children_user + now.children_system
+
+
+def _plan(root: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        plan(_config(root, csv_file=root / "list.csv"))
+
+
+def _write_list(path: Path, count: int) -> list[str]:
+    ids = []
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for number in range(count):
+            video, start = f"video{number // 6:06d}", 300 * (number % 6)
+            writer.writerow([video, start, start + 200, "100-100-500-500", 25, 1280, 720, "train", "id1"])
+            ids.append(f"id1#{video}#{start:06d}#{start + 200:06d}")
+    return ids
+
+
+if __name__ == "__main__":
+    main()
