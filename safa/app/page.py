@@ -153,16 +153,11 @@ def _inputs(gr: Any) -> tuple[Any, ...]:
 
 
 def _photo(gr: Any) -> Any:
-    class Photo(gr.Image):
-        """Hands the file on as it is: Gradio would fail at a bad one, and convert others without a word."""
-
-        is_template = True  # drawn as its base class is
-
-        def preprocess(self, payload: Any) -> str | None:
-            return None if payload is None else payload.path
-
     sources = ["upload", "clipboard"]
-    return Photo(label="Photo", type="filepath", image_mode=None, height=300, sources=sources)
+    photo = gr.Image(label="Photo", type="filepath", image_mode=None, height=300, sources=sources)
+    # The file as it is: Gradio would fail at a bad one, and convert others without a word.
+    photo.preprocess = lambda payload: None if payload is None else payload.path
+    return photo
 
 
 def _outputs(gr: Any, name: str) -> tuple[Any, ...]:
