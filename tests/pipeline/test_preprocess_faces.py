@@ -1,0 +1,86 @@
+"""Networks in Ray actors: film to tubes to clips with real BlazeFace; landmarks by FAN's true code path."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from pipelines import preprocess
+from safa.config.preprocess import (
+    ClipsSource,
+    DetectorConfig,
+    FaceAlignmentLandmarks,
+    PreprocessConfig,
+    VideosSource,
+)
+from safa.data.store import ClipStore
+from safa.data.video import write_video
+from safa.errors import UserError
+
+pytest.importorskip("face_alignment", reason="face-alignment is not installed")
+SHARED = Path(__file__).parents[3] / "shared"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.ray,
+    pytest.mark.skipif(not (SHARED / "weights").is_dir(), reason="../shared/weights is not here"),
+]
+
+
+def _detector() -> DetectorConfig:
+    return DetectorConfig(name="blazeface", weights=SHARED / "weights", batch=8)
+
+
+def test_raw_films_become_clips_and_each_other_one_a_reason(tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in ("lp_d18.mp4", "lp_d18.landmarks.npy"):
+        shutil.copyfile(SHARED / "real" / "raw" / name, films / name)
+    write_video(films / "faceless.mp4", (np.full((90, 120, 3), n, np.uint8) for n in range(30)), 25.0)
+    (films / "broken.mp4").write_bytes(b"no film")
+    (films / "not a name.mp4").write_bytes(b"no film")
+    source = VideosSource(kind="videos", folder=films, detector=_detector())
+    config = PreprocessConfig(source=source, out=tmp_path / "out", size=64, cpus_per_task=0.5)
+    summary = preprocess.preprocess(config)
+    assert (summary.total, summary.ok, summary.pending) == (4, 1, 0)
+    assert summary.reasons == {"no_face": 1, "decode": 1, "bad_row": 1}
+    (info,) = ClipStore(config.out / "clips").index
+    assert (info.clip_id, info.fps) == ("lp_d18#lp_d18#000000#000180", 25.0)
+    marked = ClipStore(config.out / "clips").landmarks(info.clip_id)
+    assert np.isfinite(marked).all()
+    assert 0 < marked.min() < marked.max() < 64  # the landmarks of the film lie inside the cut
+    before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*.*") if "summary" not in path.name}
+    assert preprocess.preprocess(config) == summary
+    assert all(path.stat().st_mtime_ns == t for path, t in before.items() if path.name != "manifest.json")
+
+
+def test_pngs_get_landmarks_from_the_network(tmp_path: Path) -> None:
+    from face_alignment.models import FAN
+
+    folder = tmp_path / "crops" / "p1#v1#000000#000004"
+    folder.mkdir(parents=True)
+    with Image.open(SHARED / "real" / "images" / "lp_s6.jpg") as photo:
+        for number in range(4):
+            photo.resize((256, 256)).save(folder / f"{number:07d}.png")
+    landmarks = FaceAlignmentLandmarks(kind="face_alignment", detector=_detector(), weights=tmp_path)
+    source = ClipsSource(kind="clips", folder=tmp_path / "crops")
+    config = PreprocessConfig(
+        source=source, out=tmp_path / "out", landmarks=landmarks, min_frames=4, cpus_per_task=0.5
+    )
+    with pytest.raises(UserError, match=r"2DFAN4-11f355bf06\.pth\.tar are missing"):
+        preprocess.preprocess(config)
+    assert not config.out.exists()
+    torch.save(FAN(4).state_dict(), tmp_path / "2DFAN4-11f355bf06.pth.tar")
+    assert preprocess.preprocess(config).ok == 1
+    (path,) = (config.out / "clips").rglob("*.parquet")
+    (row,) = pq.read_table(path).to_pylist()
+    assert np.isfinite(row["landmarks"]).all()
+    assert min(row["face_score"]) > 0.5
+    assert json.loads((config.out / "summary.json").read_text())["frames_with_landmarks"] == 1.0
