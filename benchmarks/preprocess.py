@@ -39,7 +39,7 @@ from safa.data.sources import COLUMNS, ClipJob
 
 REPEATS = 3
 FRAMES = 250  # of the clip that is timed
-CLIPS = 16  # for two workers over one
+CLIPS = 12  # for two workers over one
 EMPTY_CLIPS = 2000  # for Ray's own cost
 LONG, SHORT = 7200, 120  # seconds of video
 FILM_FPS = 5  # of these, to keep the benchmark short; memory does not depend on it
@@ -121,21 +121,26 @@ def _against_ffmpeg(folder: Path, film: Path) -> None:
 
 def _workers(folder: Path, film: Path) -> None:
     """One worker on one core against two workers on two; a worker's ffmpeg runs on the worker's cores."""
-    cores = sorted(os.sched_getaffinity(0))
-    config, seconds = _config(folder), {}
-    for cpus in (1, 2):
-        os.sched_setaffinity(0, cores[:cpus])  # all that Ray starts inherits it
-        ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR")
-        _drain(config, [_job(film, 900 + number) for number in range(2 * cpus)], ClipMaker)
-        seconds[cpus] = _drain(config, [_job(film, cpus * 100 + n) for n in range(CLIPS)], ClipMaker)
-        if cpus == 2:
-            empty = [_job(film, 1000 + number) for number in range(EMPTY_CLIPS)]
-            cost = statistics.median(_drain(config, empty, Nothing) for _ in range(REPEATS))
-            print(f"Ray's own cost: {1000 * cost / EMPTY_CLIPS:.2f} s per 1,000 clips")
-        ray.shutdown()
-    os.sched_setaffinity(0, cores)
+    seconds = {cpus: _in_a_process(_on_ray, (folder, film, cpus)).result for cpus in (1, 2)}
     times = f"{seconds[1]:.1f} s, {seconds[2]:.1f} s"
     print(f"2 workers over 1: {seconds[1] / seconds[2]:.2f}x ({times}; wanted: at least 1.7)")
+
+
+def _on_ray(folder: Path, film: Path, cpus: int) -> float:
+    """Median seconds for the clips, in a process of its own: Ray starts anew, on so many cores."""
+    set_up_logging()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # all that Ray starts inherits it
+    ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR")
+    config = _config(folder)
+    _drain(config, [_job(film, 900 + number) for number in range(2 * cpus)], ClipMaker)
+    jobs = [_job(film, cpus * 100 + number) for number in range(CLIPS)]
+    seconds = statistics.median(_drain(config, jobs, ClipMaker) for _ in range(REPEATS))
+    if cpus == 2:
+        empty = [_job(film, 1000 + number) for number in range(EMPTY_CLIPS)]
+        cost = statistics.median(_drain(config, empty, Nothing) for _ in range(REPEATS))
+        print(f"Ray's own cost: {1000 * cost / EMPTY_CLIPS:.2f} s per 1,000 clips", flush=True)
+    ray.shutdown()
+    return seconds
 
 
 def _drain(
@@ -175,29 +180,30 @@ def _whole_film(folder: Path, film: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Memory:
-    """Of a fresh process, without its children: most that it held, and how much that is above its start."""
+class _Told:
+    """Of a fresh process: its result, most memory that it held, and how much that is above its start."""
 
+    result: float
     peak_mib: float
     grown_mib: float
 
 
-def _in_a_process(work: Callable[..., None], arguments: tuple[object, ...]) -> _Memory:
+def _in_a_process(work: Callable[..., float | None], arguments: tuple[object, ...]) -> _Told:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_told, args=(queue, work, arguments))
     process.start()
-    memory: _Memory = queue.get()
+    told: _Told = queue.get()
     process.join()
-    return memory
+    return told
 
 
-def _told(queue: Any, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+def _told(queue: Any, work: Callable[..., float | None], arguments: tuple[object, ...]) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak of the imports doesn't count
     before = _status("VmRSS")
-    work(*arguments)
+    result = work(*arguments)
     peak = _status("VmHWM")
-    queue.put(_Memory(peak, peak - before))
+    queue.put(_Told(result or 0.0, peak, peak - before))
 
 
 def _status(name: str) -> float:
