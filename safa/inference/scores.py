@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -161,39 +161,39 @@ class ScoreTable:
             "source_id": source_id,
             "person_id": clip.person_id,
         }
-        self._first_counted, self._count = first_counted, 0
-        self._sums, self._numbers = dict.fromkeys(SCORES, 0.0), dict.fromkeys(SCORES, 0)
-        self._waiting: list[pa.Table] = []
+        self._first_counted, self._written, self._waiting = first_counted, 0, 0
+        self._sums, self._numbers = np.zeros(len(SCORES)), np.zeros(len(SCORES), int)
+        # One array for all: small ones of every batch, kept between the large ones of the model, would leave
+        # holes in memory that nothing fits into.
+        self._rows = np.empty((ROWS_AT_ONCE, len(SCORES)))
 
     def add(self, columns: Mapping[str, Tensor], n_frames: int) -> None:
-        """The next ``n_frames`` frames; columns that are left out are NaN."""
-        unknown = torch.full((n_frames,), math.nan)
-        values = {
-            score: columns.get(score, unknown).expand(n_frames).double().cpu().numpy() for score in SCORES
-        }
-        skipped = max(0, self._first_counted - self._count)
-        for score, column in values.items():
-            known = column[skipped:][np.isfinite(column[skipped:])]
-            self._sums[score] += float(known.sum())
-            self._numbers[score] += known.size
-        ids = {name: [value] * n_frames for name, value in self._ids.items()}
-        frames = range(self._count, self._count + n_frames)
-        self._waiting.append(pa.table(ids | {"frame": frames} | values, schema=FRAMES_SCHEMA))
-        self._count += n_frames
-        if sum(map(len, self._waiting)) >= ROWS_AT_ONCE:
+        """The next ``n_frames`` frames, at most ``ROWS_AT_ONCE``; columns that are left out are NaN."""
+        if self._waiting + n_frames > ROWS_AT_ONCE:
             self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
-            self._waiting.clear()
+        rows = self._rows[self._waiting : self._waiting + n_frames]
+        rows[:] = math.nan
+        for score, values in columns.items():
+            rows[:, SCORES.index(score)] = values.expand(n_frames).double().cpu().numpy()
+        self._waiting += n_frames
+        counted = rows[max(0, self._first_counted - self._written - self._waiting + n_frames) :]
+        known = np.isfinite(counted)
+        self._sums += np.where(known, counted, 0.0).sum(axis=0)
+        self._numbers += known.sum(axis=0)
 
     def means(self) -> dict[str, float]:
         """The clip's score of each kind (``clip_score``); NaN where no frame has one."""
-        return {
-            score: self._sums[score] / number if number else math.nan
-            for score, number in self._numbers.items()
-        }
+        pairs = zip(SCORES, self._sums.tolist(), self._numbers.tolist(), strict=True)
+        return {score: total / number if number else math.nan for score, total, number in pairs}
+
+    def _flush(self) -> None:
+        count = self._waiting
+        columns: dict[str, Any] = {name: [value] * count for name, value in self._ids.items()}
+        columns["frame"] = range(self._written, self._written + count)
+        columns |= {score: self._rows[:count, i].copy() for i, score in enumerate(SCORES)}
+        if count:
+            self._writer.write_table(pa.table(columns, schema=FRAMES_SCHEMA))
+        self._written, self._waiting = self._written + count, 0
 
     def __enter__(self) -> Self:
         return self
