@@ -117,9 +117,10 @@ def _shaded(tdmm: Tdmm, geometry: HeadGeometry, albedo: Tensor | None, size: int
         side = render_side(geometry, tdmm.surface, size, make_rasterizer("native"))
         colour = torch.full_like(side.normals, CLAY)
         if albedo is not None:
-            # The albedo has been multiplied by the mask already.
-            clay = albedo + CLAY * (1 - tdmm.uv_face_eye_mask)
-            colour = warp(clay, side.uv.permute(0, 2, 3, 1))
+            # The albedo has been multiplied by the mask already; outside of both is clay, too.
+            place = side.uv.permute(0, 2, 3, 1)
+            mask = warp(tdmm.uv_face_eye_mask.expand(len(albedo), -1, -1, -1), place)
+            colour = warp(albedo, place) + CLAY * (1 - mask)
         light = 0.35 + 0.65 * (-side.normals[:, 2:]).clamp(0, 1)
         return colour * light, side.alpha
 
