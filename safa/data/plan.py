@@ -20,7 +20,7 @@ class Rates:
         frames_per_core_s: decode, cut, scale, encode and store, of 256 px from 720p.
         bytes_per_frame: stored, of 256 px.
         landmarks_per_gpu_s: frames through detector and landmark network; None: not measured.
-        video_mb_per_s: of a raw second of 720p, for the size of downloads; not measured, the usual 1.5 Mbit/s.
+        video_mb_per_s: of a raw second of 720p, for the size of downloads; the usual 1.5 Mbit/s, not measured.
     """
 
     frames_per_core_s: float
@@ -60,7 +60,9 @@ class Plan:
             f"core-hours         {self.core_hours:.2f}",
         ]
         if self.download_bytes is not None:
-            lines.append(f"downloads, least   {self.download_bytes / GIB:.2f} GiB (to each video's last clip)")
+            lines.append(
+                f"downloads, least   {self.download_bytes / GIB:.2f} GiB (to each video's last clip)"
+            )
         if self.networks:
             hours = "not measured" if self.gpu_hours is None else f"{self.gpu_hours:.2f}"
             lines.append(f"GPU-hours          {hours}")
