@@ -189,7 +189,7 @@ def overhead(arguments: argparse.Namespace, model_path: Path, work: Path) -> Non
     animator = Animator(model, arguments.device, arguments.batch)
     counts, spent = (arguments.ray, 3 * arguments.ray), []
     with ray_session():
-        for count in counts:
+        for count in (2, *counts):  # the first run is slow: Ray starts its processes
             clips, out = work / f"{count} clips", work / f"{count} out"
             write_clips(clips, arguments.size, [2] * count)
             began = time.perf_counter()
@@ -200,6 +200,7 @@ def overhead(arguments: argparse.Namespace, model_path: Path, work: Path) -> Non
     for _ in range(20):
         list(animator.reconstruct(animator.prepare(frames[0]), frames))
     model_seconds = (time.perf_counter() - began) / 20
+    spent = spent[1:]
     per_clip = (spent[1] - spent[0]) / (counts[1] - counts[0])
     print(
         f"overhead: {1000 * (per_clip - model_seconds):.0f} s of one actor per 1,000 clips of 2 frames, ",
