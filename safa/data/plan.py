@@ -20,7 +20,7 @@ class Rates:
         frames_per_core_s: decode, cut, scale, encode and store, of 256 px from 720p.
         bytes_per_frame: stored, of 256 px.
         landmarks_per_gpu_s: frames through detector and landmark network; None: not measured.
-        video_mb_per_s: of a raw second of 720p, for the size of downloads; the usual 1.5 Mbit/s, not measured.
+        video_mb_per_s: of a raw second of 720p, for the size of downloads; assumed, 1.5 Mbit/s.
     """
 
     frames_per_core_s: float
