@@ -39,6 +39,16 @@ class Head:
             timeout=timeout,
         )
 
+    def submit(self, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+        """``ray job submit``, again while the agent, which comes up after the server, is starting."""
+        command = ("job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--", *entrypoint)
+        deadline = time.monotonic() + HEAD_STARTS_WITHIN
+        done = self.ray(*command)
+        while "No available agent" in done.stdout + done.stderr and time.monotonic() < deadline:
+            time.sleep(2)
+            done = self.ray(*command)
+        return done
+
 
 def _free_port() -> int:
     with socket.socket() as listener:
@@ -69,6 +79,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     gcs_port, dashboard_port = _free_port(), _free_port()
     command = [str(RAY), "start", "--head", "--block", "--num-cpus=2", f"--port={gcs_port}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
+    # The agent takes jobs; its usual port is taken where another Ray runs, as that of the other tests does.
+    command += [f"--dashboard-agent-listen-port={_free_port()}"]
     with (home / "head.log").open("w") as log:
         # Ended by its own process: `ray stop` would end every Ray on the machine.
         process = subprocess.Popen(
@@ -88,18 +100,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 @pytest.mark.timeout(600)
 def test_the_smoke_demo_runs_as_a_job(head: Head, tmp_path: Path) -> None:
     run = tmp_path / "demo"
-    done = head.ray(
-        *("job", "submit", "--address", head.address, "--working-dir", str(ROOT), "--"),
-        *(
-            sys.executable,
-            "-m",
-            "pipelines.demo",
-            "--config",
-            "configs/smoke/demo.yaml",
-            "--set",
-            f"run={run}",
-        ),
-    )
+    demo = (sys.executable, "-m", "pipelines.demo", "--config", "configs/smoke/demo.yaml")
+    done = head.submit(*demo, "--set", f"run={run}")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     metrics = json.loads((run / "report" / "metrics.json").read_text())
     assert metrics["counts"]["in"] == metrics["counts"]["ok"] + metrics["counts"]["quarantined"]
