@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+from pipelines.program import honest_interrupts
 from pipelines.runs import write_json
 from safa.config import Settings, settings_hash
 from safa.errors import UserError
@@ -90,7 +90,7 @@ def _run(run: Path, records: dict[str, Record], stage: Stage, label: str) -> Non
         log.info("==== %s: finished before, in %.0f s", label, records[stage.name].seconds)
         return
     log.info("==== %s, in %s", label, stage.folder)
-    with _clock(run, records, stage.name), _interrupts():
+    with _clock(run, records, stage.name), honest_interrupts():
         stage.work({name: record.seconds for name, record in records.items()})
     records[stage.name] = replace(records[stage.name], done=True)
     _write(run, records)
@@ -146,21 +146,6 @@ def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
         stopped.set()
         thread.join()
         note()
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Keep an interrupt an interrupt.
-
-    Ray Train answers one by ending the process, as if all were well, and leaves its handler behind.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

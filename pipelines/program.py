@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,3 +82,22 @@ def ray_session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def honest_interrupts() -> Iterator[None]:
+    """Keep an interrupt an interrupt.
+
+    Ray Train answers one by ending the process with exit code 0, as if all were well, and leaves its handler
+    behind.
+
+    Raises:
+        KeyboardInterrupt: Where the block ended the process.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipelines.program import ray_session, run_program, set_up_logging
+from pipelines.program import honest_interrupts, ray_session, run_program, set_up_logging
 from pipelines.runs import MANIFEST, claim_folder, versions, write_json, write_manifest
 from safa.config import parse_settings
 from safa.config.training import FullStage, ScaleConfig, TrainConfig
@@ -94,7 +92,7 @@ def train_on_ray(config: TrainConfig) -> None:
     An interrupt ends the workers where they are; the newest checkpoint stays.
     """
     scale = config.scale
-    with ray_session(), _interrupts():
+    with ray_session(), honest_interrupts():
         _check_machine(config)
         trainer = TorchTrainer(
             _worker,
@@ -149,18 +147,6 @@ def scaling(scale: ScaleConfig) -> ScalingConfig:
         use_gpu=scale.use_gpu,
         resources_per_worker={"CPU": scale.cpus_per_worker} | ({"GPU": 1.0} if scale.use_gpu else {}),
     )
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Ray Train answers an interrupt with exit code 0, as if all were well, and leaves its handler behind."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
