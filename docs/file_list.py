@@ -25,6 +25,8 @@ OTHERS = {
     "safa/report/templates/clips.html": "Page of a preprocessing run",
     "safa/report/templates/page.css": "Looks of the report, light and dark",
     "safa/report/templates/page.html": "The report's page",
+    "safa/report/templates/base.html": "What all pages share: head, style, script",
+    "safa/report/templates/compare.html": "Page of a comparison",
     "safa/report/templates/page.js": "Sorting, filtering and players of the report",
     "safa/report/templates/parts.html": "Parts that the page uses more than once",
 }

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safa.commands.flags import add_model_flags, animator_of
+from safa.commands.flags import add_film_flags, add_model_flags, add_no_crop, animator_of
 from safa.commands.progress import say_notes, write_film
 
 CAMERA_FRAMES = 250  # a camera never ends by itself
@@ -25,7 +25,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "driving", help="what moves it: a video, gif, folder of pictures, or a camera's number"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4, .mov or .mkv to write")
     add_model_flags(parser)
     motion = parser.add_argument_group("motion")
     motion.add_argument("--relative", action="store_true", help="take on changes of pose, not the pose")
@@ -43,16 +42,10 @@ def add_parser(subparsers: Any) -> None:
     )
     motion.add_argument("--with-eye", action="store_true", help="take the eyes from the photo's texture, too")
     framing = parser.add_argument_group("framing")
-    framing.add_argument(
-        "--no-crop",
-        action="store_true",
-        help="inputs are cut around the face already; take the middle square",
-    )
+    add_no_crop(framing)
     framing.add_argument("--paste-back", action="store_true", help="return the face to the whole photo")
-    output = parser.add_argument_group("output")
-    output.add_argument("--grid", type=Path, metavar="FILE", help="a second video: what the model did")
+    output = add_film_flags(parser)
     output.add_argument("--fps", type=float, help="read the video at this rate (default: its own)")
-    output.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     output.add_argument("--no-sound", action="store_true", help="leave the sound out")
     parser.set_defaults(run=_animate)
 

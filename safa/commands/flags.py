@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safa.inference.face_animator import FaceAnimator
@@ -48,6 +48,24 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         default=Path("assets"),
         metavar="DIR",
         help="where a face detector's weights are (default: assets/)",
+    )
+
+
+def add_film_flags(parser: argparse.ArgumentParser) -> Any:
+    """What a command that writes a film shares: ``-o``, ``--grid``, ``--max-frames``. Returns the group."""
+    group = parser.add_argument_group("output")
+    group.add_argument("-o", "--output", type=Path, required=True, help="the .mp4, .mov or .mkv to write")
+    group.add_argument("--grid", type=Path, metavar="FILE", help="a second video: what the model did")
+    group.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    return group
+
+
+def add_no_crop(group: Any) -> None:
+    """``--no-crop``, to a group of flags about framing."""
+    group.add_argument(
+        "--no-crop",
+        action="store_true",
+        help="inputs are cut around the face already; take the middle square",
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.flags import add_model_flags, animator_of
+from safa.commands.flags import add_film_flags, add_model_flags, add_no_crop, animator_of
 from safa.commands.progress import say_notes, write_film
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("source", help="photo of the face to put in")
     parser.add_argument("driving", help="video, gif or folder of pictures that it goes into")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the .mp4, .mov or .mkv to write")
     add_model_flags(parser)
     mask = parser.add_argument_group("what is taken from the photo")
     mask.add_argument("--parser", type=Path, metavar="FILE", help="weights of the face parser (BiSeNet)")
@@ -45,13 +44,8 @@ def add_parser(subparsers: Any) -> None:
     framing.add_argument(
         "--use-detection", action="store_true", help="stop if faces can only be guessed, for want of a finder"
     )
-    framing.add_argument(
-        "--no-crop",
-        action="store_true",
-        help="inputs are cut around the face already; take the middle square",
-    )
-    parser.add_argument("--grid", type=Path, metavar="FILE", help="a second video: what the model did")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    add_no_crop(framing)
+    add_film_flags(parser)
     parser.set_defaults(run=_swap)
 
 

@@ -45,20 +45,25 @@ class Path:
     baseline: bool
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A drawing of WIDTH x HEIGHT units."""
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A title and axes on WIDTH x HEIGHT units; ``left`` to ``bottom`` are the edges of the inside."""
 
     title: str
-    paths: tuple[Path, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
     right: int = WIDTH - RIGHT
-    top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart(Drawing):
+    """Lines over a common axis."""
+
+    paths: tuple[Path, ...]
 
 
 def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
@@ -79,7 +84,8 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
         return Path(line.label, d, places[-1], number(line.points[-1][1]), line.baseline)
 
     whole_steps = tuple(tick for tick in x_axis.ticks() if "." not in tick.label)
-    return Chart(title, tuple(path(line) for line in drawn), whole_steps, y_axis.ticks())
+    paths = tuple(path(line) for line in drawn)
+    return Chart(title=title, paths=paths, x_ticks=whole_steps, y_ticks=y_axis.ticks())
 
 
 @dataclass(frozen=True)
@@ -93,19 +99,11 @@ class Bar:
     baseline: bool
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """How values spread; a drawing of WIDTH x HEIGHT units."""
+@dataclass(frozen=True, kw_only=True)
+class Histogram(Drawing):
+    """How values spread."""
 
-    title: str
     bars: tuple[Bar, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
 
 
 def histogram(title: str, model: Sequence[float], copied: Sequence[float]) -> Histogram | None:
@@ -134,7 +132,7 @@ def histogram(title: str, model: Sequence[float], copied: Sequence[float]) -> Hi
         if count
     ]
     whole = tuple(tick for tick in y_axis.ticks() if "." not in tick.label)
-    return Histogram(title, tuple(bars), x_axis.ticks(), whole)
+    return Histogram(title=title, bars=tuple(bars), x_ticks=x_axis.ticks(), y_ticks=whole)
 
 
 def _counts(values: Sequence[float], low: float, high: float) -> list[int]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from safa.data.clip_facts import ClipFacts, Look, bins
 from safa.pictures.points import with_landmarks
+from safa.report.html import render, write_whole
 
 PANEL = 160  # px of a picture on the contact sheet
 COLOUR = (80, 255, 120)
@@ -22,23 +21,15 @@ QUALITY = 85
 
 def write_page(path: Path, facts: ClipFacts, counts: Mapping[str, Any]) -> None:
     """Write the page, whole or not at all. It needs no other file and no network."""
-    environment = Environment(
-        loader=PackageLoader("safa.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("clips.html").render(
+    page = render(
+        "clips.html",
         facts=facts,
         counts=counts,
         lengths=bins(facts.seconds),
         sizes=bins(facts.box_px),
         looks=[(look.clip_id, _address(look)) for look in facts.looks],
     )
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, page)
 
 
 def _address(look: Look) -> str:

@@ -20,8 +20,8 @@ from safa.errors import UserError
 from safa.inference.clip_pictures import FILM
 from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
 from safa.report.content import UNKNOWN_INTERVAL
+from safa.report.html import render, write_whole
 from safa.report.numbers import UNKNOWN, bare, shown_interval
-from safa.report.page import environment, write_whole
 from safa.report.tables import ClipRow, read_clips
 
 PAGE, NUMBERS = "index.html", "compare.json"
@@ -172,20 +172,17 @@ def render_comparison(runs: Sequence[Run], lines: Sequence[Line], folder: Path) 
     modes = dict.fromkeys(line.mode for line in lines)
     ranked = _ranked(runs)
     ends = [*ranked[:SHOWN_FILMS], *ranked[max(SHOWN_FILMS, len(ranked) - SHOWN_FILMS) :]]
-    return (
-        environment()
-        .get_template("compare.html")
-        .render(
-            letters=letters,
-            runs=[
-                (letter, run, _from(folder, run.folder / "index.html"))
-                for letter, run in zip(letters, runs, strict=True)
-            ],
-            warnings=warnings_of(runs),
-            groups=[(mode, [_shown(line) for line in lines if line.mode == mode]) for mode in modes],
-            rows=[_row(runs, key, folder) for key in rebuilt[:MOST_ROWS]],
-            films=[_row(runs, key, folder) for key in ends],
-        )
+    return render(
+        "compare.html",
+        letters=letters,
+        runs=[
+            (letter, run, _from(folder, run.folder / "index.html"))
+            for letter, run in zip(letters, runs, strict=True)
+        ],
+        warnings=warnings_of(runs),
+        groups=[(mode, [_shown(line) for line in lines if line.mode == mode]) for mode in modes],
+        rows=[_row(runs, key, folder) for key in rebuilt[:MOST_ROWS]],
+        films=[_row(runs, key, folder) for key in ends],
     )
 
 

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from safa.config.inference import Mode
 from safa.inference.evaluation import ClipResult
 from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Chart, Histogram, histogram, training_charts
 from safa.report.clip_views import CLIPS, Row, Showcase, Showpiece, psnr_gain, row_of, rows_of
 from safa.report.content import Headline, ReportContent, headlines
+from safa.report.html import render, write_whole
 from safa.report.numbers import count, duration, people, shown, shown_interval
 
-__all__ = ["CLIPS", "environment", "render_page", "write_page", "write_whole"]
+__all__ = ["CLIPS", "render_page", "write_page"]
 
 FEATURED = 3  # worst and best clips shown with film and strip
 PIECES = 12  # of every other mode, shown likewise; the tables have all
@@ -86,24 +85,6 @@ def write_page(content: ReportContent, path: Path) -> None:
     write_whole(path, render_page(content, path.parent))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text that appears whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
-def environment() -> Environment:
-    """Templates of this package; everything put into them is escaped."""
-    return Environment(
-        loader=PackageLoader("safa.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
 def render_page(content: ReportContent, folder: Path) -> str:
     """The page's text. ``folder`` is where it will lie: strips are read from there."""
     rebuilt = sorted(content.of_mode("reconstruction"), key=psnr_gain)
@@ -113,29 +94,26 @@ def render_page(content: ReportContent, folder: Path) -> str:
     lines = headlines(content.results, content.fid)
     measured = [line.metric for line in lines if line.metric in FRAME_METRICS]
     showcase = Showcase(folder)
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            content=content,
-            cards=[_card(line) for line in lines],
-            summary=_summary(content, lines),
-            skipped=[(m.label, content.skipped[m.key]) for m in METRICS if m.key in content.skipped],
-            worst=[showcase.piece(result, measured) for result in worst],
-            best=[showcase.piece(result, measured) for result in best],
-            few=few,
-            histograms=_histograms(rebuilt, measured),
-            modes=[_mode(content, showcase, *mode) for mode in OTHER_MODES if content.of_mode(mode[0])],
-            measured=measured,
-            definitions=METRICS,
-            rows=rows_of(rebuilt[:MOST_ROWS], measured),
-            num_rebuilt=len(rebuilt),
-            curves=[
-                CurveGroup(r.name, r.settings, training_charts(r.records, COPY_SOURCE)) for r in content.runs
-            ],
-            stages=_stages(content),
-            throughput=_throughput(content),
-        )
+    return render(
+        "page.html",
+        content=content,
+        cards=[_card(line) for line in lines],
+        summary=_summary(content, lines),
+        skipped=[(m.label, content.skipped[m.key]) for m in METRICS if m.key in content.skipped],
+        worst=[showcase.piece(result, measured) for result in worst],
+        best=[showcase.piece(result, measured) for result in best],
+        few=few,
+        histograms=_histograms(rebuilt, measured),
+        modes=[_mode(content, showcase, *mode) for mode in OTHER_MODES if content.of_mode(mode[0])],
+        measured=measured,
+        definitions=METRICS,
+        rows=rows_of(rebuilt[:MOST_ROWS], measured),
+        num_rebuilt=len(rebuilt),
+        curves=[
+            CurveGroup(r.name, r.settings, training_charts(r.records, COPY_SOURCE)) for r in content.runs
+        ],
+        stages=_stages(content),
+        throughput=_throughput(content),
     )
 
 

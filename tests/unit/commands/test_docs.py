@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import re
+import runpy
 from pathlib import Path
 
 from safa import load
@@ -20,12 +20,8 @@ CLI, PYTHON = ((DOCS / name).read_text(encoding="utf-8") for name in ("cli.md", 
 
 
 def test_the_flags_are_those_of_today() -> None:
-    spec = importlib.util.spec_from_file_location("cli_flags", DOCS / "cli_flags.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.with_flags(CLI) == CLI, "run `python docs/cli_flags.py`"
+    with_flags = runpy.run_path(str(DOCS / "cli_flags.py"))["with_flags"]
+    assert with_flags(CLI) == CLI, "run `python docs/cli_flags.py`"
 
 
 def test_the_command_lines_parse() -> None:

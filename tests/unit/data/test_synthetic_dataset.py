@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from safa.data.video import read_frames
 from safa.errors import UserError
 from safa.head.model import landmarks_px
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = SyntheticConfig(
     seed=3,
     num_people=3,
@@ -31,15 +31,6 @@ CONFIG = SyntheticConfig(
     frame_size=(128, 112),
 )
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """As the data set is made: small batches gain nothing from a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from safa.data.synthetic.render import render, shade
 from safa.data.synthetic.scene import Scene, build_scene, head_model
 from safa.data.synthetic.truth import Canvas, landmarks_in_frame
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = SyntheticConfig(num_people=3, num_held_out=1, frames_per_video=40, frame_size=(160, 128))
 CANVAS = Canvas.around(CONFIG.frame_size)
 
@@ -36,15 +36,6 @@ def _on(scene: Scene, grey: float) -> np.ndarray:
     """The frames as (T, H, W, 3) float before a plain wall."""
     plain = np.full_like(scene.backdrop, grey)
     return np.stack(list(render(dataclasses.replace(scene, backdrop=plain), CANVAS))).astype(float) / 255
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """As the data set is made: small batches gain nothing from a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=[0, 1])
