@@ -43,7 +43,7 @@ from safa.inference.evaluation import FRAMES, RESULT, ClipResult
 from safa.inference.features import fid_of_clips
 from safa.inference.jobs import EvaluationJob, list_jobs
 from safa.inference.scores import FRAMES_SCHEMA
-from safa.inference.swap import load_face_mask
+from safa.inference.swap import load_mask
 from safa.metrics.networks import load_judges, skipped_metrics
 from safa.models.safa import Safa
 from safa.report.compare import read_run, write_comparison
@@ -135,7 +135,7 @@ def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> No
     # Read here first: a worker that cannot start would end the job with Ray's words instead of ours.
     load_judges(config.scorers, model.tdmm)
     if "swap" in config.modes:
-        load_face_mask(config.swap)
+        load_mask(config.swap, model.tdmm)
 
 
 def _fingerprint(model: Safa) -> str:

@@ -20,7 +20,7 @@ from safa.data.store import ClipStore
 from safa.inference.animator import Animator
 from safa.inference.evaluation import ClipEvaluator
 from safa.inference.jobs import EvaluationJob
-from safa.inference.swap import load_face_mask
+from safa.inference.swap import load_mask
 from safa.metrics.networks import load_judges
 from safa.report.content import Failure
 from safa.report.page import CLIPS
@@ -47,7 +47,7 @@ class Evaluator:
             ClipStore(config.clips, cache_bytes=STREAM_CACHE),
             config,
             load_judges(config.scorers, model.tdmm, device),
-            load_face_mask(config.swap, device) if "swap" in config.modes else None,
+            load_mask(config.swap, model.tdmm, device) if "swap" in config.modes else None,
         )
         self._out = config.out
 

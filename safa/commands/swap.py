@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from safa.inference.swap import SwapMask
+    from safa.models.tdmm import Tdmm
 
 OUTLINE = (
     "no --parser, so the outline of the 3D head says where the face goes; "
@@ -77,12 +78,10 @@ def _swap(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _mask(arguments: argparse.Namespace, device: torch.device, tdmm: Any) -> SwapMask:
-    from safa.config.inference import FACE_CLASS_NAMES, SwapConfig
-    from safa.inference.swap import load_face_mask
-    from safa.inference.swapping import HeadOutline, parse_classes
+def _mask(arguments: argparse.Namespace, device: torch.device, tdmm: Tdmm) -> SwapMask:
+    from safa.config.inference import SwapConfig
+    from safa.inference.swap import load_mask
+    from safa.inference.swapping import parse_classes
 
-    if arguments.parser is None:
-        return HeadOutline(tdmm, arguments.hard)
-    classes = parse_classes(arguments.classes) if arguments.classes else FACE_CLASS_NAMES[1:16]
-    return load_face_mask(SwapConfig(weights=arguments.parser, classes=classes, hard=arguments.hard), device)
+    classes = parse_classes(arguments.classes) if arguments.classes else None
+    return load_mask(SwapConfig(weights=arguments.parser, classes=classes, hard=arguments.hard), tdmm, device)

@@ -59,12 +59,23 @@ class AnimationConfig(Settings):
     transfer: TransferConfig = TransferConfig()
 
 
-class SwapConfig(Settings):
-    """Face swap: the source's face in the driving clip, where a face parser sees these classes."""
+# The published face swap: the whole face with ears and neck.
+WHOLE_FACE: tuple[FaceClass, ...] = FACE_CLASS_NAMES[1:16]
 
-    weights: Path | None = None  # of the face parser (BiSeNet, 19 classes), .pth or .safetensors
-    classes: tuple[FaceClass, ...] = Field(default=FACE_CLASS_NAMES[1:16], min_length=1)
+
+class SwapConfig(Settings):
+    """Face swap: where in the driving clip the source's face goes."""
+
+    # Of the face parser (BiSeNet, 19 classes), .pth or .safetensors; None = the face of the fitted 3D head.
+    weights: Path | None = None
+    classes: tuple[FaceClass, ...] | None = Field(default=None, min_length=1)  # None = WHOLE_FACE
     hard: bool = False  # mask thresholded at 0.5 instead of soft
+
+    @model_validator(mode="after")
+    def _only_a_parser_knows_classes(self) -> Self:
+        if self.classes is not None and self.weights is None:
+            raise ValueError("classes need weights of a face parser")
+        return self
 
 
 class MeshConfig(Settings):
@@ -100,7 +111,7 @@ class EvaluateScale(Settings):
     cpus_per_actor: float = Field(default=1.0, gt=0)  # reserved in Ray; leave some free for Ray itself
     gpus_per_actor: float = Field(default=0.0, ge=0)  # a share of one GPU is fine
     threads_per_actor: int = Field(default=1, ge=1)  # torch's own threads
-    batch_size: int = Field(default=8, ge=1)  # driving frames at once
+    batch_size: int = Field(default=8, ge=1)  # driving frames at once; halved while a GPU cannot hold so many
 
 
 class EvaluateConfig(Settings):

@@ -6,6 +6,7 @@ of any length needs the memory of one batch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -20,6 +21,8 @@ from safa.inference.swap import SwapMask
 from safa.models.generator import Blend
 from safa.models.safa import FaceState, Reenactment, Safa, SourceCache
 from safa.pictures.canvas import Picture, from_tensor
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Animator:
 
     Args:
         model: is put into eval mode and on the device.
-        batch_size: driving frames that pass through the model at once.
+        batch_size: driving frames that pass through the model at once; halved, for good, whenever the GPU's
+            memory does not hold so many.
     """
 
     def __init__(self, model: Safa, device: str | torch.device = "cpu", batch_size: int = 8) -> None:
@@ -127,7 +131,26 @@ class Animator:
         mask: SwapMask | None = None,
     ) -> Iterator[AnimatedBatch]:
         for image in self.batches(driving):
-            yield self._step(source, image, transfer, mask)
+            while len(image):
+                batch = self._step_or_less(source, image[: self._batch_size], transfer, mask)
+                if batch is not None:
+                    yield batch
+                    image = image[len(batch.driving) :]
+
+    def _step_or_less(
+        self, source: SourceCache, driving: Tensor, transfer: Transfer, mask: SwapMask | None
+    ) -> AnimatedBatch | None:
+        """The step, or None and smaller batches from here on, where the GPU's memory does not hold it."""
+        try:
+            return self._step(source, driving, transfer, mask)
+        except torch.OutOfMemoryError:
+            if len(driving) == 1:
+                raise
+        # Out here the error, and all the tensors that its traceback holds, are gone.
+        self._batch_size = len(driving) // 2
+        log.warning("the GPU's memory is full: %d frames at once from here on", self._batch_size)
+        torch.cuda.empty_cache()
+        return None
 
     # On the step, not on the generator: the mode would leak to the caller between two batches.
     @torch.inference_mode()

@@ -33,7 +33,7 @@ from safa.inference.mesh import MeshTable, export_mesh, mesh_of, reconstruct_hea
 from safa.inference.motion import find_best_frame
 from safa.inference.panels import film_panels, mesh_film_panels, mesh_strip_panels, strip_panels
 from safa.inference.scores import FrameScorer, ScoreTable
-from safa.inference.swap import FaceMask
+from safa.inference.swap import SwapMask
 from safa.metrics.networks import Judges
 from safa.models.safa import SourceCache
 from safa.pictures.canvas import Picture, enlarge
@@ -94,7 +94,7 @@ class ClipEvaluator:
         store: ClipStore,
         config: EvaluateConfig,
         judges: Judges | None = None,
-        mask: FaceMask | None = None,
+        mask: SwapMask | None = None,
     ) -> None:
         self._animator, self._store, self._config = animator, store, config
         self._judges, self._mask = judges or Judges(), mask
@@ -164,7 +164,7 @@ class ClipEvaluator:
         if job.mode == "reconstruction":
             return self._animator.reconstruct(cache, frames)
         if job.mode == "swap":
-            assert self._mask is not None, "no face parser for a swap"
+            assert self._mask is not None, "no mask for a swap"
             return self._animator.swap(cache, frames, self._mask)
         transfer = self._config.animation.transfer
         best = self._best_frame(job, n_frames) if transfer.best_frame else 0

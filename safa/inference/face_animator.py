@@ -30,8 +30,8 @@ from safa.inference.mesh import reconstruct_heads
 from safa.inference.motion import find_best_frame
 from safa.inference.photo import Photo, read_photo
 from safa.inference.source import Source, scaled_to, shots_of
-from safa.inference.swap import SwapMask
-from safa.inference.swapping import HeadOutline, swapped_shots
+from safa.inference.swap import HeadOutline, SwapMask
+from safa.inference.swapping import swapped_shots
 from safa.models.safa import Safa, SourceCache
 from safa.pictures.canvas import Picture
 
@@ -141,7 +141,7 @@ class FaceAnimator:
         """Put the face of a photo into a film; frames that show no face go through untouched.
 
         Args:
-            mask: where in a driving frame the face goes, e.g. of ``load_face_mask``; None = the outline of
+            mask: where in a driving frame the face goes, e.g. of ``load_mask``; None = the outline of
                 the 3D head.
             crop: find the faces; else the middle squares are taken as they are.
             max_frames: stop after so many frames.

@@ -1,7 +1,8 @@
 """Face swap: where the source's face goes in the driving frame.
 
-The mask is the face parser's probability of the chosen classes in the driving frame. The generator blends
-there, at its bottleneck; outside the mask the driving frame's own features stay.
+The mask is the face parser's probability of the chosen classes in the driving frame, or, without a parser,
+the face of the 3D head that is fitted to it. The generator blends there, at its bottleneck; outside the mask
+the driving frame's own features stay.
 Source: SAFA (Wang et al., 2021), face swapping; MODEL.md, sections 5 (step 4) and 8.
 """
 
@@ -14,11 +15,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from safa.config.inference import FACE_CLASS_NAMES, SwapConfig
-from safa.errors import UserError
+from safa.config.inference import FACE_CLASS_NAMES, WHOLE_FACE, SwapConfig
+from safa.geometry.grids import warp
 from safa.models.parsing import FaceParser, blend_mask
+from safa.models.tdmm import Tdmm
 from safa.models.trunks.weights import read_weights
 from safa.training.storage import check_weights
+
+HARD = 0.5  # threshold of a hard mask
 
 
 class SwapMask(Protocol):
@@ -48,21 +52,42 @@ class FaceMask:
         return blend_mask(self.parser.probabilities(image), self.classes, hard=self.hard)
 
 
-def load_face_mask(config: SwapConfig, device: str | torch.device = "cpu") -> FaceMask:
-    """Read the face parser's weights.
+@dataclass(frozen=True)
+class HeadOutline:
+    """The part of the fitted 3D head that is face, eyes included: a mask that needs no weights.
+
+    Attributes:
+        hard: 0 or 1 instead of soft edges.
+    """
+
+    tdmm: Tdmm
+    hard: bool = False
+
+    @torch.inference_mode()
+    def of(self, image: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [0, 1] to masks (B, 1, S, S)."""
+        side = self.tdmm.render_side(self.tdmm.geometry(self.tdmm.estimate(image).code))
+        texels = self.tdmm.uv_face_eye_mask.expand(len(image), -1, -1, -1)
+        mask = warp(texels, side.uv.permute(0, 2, 3, 1)) * side.alpha
+        return (mask >= HARD).to(mask.dtype) if self.hard else mask
+
+
+def load_mask(config: SwapConfig, tdmm: Tdmm, device: str | torch.device = "cpu") -> SwapMask:
+    """The mask that the settings ask for.
+
+    Args:
+        tdmm: the 3D head that draws the outline where no parser is named; on the device already.
 
     Raises:
-        UserError: no weights are named, or the file is not of this network.
+        UserError: the file is not a face parser's.
     """
     if config.weights is None:
-        raise UserError(
-            "mode swap needs the face parser's weights", "swap.weights", "Name a BiSeNet file of 19 classes."
-        )
+        return HeadOutline(tdmm, config.hard)
     parser = FaceParser()
     weights = read_weights(config.weights)
     check_weights(_needed(parser.state_dict()), _needed(weights), str(config.weights))
     parser.load_state_dict(dict(weights), strict=False)
-    classes = tuple(FACE_CLASS_NAMES.index(name) for name in config.classes)
+    classes = tuple(FACE_CLASS_NAMES.index(name) for name in config.classes or WHOLE_FACE)
     return FaceMask(parser.to(device).eval(), classes, config.hard)
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
-
-import torch
-from torch import Tensor
 
 from safa.config.inference import FACE_CLASS_NAMES, FaceClass
 from safa.errors import UserError
-from safa.geometry.grids import warp
 from safa.inference.animator import AnimatedBatch
 from safa.inference.facebox import cut, put_back
 from safa.inference.film import Shot
 from safa.inference.framing import FramedFilm
 from safa.inference.source import Source, grid_of
-from safa.models.tdmm import Tdmm
 from safa.pictures.canvas import Picture, from_tensor
 
 # Words for classes that come in pairs.
@@ -27,29 +21,8 @@ GROUPS: dict[str, tuple[FaceClass, ...]] = {
     "ears": ("left_ear", "right_ear"),
     "lips": ("upper_lip", "lower_lip"),
 }
-HARD = 0.5
 
 Swapped = Callable[[list[Picture]], Iterator[AnimatedBatch]]  # driving crops to the swapped ones
-
-
-@dataclass(frozen=True)
-class HeadOutline:
-    """The part of the fitted 3D head that is face, eyes included: a mask that needs no weights.
-
-    Attributes:
-        hard: 0 or 1 instead of soft edges.
-    """
-
-    tdmm: Tdmm
-    hard: bool = False
-
-    @torch.inference_mode()
-    def of(self, image: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] to masks (B, 1, S, S)."""
-        side = self.tdmm.render_side(self.tdmm.geometry(self.tdmm.estimate(image).code))
-        texels = self.tdmm.uv_face_eye_mask.expand(len(image), -1, -1, -1)
-        mask = warp(texels, side.uv.permute(0, 2, 3, 1)) * side.alpha
-        return (mask >= HARD).to(mask.dtype) if self.hard else mask
 
 
 def parse_classes(text: str) -> tuple[FaceClass, ...]:

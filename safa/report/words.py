@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safa.config.inference import EvaluateConfig, ScorerConfig
+from safa.config.inference import WHOLE_FACE, EvaluateConfig, ScorerConfig, SwapConfig
 from safa.config.losses import PerceptualConfig
 from safa.config.model import HeadConfig, ModelConfig
 from safa.config.training import FullStage, HeadStage, TrainConfig
@@ -51,13 +51,19 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
         how += ["adapted to the size of the face"] if transfer.adapt_scale else []
         how += ["measured from the best frame"] if transfer.best_frame else []
         lines.append(f"Animation: one person driven by another, {', '.join(how)}.")
-    if "swap" in config.modes and config.swap.weights is not None:
-        edge = "hard" if config.swap.hard else "soft"
-        classes = ", ".join(name.replace("_", " ") for name in config.swap.classes)
-        lines.append(f"Face swap: absolute motion, {edge} mask of {classes} by {config.swap.weights.name}.")
+    if "swap" in config.modes:
+        lines.append(f"Face swap: absolute motion, {_mask(config.swap)}.")
     if "mesh" in config.modes:
         lines.append("3D reconstruction: parameters, landmarks and vertices of every frame.")
     return (*lines, *_judges(config.scorers))
+
+
+def _mask(config: SwapConfig) -> str:
+    edge = "hard" if config.hard else "soft"
+    if config.weights is None:
+        return f"{edge} mask of the face of the 3D head fitted to the driving frame"
+    classes = ", ".join(name.replace("_", " ") for name in config.classes or WHOLE_FACE)
+    return f"{edge} mask of {classes} by {config.weights.name}"
 
 
 def _judges(config: ScorerConfig) -> list[str]:

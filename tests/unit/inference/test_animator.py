@@ -9,7 +9,7 @@ import torch
 from safa.config.inference import TransferConfig
 from safa.inference.animator import Animator, predictions
 from safa.inference.motion import absolute, relative
-from safa.models.safa import Safa
+from safa.models.safa import FaceState, Safa, SourceCache
 
 SIZE = 32
 
@@ -17,6 +17,10 @@ SIZE = 32
 def film(count: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def source_of(model: Safa) -> SourceCache:
+    return Animator(model).prepare(film(1, seed=9)[0])
 
 
 def one_by_one(model: Safa, source: np.ndarray, driving: list[np.ndarray], rule: str) -> torch.Tensor:
@@ -73,6 +77,33 @@ def test_a_best_frame_is_the_same_as_forward_and_backward_films_joined(model: Sa
     assert len(at_once) == 6
     for ours, wanted in zip(at_once, joined, strict=True):
         assert np.abs(ours.astype(int) - wanted).max() <= 1
+
+
+def test_full_memory_halves_the_batch_for_good(
+    model: Safa, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driving, room = film(12), 3
+    seen: list[int] = []
+    wanted = [batch.result.prediction for batch in Animator(model).reconstruct(source_of(model), driving)]
+    whole = type(model).analyse
+
+    def analyse(self: Safa, image: torch.Tensor) -> FaceState:
+        seen.append(len(image))
+        if len(image) > room:
+            raise torch.OutOfMemoryError("no room")
+        return whole(self, image)
+
+    monkeypatch.setattr(type(model), "analyse", analyse)
+    batches = list(Animator(model, batch_size=8).reconstruct(source_of(model), driving))
+    assert seen == [1, 8, 4, 2, 2, 2, 2, 2, 2]  # the source, the search, the rest
+    assert [len(batch.driving) for batch in batches] == [2] * 6
+    torch.testing.assert_close(
+        torch.cat([batch.result.prediction for batch in batches]), torch.cat(wanted), atol=2e-4, rtol=0
+    )
+    assert "memory is full: 2 frames at once from here on" in caplog.text
+    room = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        next(Animator(model, batch_size=2).reconstruct(source_of(model), driving))
 
 
 def test_a_long_film_is_never_held(model: Safa) -> None:

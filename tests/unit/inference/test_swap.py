@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from safa.config.inference import FACE_CLASS_NAMES, SwapConfig
+from safa.config.inference import FACE_CLASS_NAMES, WHOLE_FACE, SwapConfig
 from safa.data.store import ClipStore
 from safa.errors import UserError
 from safa.inference.animator import Animator
-from safa.inference.swap import FaceMask, load_face_mask
+from safa.inference.swap import FaceMask, HeadOutline, load_mask
 from safa.models.generator import Blend
 from safa.models.parsing import FACE_CLASSES, NUM_CLASSES, FaceParser
 from safa.models.safa import FaceState, Safa
@@ -40,7 +41,7 @@ def stand_in(name: str) -> FaceMask:
 
 def test_names_are_those_of_the_parsers_classes() -> None:
     assert len(FACE_CLASS_NAMES) == NUM_CLASSES
-    chosen = tuple(FACE_CLASS_NAMES.index(name) for name in SwapConfig().classes)
+    chosen = tuple(FACE_CLASS_NAMES.index(name) for name in WHOLE_FACE)
     assert chosen == FACE_CLASSES
     assert FACE_CLASS_NAMES[17] == "hair"
 
@@ -56,8 +57,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("hard", [False, True])
-def test_weights_from_a_file(weights: Path, hard: bool) -> None:
-    mask = load_face_mask(SwapConfig(weights=weights, classes=("nose", "hair"), hard=hard))
+def test_weights_from_a_file(model: Safa, weights: Path, hard: bool) -> None:
+    mask = load_mask(SwapConfig(weights=weights, classes=("nose", "hair"), hard=hard), model.tdmm)
+    assert isinstance(mask, FaceMask)
     assert mask.classes == (10, 17)
     place = mask.of(torch.rand(1, 3, 32, 32))
     assert place.shape == (1, 1, 512, 512)
@@ -65,13 +67,29 @@ def test_weights_from_a_file(weights: Path, hard: bool) -> None:
     assert (set(place.unique().tolist()) <= {0.0, 1.0}) == hard
 
 
-def test_without_weights_one_line_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"swap\.weights: mode swap needs the face parser's weights") as error:
-        load_face_mask(SwapConfig())
-    assert "\n" not in str(error.value)
+def test_a_file_of_another_network_is_refused(model: Safa, tmp_path: Path) -> None:
     torch.save({"some.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other\.pth: weights do not fit"):
-        load_face_mask(SwapConfig(weights=tmp_path / "other.pth"))
+    with pytest.raises(UserError, match=r"other\.pth: weights do not fit") as error:
+        load_mask(SwapConfig(weights=tmp_path / "other.pth"), model.tdmm)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_without_weights_the_face_of_the_3d_head_is_the_mask(model: Safa, hard: bool) -> None:
+    mask = load_mask(SwapConfig(hard=hard), model.tdmm)
+    assert isinstance(mask, HeadOutline)
+    image = torch.rand(2, 3, 32, 32)
+    place = mask.of(image)
+    assert place.shape == (2, 1, 32, 32)
+    assert 0 <= place.min() < place.max() <= 1
+    assert (set(place.unique().tolist()) <= {0.0, 1.0}) == hard
+    side = model.tdmm.render_side(model.tdmm.geometry(model.tdmm.estimate(image).code))
+    assert (place <= side.alpha + 1e-6).all()  # never beside the head
+
+
+def test_classes_need_a_parser() -> None:
+    with pytest.raises(ValidationError, match="classes need weights"):
+        SwapConfig(classes=("nose",))
 
 
 @torch.no_grad()
