@@ -8,15 +8,17 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
 from safa.data.clip_maker import FindLandmarks, make_clip
 from safa.data.faces import FaceDetector
 from safa.data.fetch import Fetcher, fetched, make_fetcher
+from safa.data.landmarks import sidecar_names
+from safa.data.places import local_copy, name_of
 from safa.data.schema import Code, Refused
 from safa.data.sources import ClipJob
 from safa.data.tube_finder import find_tubes, write_tubes
@@ -63,7 +65,7 @@ class ClipMaker:
     def _video(self, job: ClipJob) -> AbstractContextManager[Path]:
         source = self._config.source
         if not isinstance(source, MetadataSource) or source.fetch is None:
-            return nullcontext(Path(job.video))
+            return local_copy(job.video, _sidecars(name_of(job.video)))
         self._fetcher = self._fetcher or make_fetcher(source.fetch)
         return fetched(job.video_id, source, self._fetcher)
 
@@ -83,17 +85,17 @@ class TubeFinder:
         self._detector: FaceDetector | None = None
 
     def __call__(self, row: dict[str, Any]) -> Status:
-        """Row ``{video}``, a path, to its status; ``n_frames`` is the number of clips found."""
-        video = Path(row["video"])
-        return _tried(video.name, lambda: self._find(video))
+        """Row ``{video}``, a path or an address, to its status; ``n_frames`` counts the clips found."""
+        return _tried(name_of(row["video"]), lambda: self._find(row["video"]))
 
-    def _find(self, video: Path) -> int:
+    def _find(self, place: str) -> int:
         if self._detector is None:
             from safa.data.faces.library import LibraryDetector
 
             self._detector = LibraryDetector(self._source.detector)
-        tubes = find_tubes(video, self._source, self._fps, self._detector)
-        write_tubes(self._folder, video, tubes)
+        with local_copy(place) as video:
+            tubes = find_tubes(video, self._source, self._fps, self._detector)
+        write_tubes(self._folder, tubes)
         return len(tubes.clips)
 
 
@@ -107,6 +109,11 @@ class Nothing:
         """Every clip is done at once."""
         ids = [ClipJob.from_json(text).clip_id for text in row["jobs"]]
         return [{"id": name, "code": "", "detail": "", "n_frames": 0, "seconds": 0.0} for name in ids]
+
+
+def _sidecars(video: str) -> list[str]:
+    """What may lie beside a video of this name, or beside a folder of pictures, which has no ending."""
+    return [*sidecar_names(PurePath(video).stem), *sidecar_names(video)]
 
 
 def _tried(name: str, work: Callable[[], int]) -> Status:

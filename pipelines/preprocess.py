@@ -32,6 +32,7 @@ from pipelines.runs import claim_folder, write_json, write_manifest
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
 from safa.data.clip_facts import gather
 from safa.data.fetch import make_fetcher
+from safa.data.places import absolute
 from safa.data.plan import plan_of
 from safa.data.schema import Code
 from safa.data.sources import BadRow, ClipJob, Listing, list_jobs, place_of
@@ -164,18 +165,18 @@ def _with_tubes(
     """Find the tubes of the videos that have none yet; then every clip is known."""
     videos, _ = raw_videos(source)
     folder = config.out / TUBES
-    fresh = [v for v in videos if v.name not in settled and not tubes_file(folder, v).is_file()]
+    fresh = [v for v in videos if v.name not in settled and not tubes_file(folder, v.name).is_file()]
     if fresh:
         stack.enter_context(ray_session())
         _same_paths_everywhere(config)
-        rows = _rows([{"video": str(video.absolute())} for video in fresh])
+        rows = _rows([{"video": absolute(video.where)} for video in fresh])
         given = (source, config.fps, folder.absolute())
         found = rows.map(TubeFinder, fn_constructor_args=given, **_actors(config))
         for statuses in _progress(found, len(fresh), "videos searched"):
             quarantine.add("detect", _refusals(statuses))
     listing = list_inputs(config)
     unread = [BadRow(row["id"], row["detail"], Code(row["code"])) for row in quarantine.rows(frozenset())]
-    names = {video.name for video in videos if not tubes_file(folder, video).is_file()}
+    names = {video.name for video in videos if not tubes_file(folder, video.name).is_file()}
     return Listing(listing.jobs, (*listing.bad_rows, *(row for row in unread if row.name in names)))
 
 
@@ -229,7 +230,8 @@ def _actors(config: PreprocessConfig, most: int | None = None) -> dict[str, Any]
 def _same_paths_everywhere(config: PreprocessConfig) -> None:
     """A relative path is another folder on every node."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    relative = [path for path in (config.out, place_of(config.source)) if not path.is_absolute()]
+    places = (config.out, place_of(config.source))
+    relative = [place for place in places if str(place) != absolute(place)]
     if len(alive) > 1 and relative:
         raise UserError(
             f"relative path on a cluster of {len(alive)} nodes",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from safa.config.preprocess import EncodingConfig
 from safa.data.images import encode_image
@@ -98,3 +101,29 @@ def tiny_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model() -> dict[str, Any]:
     """The ``model`` section of a config, 32 px."""
     return copy.deepcopy(MODEL)
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """Host and port of an S3 server on loopback."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store: str) -> str:
+    """The address of a new, empty bucket; put ``/path`` before its question mark."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    store = fs.S3FileSystem(
+        access_key="test",
+        secret_key="test",
+        endpoint_override=object_store,
+        scheme="http",
+        region="us-east-1",
+        allow_bucket_creation=True,
+    )
+    store.create_dir(name)
+    return f"s3://test:test@{name}?endpoint_override={quote(object_store)}&scheme=http&region=us-east-1"

@@ -5,9 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PlainValidator, field_validator, model_validator
 
 from safa.config.loader import Settings
+
+STORES = ("s3://", "gs://", "file://")
+
+
+def is_address(place: Path | str) -> bool:
+    """Whether this is an address of an object store, not a path."""
+    return isinstance(place, str) and place.startswith(STORES)
+
+
+def _place(value: object) -> Path | str:
+    if isinstance(value, Path) or is_address(value if isinstance(value, str) else ""):
+        return value  # type: ignore[return-value]
+    if isinstance(value, str):
+        if "://" in value:
+            raise ValueError(f"must be a path, or begin with {', '.join(STORES)}")
+        return Path(value)
+    raise ValueError("must be a path or an address")
+
+
+# Where a source's files are: a path, or an address in an object store.
+Place = Annotated[Path | str, PlainValidator(_place)]
 
 
 class EncodingConfig(Settings):
@@ -115,7 +136,7 @@ class MetadataSource(Settings):
     """Videos and a list of clips in them, in VoxCeleb's columns."""
 
     kind: Literal["metadata"]
-    csv: Path  # columns video_id, start, end, bbox, fps, width, height, partition, person_id
+    csv: Place  # columns video_id, start, end, bbox, fps, width, height, partition, person_id
     videos: Path  # folder of {video_id}.mp4; with `fetch`, where downloads go
     fetch: Annotated[UrlFetch | YtDlpFetch, Field(discriminator="kind")] | None = None
 
@@ -136,7 +157,7 @@ class VideosSource(Settings):
     """Raw videos without a list: faces are found and followed."""
 
     kind: Literal["videos"]
-    folder: Path
+    folder: Place
     split: Literal["train", "test"] = "train"
     detector: DetectorConfig
     tubes: TubeConfig = TubeConfig()
@@ -147,7 +168,7 @@ class ClipsSource(Settings):
     """Crops of one face that exist already: videos, or folders of PNGs; sidecars lie beside them."""
 
     kind: Literal["clips"]
-    folder: Path  # of *.mp4 and folders of *.png; a name person#video#start#end is taken as the clip id
+    folder: Place  # of *.mp4 and folders of *.png; a name person#video#start#end is taken as the clip id
     split: Literal["train", "test"] = "train"
     fps: float = Field(default=25.0, gt=0)  # of PNG folders
 

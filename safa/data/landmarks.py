@@ -32,12 +32,17 @@ class Marked:
     scores: Scores
 
 
+def sidecar_names(stem: str) -> tuple[str, str]:
+    """The files that may hold a video's landmarks, the better one first."""
+    return f"{stem}.landmarks.npy", f"{stem}.pkl"
+
+
 def sidecar_of(video: Path, folder: Path | None = None) -> Path:
     """Where a video's landmarks lie: beside it, or in a folder of landmarks."""
-    return (folder or video.parent) / f"{_name(video)}.landmarks.npy"
+    return (folder or video.parent) / sidecar_names(_stem(video))[0]
 
 
-def _name(video: Path) -> str:
+def _stem(video: Path) -> str:
     return video.name if video.is_dir() else video.stem  # a folder of PNGs has no ending
 
 
@@ -49,7 +54,7 @@ def read_sidecar(video: Path, folder: Path | None = None) -> Points:
     """
     path = sidecar_of(video, folder)
     if not path.is_file():
-        pickled = path.with_name(f"{_name(video)}.pkl")
+        pickled = path.with_name(sidecar_names(_stem(video))[1])
         if pickled.is_file():
             return _read_pickle(pickled)
         raise Refused(Code.NO_LANDMARKS, f"{path.name} is missing")

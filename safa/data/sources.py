@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safa.config.preprocess import ClipsSource, MetadataSource, Source
+from safa.config.preprocess import ClipsSource, MetadataSource, Place, Source
 from safa.data.clip_id import ClipId, is_safe_name
 from safa.data.crop import Box
+from safa.data.places import Entry, entries, name_of, open_text
 from safa.data.schema import Code
 from safa.errors import UserError
 
@@ -31,7 +32,7 @@ class ClipJob:
     person_id: str
     video_id: str
     split: str
-    video: str  # path of a video, or of a folder of PNGs
+    video: str  # path or address of a video, or of a folder of PNGs
     start: int
     end: int | None
     fps: float | None
@@ -80,7 +81,7 @@ def list_jobs(source: MetadataSource | ClipsSource) -> Listing:
     return listing
 
 
-def place_of(source: Source) -> Path:
+def place_of(source: Source) -> Place:
     """The folder that a source reads from, or downloads to."""
     return source.videos if isinstance(source, MetadataSource) else source.folder
 
@@ -94,8 +95,9 @@ def _from_metadata(source: MetadataSource) -> Listing:
     jobs: dict[str, ClipJob] = {}
     lines: dict[str, int] = {}
     bad: list[BadRow] = []
+    file = name_of(source.csv)
     for number, row in enumerate(_csv_rows(source.csv), 2):  # line 1 holds the names of the columns
-        name = f"{source.csv.name}:{number}"
+        name = f"{file}:{number}"
         try:
             job = _job_of_row(row, source.videos)
         except (ValueError, TypeError) as error:
@@ -108,22 +110,22 @@ def _from_metadata(source: MetadataSource) -> Listing:
             lines[job.clip_id] = number
             if former is None:
                 continue
-            name = f"{source.csv.name}:{job_line}"
+            name = f"{file}:{job_line}"
         detail = f"clip {job.clip_id} is also in line {lines[job.clip_id]}"
         bad.append(BadRow(name, detail, Code.DUPLICATE))
     return Listing(tuple(jobs.values()), tuple(bad))
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(place: Place) -> Iterator[dict[str, Any]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # with or without a byte order mark
+        with open_text(place) as file:
             reader = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise UserError(f"lacks the columns {', '.join(missing)}", str(path))
+                raise UserError(f"lacks the columns {', '.join(missing)}", str(place))
             yield from reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the list ({error})", str(path), "Check source.csv.") from None
+        raise UserError(f"cannot read the list ({error})", str(place), "Check source.csv.") from None
 
 
 def _job_of_row(row: Mapping[str, Any], videos: Path) -> ClipJob:
@@ -152,39 +154,53 @@ def _job_of_row(row: Mapping[str, Any], videos: Path) -> ClipJob:
 # ---- crops that exist already ------------------------------------------------------------------------------
 
 
-def is_picture_folder(path: Path) -> bool:
+def contents(folder: Place, what: str) -> list[Entry]:
+    """What is in a source's folder, in order of names.
+
+    Args:
+        what: it should hold, for the error.
+
+    Raises:
+        UserError: no such folder, or it cannot be read.
+    """
+    try:
+        return sorted(entries(folder))
+    except (OSError, ValueError) as error:  # an address may be no address
+        reason = "" if isinstance(error, FileNotFoundError | NotADirectoryError) else f" ({error})"
+        raise UserError(f"no such folder of {what}{reason}", str(folder), "Check source.folder.") from None
+
+
+def is_picture_folder(entry: Entry) -> bool:
     """Whether a clip is stored as a folder of numbered PNGs."""
-    return path.is_dir() and next(path.glob("*.png"), None) is not None
+    return entry.is_folder and any(child.suffix == ".png" for child in entries(entry.where))
 
 
 def _from_folder(source: ClipsSource) -> Listing:
-    if not source.folder.is_dir():
-        raise UserError("no such folder of clips", str(source.folder), "Check source.folder.")
     jobs: dict[str, ClipJob] = {}
     bad = []
-    for path in sorted(source.folder.iterdir()):
-        if path.suffix != ".mp4" and not is_picture_folder(path):
+    for entry in contents(source.folder, "clips"):
+        if entry.suffix != ".mp4" and not is_picture_folder(entry):
             continue
         try:
-            job = _job_of_file(path, source)
+            job = _job_of_file(entry, source)
             if job.clip_id in jobs:
                 raise ValueError(f"clip {job.clip_id} is there as a video too")
             jobs[job.clip_id] = job
         except ValueError as error:
-            bad.append(BadRow(path.name, str(error)))
+            bad.append(BadRow(entry.name, str(error)))
     return Listing(tuple(jobs.values()), tuple(bad))
 
 
-def _job_of_file(path: Path, source: ClipsSource) -> ClipJob:
+def _job_of_file(entry: Entry, source: ClipsSource) -> ClipJob:
     """What is named as a clip keeps that id; any other is a clip, a video and a person of its own."""
-    name = path.name if path.is_dir() else path.stem
+    name = entry.stem
     try:
         clip = ClipId.parse(name)
         clip_id, person, video, start = name, clip.person_id, clip.video_id, clip.start
     except ValueError:
         if not is_safe_name(name):
-            raise ValueError(f"{path.name!r} is not a name for a clip: use letters, digits, _ . -") from None
+            raise ValueError(f"{entry.name!r} is not a name for a clip: use letters, digits, _ . -") from None
         clip_id = person = video = name
         start = 0
-    fps = source.fps if path.is_dir() else None
-    return ClipJob(clip_id, person, video, source.split, str(path), start, None, fps, None, None, None)
+    fps = source.fps if entry.is_folder else None
+    return ClipJob(clip_id, person, video, source.split, entry.where, start, None, fps, None, None, None)

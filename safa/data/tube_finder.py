@@ -13,8 +13,9 @@ from typing import Any
 from safa.config.preprocess import VideosSource
 from safa.data.clip_id import ClipId, is_safe_name
 from safa.data.faces import Face, FaceDetector
+from safa.data.places import Entry
 from safa.data.schema import Code, Refused
-from safa.data.sources import BadRow, ClipJob, Listing
+from safa.data.sources import BadRow, ClipJob, Listing, contents
 from safa.data.tubes import Tube, clip_box, follow
 from safa.data.video import DecodeError, probe, read_frames
 from safa.errors import UserError
@@ -90,15 +91,15 @@ def _judged(tube: Tube, frame: tuple[int, int], source: VideosSource) -> Stretch
 # ---- kept in files -----------------------------------------------------------------------------------------
 
 
-def tubes_file(folder: Path, video: Path) -> Path:
-    """Where a video's tubes are kept."""
-    return folder / f"{video.name}.json"
+def tubes_file(folder: Path, video: str) -> Path:
+    """Where the tubes of a video of this name are kept."""
+    return folder / f"{video}.json"
 
 
-def write_tubes(folder: Path, video: Path, tubes: VideoTubes) -> None:
+def write_tubes(folder: Path, tubes: VideoTubes) -> None:
     """Keep them, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = tubes_file(folder, video)
+    path = tubes_file(folder, tubes.video)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(asdict(tubes)) + "\n")
     part.replace(path)
@@ -126,37 +127,35 @@ def read_tubes(path: Path) -> VideoTubes:
 # ---- as a source of clips ----------------------------------------------------------------------------------
 
 
-def raw_videos(source: VideosSource) -> tuple[list[Path], list[BadRow]]:
+def raw_videos(source: VideosSource) -> tuple[list[Entry], list[BadRow]]:
     """The videos of the folder, and those whose names cannot be part of a clip's.
 
     Raises:
         UserError: no such folder, or nothing in it.
     """
-    if not source.folder.is_dir():
-        raise UserError("no such folder of videos", str(source.folder), "Check source.folder.")
-    paths = sorted(path for path in source.folder.iterdir() if path.suffix.lower() in VIDEO_ENDINGS)
-    if not paths:
+    videos = [entry for entry in contents(source.folder, "videos") if entry.suffix.lower() in VIDEO_ENDINGS]
+    if not videos:
         raise UserError(
             "no videos here", str(source.folder), f"Endings known: {', '.join(sorted(VIDEO_ENDINGS))}."
         )
-    good: dict[str, Path] = {}
+    good: dict[str, Entry] = {}
     bad = []
-    for path in paths:
-        if not is_safe_name(path.stem):
-            bad.append(BadRow(path.name, "not a name for a video: use letters, digits, _ . -"))
-        elif path.stem in good:
-            bad.append(BadRow(path.name, f"{good[path.stem].name} has the same name", Code.DUPLICATE))
+    for video in videos:
+        if not is_safe_name(video.stem):
+            bad.append(BadRow(video.name, "not a name for a video: use letters, digits, _ . -"))
+        elif video.stem in good:
+            bad.append(BadRow(video.name, f"{good[video.stem].name} has the same name", Code.DUPLICATE))
         else:
-            good[path.stem] = path
+            good[video.stem] = video
     return list(good.values()), bad
 
 
-def list_tubes(source: VideosSource, videos: Sequence[Path], folder: Path) -> Listing:
+def list_tubes(source: VideosSource, videos: Sequence[Entry], folder: Path) -> Listing:
     """Clips of the videos whose tubes are known. A video without a single clip is one refused input."""
     jobs: list[ClipJob] = []
     bad: list[BadRow] = []
     for video in videos:
-        path = tubes_file(folder, video)
+        path = tubes_file(folder, video.name)
         if not path.is_file():
             continue
         tubes = read_tubes(path)
@@ -166,7 +165,7 @@ def list_tubes(source: VideosSource, videos: Sequence[Path], folder: Path) -> Li
     return Listing(tuple(jobs), tuple(bad))
 
 
-def _job(video: Path, tubes: VideoTubes, stretch: Stretch, split: str) -> ClipJob:
+def _job(video: Entry, tubes: VideoTubes, stretch: Stretch, split: str) -> ClipJob:
     # Who is seen is not known: every video counts as a person of its own.
     clip = ClipId(video.stem, video.stem, stretch.start, stretch.end)
     return ClipJob(
@@ -174,7 +173,7 @@ def _job(video: Path, tubes: VideoTubes, stretch: Stretch, split: str) -> ClipJo
         person_id=video.stem,
         video_id=video.stem,
         split=split,
-        video=str(video),
+        video=video.where,
         start=stretch.start,
         end=stretch.end,
         fps=tubes.fps,
@@ -193,7 +192,7 @@ def _numbered(clip: ClipId, stretch: Stretch, tubes: VideoTubes) -> str:
     return str(ClipId(f"{clip.person_id}.{number + 1}", clip.video_id, clip.start, clip.end))
 
 
-def _why_none(video: Path, tubes: VideoTubes) -> BadRow:
+def _why_none(video: Entry, tubes: VideoTubes) -> BadRow:
     if not tubes.stretches:
         return BadRow(video.name, "no face in it", Code.NO_FACE)
     longest = max(tubes.stretches, key=lambda stretch: stretch.end - stretch.start)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
 from pipelines import preprocess
 from safa.config import dump_settings
@@ -188,6 +189,26 @@ def test_files_that_are_clips_already(poisoned: Path, tmp_path: Path) -> None:
     assert preprocess.preprocess(config).ok == 2
     info = ClipStore(tmp_path / "out" / "clips").info("p1#v1#000100#000140")
     assert (info.split, info.start, info.n_frames) == ("test", 100, FRAMES)
+
+
+def test_clips_in_an_object_store(bucket: str, tmp_path: Path) -> None:
+    """Each worker brings a video and its landmarks to its own disk; what lacks them is refused as ever."""
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    for name in ("p1#v1#000100#000140", "p2#v2#000000#000040"):
+        _video(folder, name)
+    (folder / "p2#v2#000000#000040.landmarks.npy").unlink()
+    store, path = fs.FileSystem.from_uri(bucket)
+    fs.copy_files(str(folder), f"{path}/crops", destination_filesystem=store)
+    source = ClipsSource(kind="clips", folder=bucket.replace("?", "/crops?"))
+    config = PreprocessConfig(source=source, out=tmp_path / "out", size=32, min_frames=10, min_box=40)
+    summary = preprocess.preprocess(config)
+    assert (summary.total, summary.ok, summary.reasons) == (2, 1, {"no_landmarks": 1})
+    here = ClipsSource(kind="clips", folder=folder)
+    preprocess.preprocess(config.model_copy(update={"source": here, "out": tmp_path / "here"}))
+    tables = [next((tmp_path / out / "clips").rglob("p1*.parquet")) for out in ("out", "here")]
+    remote, local = (str(pq.read_table(table).to_pylist()) for table in tables)  # NaN equals NaN as text
+    assert remote == local
 
 
 def test_killed_in_the_middle_then_finished_equals_undisturbed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safa.config.preprocess import DetectorConfig, FaceAlignmentLandmarks, TubeC
 from safa.data.crop import Box
 from safa.data.faces import Face, iou
 from safa.data.faces.library import LANDMARK_FILE, NUM_HOURGLASSES, LibraryDetector, LibraryLandmarks, check
+from safa.data.places import Entry
 from safa.data.sources import list_jobs
 from safa.data.tube_finder import find_tubes, list_tubes, read_tubes, tubes_file, write_tubes
 from safa.errors import UserError
@@ -137,20 +138,20 @@ def test_frames_without_a_face_have_no_landmarks(random_weights: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real_tubes(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideosSource, list[Path], Path]:
+def real_tubes(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideosSource, list[Entry], Path]:
     """Tubes of the shortest real film, found by BlazeFace and kept in a file."""
     if not REAL.is_dir() or not WEIGHTS.is_dir():
         pytest.skip("../shared is not here")
     source = VideosSource(kind="videos", folder=REAL / "raw", detector=_blaze(), tubes=TubeConfig())
     video = REAL / "raw" / "lp_d18.mp4"
     folder = tmp_path_factory.mktemp("tubes")
-    write_tubes(folder, video, find_tubes(video, source, 25.0, LibraryDetector(source.detector)))
-    return source, [video], folder
+    write_tubes(folder, find_tubes(video, source, 25.0, LibraryDetector(source.detector)))
+    return source, [Entry(video.name, str(video), False)], folder
 
 
 @pytest.mark.slow
 def test_real_faces_are_followed_into_the_tubes_of_the_list(
-    real_tubes: tuple[VideosSource, list[Path], Path],
+    real_tubes: tuple[VideosSource, list[Entry], Path],
 ) -> None:
     from safa.config.preprocess import MetadataSource
 
@@ -178,10 +179,10 @@ def test_real_faces_are_followed_into_the_tubes_of_the_list(
 
 @pytest.mark.slow
 def test_a_damaged_file_of_tubes_is_told(
-    real_tubes: tuple[VideosSource, list[Path], Path], tmp_path: Path
+    real_tubes: tuple[VideosSource, list[Entry], Path], tmp_path: Path
 ) -> None:
     _, (video,), folder = real_tubes
-    whole = tubes_file(folder, video)
+    whole = tubes_file(folder, video.name)
     assert Box(*read_tubes(whole).clips[0].box or ()).width > 256
     cut = tmp_path / whole.name
     cut.write_text(whole.read_text()[:50])
