@@ -3,8 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 BASE := .venv/.installed
 DEV := .venv/.installed-dev
-# pip would compile every file it installs, which doubles the time; Python compiles the few that run, once.
-PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo real test test-fast check lint format bench clean

@@ -226,7 +226,7 @@ def test_what_cannot_work_is_told_before_anything_starts(
         evaluate.evaluate(make(clips=str(large), splits=["train"]), {})
     with pytest.raises(UserError, match="no model or checkpoint"):
         evaluate.evaluate(make(model=str(tmp_path / "large")), {})
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="cannot read the weights"):
         evaluate.evaluate(make(modes=["swap"], swap={"weights": str(tmp_path / "no.pth")}), {})
     with pytest.raises(UserError, match="no such file"):
         evaluate.evaluate(make(scorers={"identity": str(tmp_path / "no.pt")}), {})
