@@ -8,10 +8,10 @@ one process and one thread setting:
 - ``single``: one frame at a time with the source redone for each, as the reference does it;
 - memory: peak resident size of a fresh process that evaluates a clip of N and of 8 N frames;
 - overhead: wall time of whole jobs through Ray with clips of two frames, less the model's own time for them,
-  per 1,000 clips (runs of ``--ray`` and three times as many clips; 0 leaves it out).
+  per 1,000 clips (runs of ``--ray`` and three times as many clips).
 
 Rates are wall time; every ratio is of one run. The three ways take turns; the best of ``--rounds`` counts.
-Run: python benchmarks/evaluate.py [--size 64] [--frames 96] [--batch 8] [--model RUN] [--device cuda]
+Run: python benchmarks/evaluate.py [--ask speed] [--size 256] [--published] [--model RUN] [--device cuda]
 """
 
 from __future__ import annotations
@@ -82,10 +82,11 @@ def clip_id(number: int, length: int) -> str:
     return f"p{number:05d}#v#000000#{length:06d}"
 
 
-def make_model(folder: Path, size: int) -> Path:
-    """The demo's model at ``size`` px with random weights."""
+def make_model(folder: Path, size: int, *, published: bool) -> Path:
+    """The demo's model at ``size`` px, or the published one, with random weights."""
     sections = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8"))
-    config = parse_settings({**sections["model"], "image_size": size}, ModelConfig, "demo.yaml")
+    narrow = {} if published else sections["model"]
+    config = parse_settings({**narrow, "image_size": size}, ModelConfig, "demo.yaml")
     torch.manual_seed(0)
     model = Safa(config, HeadAssets.from_config(config.head))
     save_model(folder / "model", model, ModelInfo("full", config, 0, "benchmark"))
@@ -212,11 +213,14 @@ def overhead(arguments: argparse.Namespace, model_path: Path, work: Path) -> Non
 def main() -> None:
     """Print the figures, one a line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asks = {"speed": speed, "memory": memory, "overhead": overhead}
+    parser.add_argument("--ask", action="append", choices=asks, help="may be given often; default: all")
     parser.add_argument("--size", type=int, default=64, help="px, both sides of a frame; that of --model")
+    parser.add_argument("--published", action="store_true", help="the published model, not the demo's")
     parser.add_argument("--frames", type=int, default=96, help="of a clip")
     parser.add_argument("--batch", type=int, default=8, help="frames at once")
     parser.add_argument("--rounds", type=int, default=3, help="the best one counts")
-    parser.add_argument("--ray", type=int, default=40, help="clips through Ray; 0: none")
+    parser.add_argument("--ray", type=int, default=40, help="clips through Ray, for the overhead")
     parser.add_argument("--model", type=Path, default=None, help="run folder; default: random weights")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--one-clip", type=Path, default=None, help=argparse.SUPPRESS)
@@ -226,11 +230,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        model_path = arguments.model or make_model(work / "model", arguments.size)
-        speed(arguments, model_path, work)
-        memory(arguments, model_path, work)
-        if arguments.ray:
-            overhead(arguments, model_path, work)
+        model_path = arguments.model or make_model(
+            work / "model", arguments.size, published=arguments.published
+        )
+        for ask in arguments.ask or asks:
+            asks[ask](arguments, model_path, work)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from safa.errors import UserError
 from safa.metrics.images import MS_SSIM_MIN_SIZE, flicker, ms_ssim
@@ -51,6 +52,18 @@ def test_ms_ssim_against_a_twin() -> None:
     scores = ms_ssim(predicted, wanted)
     for i in range(2):
         assert scores[i].item() == pytest.approx(naive_ms_ssim(predicted[i], wanted[i]), abs=1e-6)
+
+
+def test_ms_ssim_is_that_of_torchmetrics() -> None:
+    predicted, wanted = (nn.functional.interpolate(p, (203, 178)) for p in pictures(MS_SSIM_MIN_SIZE))
+    predicted = torch.cat([predicted, 1 - wanted[:1]])  # the negative: factors below 0
+    wanted = torch.cat([wanted, wanted[:1]])
+    theirs = multiscale_structural_similarity_index_measure(
+        predicted.double(), wanted.double(), reduction="none", data_range=1.0, normalize="relu"
+    )
+    assert theirs[0] > 0.5
+    assert theirs[2] == 0
+    torch.testing.assert_close(ms_ssim(predicted, wanted), theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_ms_ssim_of_equal_pictures_is_one_and_frames_do_not_meet() -> None:
