@@ -58,16 +58,16 @@ def ssim(predicted: Tensor, wanted: Tensor) -> Tensor:
 def ms_ssim(predicted: Tensor, wanted: Tensor) -> Tensor:
     """Multi-scale structural similarity: 0 to 1 (equal), higher is better. No unit.
 
-    Wang et al., 2003, equation (7), with their five weights: SSIM's window, 2 x 2 mean pooling between the
-    scales, factors below 0 taken as 0. The contrast of the first four scales is meant over windows inside the
-    image, the last scale's SSIM also over windows on a mirrored border. That is torchmetrics' number, in a
-    thirtieth of its time, which was more than the model's. Pictures need at least 176 px a side.
+    Wang et al., 2003, with their five weights, as torchmetrics computes it: the window of SSIM, 2 x 2 mean
+    pooling between the scales, factors below 0 taken as 0. The contrast of the first four scales is meant
+    over windows inside the image, the last scale's SSIM also over windows on a mirrored border. Pictures need
+    at least 176 px a side.
     """
     _check_images(predicted, wanted)
     if min(wanted.shape[-2:]) < MS_SSIM_MIN_SIZE:
         raise ValueError(f"MS-SSIM needs images of at least {MS_SSIM_MIN_SIZE} px a side")
     x, y = predicted.double(), wanted.double()
-    score = x.new_ones(1)
+    score = x.new_ones(1)  # not by torchmetrics, whose dense window in float64 takes longer than the model
     for weight in MS_SSIM_WEIGHTS[:-1]:
         _, contrast = _similarity(x, y)
         score = score * contrast.flatten(1).mean(1).relu() ** weight
