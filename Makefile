@@ -49,7 +49,7 @@ lint: install ## ruff and mypy
 
 check: lint test ## what must be green at every commit
 
-format: install ## let ruff mend what it can; bring the README's file list up to date
+format: install ## let ruff fix what it can; bring the README's file list up to date
 	$(BIN)/python docs/file_list.py
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -4,7 +4,7 @@ Makes clips of smooth moving pictures and a model with random weights (or takes 
 one process and one thread setting:
 
 - ``loop``: the bare model loop, frames already decoded, in batches, nothing scored or written;
-- ``clip``: ``ClipEvaluator`` on the same frames: decoding, scores, film, strip and tables included;
+- ``clip``: ``ClipEvaluator`` on the same frames: decoding, scores, video, strip and tables included;
 - ``single``: one frame at a time with the source redone for each, as the reference does it;
 - memory: peak resident size of a fresh process that evaluates a clip of N and of 8 N frames;
 - overhead: wall time of whole jobs through Ray with clips of two frames, less the model's own time for them,
@@ -32,18 +32,18 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from safa.checkpoint.native import ModelInfo, load_model, save_model
 from safa.config import ModelConfig, parse_settings
 from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import EncodingConfig
+from safa.data.clip_store import ClipStore
 from safa.data.images import encode_image
 from safa.data.schema import CLIP_SCHEMA
-from safa.data.store import ClipStore
-from safa.head.assets import HeadAssets
-from safa.inference.animator import Animator
-from safa.inference.evaluation import ClipEvaluator
-from safa.inference.jobs import EvaluationJob
+from safa.evaluation.clip_evaluator import ClipEvaluator
+from safa.evaluation.jobs import EvaluationJob
+from safa.head import load_head_assets
+from safa.inference.model_runner import ModelRunner
 from safa.models.safa import Safa
-from safa.training.checkpoint import ModelInfo, load_model, save_model
 
 ROOT = Path(__file__).parents[1]
 PIECE = 128  # frames in a row of the data set
@@ -88,7 +88,7 @@ def make_model(folder: Path, size: int, *, published: bool) -> Path:
     narrow = {} if published else sections["model"]
     config = parse_settings({**narrow, "image_size": size}, ModelConfig, "demo.yaml")
     torch.manual_seed(0)
-    model = Safa(config, HeadAssets.from_config(config.head))
+    model = Safa(config, load_head_assets(config.head))
     save_model(folder / "model", model, ModelInfo("full", config, 0, "benchmark"))
     return folder
 
@@ -106,8 +106,8 @@ def speed(arguments: argparse.Namespace, model_path: Path, work: Path) -> None:
     write_clips(work / "speed", arguments.size, [frames_wanted])
     store, name = ClipStore(work / "speed"), clip_id(0, frames_wanted)
     model, _ = load_model(model_path, arguments.device)
-    animator = Animator(model, arguments.device, arguments.batch)
-    single = Animator(model, arguments.device, 1)
+    animator = ModelRunner(model, arguments.device, arguments.batch)
+    single = ModelRunner(model, arguments.device, 1)
     config = settings(model_path, work / "speed", work / "out", arguments.batch)
     evaluator = ClipEvaluator(animator, store, config)
     decoded = store.frames(name, range(frames_wanted))
@@ -169,7 +169,7 @@ def one_clip(arguments: argparse.Namespace) -> None:
     name = clip_id(0, arguments.frames)
     with tempfile.TemporaryDirectory() as out:
         config = settings(arguments.model, arguments.one_clip, Path(out), arguments.batch)
-        animator = Animator(model, arguments.device, arguments.batch)
+        animator = ModelRunner(model, arguments.device, arguments.batch)
         store = ClipStore(arguments.one_clip, cache_bytes=0)
         ClipEvaluator(animator, store, config).run(
             EvaluationJob("reconstruction", name, name), Path(out) / "x"
@@ -178,16 +178,16 @@ def one_clip(arguments: argparse.Namespace) -> None:
 
 
 def overhead(arguments: argparse.Namespace, model_path: Path, work: Path) -> None:
-    """Print what 1,000 clips cost beside the model: Ray, decoding, films, tables, report.
+    """Print what 1,000 clips cost beside the model: Ray, decoding, videos, tables, report.
 
     Two runs of different size tell the cost of a clip from that of a start.
     """
     from pipelines.evaluate import evaluate
-    from pipelines.program import ray_session
+    from pipelines.launch import ray_session
 
     model, _ = load_model(model_path, arguments.device)
     torch.set_num_threads(1)  # as in an actor
-    animator = Animator(model, arguments.device, arguments.batch)
+    animator = ModelRunner(model, arguments.device, arguments.batch)
     counts, spent = (arguments.ray, 3 * arguments.ray), []
     with ray_session():
         for count in (2, *counts):  # the first run is slow: Ray starts its processes

@@ -29,10 +29,10 @@ import torch.nn.functional as F
 
 from safa.config.preprocess import EncodingConfig
 from safa.config.training import JitterConfig
+from safa.data.clip_store import ClipStore
 from safa.data.images import encode_image
-from safa.data.pairs import ClipRef, FrameCache, FrameReader, PairSampler, SampleOrder
+from safa.data.sampler import ClipRef, FrameCache, FrameReader, PairSampler, SampleOrder
 from safa.data.schema import CLIP_SCHEMA
-from safa.data.store import ClipStore
 
 CLIPS, FRAMES, PIECE = 24, 160, 128
 BATCH = 16

@@ -16,12 +16,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from parity_cases import critics, faces, pictures, structure, training
+from parity_cases import discriminator_and_parser, faces, pictures, structure, training
+from parity_cases.borderline_pixels import CHOICES
 from parity_cases.golden import Golden
 from parity_cases.rows import Row, failures, table
-from parity_cases.undecided import CHOICES
 
-from safa.errors import run_as_program
+from safa.errors import run_reporting_errors
 
 # How sums are split among threads decides their last digits; with two, most recorded tensors come out bit by
 # bit. Gradients near a kink of a loss follow those digits.
@@ -49,8 +49,8 @@ CASES: tuple[tuple[str, str | None, Case, bool], ...] = (
         (f"animation_{name}", "animation.npz", partial(pictures.animation, name), False)
         for name in pictures.TRANSFERS
     ),
-    ("discriminator", "discriminator.npz", critics.discriminator, False),
-    ("bisenet", "bisenet.npz", critics.face_parser, False),
+    ("discriminator", "discriminator.npz", discriminator_and_parser.discriminator, False),
+    ("bisenet", "bisenet.npz", discriminator_and_parser.face_parser, False),
     ("pretrain", "tdmm_pretrain.npz", training.head_stage, True),
     ("train", "train_losses.json", training.full_stage, True),
     ("train_soft", "train_soft.json", training.loss_groups, True),
@@ -96,12 +96,12 @@ def run(golden: Golden, only: Sequence[str] | None = None) -> list[Row]:
 def settle(golden: Golden, case: Case, rows: list[Row]) -> list[Row]:
     """Try rows that fail behind the rasteriser again, with undecided pixels of the face masks toggled.
 
-    Whether such a pixel belongs to a mask is the reference's own rounding noise (``parity_cases.undecided``).
+    Whether such a pixel belongs to a mask is the reference's own rounding noise (``parity_cases.borderline_pixels``).
     A row that passes this way says so.
     """
     if not any(row.may_be_mended for row in rows):
         return rows
-    with golden.undecided.tried() as choose:
+    with golden.borderline_pixels.tried() as choose:
         for choice in range(1, CHOICES):
             if not any(row.may_be_mended for row in rows):
                 break
@@ -112,4 +112,4 @@ def settle(golden: Golden, case: Case, rows: list[Row]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_as_program(main))
+    sys.exit(run_reporting_errors(main))

@@ -24,9 +24,9 @@ import imageio_ffmpeg
 import numpy as np
 import ray
 
-from pipelines.ops import ClipMaker, Nothing
-from pipelines.preprocess import clip_statuses, plan
-from pipelines.program import set_up_logging
+from pipelines.launch import set_up_logging
+from pipelines.preprocess import job_rows, plan
+from pipelines.stages import ClipMaker, Row, ok_row
 from safa.config.preprocess import (
     ClipsSource,
     MetadataSource,
@@ -53,10 +53,10 @@ def main() -> None:
     set_up_logging()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        film = folder / "film.mp4"
-        _draw(film, "1280x720", 25, 16)
-        _against_ffmpeg(folder, film)
-        _workers(folder, film)
+        video = folder / "video.mp4"
+        _draw(video, "1280x720", 25, 16)
+        _against_ffmpeg(folder, video)
+        _workers(folder, video)
         _memory(folder)
         _lists(folder)
 
@@ -81,10 +81,10 @@ def _config(
     return PreprocessConfig(source=source, out=folder / "out", landmarks=none, size=size, fps=fps, min_box=32)
 
 
-def _job(film: Path, number: int) -> ClipJob:
-    """Frames 50 to 300 of the film, under an id of its own."""
-    name = f"p#{film.stem}#{number:06d}#000300"
-    return ClipJob(name, "p", film.stem, "train", str(film), 50, 50 + FRAMES, 25.0, BOX, 1280, 720)
+def _job(video: Path, number: int) -> ClipJob:
+    """Frames 50 to 300 of the video, under an id of its own."""
+    name = f"p#{video.stem}#{number:06d}#000300"
+    return ClipJob(name, "p", video.stem, "train", str(video), 50, 50 + FRAMES, 25.0, BOX, 1280, 720)
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:
@@ -94,7 +94,7 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
     return sum(after[:4]) - sum(before[:4])
 
 
-def _against_ffmpeg(folder: Path, film: Path) -> None:
+def _against_ffmpeg(folder: Path, video: Path) -> None:
     config = _config(folder)
 
     def ffmpeg_alone() -> None:
@@ -102,12 +102,12 @@ def _against_ffmpeg(folder: Path, film: Path) -> None:
         graph = "setpts=PTS-1/TB,fps=25:start_time=0,trim=end_frame=250,crop=400:400:440:60"
         graph += ",scale=256:256:flags=area+accurate_rnd+full_chroma_int"
         exe = imageio_ffmpeg.get_ffmpeg_exe()
-        command = [exe, "-loglevel", "error", "-threads", "1", "-ss", "1", "-i", str(film), "-vf", graph]
+        command = [exe, "-loglevel", "error", "-threads", "1", "-ss", "1", "-i", str(video), "-vf", graph]
         raw = ["-pix_fmt", "rgb24", "-fps_mode", "passthrough", "-threads", "1", "-f", "rawvideo", os.devnull]
         subprocess.run([*command, "-y", *raw], check=True)
 
     pairs = [
-        (_cpu_seconds(ffmpeg_alone), _cpu_seconds(lambda: make_clip(_job(film, 0), config)))
+        (_cpu_seconds(ffmpeg_alone), _cpu_seconds(lambda: make_clip(_job(video, 0), config)))
         for _ in range(REPEATS)
     ]
     alone, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
@@ -119,37 +119,52 @@ def _against_ffmpeg(folder: Path, film: Path) -> None:
         path.unlink()
 
 
-def _workers(folder: Path, film: Path) -> None:
+def _workers(folder: Path, video: Path) -> None:
     """One worker on one core against two workers on two; a worker's ffmpeg runs on the worker's cores."""
-    seconds = {cpus: _in_a_process(_on_ray, (folder, film, cpus)).result for cpus in (1, 2)}
+    seconds = {cpus: _in_a_process(_on_ray, (folder, video, cpus)).result for cpus in (1, 2)}
     times = f"{seconds[1]:.1f} s, {seconds[2]:.1f} s"
     print(f"2 workers over 1: {seconds[1] / seconds[2]:.2f}x ({times}; wanted: at least 1.7)")
 
 
-def _on_ray(folder: Path, film: Path, cpus: int) -> float:
+def _on_ray(folder: Path, video: Path, cpus: int) -> float:
     """Median seconds for the clips, in a process of its own: Ray starts anew, on so many cores."""
     set_up_logging()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # all that Ray starts inherits it
     ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR")
     config = _config(folder)
-    _drain(config, [_job(film, 900 + number) for number in range(2 * cpus)], ClipMaker)
-    jobs = [_job(film, cpus * 100 + number) for number in range(CLIPS)]
+    _drain(config, [_job(video, 900 + number) for number in range(2 * cpus)], ClipMaker)
+    jobs = [_job(video, cpus * 100 + number) for number in range(CLIPS)]
     seconds = statistics.median(_drain(config, jobs, ClipMaker) for _ in range(REPEATS))
     if cpus == 2:
-        empty = [_job(film, 1000 + number) for number in range(EMPTY_CLIPS)]
-        cost = statistics.median(_drain(config, empty, Nothing) for _ in range(REPEATS))
+        empty = [_job(video, 1000 + number) for number in range(EMPTY_CLIPS)]
+        cost = statistics.median(_drain(config, empty, _NoWork) for _ in range(REPEATS))
         print(f"Ray's own cost: {1000 * cost / EMPTY_CLIPS:.2f} s per 1,000 clips", flush=True)
     ray.shutdown()
     return seconds
 
 
+class _NoWork:
+    """Does nothing to a row: what is left is Ray's own cost."""
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        """The settings make no difference."""
+
+    def __call__(self, row: Row) -> list[Row]:
+        """Every clip is finished at once."""
+        return [ok_row(ClipJob.from_json(text).clip_id, 0) for text in row["jobs"]]
+
+
 def _drain(
-    config: PreprocessConfig, jobs: Sequence[ClipJob], maker: Callable[[PreprocessConfig], object]
+    config: PreprocessConfig,
+    jobs: Sequence[ClipJob],
+    maker: Callable[[PreprocessConfig], Callable[[Row], list[Row]]],
 ) -> float:
     began = time.perf_counter()
     count = sum(
         batch.num_rows
-        for batch in clip_statuses(config, jobs, maker).iter_batches(batch_size=None, batch_format="pyarrow")
+        for batch in job_rows(config, jobs)
+        .flat_map(maker(config))
+        .iter_batches(batch_size=None, batch_format="pyarrow")
     )
     assert count == len(jobs)
     return time.perf_counter() - began
@@ -161,22 +176,22 @@ def _drain(
 def _memory(folder: Path) -> None:
     peaks = {}
     for seconds in (SHORT, LONG):
-        film = folder / f"film{seconds}.mp4"
-        _draw(film, "160x160", FILM_FPS, seconds)
-        np.save(film.with_suffix(".landmarks.npy"), np.ones((seconds * FILM_FPS, 68, 2), np.float32))
-        peaks[seconds] = _in_a_process(_whole_film, (folder, film))
-        film.unlink()
+        video = folder / f"video{seconds}.mp4"
+        _draw(video, "160x160", FILM_FPS, seconds)
+        np.save(video.with_suffix(".landmarks.npy"), np.ones((seconds * FILM_FPS, 68, 2), np.float32))
+        peaks[seconds] = _in_a_process(_whole_film, (folder, video))
+        video.unlink()
     most = {seconds: memory.peak_mib for seconds, memory in peaks.items()}
     sizes = f"{most[LONG]:.0f} MiB over {most[SHORT]:.0f} MiB"
     ratio = most[LONG] / most[SHORT]
     print(f"peak memory, a clip of 2 hours over one of 2 minutes: {ratio:.2f} ({sizes}; wanted: at most 1.3)")
 
 
-def _whole_film(folder: Path, film: Path) -> None:
+def _whole_film(folder: Path, video: Path) -> None:
     config = _config(folder, size=64, fps=float(FILM_FPS)).model_copy(
         update={"landmarks": SidecarLandmarks()}
     )
-    make_clip(ClipJob(film.stem, "p", "v", "train", str(film), 0, None, None, None, None, None), config)
+    make_clip(ClipJob(video.stem, "p", "v", "train", str(video), 0, None, None, None, None, None), config)
 
 
 @dataclass(frozen=True)

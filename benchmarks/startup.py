@@ -22,9 +22,9 @@ from safa.inference.facebox import cut
 imported = time.perf_counter()
 animator = safa.inference.loading.open_animator(sys.argv[1], device="cpu")
 loaded = time.perf_counter()
-film = animator.animate(sys.argv[2], sys.argv[3], relative=True, crop=False)
+video = animator.animate(sys.argv[2], sys.argv[3], relative=True, crop=False)
 prepared = time.perf_counter()
-next(iter(film))
+next(iter(video))
 done = time.perf_counter()
 names = ("imports", "load the model", "read the photo, prepare the source", "first batch of frames")
 times = (imported - began, loaded - imported, prepared - loaded, done - prepared)
@@ -70,15 +70,13 @@ def _inputs(folder: Path) -> list[str]:
 
 
 def _random_model(folder: Path) -> Path:
+    from safa.checkpoint.native import ModelInfo, save_model
     from safa.config import ModelConfig
-    from safa.head.assets import HeadAssets
+    from safa.head import load_head_assets
     from safa.models.safa import Safa
-    from safa.training.checkpoint import ModelInfo, save_model
 
     config = ModelConfig()
-    save_model(
-        folder, Safa(config, HeadAssets.from_config(config.head)), ModelInfo("full", config, 0, "random")
-    )
+    save_model(folder, Safa(config, load_head_assets(config.head)), ModelInfo("full", config, 0, "random"))
     return folder
 
 

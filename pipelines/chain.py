@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-from pipelines.program import honest_interrupts
-from pipelines.runs import write_json
+from pipelines.launch import honest_interrupts
 from safa.config import Settings, settings_hash
 from safa.errors import UserError
+from safa.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Stage:
 
     name: str
     settings: Settings
-    ignoring: frozenset[str]
+    not_hashed: frozenset[str]
     folder: Path
     work: Callable[[Seconds], object]
 
@@ -101,9 +101,8 @@ def _keys(stages: Sequence[Stage]) -> dict[str, str]:
     keys: dict[str, str] = {}
     before = ""
     for stage in stages:
-        fields = type(stage.settings).model_fields
-        relevant = stage.settings.model_copy(update={name: fields[name].default for name in stage.ignoring})
-        before = hashlib.sha256((before + settings_hash(relevant)).encode()).hexdigest()[:16]
+        digest = settings_hash(stage.settings, ignore=stage.not_hashed)
+        before = hashlib.sha256((before + digest).encode()).hexdigest()[:16]
         keys[stage.name] = before
     return keys
 

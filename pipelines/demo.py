@@ -16,11 +16,11 @@ from typing import Any
 
 from pipelines import evaluate, preprocess, train
 from pipelines.chain import Stage, run_chain
-from pipelines.program import ray_session, run_program
+from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
-from safa.data.synthetic import write_dataset
 from safa.metrics import COPY_SOURCE, METRICS
-from safa.report.numbers import shown
+from safa.report.rendering import shown
+from safa.synthetic import write_dataset
 
 log = logging.getLogger(__name__)
 
@@ -39,21 +39,21 @@ def demo(config: DemoConfig) -> str:
 def stages_of(config: DemoConfig) -> tuple[Stage, ...]:
     """The stages in order."""
     clips, first, second = config.preprocess_settings(), config.pretrain_settings(), config.train_settings()
-    judged = config.evaluate_settings()
+    scored = config.evaluate_settings()
     return (
         Stage(
             *("synthetic", config.synthetic, frozenset(), config.videos),
             lambda _: write_dataset(config.synthetic, config.videos, workers=config.processes),
         ),
         Stage(
-            *("preprocess", clips, preprocess.PATIENCE, clips.out),
+            *("preprocess", clips, preprocess.NOT_HASHED, clips.out),
             lambda _: preprocess.preprocess(clips),
         ),
-        Stage("pretrain", first, train.MACHINES, first.folder, lambda _: train.train(first)),
-        Stage("train", second, train.MACHINES, second.folder, lambda _: train.train(second)),
+        Stage("pretrain", first, train.NOT_HASHED, first.folder, lambda _: train.train(first)),
+        Stage("train", second, train.NOT_HASHED, second.folder, lambda _: train.train(second)),
         Stage(
-            *(evaluate.STAGE, judged, evaluate.PRESENTATION, judged.out),
-            lambda seconds: evaluate.evaluate(judged, seconds),
+            *(evaluate.STAGE, scored, evaluate.NOT_HASHED, scored.out),
+            lambda seconds: evaluate.evaluate(scored, seconds),
         ),
     )
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = demo(config)
         sys.stdout.write(f"\n{text}")
 
-    return run_program("demo", "The whole job on a data set made here.", DemoConfig, body, argv)
+    return launch("demo", "The whole job on a data set made here.", DemoConfig, body, argv)
 
 
 if __name__ == "__main__":

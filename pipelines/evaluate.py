@@ -4,7 +4,7 @@ Writes into ``out``:
     index.html                    the report; opens from disk
     metrics.json                  its numbers: means over clips, with intervals
     clips.parquet, frames.parquet of every clip, and of every frame
-    clips/<mode>/<clip>/          film, strip, scores, meshes of one clip
+    clips/<mode>/<clip>/          video, strip, scores, meshes of one clip
     quarantine/failures.parquet   one row for each clip that could not be evaluated, with its reason
 ``python -m pipelines.evaluate --compare RUN RUN ... --out FOLDER`` puts finished evaluations side by side.
 docs/evaluation.md defines the metrics.
@@ -21,39 +21,37 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
+import ray.data
 
-from pipelines.evaluators import clip_folder, process
-from pipelines.program import ray_session, run_program, set_up_logging
-from pipelines.runs import MANIFEST, claim_folder, versions, write_json, write_manifest
+from pipelines.launch import ProgressLog, launch, ray_session, set_up_logging
+from pipelines.quarantine import quarantine_row, write_quarantine
+from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
+from pipelines.stages import Evaluator, clip_folder, failure_in
+from safa.checkpoint.native import load_model
 from safa.config import dump_settings, load_settings
 from safa.config.inference import EvaluateConfig
 from safa.config.training import TrainConfig
-from safa.data.schema import QUARANTINE_SCHEMA, Code
-from safa.data.store import ClipInfo, ClipStore
-from safa.errors import UserError, run_as_program
-from safa.inference.evaluation import FRAMES, RESULT, ClipResult
-from safa.inference.features import fid_of_clips
-from safa.inference.jobs import EvaluationJob, list_jobs
-from safa.inference.scores import FRAMES_SCHEMA
-from safa.inference.swap import load_mask
-from safa.metrics.networks import load_judges, skipped_metrics
+from safa.data.clip_store import ClipInfo, ClipStore
+from safa.errors import Failure, FailureCode, UserError, run_reporting_errors
+from safa.evaluation.clip_evaluator import FRAMES, RESULT, ClipResult
+from safa.evaluation.frame_scores import FRAMES_SCHEMA, fid_of_clips
+from safa.evaluation.jobs import EvaluationJob, list_jobs
+from safa.evaluation.scorers import load_scorers, skipped_metrics
+from safa.files import atomic_file, write_json
+from safa.inference.swap_mask import load_mask
 from safa.models.safa import Safa
 from safa.report.compare import read_run, write_comparison
-from safa.report.content import Failure, ReportContent, TrainingRun, metrics_json
+from safa.report.content import ReportContent, TrainingRun, metrics_json, write_clips
+from safa.report.describe import describe_evaluation, describe_model, describe_training
 from safa.report.page import CLIPS, write_page
-from safa.report.tables import write_clips
-from safa.report.words import describe_evaluation, describe_model, describe_training
-from safa.training.checkpoint import load_model
-from safa.training.records import FILE_NAME as RECORDS
-from safa.training.records import read_records
+from safa.training.metrics_logger import FILE_NAME as RECORDS
+from safa.training.metrics_logger import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -61,10 +59,10 @@ STAGE = "evaluate"
 PAGE, NUMBERS = "index.html", "metrics.json"
 ALL_CLIPS, ALL_FRAMES = "clips.parquet", "frames.parquet"
 # What may change between two runs into one folder.
-PRESENTATION = frozenset({"title", "history", "max_unexpected", "scale"})
+NOT_HASHED = frozenset({"title", "history", "max_unexpected", "scale"})
 
 
-class Claim(EvaluateConfig):
+class EvaluationKey(EvaluateConfig):
     """The settings, and what they were applied to: another model at the same path is another evaluation."""
 
     model_sha256: str
@@ -92,8 +90,8 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         "clips_sha256": _fingerprint_of_clips(clips),
         "files_sha256": _fingerprint_of_files(config),
     }
-    claim = Claim.model_validate({**dict(config), **hashes})
-    claim_folder(config.out, claim, PRESENTATION)
+    locked = EvaluationKey.model_validate({**dict(config), **hashes})
+    lock_settings(config.out, locked, NOT_HASHED)
     _sweep(config.out / CLIPS)
     missing = [job for job in jobs if not (clip_folder(config.out, job) / RESULT).exists()]
     log.info("evaluate: %d clips in, %d still to do, into %s", len(jobs), len(missing), config.out)
@@ -101,7 +99,8 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         failures = tuple(failure for failure in process(config, missing) if failure is not None)
     results = _results(config.out, jobs)
     assert len(jobs) == len(results) + len(failures), "a clip was lost"
-    _write_failures(config.out / "quarantine" / "failures.parquet", failures)
+    # All failures of this run; those of earlier ones were tried again.
+    write_quarantine(config.out / "quarantine" / "failures.parquet", [*map(quarantine_row, failures)])
     _write_frames(config.out, results)
     spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
     write_clips(config.out / ALL_CLIPS, results, CLIPS)
@@ -110,7 +109,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     numbers = metrics_json(content)
     write_page(content, config.out / PAGE)
     write_json(config.out / NUMBERS, numbers)
-    write_manifest(config.out, claim, numbers["counts"], spent)
+    write_manifest(config.out, locked, numbers["counts"], spent)
     log.info("evaluate: in %d == ok %d + quarantined %d", *numbers["counts"].values())
     _refuse_too_many(failures, len(jobs), config)
     return numbers
@@ -133,7 +132,7 @@ def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> No
             f"Preprocess with size: {size}.",
         )
     # Read here first: a worker that cannot start would end the job with Ray's words instead of ours.
-    load_judges(config.scorers, model.tdmm)
+    load_scorers(config.scorers, model.tdmm)
     if "swap" in config.modes:
         load_mask(config.swap, model.tdmm)
 
@@ -170,6 +169,32 @@ def _sweep(clips: Path) -> None:
             leftover.unlink()
 
 
+# ---- the work, on Ray --------------------------------------------------------------------------------------
+
+
+def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob]) -> Iterator[Failure | None]:
+    """Do the jobs; a failure or None for each as it is finished, with a line of progress now and then."""
+    if not jobs:
+        return
+    scale = config.scale
+    rows = [{"job": job.to_json()} for job in jobs]
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        Evaluator,
+        fn_constructor_args=(config.with_absolute_paths(),),
+        compute=ray.data.ActorPoolStrategy(size=min(scale.actors, len(rows))),
+        num_cpus=scale.cpus_per_actor,
+        num_gpus=scale.gpus_per_actor or None,
+    )
+    progress = ProgressLog(STAGE, len(jobs), "clips")
+    for row in done.iter_rows():
+        job = EvaluationJob.from_json(row["job"])
+        failure = failure_in(row, f"{STAGE}/{job.mode}")
+        if failure is not None:
+            log.warning("evaluate: %s refused (%s): %s", failure.name, failure.code, failure.detail)
+        yield failure
+        progress.add(1, row["n_frames"])
+
+
 # ---- after -------------------------------------------------------------------------------------------------
 
 
@@ -179,34 +204,15 @@ def _results(out: Path, jobs: Sequence[EvaluationJob]) -> tuple[ClipResult, ...]
     return tuple(ClipResult.from_json(path.read_text(encoding="utf-8")) for path in paths if path.exists())
 
 
-def _write_failures(path: Path, failures: Sequence[Failure]) -> None:
-    """All failures of this run; those of earlier ones were tried again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    now = datetime.now(UTC)
-    rows = [
-        {
-            "id": failure.name,
-            "stage": f"{STAGE}/{failure.mode}",
-            "code": failure.code,
-            "detail": failure.detail,
-            "attempts": 1,
-            "time": now,
-        }
-        for failure in failures
-    ]
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), part)
-    part.replace(path)
-
-
 def _write_frames(out: Path, results: Sequence[ClipResult]) -> None:
     """The scored frames of all clips in one file, a row group per clip."""
-    part = out / f".{ALL_FRAMES}.part"
-    with pq.ParquetWriter(part, FRAMES_SCHEMA) as writer:
+    with (
+        atomic_file(out / ALL_FRAMES) as temporary,
+        pq.ParquetWriter(temporary, FRAMES_SCHEMA) as writer,
+    ):
         for result in results:
             if (clip_folder(out, result.job) / FRAMES).exists():
                 writer.write_table(pq.read_table(clip_folder(out, result.job) / FRAMES))
-    part.replace(out / ALL_FRAMES)
 
 
 def _content(
@@ -237,11 +243,11 @@ def _fid(config: EvaluateConfig, results: Sequence[ClipResult]) -> tuple[float, 
 def _training_run(folder: Path) -> TrainingRun:
     """A run folder of ``pipelines/train``."""
     config = load_settings(folder / "config.yaml", TrainConfig)
-    return TrainingRun(config.name, describe_training(config), read_records(folder / RECORDS))
+    return TrainingRun(config.name, describe_training(config), read_metrics(folder / RECORDS))
 
 
 def _refuse_too_many(failures: Sequence[Failure], total: int, config: EvaluateConfig) -> None:
-    unexpected = sum(failure.code == Code.UNEXPECTED for failure in failures)
+    unexpected = sum(failure.code == FailureCode.UNEXPECTED for failure in failures)
     if unexpected > config.max_unexpected * total:
         raise UserError(
             f"{unexpected} of {total} clips failed unexpectedly",
@@ -281,14 +287,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.add_argument("--out", type=Path, required=True, help="folder for the page and its numbers")
         arguments = parser.parse_args(given)
         set_up_logging()
-        return run_as_program(lambda: compare(arguments.compare, arguments.out))
+        return run_reporting_errors(lambda: compare(arguments.compare, arguments.out))
 
     def body(config: EvaluateConfig) -> None:
         evaluate(config, seconds_so_far(config.out))
         log.info("report: %s", (config.out / PAGE).resolve())
 
     description = "Rebuild, animate, score, report. Finished runs: --compare RUN RUN ... --out FOLDER."
-    return run_program("evaluate", description, EvaluateConfig, body, argv)
+    return launch("evaluate", description, EvaluateConfig, body, argv)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Writes into ``out``:
     clips/split=train|test/<clip id>.parquet   one clip, a row group for each piece
     quarantine/part-*.parquet                  one row for each input that is no clip, with its reason
-    tubes/<video>.json                         what was found in raw videos without a list
+    face_tracks/<video>.json                     what was found in raw videos without a list
     summary.json, summary.html                 in == ok + quarantined + pending; pictures to look at
 Stopping at any point loses the clips at work and nothing else: the next run makes what is missing.
 ``pending`` is 0 unless the host of the videos blocked us. ``--plan`` tells what a run would take.
@@ -16,42 +16,40 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from pipelines.ops import ClipMaker, Status, TubeFinder
-from pipelines.program import ray_session, run_program
+from pipelines.launch import ProgressLog, launch, ray_session
 from pipelines.quarantine import Quarantine
-from pipelines.runs import claim_folder, write_json, write_manifest
+from pipelines.run_folder import lock_settings, write_manifest
+from pipelines.stages import ClipMaker, FaceTrackFinder, Row, failure_in
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
-from safa.data.clip_facts import gather
-from safa.data.fetch import make_fetcher
-from safa.data.places import absolute
-from safa.data.plan import plan_of
-from safa.data.schema import Code
-from safa.data.sources import BadRow, ClipJob, Listing, list_jobs, place_of
-from safa.data.tube_finder import list_tubes, raw_videos, tubes_file
-from safa.errors import UserError
-from safa.report.clips import write_page
+from safa.data.cost_estimate import estimate_cost
+from safa.data.dataset_stats import gather
+from safa.data.download import make_downloader
+from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
+from safa.data.sources import ClipJob, Listing, list_jobs, location_of
+from safa.errors import Failure, FailureCode, UserError
+from safa.files import absolute, write_json
+from safa.report.dataset_page import write_page
 
 log = logging.getLogger(__name__)
 
 STAGE = "preprocess"
-TUBES = "tubes"  # folder
+FACE_TRACKS = "face_tracks"  # folder
 # What may change between two runs into one folder: none of it changes a stored row.
-PATIENCE = frozenset(
+NOT_HASHED = frozenset(
     {"retry_quarantined", "max_unexpected", "cpus_per_task", "gpus_per_task", "actors", "mix_settings"}
 )
 BLOCKS_PER_CPU = 8  # small enough that the last ones end together
 ROWS_PER_BLOCK = 8  # and that progress is seen, and little is lost, on long lists
 MOST_BLOCKS = 4096
-LOG_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,13 @@ def preprocess(config: PreprocessConfig) -> Summary:
     began = time.monotonic()
     listed = list_inputs(config)
     _check(config)
-    _claim(config)
+    _lock_settings(config)
     quarantine = Quarantine(config.out / "quarantine")
     settled = frozenset() if config.retry_quarantined else quarantine.final()
     blocked = ""
     with ExitStack() as stack:
         if isinstance(config.source, VideosSource):
-            listed = _with_tubes(config, config.source, settled, quarantine, stack)
+            listed = _with_face_tracks(config, config.source, settled, quarantine, stack)
         done = _done(config)
         jobs = [job for job in listed.jobs if job.clip_id not in done and job.clip_id not in settled]
         bad = [row for row in listed.bad_rows if row.name not in settled | quarantine.fresh]
@@ -100,7 +98,7 @@ def preprocess(config: PreprocessConfig) -> Summary:
         log.info(
             "preprocess: %d clips in, %d still to make, into %s", total, len(jobs) + len(bad), config.out
         )
-        quarantine.add(STAGE, ((row.name, row.code, row.detail) for row in bad))
+        quarantine.add(replace(failure, stage=STAGE) for failure in bad)
         if jobs:
             stack.enter_context(ray_session())
             blocked = _make(config, jobs, quarantine)
@@ -117,7 +115,7 @@ def list_inputs(config: PreprocessConfig) -> Listing:
     """
     if isinstance(config.source, VideosSource):
         videos, bad = raw_videos(config.source)
-        found = list_tubes(config.source, videos, config.out / TUBES)
+        found = list_tracked_clips(config.source, videos, config.out / FACE_TRACKS)
         return Listing(found.jobs, (*found.bad_rows, *bad))
     return list_jobs(config.source)
 
@@ -126,23 +124,23 @@ def _check(config: PreprocessConfig) -> None:
     """Whatever would fail on every worker fails here, once."""
     needed = [config.landmarks] if isinstance(config.landmarks, FaceAlignmentLandmarks) else []
     if needed or isinstance(config.source, VideosSource):
-        from safa.data.faces import library
+        from safa.data.detectors import face_alignment
 
         for part in needed:
-            library.check(part)
+            face_alignment.check(part)
         if isinstance(config.source, VideosSource):
-            library.check(config.source.detector)
-    if isinstance(config.source, MetadataSource) and config.source.fetch is not None:
-        make_fetcher(config.source.fetch)
+            face_alignment.check(config.source.detector)
+    if isinstance(config.source, MetadataSource) and config.source.download is not None:
+        make_downloader(config.source.download)
 
 
-def _claim(config: PreprocessConfig) -> None:
-    """Refuse a folder of other settings, unless told to mix; how videos are fetched makes no difference."""
+def _lock_settings(config: PreprocessConfig) -> None:
+    """Refuse a folder of other settings, unless told to mix; how videos are downloaded makes no difference."""
     source = config.source
     if isinstance(source, MetadataSource):
-        source = source.model_copy(update={"fetch": None})
+        source = source.model_copy(update={"download": None})
     if not (config.mix_settings and config.out.exists()):
-        claim_folder(config.out, config.model_copy(update={"source": source}), PATIENCE)
+        lock_settings(config.out, config.model_copy(update={"source": source}), NOT_HASHED)
 
 
 def _done(config: PreprocessConfig) -> set[str]:
@@ -155,64 +153,63 @@ def _done(config: PreprocessConfig) -> set[str]:
 # ---- the work, on Ray --------------------------------------------------------------------------------------
 
 
-def _with_tubes(
+def _with_face_tracks(
     config: PreprocessConfig,
     source: VideosSource,
     settled: Set[str],
     quarantine: Quarantine,
     stack: ExitStack,
 ) -> Listing:
-    """Find the tubes of the videos that have none yet; then every clip is known."""
+    """Find the face tracks of the videos that have none yet; then every clip is known."""
     videos, _ = raw_videos(source)
-    folder = config.out / TUBES
-    fresh = [v for v in videos if v.name not in settled and not tubes_file(folder, v.name).is_file()]
+    folder = config.out / FACE_TRACKS
+    fresh = [v for v in videos if v.name not in settled and not tracks_file(folder, v.name).is_file()]
     if fresh:
         stack.enter_context(ray_session())
         _same_paths_everywhere(config)
         rows = _rows([{"video": absolute(video.where)} for video in fresh])
         given = (source, config.fps, folder.absolute())
-        found = rows.map(TubeFinder, fn_constructor_args=given, **_actors(config))
-        for statuses in _progress(found, len(fresh), "videos searched"):
-            quarantine.add("detect", _refusals(statuses))
+        found = rows.map(FaceTrackFinder, fn_constructor_args=given, **_actors(config))
+        for done in _progress(found, len(fresh), "videos searched"):
+            quarantine.add(_failures(done, "detect"))
     listing = list_inputs(config)
-    unread = [BadRow(row["id"], row["detail"], Code(row["code"])) for row in quarantine.rows(frozenset())]
-    names = {video.name for video in videos if not tubes_file(folder, video.name).is_file()}
+    unread = [
+        Failure(row["id"], FailureCode(row["code"]), row["detail"]) for row in quarantine.rows(frozenset())
+    ]
+    names = {video.name for video in videos if not tracks_file(folder, video.name).is_file()}
     return Listing(listing.jobs, (*listing.bad_rows, *(row for row in unread if row.name in names)))
 
 
 def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarantine) -> str:
     """Make clips; returns why the host of the videos blocks us, empty if it does not."""
     _same_paths_everywhere(config)
-    for statuses in _progress(clip_statuses(config, jobs), len(jobs), "clips"):
-        quarantine.add(STAGE, _refusals(s for s in statuses if s["code"] != Code.BLOCKED))
-        blocked = next((s["detail"] for s in statuses if s["code"] == Code.BLOCKED), None)
+    for done in _progress(_clips(config, jobs), len(jobs), "clips"):
+        failures = _failures(done, STAGE)
+        quarantine.add(failure for failure in failures if failure.code != FailureCode.BLOCKED)
+        blocked = next((f.detail for f in failures if f.code == FailureCode.BLOCKED), None)
         if blocked is not None:
-            return str(blocked) or "no reason given"  # leaving the loop cancels what is at work
+            return blocked or "no reason given"  # leaving the loop cancels what is at work
     return ""
 
 
-def clip_statuses(
-    config: PreprocessConfig, jobs: Sequence[ClipJob], maker: Callable[[PreprocessConfig], Any] = ClipMaker
-) -> Dataset:
-    """The lazy data set whose rows are the statuses of the clips.
+def _clips(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
+    """The lazy data set that makes the clips: networks stay loaded in actors; anything else runs as tasks."""
+    policy = config.source.download if isinstance(config.source, MetadataSource) else None
+    rows = job_rows(config, jobs)
+    if isinstance(config.landmarks, FaceAlignmentLandmarks):
+        resources = _actors(config, policy.parallel if policy else None)
+        return rows.flat_map(ClipMaker, fn_constructor_args=(config,), **resources)
+    at_once = TaskPoolStrategy(size=policy.parallel) if policy else None
+    return rows.flat_map(ClipMaker(config), num_cpus=config.cpus_per_task, compute=at_once)
 
-    Networks stay loaded in actors; anything else runs as tasks.
 
-    Args:
-        maker: instead of ``ClipMaker``, for measuring.
-    """
-    source = config.source
-    fetch = source.fetch if isinstance(source, MetadataSource) else None
+def job_rows(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
+    """Rows ``{jobs}``: one download serves all clips of its video; without one, clips are rows of their own."""
+    downloads = isinstance(config.source, MetadataSource) and config.source.download is not None
     groups: dict[object, list[str]] = {}
     for number, job in enumerate(jobs):
-        # One download serves all clips of its video; without one, clips need not wait for each other.
-        groups.setdefault(job.video_id if fetch else number, []).append(job.to_json())
-    rows = _rows([{"jobs": group} for group in groups.values()])
-    if isinstance(config.landmarks, FaceAlignmentLandmarks):
-        resources = _actors(config, fetch.parallel if fetch else None)
-        return rows.flat_map(maker, fn_constructor_args=(config,), **resources)
-    at_once = TaskPoolStrategy(size=fetch.parallel) if fetch else None
-    return rows.flat_map(maker(config), num_cpus=config.cpus_per_task, compute=at_once)
+        groups.setdefault(job.video_id if downloads else number, []).append(job.to_json())
+    return _rows([{"jobs": group} for group in groups.values()])
 
 
 def _rows(rows: list[dict[str, Any]]) -> Dataset:
@@ -230,7 +227,7 @@ def _actors(config: PreprocessConfig, most: int | None = None) -> dict[str, Any]
 def _same_paths_everywhere(config: PreprocessConfig) -> None:
     """A relative path is another folder on every node."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    places = (config.out, place_of(config.source))
+    places = (config.out, location_of(config.source))
     relative = [place for place in places if str(place) != absolute(place)]
     if len(alive) > 1 and relative:
         raise UserError(
@@ -240,27 +237,17 @@ def _same_paths_everywhere(config: PreprocessConfig) -> None:
         )
 
 
-def _progress(made: Dataset, total: int, what: str) -> Iterator[list[Status]]:
-    """Statuses as they are finished, with a line now and then."""
-    began = last = time.monotonic()
-    count = frames = 0
-    for batch in made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        statuses = batch.to_pylist()
-        count += len(statuses)
-        frames += sum(status["n_frames"] for status in statuses)
-        yield statuses
-        now = time.monotonic()
-        if now - last > LOG_EVERY or count == total:
-            last = now
-            rate = count / (now - began)
-            log.info(
-                "preprocess: %d/%d %s, %.0f frames/s, %.0f s to go",
-                *(count, total, what, frames / (now - began), (total - count) / rate),
-            )
+def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[Row]]:
+    """Rows as they are finished, with a line of progress now and then."""
+    progress = ProgressLog(STAGE, total, what)
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        rows = batch.to_pylist()
+        yield rows
+        progress.add(len(rows), sum(row["n_frames"] for row in rows))
 
 
-def _refusals(statuses: Iterable[Status]) -> list[tuple[str, str, str]]:
-    return [(s["id"], s["code"], s["detail"]) for s in statuses if s["code"]]
+def _failures(rows: Iterable[Row], stage: str) -> list[Failure]:
+    return [failure for row in rows if (failure := failure_in(row, stage)) is not None]
 
 
 # ---- what came of it ---------------------------------------------------------------------------------------
@@ -276,11 +263,11 @@ def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine
     ok = len(wanted & done)
     reasons = dict(Counter(row["code"] for row in refused))
     summary = Summary(len(names), ok, len(refused), len(names) - ok - len(refused), reasons)
-    facts = gather(config, listed, {row["id"]: row["code"] for row in refused})
-    write_json(config.out / "summary.json", {**summary.as_counts(), **facts.as_json()})
-    write_page(config.out / "summary.html", facts, summary.as_counts())
+    stats = gather(config, listed, {row["id"]: row["code"] for row in refused})
+    write_json(config.out / "summary.json", {**summary.as_counts(), **stats.as_json()})
+    write_page(config.out / "summary.html", stats, summary.as_counts())
     write_manifest(config.out, config, summary.as_counts(), seconds)
-    log.info("preprocess: in %d == ok %d + quarantined %d + pending %d %s", *summary.as_counts().values())
+    log.info("preprocess: %d clips: %d ok, %d quarantined, %d pending %s", *summary.as_counts().values())
     return summary
 
 
@@ -289,14 +276,14 @@ def _complain(config: PreprocessConfig, summary: Summary, blocked: str) -> None:
         raise UserError(
             f"the host of the videos blocks us ({blocked}); {summary.pending} clips are still to make",
             str(config.out),
-            "Run the same command again later, from another address, or with source.fetch.cookies.",
+            "Run the same command again later, from another address, or with source.download.cookies.",
         )
-    unexpected = summary.reasons.get(Code.UNEXPECTED, 0)
+    unexpected = summary.reasons.get(FailureCode.UNEXPECTED, 0)
     if unexpected > config.max_unexpected * summary.total:
         raise UserError(
             f"{unexpected} of {summary.total} clips failed unexpectedly",
             str(config.out / "quarantine"),
-            "Read the details there; run again with --set retry_quarantined=true once the cause is mended.",
+            "Read the details there; run again with --set retry_quarantined=true once the cause is fixed.",
         )
 
 
@@ -305,7 +292,7 @@ def plan(config: PreprocessConfig) -> None:
     listed = list_inputs(config)
     done = _done(config)
     left = [job for job in listed.jobs if job.clip_id not in done]
-    sys.stdout.write(plan_of(config, left, len(listed.bad_rows), len(done)).as_text() + "\n")
+    sys.stdout.write(estimate_cost(config, left, len(listed.bad_rows), len(done)).as_text() + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -315,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         preprocess(config)
 
     instead = {"--plan": ("tell clips, hours, bytes and core-hours of a run, without doing it", plan)}
-    return run_program("preprocess", "Videos to clips in Parquet.", PreprocessConfig, body, argv, instead)
+    return launch("preprocess", "Videos to clips in Parquet.", PreprocessConfig, body, argv, instead)
 
 
 if __name__ == "__main__":

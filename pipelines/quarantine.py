@@ -16,7 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safa.data.schema import QUARANTINE_SCHEMA, TRANSIENT, Code
+from safa.data.schema import QUARANTINE_SCHEMA
+from safa.errors import TRANSIENT, Failure
+from safa.files import atomic_file
 
 log = logging.getLogger(__name__)
 
@@ -36,33 +38,25 @@ class Quarantine:
         self.fresh: set[str] = set()  # refused by this run
 
     def final(self) -> frozenset[str]:
-        """Ids that another run need not try: all but those whose fault may pass."""
+        """Ids that another run need not try: all but those whose error may pass."""
         return frozenset(name for name, row in self._rows.items() if row["code"] not in TRANSIENT)
 
     def rows(self, done: Set[str]) -> list[dict[str, Any]]:
         """What is refused and not ``done``."""
         return [row for name, row in self._rows.items() if name not in done]
 
-    def add(self, stage: str, refusals: Iterable[tuple[str, Code | str, str]]) -> None:
-        """Keep refusals: id, code, explanation."""
-        now = datetime.now(UTC)
-        rows = [
-            {
-                "id": name,
-                "stage": stage,
-                "code": str(code),
-                "detail": detail,
-                "attempts": self._rows[name]["attempts"] + 1 if name in self._rows else 1,
-                "time": now,
-            }
-            for name, code, detail in refusals
-        ]
+    def add(self, failures: Iterable[Failure]) -> None:
+        """Keep these failures."""
+        rows = [quarantine_row(failure, self._attempts(failure.name) + 1) for failure in failures]
         if not rows:
             return
-        self._log(stage, rows)
+        self._log(rows)
         self._rows |= {str(row["id"]): row for row in rows}
         self.fresh |= {str(row["id"]) for row in rows}
         self._write(rows)
+
+    def _attempts(self, name: str) -> int:
+        return int(self._rows[name]["attempts"]) if name in self._rows else 0
 
     def settle(self, done: Set[str]) -> None:
         """One file, one row for each input that is refused and not ``done``."""
@@ -74,9 +68,9 @@ class Quarantine:
             for path in old:
                 path.unlink()
 
-    def _log(self, stage: str, rows: Sequence[dict[str, Any]]) -> None:
+    def _log(self, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows[: max(0, SHOWN - self._shown)]:
-            log.warning("%s: %s refused (%s): %s", stage, row["id"], row["code"], row["detail"])
+            log.warning("%s: %s refused (%s): %s", row["stage"], row["id"], row["code"], row["detail"])
         self._shown += len(rows)
 
     def _files(self) -> list[Path]:
@@ -84,6 +78,16 @@ class Quarantine:
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
         path = self._folder / f"part-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.parquet"
-        part = path.with_name(f".{path.name}.part")
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=QUARANTINE_SCHEMA), part)
-        part.replace(path)
+        write_quarantine(path, rows)
+
+
+def quarantine_row(failure: Failure, attempts: int = 1) -> dict[str, Any]:
+    """A failure as a row of ``QUARANTINE_SCHEMA``, dated now."""
+    row = {"id": failure.name, "stage": failure.stage, "code": str(failure.code), "detail": failure.detail}
+    return {**row, "attempts": attempts, "time": datetime.now(UTC)}
+
+
+def write_quarantine(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """A file of such rows, atomically."""
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=QUARANTINE_SCHEMA), temporary)

@@ -28,21 +28,22 @@ import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipelines.program import honest_interrupts, ray_session, run_program, set_up_logging
-from pipelines.runs import MANIFEST, claim_folder, versions, write_json, write_manifest
+from pipelines.launch import honest_interrupts, launch, ray_session, set_up_logging
+from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
+from safa.checkpoint.native import read_weights
 from safa.config import parse_settings
-from safa.config.training import FullStage, ScaleConfig, TrainConfig
+from safa.config.training import ScaleConfig, TrainConfig
 from safa.errors import UserError
-from safa.training.checkpoint import read_weights
+from safa.files import write_json
 from safa.training.context import GroupContext, LocalContext
-from safa.training.feed import check_clips
+from safa.training.dataloader import check_clips
 from safa.training.loop import fit
-from safa.training.memory import FullMemoryError
+from safa.training.out_of_memory import WorkerOutOfMemoryError
 
 log = logging.getLogger(__name__)
 
 VERSIONS = "versions.json"
-MACHINES = frozenset({"scale"})  # settings that may change when a run goes on
+NOT_HASHED = frozenset({"scale"})  # settings that may change when a run goes on
 
 
 class RayContext(GroupContext):
@@ -63,7 +64,7 @@ def train(config: TrainConfig) -> Path:
         UserError: the folder holds a run of other settings, or see ``safa.training.loop.fit``.
     """
     began = time.monotonic()
-    claim_folder(config.folder, config, MACHINES)
+    lock_settings(config.folder, config, NOT_HASHED)
     if (config.folder / MANIFEST).exists():
         log.info("%s: finished already, nothing to do", config.folder)
         return config.folder
@@ -96,7 +97,7 @@ def train_on_ray(config: TrainConfig) -> None:
         _check_machine(config)
         trainer = TorchTrainer(
             _worker,
-            train_loop_config=_with_whole_paths(config).model_dump(mode="json"),
+            train_loop_config=config.with_absolute_paths().model_dump(mode="json"),
             torch_config=TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
             scaling_config=scaling(scale),
             run_config=RunConfig(
@@ -110,7 +111,7 @@ def train_on_ray(config: TrainConfig) -> None:
         try:
             refusal = trainer.fit().return_value
         except WorkerGroupError as error:
-            full = [e for e in error.worker_failures.values() if isinstance(e, FullMemoryError)]
+            full = [e for e in error.worker_failures.values() if isinstance(e, WorkerOutOfMemoryError)]
             if not full:
                 raise
             raise full[0] from None
@@ -162,7 +163,7 @@ def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
     config = parse_settings(settings, TrainConfig, "settings")
     try:
         fit(config, RayContext())
-    except FullMemoryError:
+    except WorkerOutOfMemoryError:
         raise
     except UserError as error:
         return error.what, error.where, error.fix
@@ -179,39 +180,13 @@ def _thread_settings(config: TrainConfig) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(config.scale.threads_per_worker), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def _with_whole_paths(config: TrainConfig) -> TrainConfig:
-    """Workers have another working directory than this process."""
-
-    def whole(path: Path | None) -> Path | None:
-        return None if path is None else path.resolve()
-
-    head = config.model.head
-    head = head.model_copy(
-        update={"assets": whole(head.assets), "encoder_weights": whole(head.encoder_weights)}
-    )
-    stage = config.stage
-    if isinstance(stage, FullStage):
-        perceptual = stage.losses.perceptual
-        perceptual = perceptual.model_copy(update={"weights": whole(perceptual.weights)})
-        losses = stage.losses.model_copy(update={"perceptual": perceptual})
-        stage = stage.model_copy(update={"init": whole(stage.init), "losses": losses})
-    return config.model_copy(
-        update={
-            "runs": config.runs.resolve(),
-            "model": config.model.model_copy(update={"head": head}),
-            "data": config.data.model_copy(update={"clips": config.data.clips.resolve()}),
-            "stage": stage,
-        }
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m pipelines.train``."""
 
     def body(config: TrainConfig) -> None:
         train(config)
 
-    return run_program("train", "Train a stage of the model.", TrainConfig, body, argv)
+    return launch("train", "Train a stage of the model.", TrainConfig, body, argv)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from safa.commands import animate, app, assets, checkpoint, doctor, inspect, reconstruct3d, swap
-from safa.commands.flags import in_our_words
-from safa.errors import run_as_program
+from safa.commands.flags import translate_upstream_flags
+from safa.errors import run_reporting_errors
 
 COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, assets, checkpoint)
 
@@ -31,9 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (2 for a fault that the user can mend)."""
-    arguments = build_parser().parse_args(in_our_words(sys.argv[1:] if argv is None else argv))
-    return run_as_program(lambda: arguments.run(arguments))
+    """Run one command; returns the exit code (2 for a fault that the user can fix)."""
+    arguments = build_parser().parse_args(translate_upstream_flags(sys.argv[1:] if argv is None else argv))
+    return run_reporting_errors(lambda: arguments.run(arguments))
 
 
 if __name__ == "__main__":

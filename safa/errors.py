@@ -1,24 +1,31 @@
-"""Faults a user can mend, told in one line.
+"""Errors, of two kinds: those that end a program in one line, and those that are one row of a data set.
 
-Raise ``UserError`` for anything that the person at the keyboard caused and can put right: a wrong key in a
-config, a missing folder, weights of another shape. Programming mistakes stay ``assert`` or ``ValueError``.
+Raise ``UserError`` for anything that the person at the keyboard can put right: a misspelt key in a config, a
+missing folder, weights of another shape. Raise ``ClipError`` for one input of many that cannot be used; a
+pipeline keeps it as a ``Failure`` and goes on with the next. Programming mistakes stay ``assert`` or
+``ValueError``. docs/architecture.md draws the tree.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+DETAIL_LENGTH = 500  # characters of an explanation in a row
 
 
 class UserError(Exception):
     """One line for a person: what is wrong, where, and what to do about it.
 
     Args:
-        what: the fault, e.g. ``"unknown key 'num_kpp'"``.
+        what: the problem, e.g. ``"unknown key 'num_kpp'"``.
         where: the place of it, e.g. a file and a key; may be empty.
         fix: what the user can do; may be empty.
     """
@@ -33,7 +40,7 @@ class UserError(Exception):
         return type(self), (self.what, self.where, self.fix)
 
 
-def run_as_program(body: Callable[[], int | None]) -> int:
+def run_reporting_errors(body: Callable[[], int | None]) -> int:
     """Run a command's body; turn a ``UserError`` into one line on stderr and exit code 2."""
     try:
         return body() or 0
@@ -41,8 +48,73 @@ def run_as_program(body: Callable[[], int | None]) -> int:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
+        sys.stderr.write("interrupted; run the same command again to resume\n")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
         return 0
+
+
+class FailureCode(StrEnum):
+    """Why one input did not become output; each code is a row's, never a run's."""
+
+    UNAVAILABLE = "unavailable"  # there is no such video, and there will be none
+    BLOCKED = "blocked"  # the host refuses all of us (bot check, sign-in): stops the run
+    RATE_LIMITED = "rate_limited"  # still "too many requests" after every attempt
+    TIMEOUT = "timeout"  # the host did not deliver, or broke off, at every attempt
+    DUPLICATE = "duplicate"  # the list has this clip in another line
+    BAD_ROW = "bad_row"  # the list's line makes no sense
+    DECODE = "decode"  # ffmpeg cannot read it to the end
+    NO_FACE = "no_face"  # not one frame has landmarks
+    NO_LANDMARKS = "no_landmarks"  # there is no landmark source for it
+    TOO_SMALL = "too_small"
+    TOO_SHORT = "too_short"
+    BORDER = "border"  # too much of the box lies outside the frame
+    UNEXPECTED = "unexpected"  # an error of ours: the detail has its type and place
+
+
+# Tried again by every run; `blocked` is never stored, since its clips have not been tried.
+TRANSIENT = frozenset({FailureCode.RATE_LIMITED, FailureCode.TIMEOUT})
+
+
+class ClipError(Exception):
+    """Raised where one input cannot be used; the pipelines turn it into a row with this code."""
+
+    def __init__(self, code: FailureCode, detail: str) -> None:
+        super().__init__(code, detail)  # both, so that it survives the way between processes
+        self.code, self.detail = code, detail
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One input that did not become output, as data.
+
+    Attributes:
+        name: which input; unique within its stage.
+        code: one of ``FailureCode``.
+        detail: why, in one line of at most ``DETAIL_LENGTH`` characters.
+        stage: what was being done to it, e.g. ``preprocess`` or ``evaluate/animation``; empty until a
+            pipeline knows.
+    """
+
+    name: str
+    code: FailureCode
+    detail: str
+    stage: str = ""
+
+    @classmethod
+    def of(cls, name: str, error: Exception, stage: str = "") -> Failure:
+        """The failure that an exception stands for: the only mapping from one to the other."""
+        if isinstance(error, ClipError):
+            return cls(name, error.code, _one_line(error.detail), stage)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+        detail = _one_line(f"{type(error).__name__} at {place}: {error}")
+        return cls(name, FailureCode.UNEXPECTED, detail, stage)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:DETAIL_LENGTH]

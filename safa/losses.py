@@ -15,7 +15,7 @@ from torch import Tensor
 from safa.geometry.tps import EquivarianceTransform
 from safa.head.model import HeadCode
 from safa.head.render import HeadRender
-from safa.models.discriminator import Judgement
+from safa.models.discriminator import DiscriminatorOutput
 from safa.models.keypoints import Keypoints
 from safa.precision import at_least_float32, full_precision
 
@@ -27,15 +27,15 @@ FeatureMaps = Callable[[Tensor], tuple[Tensor, ...]]
 # ---- 3D head
 
 
-def landmark(predicted_BL2: Tensor, given_BL2: Tensor) -> Tensor:
+def landmark(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute landmark error in pixels of the image.
 
     Frames with a NaN among the given landmarks (no face found) are left out; 0 if none is left.
     """
-    known_B = given_BL2.isfinite().flatten(1).all(dim=1)
+    known_B = target.isfinite().flatten(1).all(dim=1)
     # A selection by index would have a data-dependent size, and 0 * NaN would still be NaN.
-    target = torch.where(known_B[:, None, None], given_BL2, predicted_BL2.detach())
-    error_B = (predicted_BL2 - target).abs().flatten(1).mean(dim=1)
+    target = torch.where(known_B[:, None, None], target, prediction.detach())
+    error_B = (prediction - target).abs().flatten(1).mean(dim=1)
     return error_B.sum() / known_B.sum().clamp(min=1)
 
 
@@ -75,12 +75,12 @@ def perceptual(prediction: Sequence[Tensor], target: Sequence[Tensor], features:
     return torch.stack(terms).sum()
 
 
-def generator_gan(fake: Sequence[Judgement]) -> Tensor:
+def generator_gan(fake: Sequence[DiscriminatorOutput]) -> Tensor:
     """Least squares: how far the discriminator is from taking the prediction for real, summed over scales."""
     return torch.stack([(1 - at_least_float32(scale.score)).square().mean() for scale in fake]).sum()
 
 
-def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+def feature_matching(real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]) -> Tensor:
     """Mean absolute difference of the discriminator's features, summed over blocks and scales."""
     pairs = (
         (got, want)
@@ -90,7 +90,7 @@ def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Te
     return torch.stack([_distance(got, want) for got, want in pairs]).sum()
 
 
-def discriminator_gan(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Tensor:
+def discriminator_gan(real: Sequence[DiscriminatorOutput], fake: Sequence[DiscriminatorOutput]) -> Tensor:
     """Least squares: real to 1, prediction to 0, summed over scales."""
     terms = [
         (

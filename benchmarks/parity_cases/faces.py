@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from parity_cases.golden import Array, Golden
+from parity_cases.hooks import tap
 from parity_cases.rows import Row, equal, exact, labels, picture
-from parity_cases.taps import tap
-from safa.head.camera import weak_perspective
-from safa.head.model import landmarks_px
+from safa.head.model import landmarks_px, weak_perspective
 from safa.head.raster import make_rasterizer
 from safa.models.safa import FaceState
 
@@ -22,9 +21,9 @@ def keypoints(golden: Golden) -> Iterator[Row]:
         yield exact("kp", f"{side}_value", face.keypoints.value.numpy(), reference[f"{side}_value"])
         yield exact("kp", f"{side}_jacobian", face.keypoints.jacobian.numpy(), reference[f"{side}_jacobian"])
     detector = golden.safa.kp_detector
-    with tap(detector, ["predictor"]) as taps:
+    with tap(detector, ["predictor"]) as hooks:
         heat, jacobian = detector.maps(golden.driving)
-    features = taps["predictor"]
+    features = hooks["predictor"]
     yield exact("kp", "driving_down", detector.down(golden.driving).numpy(), reference["driving_down"])
     yield exact("kp", "driving_logits", heat.numpy(), reference["driving_logits"])
     yield exact("kp", "driving_jacmap", jacobian.numpy(), reference["driving_jacmap"])
@@ -72,10 +71,10 @@ def _encoder_taps(golden: Golden, reference: Mapping[str, Array]) -> Iterator[Ro
     """Layers inside the estimator, each strided as the recorded tensor is."""
     prefix = "driving_enc."
     recorded = {key.removeprefix(prefix): value for key, value in reference.items() if key.startswith(prefix)}
-    with tap(golden.safa.tdmm.encoder, list(recorded)) as taps:
+    with tap(golden.safa.tdmm.encoder, list(recorded)) as hooks:
         golden.safa.tdmm.estimate(golden.driving)
     for name, wanted in recorded.items():
-        ours = taps[name]
+        ours = hooks[name]
         step_c, step = ours.shape[1] // wanted.shape[1], ours.shape[-1] // wanted.shape[-1]
         yield exact("tdmm", prefix + name, ours[:, ::step_c, ::step, ::step].numpy(), wanted)
 

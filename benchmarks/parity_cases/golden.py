@@ -16,16 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from parity_cases.borderline_pixels import BorderlinePixels
 from parity_cases.fill import fill
-from parity_cases.undecided import UndecidedPixels
 from safa.config import ModelConfig
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
 from safa.head.flame_files import FlameFiles, read_head_assets
+from safa.models.backbones.vgg19 import Vgg19Features
 from safa.models.discriminator import MultiScaleDiscriminator
-from safa.models.parsing import FaceParser
+from safa.models.face_parser import FaceParser
 from safa.models.safa import FaceState, Safa
-from safa.models.trunks.vgg19 import Vgg19Features
 
 Array = NDArray[Any]
 Network = TypeVar("Network", bound=nn.Module)
@@ -78,9 +78,9 @@ class Golden:
         return self.new_safa(self.config)
 
     @cached_property
-    def undecided(self) -> UndecidedPixels:
+    def borderline_pixels(self) -> BorderlinePixels:
         """By it, single pixels of ``safa``'s renders can be taken the other way."""
-        stand_in = UndecidedPixels(self.safa.tdmm)
+        stand_in = BorderlinePixels(self.safa.tdmm)
         self.safa.tdmm.render = stand_in  # type: ignore[method-assign]
         return stand_in
 

@@ -1,7 +1,7 @@
 """Comparing gradients: norms and samples over all parameters of a network.
 
 The reference's own float32 gradients scatter (section 3 of the README beside the tensors), so parameters are
-judged together: the median and the maximum of the relative error of their norms, against float64.
+scored together: the median and the maximum of the relative error of their norms, against float64.
 """
 
 from __future__ import annotations

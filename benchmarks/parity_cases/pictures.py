@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from parity_cases.golden import Array, Golden
+from parity_cases.hooks import tap
 from parity_cases.rows import Row, each, exact, levels, picture
-from parity_cases.taps import tap
 from safa.config.inference import TransferConfig
-from safa.geometry.antialias import AntiAlias
-from safa.inference.motion import make_transfer
+from safa.geometry.gaussians import AntiAlias
+from safa.inference.motion_transfer import make_transfer
 from safa.models.attention import ContextualAttention
 from safa.models.generator import Blend
 from safa.models.safa import Reenactment
@@ -46,13 +46,13 @@ def dense_motion(golden: Golden) -> Iterator[Row]:
 def generator(golden: Golden) -> Iterator[Row]:
     reference = golden.arrays("generator")
     names = [key.removeprefix("tap.") for key in reference if key.startswith("tap.")]
-    with tap(golden.safa.generator, names) as taps:
+    with tap(golden.safa.generator, names) as hooks:
         out = _reenact(golden)
     yield picture("generator", "prediction", out.prediction.numpy(), reference["prediction"])
     yield picture("generator", "deformed_s2", out.deformed[..., ::2, ::2].numpy(), reference["deformed_s2"])
     yield levels("generator", "prediction_u8", _to_8bit(out.prediction), reference["prediction_u8"])
     for name in names:
-        output = taps[name]
+        output = hooks[name]
         if output.ndim == 4:
             mean = output.mean((2, 3)).numpy()
             yield picture("generator", f"tapmean.{name}", mean, reference[f"tapmean.{name}"])

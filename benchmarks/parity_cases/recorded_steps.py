@@ -12,11 +12,11 @@ from parity_cases.golden import Golden, images
 from safa import losses
 from safa.config import ModelConfig
 from safa.config.losses import LossConfig
-from safa.data.batches import PairBatch
+from safa.data.sampler import PairBatch
 from safa.geometry.tps import EquivarianceTransform
 from safa.head.raster import Fragments, rasterize
+from safa.models.backbones.vgg19 import Vgg19Features
 from safa.models.discriminator import MultiScaleDiscriminator
-from safa.models.trunks.vgg19 import Vgg19Features
 from safa.tensor_tree import map_tensors
 from safa.training.steps import Criteria, Losses, Networks, discriminator_step, generator_step
 
@@ -60,7 +60,7 @@ class FullStep:
         }
         return {name: p for part, network in parts.items() for name, p in named_parameters(network, part)}
 
-    def critic_parameters(self) -> dict[str, Tensor]:
+    def discriminator_parameters(self) -> dict[str, Tensor]:
         return dict(named_parameters(self.networks.discriminator, "discriminator"))
 
     def adversarial_loss(self) -> Tensor:

@@ -71,7 +71,7 @@ class Row:
         return self.behind_rasterizer and not self.passed
 
     def or_toggled(self, toggled: Row) -> Row:
-        """The toggled row if it mends this one; only what lies behind the rasteriser may be mended so."""
+        """The toggled row if it fixes this one; only what lies behind the rasteriser may be fixed so."""
         if not (self.may_be_mended and toggled.passed):
             return self
         return replace(toggled, detail={**toggled.detail, "before toggling pixels": self.relative})

@@ -19,7 +19,7 @@ from parity_cases.recorded_steps import (
 )
 from parity_cases.rows import LOSS_RELATIVE, TRAINING_PICTURE, Row, exact, loss, picture
 from safa.config.losses import HeadLossConfig
-from safa.data.batches import FrameBatch
+from safa.data.sampler import FrameBatch
 from safa.tensor_tree import map_tensors
 from safa.training.steps import Losses, Networks, head_step
 
@@ -82,7 +82,7 @@ def full_stage(golden: Golden) -> Iterator[Row]:
     yield from _loss_rows("train", step.discriminator, reference["disc"]["losses"])
 
     found = all_gradients(step.result.losses.total, step.parameters())
-    found |= all_gradients(step.adversarial_loss(), step.critic_parameters())
+    found |= all_gradients(step.adversarial_loss(), step.discriminator_parameters())
     single, double = reference["grads_norm_sum_numel"], truth["grads_norm_sum_numel"]
     for network in NETWORKS:
         noise = gradients.measured(_part(single, network), _part(double, network))
@@ -90,7 +90,7 @@ def full_stage(golden: Golden) -> Iterator[Row]:
         yield from _gradient_rows("train", "total", network, found, double, noise)
     stem = "train_grad_samples_generator_step"
     yield gradients.samples("train", "total", found, golden.arrays(stem), golden.arrays(f"{stem}_f64"))
-    yield from _critic_rows(golden, step, truth["disc"]["grads_norm_sum_numel"])
+    yield from _discriminator_rows(golden, step, truth["disc"]["grads_norm_sum_numel"])
 
 
 def loss_groups(golden: Golden) -> Iterator[Row]:
@@ -119,7 +119,7 @@ def in_float64(golden: Golden) -> Iterator[Row]:
     yield from _loss_rows("float64", step.result.losses, truth["losses"], limit=DOUBLE_LOSS)
     yield from _loss_rows("float64", step.discriminator, truth["disc"]["losses"], limit=DOUBLE_LOSS)
     total = all_gradients(step.result.losses.total, step.parameters())
-    total |= all_gradients(step.adversarial_loss(), step.critic_parameters())
+    total |= all_gradients(step.adversarial_loss(), step.discriminator_parameters())
     for network in NETWORKS:
         recorded = truth["grads_norm_sum_numel"]
         yield from _gradient_rows("float64", "total", network, total, recorded, DOUBLE_NOISE)
@@ -183,8 +183,8 @@ def _statistics_rows(golden: Golden, networks: Networks) -> Iterator[Row]:
         yield exact("train", name, state[name].numpy(), recorded)
 
 
-def _critic_rows(golden: Golden, step: FullStep, truth: Norms) -> Iterator[Row]:
-    found = all_gradients(step.discriminator.total, step.critic_parameters())
+def _discriminator_rows(golden: Golden, step: FullStep, truth: Norms) -> Iterator[Row]:
+    found = all_gradients(step.discriminator.total, step.discriminator_parameters())
     noise = STATED["gan_fm", "discriminator"]
     yield from _gradient_rows("train", "disc_gan", "discriminator", found, truth, noise)
     stem = "train_grad_samples_discriminator_step"
@@ -207,7 +207,7 @@ def _group_gradients(step: FullStep, groups: Mapping[str, Sequence[str]]) -> Ite
         total = torch.stack([terms[TERMS[member]] for member in members]).sum()
         found = all_gradients(total, step.parameters())
         if group == ADVERSARIAL:
-            found |= all_gradients(step.adversarial_loss(), step.critic_parameters())
+            found |= all_gradients(step.adversarial_loss(), step.discriminator_parameters())
         yield group, found
 
 

@@ -15,10 +15,10 @@ from pipelines.train import train
 from safa.config import load_settings, parse_settings
 from safa.config.demo import DemoConfig
 from safa.config.training import TrainConfig
-from safa.data.batches import FrameBatch, PairBatch
+from safa.data.sampler import FrameBatch, PairBatch
 from safa.training.context import LocalContext
-from safa.training.feed import Feed
-from safa.training.records import read_records
+from safa.training.dataloader import TrainingData
+from safa.training.metrics_logger import read_metrics
 from safa.training.stages import make_stage
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo.yaml"
@@ -45,11 +45,11 @@ def steps_per_second(settings: dict[str, Any], name: str, steps: int, **scale: A
         settings | {"name": name, "schedule": schedule, "scale": scale}, TrainConfig, "benchmark"
     )
     train(config)
-    rows = [row for row in read_records(config.folder / "metrics.jsonl") if row["kind"] == "train"]
+    rows = [row for row in read_metrics(config.folder / "metrics.jsonl") if row["kind"] == "train"]
     return statistics.median(float(row["steps_per_second"]) for row in rows[WARM_UP:])
 
 
-class _OneBatch(Feed):
+class _OneBatch(TrainingData):
     """A feed that gives the first batch over and over."""
 
     def batches(self, first_sample: int, steps: int) -> Iterator[FrameBatch | PairBatch]:
@@ -68,7 +68,7 @@ def data_and_cached(settings: dict[str, Any], steps: int, *, loader_workers: int
     spent: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(6):
         cached = turn % 2 == 1
-        feed = (_OneBatch if cached else Feed)(config, context)
+        feed = (_OneBatch if cached else TrainingData)(config, context)
         batches = feed.batches(0, steps + WARM_UP)
         began = 0.0
         for number, batch in enumerate(batches):

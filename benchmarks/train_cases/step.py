@@ -22,8 +22,8 @@ from safa.config.training import (
     StepConfig,
     TrainConfig,
 )
-from safa.data.batches import PairBatch
-from safa.models.trunks.vgg19 import Vgg19Features
+from safa.data.sampler import PairBatch
+from safa.models.backbones.vgg19 import Vgg19Features
 from safa.training.context import LocalContext
 from safa.training.stages import FullTraining, make_stage
 

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safa.app.examples import make_example
-from safa.app.limits import Limits
-from safa.app.work import Workshop
+from safa.app.work import Limits, Workshop, make_example
 from safa.errors import UserError
 from safa.inference.face_animator import FaceAnimator
 
@@ -23,7 +21,7 @@ INTRO = (
     "A photo of a face takes on the motion of a video. Use it only with the consent of the people shown; "
     "every result is marked as synthetic in its file."
 )
-FRAME = "Find the face (else the middle square is taken)"
+FRAME = "Find the face (else the centre square is taken)"
 CSS = ".gradio-container {max-width: 1180px !important; margin: auto} footer {display: none !important}"
 MODEL = "model"  # one job at a time uses it
 
@@ -187,7 +185,7 @@ def _connect(gr: Any, workshop: Workshop, examples: Path, parts: tuple[Any, ...]
 
     example.click(load, None, [photo, video, crop])
     preview.click(
-        lambda image, film: _told(gr, lambda: workshop.preview(image, film)),
+        lambda image, video: _told(gr, lambda: workshop.preview(image, video)),
         [photo, video],
         seen,
         concurrency_id=MODEL,
@@ -195,7 +193,7 @@ def _connect(gr: Any, workshop: Workshop, examples: Path, parts: tuple[Any, ...]
 
 
 def _told(gr: Any, work: Callable[[], Made]) -> Made:
-    """Run it; what the user can mend becomes a message on the page."""
+    """Run it; what the user can fix becomes a message on the page."""
     try:
         return work()
     except UserError as error:

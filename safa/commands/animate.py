@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safa.commands.flags import add_film_flags, add_model_flags, add_no_crop, animator_of
-from safa.commands.progress import say_notes, write_film
+from safa.commands.flags import add_model_flags, add_no_crop, add_video_flags, load_animator_from_flags
+from safa.commands.progress import say_notes, write_video_file
 
 CAMERA_FRAMES = 250  # a camera never ends by itself
 
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
     framing = parser.add_argument_group("framing")
     add_no_crop(framing)
     framing.add_argument("--paste-back", action="store_true", help="return the face to the whole photo")
-    output = add_film_flags(parser)
+    output = add_video_flags(parser)
     output.add_argument("--fps", type=float, help="read the video at this rate (default: its own)")
     output.add_argument("--no-sound", action="store_true", help="leave the sound out")
     parser.set_defaults(run=_animate)
@@ -53,13 +53,13 @@ def add_parser(subparsers: Any) -> None:
 def _animate(arguments: argparse.Namespace) -> int:
     import dataclasses
 
-    from safa.inference.film import check_container
+    from safa.inference.video_output import check_container
 
     _check(arguments)
     check_container(arguments.output)
-    animator = animator_of(arguments)
+    animator = load_animator_from_flags(arguments)
     is_camera = arguments.driving.isdecimal() and not Path(arguments.driving).exists()
-    film = animator.animate(
+    video = animator.animate(
         arguments.source,
         arguments.driving,
         relative=arguments.relative,
@@ -71,11 +71,11 @@ def _animate(arguments: argparse.Namespace) -> int:
         fps=arguments.fps,
         max_frames=arguments.max_frames or (CAMERA_FRAMES if is_camera else None),
     )
-    say_notes(film.notes)
+    say_notes(video.notes)
     if arguments.no_sound:
-        film = dataclasses.replace(film, sound=None)
-    saved = write_film(film, arguments.output, arguments.grid)
-    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {film.fps:g} fps\n")
+        video = dataclasses.replace(video, sound=None)
+    saved = write_video_file(video, arguments.output, arguments.grid)
+    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {video.fps:g} fps\n")
     if arguments.grid:
         sys.stdout.write(f"wrote {arguments.grid}\n")
     return 0

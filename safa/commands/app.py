@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from safa.commands.flags import add_model_flags, animator_of
+from safa.commands.flags import add_model_flags, load_animator_from_flags
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,5 +34,5 @@ def _app(arguments: argparse.Namespace) -> int:
     from safa.app import Limits, serve
 
     limits = Limits(arguments.max_seconds, arguments.max_mb)
-    serve(lambda: animator_of(arguments), limits, arguments.host, arguments.port)
+    serve(lambda: load_animator_from_flags(arguments), limits, arguments.host, arguments.port)
     return 0

@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from safa.assets import check_assets
+    from safa.asset_catalogue import check_assets
 
     for status in check_assets(arguments.folder):
         asset = status.asset

@@ -32,8 +32,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from safa.training.checkpoint import read_weights
-    from safa.training.released import read_released
+    from safa.checkpoint.native import read_weights
+    from safa.checkpoint.released import read_released
 
     path: Path = arguments.checkpoint
     if path.is_dir():
@@ -56,8 +56,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from safa.checkpoint.released import export_released, import_released
     from safa.errors import UserError
-    from safa.training.released import export_released, import_released
 
     source, output = arguments.checkpoint, arguments.output
     if output.exists():

@@ -33,8 +33,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from safa.assets import check_assets
-    from safa.inference.finder import available
+    from safa.asset_catalogue import check_assets
+    from safa.inference.face_tracking import available
 
     _line("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in PACKAGES:
@@ -50,7 +50,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
         _line("faces", f"found by {found.detector} ({arguments.assets})")
     else:
         _line("faces", f"not found: {_how_to_find(found.package, found.detector, arguments.assets)}")
-        _line("", "until then: landmarks beside a file (FILE.landmarks.npy), --no-crop, or the middle square")
+        _line("", "until then: landmarks beside a file (FILE.landmarks.npy), --no-crop, or the centre square")
     for status in check_assets(arguments.assets):
         _line(status.asset.file, f"{status.state}: {status.asset.purpose}")
     _line("", "`safa assets check` tells licence and owner of each; none is needed for `make demo`")
@@ -91,7 +91,7 @@ def _devices() -> list[str]:
 
 
 def _how_to_find(package: bool, detector: str | None, folder: Path) -> str:
-    from safa.inference.finder import DETECTORS
+    from safa.inference.face_tracking import DETECTORS
 
     wanted = " or ".join(" and ".join(files) for files, _ in DETECTORS.values())
     parts = [] if package else ["install face-alignment (pip install 'safa[faces]')"]

@@ -27,7 +27,7 @@ UPSTREAM_COMMANDS = ("animate", "swap")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """``--checkpoint``, ``--device`` and what else makes a ``FaceAnimator``; ``animator_of`` reads them."""
+    """``--checkpoint``, ``--device`` and what else makes a ``FaceAnimator``; ``load_animator_from_flags`` reads them."""
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -51,8 +51,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_film_flags(parser: argparse.ArgumentParser) -> Any:
-    """What a command that writes a film shares: ``-o``, ``--grid``, ``--max-frames``. Returns the group."""
+def add_video_flags(parser: argparse.ArgumentParser) -> Any:
+    """What a command that writes a video shares: ``-o``, ``--grid``, ``--max-frames``. Returns the group."""
     group = parser.add_argument_group("output")
     group.add_argument("-o", "--output", type=Path, required=True, help="the .mp4, .mov or .mkv to write")
     group.add_argument("--grid", type=Path, metavar="FILE", help="a second video: what the model did")
@@ -65,11 +65,11 @@ def add_no_crop(group: Any) -> None:
     group.add_argument(
         "--no-crop",
         action="store_true",
-        help="inputs are cut around the face already; take the middle square",
+        help="inputs are cut around the face already; take the centre square",
     )
 
 
-def animator_of(arguments: argparse.Namespace) -> FaceAnimator:
+def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
     """The model that the flags of ``add_model_flags`` describe."""
     from safa.inference.loading import open_animator
 
@@ -82,7 +82,7 @@ def animator_of(arguments: argparse.Namespace) -> FaceAnimator:
     )
 
 
-def in_our_words(argv: Sequence[str]) -> list[str]:
+def translate_upstream_flags(argv: Sequence[str]) -> list[str]:
     """A command line with upstream's flag names brought to ours.
 
     ``--source_image_pth`` and ``--driving_video_pth`` become the two positional arguments, ``--cpu`` becomes

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from safa.data.store import ClipInfo, ClipStore
-    from safa.pictures.canvas import Picture
+    from safa.data.clip_store import ClipInfo, ClipStore
+    from safa.visualize.images import RgbImage
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from safa.data.store import ClipStore
+    from safa.data.clip_store import ClipStore
 
     folder = arguments.dataset / "clips" if (arguments.dataset / "clips").is_dir() else arguments.dataset
     store = ClipStore(folder)
@@ -83,8 +83,8 @@ def _write_sheet(store: ClipStore, path: Path, count: int) -> None:
     from PIL import Image
 
     from safa.errors import UserError
-    from safa.pictures.canvas import stacked
-    from safa.pictures.strips import Panel, captioned
+    from safa.visualize.images import stacked
+    from safa.visualize.panels import Panel, captioned
 
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError("is not a picture's name", str(path), "Let it end in .jpg or .png.")
@@ -101,9 +101,9 @@ def _write_sheet(store: ClipStore, path: Path, count: int) -> None:
 PANEL = 144  # px
 
 
-def _face(store: ClipStore, clip: ClipInfo) -> Picture:
-    from safa.pictures.canvas import resized
-    from safa.pictures.points import ESTIMATED, with_landmarks
+def _face(store: ClipStore, clip: ClipInfo) -> RgbImage:
+    from safa.visualize.images import resized
+    from safa.visualize.overlays import ESTIMATED, with_landmarks
 
     middle = clip.n_frames // 2
     frame = store.frames(clip.clip_id, [middle])[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from safa.inference.film import Film, Saved
+    from safa.inference.video_output import RenderedVideo, SavedVideo
 
 EVERY_SECONDS = 0.5
 
@@ -50,13 +50,13 @@ def say_notes(notes: Iterable[str]) -> None:
         sys.stderr.write(f"note: {note}\n")
 
 
-def write_film(film: Film, output: Path, grid: Path | None = None) -> Saved:
-    """Write the film with a line of progress; faults of the model's inputs as one line."""
+def write_video_file(video: RenderedVideo, output: Path, grid: Path | None = None) -> SavedVideo:
+    """Write the video with a line of progress; faults of the model's inputs as one line."""
     from safa.errors import UserError
 
-    progress = Progress(film.count)
+    progress = Progress(video.count)
     try:
-        return film.save(output, grid, progress)
+        return video.save(output, grid, progress)
     except ValueError as error:
         raise UserError(str(error), str(output)) from None
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.flags import add_model_flags, animator_of
+from safa.commands.flags import add_model_flags, load_animator_from_flags
 from safa.commands.progress import Progress, say_notes
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--no-crop",
         action="store_true",
-        help="inputs are cut around the face already; take the middle square",
+        help="inputs are cut around the face already; take the centre square",
     )
     parser.add_argument("--max-frames", type=int, metavar="N", help="of a video: stop after N frames")
     parser.set_defaults(run=_reconstruct)
@@ -38,9 +38,9 @@ def add_parser(subparsers: Any) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
-    from safa.inference.photo import PHOTO_ENDINGS
+    from safa.inference.inputs import PHOTO_ENDINGS
 
-    animator = animator_of(arguments)
+    animator = load_animator_from_flags(arguments)
     done = refused = 0
     for path, name in _files(arguments.inputs):
         folder = arguments.output / name
@@ -77,10 +77,10 @@ def _files(inputs: list[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _is_input(path: Path) -> bool:
-    from safa.inference.photo import PHOTO_ENDINGS
+    from safa.inference.inputs import PHOTO_ENDINGS
 
-    films = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
-    return path.suffix.lower() in (*PHOTO_ENDINGS, *films)
+    videos = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")
+    return path.suffix.lower() in (*PHOTO_ENDINGS, *videos)
 
 
 def _photo(animator: FaceAnimator, path: Path, folder: Path, *, crop: bool) -> None:
@@ -94,18 +94,18 @@ def _photo(animator: FaceAnimator, path: Path, folder: Path, *, crop: bool) -> N
 
 
 def _video(animator: FaceAnimator, path: Path, folder: Path, limit: int | None, *, crop: bool) -> None:
-    from safa.inference.facebox import cut
-    from safa.inference.footage import open_footage
+    from safa.inference.face_crop import crop_face
+    from safa.inference.inputs import open_frame_source
     from safa.inference.mesh import MeshTable, reconstruct_heads
 
-    footage = open_footage(path).limited(limit)
-    framed = animator.frame_film(footage, crop=crop)
-    say_notes(framed.notes)
-    first = next((item for item in framed.open() if item.seen), None)
-    assert first is not None, "a film without a face has been refused"
-    animator.head(first.frame, first.square).save(folder)
-    crops = (cut(item.frame, item.square, animator.size) for item in framed.open())
-    progress, count = Progress(footage.count), 0
+    frame_source = open_frame_source(path).limited(limit)
+    tracked = animator.track_video(frame_source, crop=crop)
+    say_notes(tracked.notes)
+    first = next((item for item in tracked.open() if item.seen), None)
+    assert first is not None, "a video without a face has been refused"
+    animator.head(first.frame, first.crop_box).save(folder)
+    crops = (crop_face(item.frame, item.crop_box, animator.size) for item in tracked.open())
+    progress, count = Progress(frame_source.count), 0
     with MeshTable(folder / "heads.parquet") as table:
         for batch in animator.in_precision(reconstruct_heads(animator.engine, crops)):
             table.add(batch)

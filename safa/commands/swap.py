@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.flags import add_film_flags, add_model_flags, add_no_crop, animator_of
-from safa.commands.progress import say_notes, write_film
+from safa.commands.flags import add_model_flags, add_no_crop, add_video_flags, load_animator_from_flags
+from safa.commands.progress import say_notes, write_video_file
 
 if TYPE_CHECKING:
     import torch
 
-    from safa.inference.swap import SwapMask
+    from safa.inference.swap_mask import SwapMask
     from safa.models.tdmm import Tdmm
 
 OUTLINE = (
@@ -43,45 +43,48 @@ def add_parser(subparsers: Any) -> None:
     mask.add_argument("--hard", action="store_true", help="a mask of 0 and 1 instead of soft edges")
     framing = parser.add_argument_group("framing").add_mutually_exclusive_group()
     framing.add_argument(
-        "--use-detection", action="store_true", help="stop if faces can only be guessed, for want of a finder"
+        "--use-detection",
+        action="store_true",
+        help="stop if faces can only be guessed, for want of a face tracker",
     )
     add_no_crop(framing)
-    add_film_flags(parser)
+    add_video_flags(parser)
     parser.set_defaults(run=_swap)
 
 
 def _swap(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
-    from safa.inference.film import check_container
-    from safa.inference.framing import NO_FINDER
+    from safa.inference.face_tracking import NO_DETECTOR
+    from safa.inference.video_output import check_container
 
     if arguments.classes and not arguments.parser:
         raise UserError("--classes belongs to --parser", "safa swap", "Name the face parser's weights.")
     check_container(arguments.output)
-    animator = animator_of(arguments)
-    film = animator.swap(
+    animator = load_animator_from_flags(arguments)
+    video = animator.swap(
         arguments.source,
         arguments.driving,
         mask=_mask(arguments, animator.device, animator.engine.model.tdmm),
         crop=not arguments.no_crop,
         max_frames=arguments.max_frames,
     )
-    guessed = [note for note in film.notes if note.endswith(NO_FINDER)]
+    guessed = [note for note in video.notes if note.endswith(NO_DETECTOR)]
     if arguments.use_detection and guessed:
         raise UserError(
-            "no face finder here", "--use-detection", "`safa doctor` tells how to get one; or leave the flag."
+            "no face detector here",
+            "--use-detection",
+            "`safa doctor` tells how to get one; or leave the flag.",
         )
-    say_notes(film.notes + (() if arguments.parser else (OUTLINE,)))
-    saved = write_film(film, arguments.output, arguments.grid)
+    say_notes(video.notes + (() if arguments.parser else (OUTLINE,)))
+    saved = write_video_file(video, arguments.output, arguments.grid)
     untouched = f", {saved.untouched} of them without a face and untouched" if saved.untouched else ""
-    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {film.fps:g} fps{untouched}\n")
+    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {video.fps:g} fps{untouched}\n")
     return 0
 
 
 def _mask(arguments: argparse.Namespace, device: torch.device, tdmm: Tdmm) -> SwapMask:
     from safa.config.inference import SwapConfig
-    from safa.inference.swap import load_mask
-    from safa.inference.swapping import parse_classes
+    from safa.inference.swap_mask import load_mask, parse_classes
 
     classes = parse_classes(arguments.classes) if arguments.classes else None
     return load_mask(SwapConfig(weights=arguments.parser, classes=classes, hard=arguments.hard), tdmm, device)

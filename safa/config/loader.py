@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +23,23 @@ class Settings(BaseModel):
     """Base of every settings model: frozen, no unknown keys, no silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+    def with_absolute_paths(self) -> Self:
+        """The settings with every path in them, however deep, made absolute; URIs stay as they are.
+
+        A worker has another working directory than the program that sends it these settings.
+        """
+        return self.model_copy(update={name: _with_absolute_paths(value) for name, value in self})
+
+
+def _with_absolute_paths(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.absolute()
+    if isinstance(value, Settings):
+        return value.with_absolute_paths()
+    if isinstance(value, tuple):
+        return tuple(map(_with_absolute_paths, value))
+    return value
 
 
 S = TypeVar("S", bound=Settings)
@@ -81,13 +98,13 @@ def _explain(error: ValidationError, where: str) -> UserError:
     kind = first["type"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if kind == "extra_forbidden":
-        return UserError(f"unknown key '{key}'{more}", where, "Remove it or mend the spelling.")
+        return UserError(f"unknown key '{key}'{more}", where, "Remove it or correct the spelling.")
     if kind == "missing":
         return UserError(f"missing key '{key}'{more}", where, "Add it.")
     message = first["msg"].removeprefix("Value error, ")
     shown = repr(first.get("input"))
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return UserError(f"key '{key}' is {shown}: {message}{more}", where, "Mend the value.")
+    return UserError(f"key '{key}' is {shown}: {message}{more}", where, "Correct the value.")
 
 
 def parse_settings(data: object, model: type[S], where: str) -> S:
@@ -126,7 +143,11 @@ def dump_settings(settings: Settings) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
-def settings_hash(settings: Settings) -> str:
-    """Twelve hex digits that change when any setting changes; key order does not matter."""
-    text = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
+def settings_hash(settings: Settings, ignore: Set[str] = frozenset()) -> str:
+    """Twelve hex digits that change when any setting changes; key order does not matter.
+
+    Args:
+        ignore: top-level keys that do not count.
+    """
+    text = json.dumps(settings.model_dump(mode="json", exclude=set(ignore)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

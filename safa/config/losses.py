@@ -34,7 +34,7 @@ class LossWeights(Settings):
 
     @property
     def needs_discriminator(self) -> bool:
-        """Whether the generator is judged by the discriminator at all."""
+        """Whether the generator is scored by the discriminator at all."""
         return self.generator_gan > 0 or self.feature_matching > 0
 
     @property

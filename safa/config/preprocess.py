@@ -5,30 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PlainValidator, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safa.config.loader import Settings
-
-STORES = ("s3://", "gs://", "file://")
-
-
-def is_address(place: Path | str) -> bool:
-    """Whether this is an address of an object store, not a path."""
-    return isinstance(place, str) and place.startswith(STORES)
-
-
-def _place(value: object) -> Path | str:
-    if isinstance(value, Path) or is_address(value if isinstance(value, str) else ""):
-        return value  # type: ignore[return-value]
-    if isinstance(value, str):
-        if "://" in value:
-            raise ValueError(f"must be a path, or begin with {', '.join(STORES)}")
-        return Path(value)
-    raise ValueError("must be a path or an address")
-
-
-# Where a source's files are: a path, or an address in an object store.
-Place = Annotated[Path | str, PlainValidator(_place)]
+from safa.files import Location
 
 
 class EncodingConfig(Settings):
@@ -41,7 +21,7 @@ class EncodingConfig(Settings):
 # ---- where raw videos come from ----------------------------------------------------------------------------
 
 
-class _Download(Settings):
+class _DownloadPolicy(Settings):
     """What every way of fetching shares. A download serves all clips of its video."""
 
     keep: bool = False  # leave the video in `source.videos` after its clips are made
@@ -51,7 +31,7 @@ class _Download(Settings):
     timeout_s: float = Field(default=30.0, gt=0)  # without a byte, until a transfer counts as stalled
 
 
-class UrlFetch(_Download):
+class UrlDownload(_DownloadPolicy):
     """Videos at addresses that follow from their ids: http, https, s3, gs, or file."""
 
     kind: Literal["url"]
@@ -67,7 +47,7 @@ class UrlFetch(_Download):
         return url
 
 
-class YtDlpFetch(_Download):
+class YtDlpDownload(_DownloadPolicy):
     """Videos by yt-dlp, which must be installed (``pip install 'safa[download]'``)."""
 
     kind: Literal["yt_dlp"]
@@ -136,31 +116,31 @@ class MetadataSource(Settings):
     """Videos and a list of clips in them, in VoxCeleb's columns."""
 
     kind: Literal["metadata"]
-    csv: Place  # columns video_id, start, end, bbox, fps, width, height, partition, person_id
-    videos: Path  # folder of {video_id}.mp4; with `fetch`, where downloads go
-    fetch: Annotated[UrlFetch | YtDlpFetch, Field(discriminator="kind")] | None = None
+    csv: Location  # columns video_id, start, end, bbox, fps, width, height, partition, person_id
+    videos: Path  # folder of {video_id}.mp4; with `download`, where downloads go
+    download: Annotated[UrlDownload | YtDlpDownload, Field(discriminator="kind")] | None = None
 
 
-class TubeConfig(Settings):
+class FaceTrackConfig(Settings):
     """Which stretches of a detected face become clips; the field's values."""
 
-    min_iou: float = Field(default=0.25, gt=0, lt=1)  # with the first box of the tube
+    min_iou: float = Field(default=0.25, gt=0, lt=1)  # with the first box of the face track
     min_frames: int = Field(default=64, ge=1)
     max_frames: int = Field(default=1024, ge=1)
     min_size: int = Field(default=256, ge=1)  # px, shorter side of the clip's box
-    increase: float = Field(default=0.1, ge=0)  # of the box that holds all of a tube's faces, at each side
-    gap: int = Field(default=5, ge=0)  # frames without the face that a tube survives
-    drop_border: bool = True  # drop tubes whose faces touch the frame's edge
+    increase: float = Field(default=0.1, ge=0)  # of the box that holds all faces of a track, at each side
+    gap: int = Field(default=5, ge=0)  # frames without the face that a track survives
+    drop_border: bool = True  # drop tracks whose faces touch the frame's edge
 
 
 class VideosSource(Settings):
     """Raw videos without a list: faces are found and followed."""
 
     kind: Literal["videos"]
-    folder: Place
+    folder: Location
     split: Literal["train", "test"] = "train"
     detector: DetectorConfig
-    tubes: TubeConfig = TubeConfig()
+    face_tracks: FaceTrackConfig = FaceTrackConfig()
     short_side: int = Field(default=360, ge=64)  # px; larger frames are scaled down for detection
 
 
@@ -168,7 +148,7 @@ class ClipsSource(Settings):
     """Crops of one face that exist already: videos, or folders of PNGs; sidecars lie beside them."""
 
     kind: Literal["clips"]
-    folder: Place  # of *.mp4 and folders of *.png; a name person#video#start#end is taken as the clip id
+    folder: Location  # of *.mp4 and folders of *.png; a name person#video#start#end is taken as the clip id
     split: Literal["train", "test"] = "train"
     fps: float = Field(default=25.0, gt=0)  # of PNG folders
 

@@ -1,12 +1,12 @@
-"""From one job to one stored clip: cut, crop, scale, encode, landmarks, Parquet.
+"""From one job to one stored clip: region, crop, scale, encode, landmarks, Parquet.
 
 Memory is bounded by one piece of frames, however long the clip.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,22 +19,23 @@ from numpy.typing import NDArray
 
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
-from safa.data.images import encode_image
-from safa.data.landmarks import Marked, read_sidecar, shown_at
-from safa.data.picture_folder import PictureFolder
-from safa.data.schema import CLIP_SCHEMA, NUM_LANDMARKS, Code, Refused
+from safa.data.images import PictureFolder, encode_image
+from safa.data.landmarks import Landmarks, read_sidecar, source_frames_at
+from safa.data.schema import CLIP_SCHEMA, NUM_LANDMARKS
 from safa.data.sources import ClipJob
 from safa.data.video import DecodeError, Frame, Span, VideoInfo, probe, read_frames
+from safa.errors import ClipError, FailureCode
+from safa.files import atomic_file
 
 SAME_RATE = 1e-4  # relative; 25 and 24.9999 count frames alike, 30 and 29.97 don't
 
 
 # Stored frames to their landmarks: what a face detector with landmarks does.
-FindLandmarks = Callable[[Sequence[Frame]], Marked]
+LandmarkDetector = Callable[[Sequence[Frame]], Landmarks]
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _Region:
     """What is taken: a part of the time, and a box in the upright frame."""
 
     span: Span | None
@@ -45,38 +46,38 @@ class _Cut:
 
     def source_frames(self, stored: NDArray[np.int64], fps: float) -> NDArray[np.int64]:
         """Which frames of the file the stored frames show; ``fps`` is theirs."""
-        counted = self.first + shown_at(stored, self.fps, fps)
+        counted = self.first + source_frames_at(stored, self.fps, fps)
         same = abs(self.source_fps / self.fps - 1) < SAME_RATE
-        return counted if same else shown_at(counted, self.source_fps, self.fps)
+        return counted if same else source_frames_at(counted, self.source_fps, self.fps)
 
 
-def make_clip(job: ClipJob, config: PreprocessConfig, find: FindLandmarks | None = None) -> int:
-    """Write ``clips/split=*/<clip id>.parquet``, whole or not at all; returns the number of stored frames.
+def make_clip(job: ClipJob, config: PreprocessConfig, detector: LandmarkDetector | None = None) -> int:
+    """Write ``clips/split=*/<clip id>.parquet``, atomically; returns the number of stored frames.
 
     Args:
-        find: finds landmarks in stored frames; needed unless the config takes them from sidecars.
+        detector: finds landmarks in stored frames; needed unless the config takes them from sidecars.
 
     Raises:
-        Refused: with the reason for the quarantine.
+        ClipError: with the reason for the quarantine.
     """
     video = Path(job.video)
     try:
         if video.is_dir():
             pictures = PictureFolder(video, job.fps or config.fps)
-            cut = _plan(job, pictures.info(), config)
+            region = _plan(job, pictures.info(), config)
             frames = pictures.frames(config.size, config.fps)
         elif video.is_file():
-            cut = _plan(job, probe(video), config)
+            region = _plan(job, probe(video), config)
             size = (config.size, config.size)
-            frames = read_frames(video, span=cut.span, box=cut.box, size=size, fps=config.fps)
+            frames = read_frames(video, span=region.span, box=region.box, size=size, fps=config.fps)
         else:
-            raise Refused(Code.UNAVAILABLE, f"{video.name} is missing")
-        return _store(job, config, cut, frames, _marker(config, cut, video, find))
+            raise ClipError(FailureCode.UNAVAILABLE, f"{video.name} is missing")
+        return _store(job, config, region, frames, _landmark_source(config, region, video, detector))
     except DecodeError as error:
-        raise Refused(Code.DECODE, str(error)) from None
+        raise ClipError(FailureCode.DECODE, str(error)) from None
 
 
-def _plan(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Cut:
+def _plan(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
     listed = Box(*job.box) if job.box else Box(0, 0, info.width, info.height)
     if job.width and job.height:
         # Boxes are listed for one resolution, the video may have come in another.
@@ -84,51 +85,59 @@ def _plan(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Cut:
     box = listed.clipped(info.width, info.height)
     inside = box.width * box.height / (listed.width * listed.height) if box else 0.0
     if box is None or inside < 1 - config.max_outside:
-        raise Refused(Code.BORDER, f"only {inside:.0%} of the box lies inside {info.width}x{info.height}")
+        raise ClipError(
+            FailureCode.BORDER, f"only {inside:.0%} of the box lies inside {info.width}x{info.height}"
+        )
     if min(box.width, box.height) < config.min_box:
-        raise Refused(Code.TOO_SMALL, f"the box is {box.width}x{box.height} px, needed are {config.min_box}")
+        raise ClipError(
+            FailureCode.TOO_SMALL, f"the box is {box.width}x{box.height} px, needed are {config.min_box}"
+        )
     if job.fps is None or job.end is None:
-        return _Cut(None, box, info.fps, info.fps, 0)
-    return _Cut(Span(job.start, job.end, job.fps), box, job.fps, info.fps, job.start)
+        return _Region(None, box, info.fps, info.fps, 0)
+    return _Region(Span(job.start, job.end, job.fps), box, job.fps, info.fps, job.start)
 
 
 # ---- landmarks ---------------------------------------------------------------------------------------------
 
 # A piece of stored frames and the number of its first one, to landmarks.
-_Marker = Callable[[list[Frame], int], Marked]
+_LandmarkSource = Callable[[list[Frame], int], Landmarks]
 
 
-def _marker(config: PreprocessConfig, cut: _Cut, video: Path, find: FindLandmarks | None) -> _Marker:
+def _landmark_source(
+    config: PreprocessConfig, region: _Region, video: Path, detector: LandmarkDetector | None
+) -> _LandmarkSource:
     if isinstance(config.landmarks, SidecarLandmarks):
-        return _sidecar_marker(config, cut, video, config.landmarks.folder)
+        return _sidecar_landmarks(config, region, video, config.landmarks.folder)
     if isinstance(config.landmarks, NoLandmarks):
-        return lambda piece, first: _unmarked(len(piece))
-    assert find is not None, "landmarks are to be found, but nothing finds them"
-    return lambda piece, first: find(piece)
+        return lambda piece, first: _no_landmarks(len(piece))
+    assert detector is not None, "landmarks are to be found, but nothing finds them"
+    return lambda piece, first: detector(piece)
 
 
-def _unmarked(count: int) -> Marked:
-    return Marked(
+def _no_landmarks(count: int) -> Landmarks:
+    return Landmarks(
         np.full((count, NUM_LANDMARKS, 2), np.nan, np.float32), np.full(count, np.nan, dtype=np.float32)
     )
 
 
-def _sidecar_marker(config: PreprocessConfig, cut: _Cut, video: Path, folder: Path | None) -> _Marker:
-    """Landmarks of the file's frames, looked up by what each stored frame shows, moved into the cut."""
+def _sidecar_landmarks(
+    config: PreprocessConfig, region: _Region, video: Path, folder: Path | None
+) -> _LandmarkSource:
+    """Landmarks of the file's frames, looked up by what each stored frame shows, moved into the region."""
     table = read_sidecar(video, folder)
 
-    def mark(piece: list[Frame], first: int) -> Marked:
+    def look_up(piece: list[Frame], first: int) -> Landmarks:
         # A map is opened afresh: the pages that a long one touches would count as ours until it is closed.
         points = read_sidecar(video, folder) if isinstance(table, np.memmap) else table
-        shown = cut.source_frames(np.arange(first, first + len(piece)), config.fps)
-        marked = _unmarked(len(piece))
+        shown = region.source_frames(np.arange(first, first + len(piece)), config.fps)
+        landmarks = _no_landmarks(len(piece))
         known = shown < len(points)  # the sidecar may end before the video
-        marked.points[known] = points_in_crop(
-            np.asarray(points[shown[known]], np.float32), cut.box, config.size
+        landmarks.points[known] = points_in_crop(
+            np.asarray(points[shown[known]], np.float32), region.box, config.size
         )
-        return marked
+        return landmarks
 
-    return mark
+    return look_up
 
 
 # ---- rows --------------------------------------------------------------------------------------------------
@@ -137,38 +146,33 @@ def _sidecar_marker(config: PreprocessConfig, cut: _Cut, video: Path, folder: Pa
 def _store(
     job: ClipJob,
     config: PreprocessConfig,
-    cut: _Cut,
+    region: _Region,
     frames: Generator[Frame, None, None],
-    mark: _Marker,
+    landmark_source: _LandmarkSource,
 ) -> int:
-    folder = config.out / "clips" / f"split={job.split}"
-    folder.mkdir(parents=True, exist_ok=True)
-    # A name that no reader globs, of this process alone: two attempts at one clip don't meet.
-    part = folder / f".{job.clip_id}.{os.getpid()}.part"
+    path = config.out / "clips" / f"split={job.split}" / f"{job.clip_id}.parquet"
     n_frames = n_faces = 0
-    try:
-        with pq.ParquetWriter(part, CLIP_SCHEMA, compression="none") as writer:  # pictures don't shrink again
+    with closing(frames), atomic_file(path) as temporary:
+        with pq.ParquetWriter(
+            temporary, CLIP_SCHEMA, compression="none"
+        ) as writer:  # images don't shrink again
             for number, piece in enumerate(_pieces(frames, config.piece_frames)):
-                marked = mark(piece, n_frames)
-                row = _row(job, config, cut, number, piece, marked)
+                landmarks = landmark_source(piece, n_frames)
+                row = _row(job, config, region, number, piece, landmarks)
                 writer.write_table(pa.Table.from_pylist([row], schema=CLIP_SCHEMA))
                 n_frames += len(piece)
-                n_faces += int(np.isfinite(marked.points).all(axis=(1, 2)).sum())
+                n_faces += int(np.isfinite(landmarks.points).all(axis=(1, 2)).sum())
         _check(config, n_frames, n_faces)
-        part.replace(folder / f"{job.clip_id}.parquet")
-    finally:
-        frames.close()
-        part.unlink(missing_ok=True)
     return n_frames
 
 
 def _check(config: PreprocessConfig, n_frames: int, n_faces: int) -> None:
     if n_frames < config.min_frames:
-        raise Refused(
-            Code.TOO_SHORT, f"the video has {n_frames} frames of it, needed are {config.min_frames}"
+        raise ClipError(
+            FailureCode.TOO_SHORT, f"the video has {n_frames} frames of it, needed are {config.min_frames}"
         )
     if n_faces == 0 and not isinstance(config.landmarks, NoLandmarks):
-        raise Refused(Code.NO_FACE, f"none of {n_frames} frames has landmarks")
+        raise ClipError(FailureCode.NO_FACE, f"none of {n_frames} frames has landmarks")
 
 
 def _pieces(frames: Iterator[Frame], length: int) -> Iterator[list[Frame]]:
@@ -177,9 +181,14 @@ def _pieces(frames: Iterator[Frame], length: int) -> Iterator[list[Frame]]:
 
 
 def _row(
-    job: ClipJob, config: PreprocessConfig, cut: _Cut, number: int, piece: list[Frame], marked: Marked
+    job: ClipJob,
+    config: PreprocessConfig,
+    region: _Region,
+    number: int,
+    piece: list[Frame],
+    landmarks: Landmarks,
 ) -> dict[str, Any]:
-    box = cut.box
+    box = region.box
     return {
         "clip_id": job.clip_id,
         "person_id": job.person_id,
@@ -193,8 +202,8 @@ def _row(
         "height": config.size,
         "width": config.size,
         "frames": [encode_image(frame, config.encoding) for frame in piece],
-        "landmarks": marked.points.reshape(len(piece), -1).tolist(),
-        "face_score": marked.scores.tolist(),
+        "landmarks": landmarks.points.reshape(len(piece), -1).tolist(),
+        "face_score": landmarks.scores.tolist(),
         "bbox": [box.left, box.top, box.right, box.bottom],
         "source": Path(job.video).name,
     }

@@ -1,14 +1,20 @@
-"""Encoded pictures: uint8 RGB frames to bytes and back."""
+"""Encoded pictures: uint8 RGB frames to bytes and back.
+
+XXX A clip that is a folder of numbered PNGs, read like a video."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Generator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from safa.config.preprocess import EncodingConfig
+from safa.data.landmarks import source_frames_at
+from safa.data.video import DecodeError, Frame, VideoInfo
 
 
 def encode_image(frame: NDArray[np.uint8], encoding: EncodingConfig) -> bytes:
@@ -36,3 +42,57 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
             return np.asarray(picture.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"not a readable picture: {error}") from None
+
+
+class PictureFolder:
+    """Frames ``0000000.png``, ``0000001.png``, ... at a given rate.
+
+    Args:
+        fps: at which the pictures follow each other.
+
+    Raises:
+        DecodeError: no PNGs, names that are not numbers, or numbers that are missing in between: the rate
+            would be a lie.
+    """
+
+    def __init__(self, folder: Path, fps: float) -> None:
+        try:
+            self._files = sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
+        except ValueError as error:
+            raise DecodeError(f"{folder}: names of frames must be numbers ({error})") from None
+        numbers = [int(path.stem) for path in self._files]
+        if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise DecodeError(f"{folder}: {len(numbers)} PNGs, not numbered without gaps")
+        self._fps = fps
+
+    def info(self) -> VideoInfo:
+        """As the header of a video would tell it."""
+        height, width = self._read(0).shape[:2]
+        return VideoInfo(width, height, self._fps, len(self._files) / self._fps)
+
+    def frames(self, size: int, fps: float) -> Generator[Frame, None, None]:
+        """All frames scaled to ``size`` x ``size`` by area averaging, at ``fps``.
+
+        Raises:
+            DecodeError: a picture that cannot be read.
+        """
+        count = round(len(self._files) * fps / self._fps)
+        shown = -1
+        for number in source_frames_at(np.arange(count), self._fps, fps):
+            wanted = min(int(number), len(self._files) - 1)
+            if wanted != shown:
+                frame, shown = _scaled(self._read(wanted), size), wanted
+            yield frame
+
+    def _read(self, index: int) -> Frame:
+        path = self._files[index]
+        try:
+            return decode_image(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DecodeError(f"{path}: {error}") from None
+
+
+def _scaled(frame: Frame, size: int) -> Frame:
+    if frame.shape[:2] == (size, size):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safa.data.schema import NUM_LANDMARKS, Code, Refused
-from safa.errors import UserError
+from safa.data.schema import NUM_LANDMARKS
+from safa.errors import ClipError, FailureCode, UserError
 from safa.safe_pickle import load_data_pickle
 
 Points = NDArray[np.float32]
@@ -25,7 +25,7 @@ MOST_FRAMES = 10_000_000  # of a landmark pickle: a week of video; a larger numb
 
 
 @dataclass(frozen=True)
-class Marked:
+class Landmarks:
     """Landmarks of some frames: ``points`` (T, 68, 2) px, NaN where no face is; detector ``scores`` (T,)."""
 
     points: Points
@@ -50,20 +50,22 @@ def read_sidecar(video: Path, folder: Path | None = None) -> Points:
     """All landmarks of a video, (T, 68, 2), in its pixels. An ``.npy`` is mapped, not read: slices are cheap.
 
     Raises:
-        Refused: ``no_landmarks`` if there is no sidecar, ``decode`` if it is not one.
+        ClipError: ``no_landmarks`` if there is no sidecar, ``decode`` if it is not one.
     """
     path = sidecar_of(video, folder)
     if not path.is_file():
         pickled = path.with_name(sidecar_names(_stem(video))[1])
         if pickled.is_file():
             return _read_pickle(pickled)
-        raise Refused(Code.NO_LANDMARKS, f"{path.name} is missing")
+        raise ClipError(FailureCode.NO_LANDMARKS, f"{path.name} is missing")
     try:
         points = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise Refused(Code.DECODE, f"{path.name}: {error}") from None
+        raise ClipError(FailureCode.DECODE, f"{path.name}: {error}") from None
     if points.ndim != 3 or points.shape[1:] != (NUM_LANDMARKS, 2) or points.dtype.kind != "f":
-        raise Refused(Code.DECODE, f"{path.name} is {points.dtype} {points.shape}, not floats (T, 68, 2)")
+        raise ClipError(
+            FailureCode.DECODE, f"{path.name} is {points.dtype} {points.shape}, not floats (T, 68, 2)"
+        )
     mapped: Points = points
     return mapped
 
@@ -73,9 +75,9 @@ def _read_pickle(path: Path) -> Points:
         with path.open("rb") as file:
             return points_of_dictionary(load_data_pickle(file, path.name))
     except (OSError, ValueError) as error:
-        raise Refused(Code.DECODE, f"{path.name}: {error}") from None
+        raise ClipError(FailureCode.DECODE, f"{path.name}: {error}") from None
     except UserError as error:
-        raise Refused(Code.DECODE, str(error)) from None
+        raise ClipError(FailureCode.DECODE, str(error)) from None
 
 
 def points_of_dictionary(table: Any) -> Points:
@@ -120,7 +122,7 @@ def _ldmk(value: object) -> Points:
     return points.astype(np.float32)
 
 
-def shown_frames(count: int, source_fps: float, fps: float) -> NDArray[np.int64]:
+def source_frames_of(count: int, source_fps: float, fps: float) -> NDArray[np.int64]:
     """Which source frame each of ``count`` output frames shows after ffmpeg's ``fps`` filter.
 
     The filter gives source frame k the place round(k * fps / source_fps) and shows at place n the last frame
@@ -132,7 +134,7 @@ def shown_frames(count: int, source_fps: float, fps: float) -> NDArray[np.int64]
     return shown
 
 
-def shown_at(numbers: NDArray[np.int64], source_fps: float, fps: float) -> NDArray[np.int64]:
+def source_frames_at(numbers: NDArray[np.int64], source_fps: float, fps: float) -> NDArray[np.int64]:
     """The same for given output frames ``numbers``, which may lie far into a video."""
     if len(numbers) == 0 or source_fps == fps:
         return numbers

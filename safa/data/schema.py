@@ -1,8 +1,14 @@
-"""The columns of stored clips and of the quarantine, and the reasons for which a clip is refused."""
+"""The columns of stored clips and of the quarantine, and the reasons for which a clip is refused.
+
+XXX Names of clips: ``person#video#start#end``, frames at the source's reference rate, six digits each.
+
+Ids come from metadata files and so from anywhere: each is checked before it may become part of a path.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import re
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -45,34 +51,44 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-class Code(StrEnum):
-    """Why an input did not become a clip."""
-
-    UNAVAILABLE = "unavailable"  # there is no such video, and there will be none
-    BLOCKED = "blocked"  # the host refuses all of us (bot check, sign-in): stops the run
-    RATE_LIMITED = "rate_limited"  # still "too many requests" after every attempt
-    TIMEOUT = "timeout"  # the host did not deliver, or broke off, at every attempt
-    DUPLICATE = "duplicate"  # the list has this clip in another line
-    BAD_ROW = "bad_row"  # the list's line makes no sense
-    DECODE = "decode"  # ffmpeg cannot read it to the end
-    NO_FACE = "no_face"  # not one frame has landmarks
-    NO_LANDMARKS = "no_landmarks"  # there is no landmark source for it
-    TOO_SMALL = "too_small"
-    TOO_SHORT = "too_short"
-    BORDER = "border"  # too much of the box lies outside the frame
-    UNEXPECTED = "unexpected"  # a fault of ours: the detail has its type and place
+# No separator, no path character, no leading dot: safe as a file name on every system. A leading dash may be,
+# since one YouTube id in 64 has it: names become arguments only behind a folder or a scheme.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
+_CLIP = re.compile(rf"({_NAME.pattern})#({_NAME.pattern})#(\d{{6,9}})#(\d{{6,9}})")
 
 
-# Tried again by every run; `blocked` is never stored, since its clips have not been tried.
-TRANSIENT = frozenset({Code.RATE_LIMITED, Code.TIMEOUT})
+def is_safe_name(name: str) -> bool:
+    """Whether a person or video id may become part of a file name."""
+    return _NAME.fullmatch(name) is not None
 
 
-class Refused(Exception):
-    """Raised while a clip is made: it goes to the quarantine with this code."""
+@dataclass(frozen=True)
+class ClipId:
+    """A clip's parts; ``start`` and ``end`` (exclusive) are frames of the source at its reference rate."""
 
-    def __init__(self, code: Code, detail: str) -> None:
-        super().__init__(code, detail)  # both, so that it survives the way between processes
-        self.code, self.detail = code, detail
+    person_id: str
+    video_id: str
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        for name in (self.person_id, self.video_id):
+            if not is_safe_name(name):
+                raise ValueError(f"{name!r} cannot be part of a clip id")
+        if not 0 <= self.start < self.end < 10**9:
+            raise ValueError(f"frames {self.start} to {self.end} are not a range")
 
     def __str__(self) -> str:
-        return self.detail
+        return f"{self.person_id}#{self.video_id}#{self.start:06d}#{self.end:06d}"
+
+    @classmethod
+    def parse(cls, text: str) -> ClipId:
+        """The inverse of ``str``.
+
+        Raises:
+            ValueError: not of that form.
+        """
+        match = _CLIP.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not person#video#start#end")
+        return cls(match[1], match[2], int(match[3]), int(match[4]))

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safa.config.preprocess import ClipsSource, MetadataSource, Place, Source
-from safa.data.clip_id import ClipId, is_safe_name
+from safa.config.preprocess import ClipsSource, MetadataSource, Source
 from safa.data.crop import Box
-from safa.data.places import Entry, entries, name_of, open_text
-from safa.data.schema import Code
-from safa.errors import UserError
+from safa.data.schema import ClipId, is_safe_name
+from safa.errors import Failure, FailureCode, UserError
+from safa.files import Entry, Location, entries, name_of, open_text
 
 COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
 SPLITS = ("train", "test")
@@ -51,21 +50,12 @@ class ClipJob:
         return cls(**fields | {"box": tuple(fields["box"]) if fields["box"] else None})
 
 
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """An input that cannot become a clip; ``name`` is unique and says which one."""
-
-    name: str
-    detail: str
-    code: Code = Code.BAD_ROW
-
-
 @dataclass(frozen=True)
 class Listing:
     """Everything a source offers, the unusable lines too, so that none is lost silently."""
 
     jobs: tuple[ClipJob, ...]
-    bad_rows: tuple[BadRow, ...]
+    bad_rows: tuple[Failure, ...]
 
 
 def list_jobs(source: MetadataSource | ClipsSource) -> Listing:
@@ -81,7 +71,7 @@ def list_jobs(source: MetadataSource | ClipsSource) -> Listing:
     return listing
 
 
-def place_of(source: Source) -> Place:
+def location_of(source: Source) -> Location:
     """The folder that a source reads from, or downloads to."""
     return source.videos if isinstance(source, MetadataSource) else source.folder
 
@@ -90,18 +80,18 @@ def place_of(source: Source) -> Place:
 
 
 def _from_metadata(source: MetadataSource) -> Listing:
-    if source.fetch is None and not source.videos.is_dir():
+    if source.download is None and not source.videos.is_dir():
         raise UserError("no such folder of videos", str(source.videos), "Check source.videos.")
     jobs: dict[str, ClipJob] = {}
     lines: dict[str, int] = {}
-    bad: list[BadRow] = []
+    bad: list[Failure] = []
     file = name_of(source.csv)
     for number, row in enumerate(_csv_rows(source.csv), 2):  # line 1 holds the names of the columns
         name = f"{file}:{number}"
         try:
             job = _job_of_row(row, source.videos)
         except (ValueError, TypeError) as error:
-            bad.append(BadRow(name, str(error)))
+            bad.append(Failure(name, FailureCode.BAD_ROW, str(error)))
             continue
         former = jobs.get(job.clip_id)
         if former is None or (former.split, job.split) == ("train", "test"):
@@ -112,11 +102,11 @@ def _from_metadata(source: MetadataSource) -> Listing:
                 continue
             name = f"{file}:{job_line}"
         detail = f"clip {job.clip_id} is also in line {lines[job.clip_id]}"
-        bad.append(BadRow(name, detail, Code.DUPLICATE))
+        bad.append(Failure(name, FailureCode.DUPLICATE, detail))
     return Listing(tuple(jobs.values()), tuple(bad))
 
 
-def _csv_rows(place: Place) -> Iterator[dict[str, Any]]:
+def _csv_rows(place: Location) -> Iterator[dict[str, Any]]:
     try:
         with open_text(place) as file:
             reader = csv.DictReader(file)
@@ -154,7 +144,7 @@ def _job_of_row(row: Mapping[str, Any], videos: Path) -> ClipJob:
 # ---- crops that exist already ------------------------------------------------------------------------------
 
 
-def contents(folder: Place, what: str) -> list[Entry]:
+def contents(folder: Location, what: str) -> list[Entry]:
     """What is in a source's folder, in order of names.
 
     Args:
@@ -187,7 +177,7 @@ def _from_folder(source: ClipsSource) -> Listing:
                 raise ValueError(f"clip {job.clip_id} is there as a video too")
             jobs[job.clip_id] = job
         except ValueError as error:
-            bad.append(BadRow(entry.name, str(error)))
+            bad.append(Failure(entry.name, FailureCode.BAD_ROW, str(error)))
     return Listing(tuple(jobs.values()), tuple(bad))
 
 

@@ -1,13 +1,12 @@
 """Video files in and out, through ffmpeg, one frame at a time.
 
 ffmpeg comes with the imageio-ffmpeg wheel, so none has to be installed; the graphs are built by ffmpeg-python
-and never pass through a shell. Frames are (H, W, 3) uint8 RGB. Any length of film needs one frame of memory.
+and never pass through a shell. Frames are (H, W, 3) uint8 RGB. Any length of video needs one frame of memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safa.data.crop import Box
+from safa.files import atomic_file
 
 Frame = NDArray[np.uint8]
 # Written into every file and obeyed when it is read: without it, players guess the matrix from the size.
@@ -153,7 +153,7 @@ def write_video(
     comment: str | None = None,
     sound_from: Path | None = None,
 ) -> int:
-    """Write H.264 in yuv420p, playable in any browser; the file appears whole or not at all.
+    """Write H.264 in yuv420p, playable in any browser; the file is written atomically.
 
     An odd last row or column is repeated once, since yuv420p needs even sizes.
 
@@ -174,15 +174,8 @@ def write_video(
     first = next(iterator, None)
     if first is None:
         raise ValueError(f"{path}: no frame to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The name keeps its ending, by which ffmpeg chooses the container.
-    part = path.with_name(f".{os.getpid()}.part.{path.name}")
-    try:
-        count = _encode(part, first, iterator, fps, crf, comment, sound_from)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return count
+    with atomic_file(path) as temporary:
+        return _encode(temporary, first, iterator, fps, crf, comment, sound_from)
 
 
 def _encode(

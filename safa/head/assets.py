@@ -8,7 +8,6 @@ Source: FLAME (Li et al., 2017); MODEL.md, section 3.
 from __future__ import annotations
 
 import dataclasses
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safa.config.model import HeadConfig
 from safa.errors import UserError
+from safa.files import atomic_file
 
 NUM_SHAPE = 100
 NUM_EXPRESSION = 50
@@ -84,16 +83,6 @@ class HeadAssets:
     @property
     def num_faces(self) -> int:
         return len(self.faces)
-
-    @classmethod
-    def from_config(cls, config: HeadConfig) -> HeadAssets:
-        """The file a config names, or the built-in head if it names none."""
-        if config.assets is not None:
-            return cls.load(config.assets)
-        # Imported on demand: the built-in head imports this module.
-        from safa.head.builtin import build
-
-        return build().assets
 
     @classmethod
     def from_state_dict(cls, tdmm_state: Mapping[str, Tensor]) -> HeadAssets:
@@ -161,16 +150,10 @@ class HeadAssets:
         return assets
 
     def save(self, path: Path) -> None:
-        """Write one ``.npz``; it appears whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in dataclasses.fields(self)}
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write one ``.npz``; it is written atomically."""
+        arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in dataclasses.fields(self)}
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def validate(self, where: str = "3D head") -> None:
         """Check dtypes, shapes and index ranges; ``where`` names the origin in errors.

@@ -2,7 +2,9 @@
 
 B batch, V vertices, J = 5 joints (global, neck, jaw, left eye, right eye).
 Source: FLAME (Li et al., 2017), equations (2) to (5); MODEL.md, section 3.
-"""
+
+
+XXX From the head's metres to the screen."""
 
 from __future__ import annotations
 
@@ -14,7 +16,6 @@ from torch import Tensor, nn
 
 from safa.geometry.rotations import axis_angle_to_matrix
 from safa.head.assets import NUM_EXPRESSION, NUM_JOINTS, NUM_SHAPE, HeadAssets
-from safa.head.camera import weak_perspective
 
 NECK = 1  # joint
 CONTOUR_SIDE = 39  # degrees of yaw the contour table knows to each side
@@ -195,3 +196,17 @@ class HeadModel(nn.Module):
         corners = self.faces_tensor[faces_BL]  # (B, L, 3)
         sample = torch.arange(len(vertices), device=vertices.device)[:, None, None]
         return (vertices[sample, corners] * bary.unsqueeze(-1)).sum(dim=2)
+
+
+def weak_perspective(points: Tensor, scale: Tensor, translation: Tensor) -> Tensor:
+    """``(x, y, z) -> (s (x + tx), -s (y + ty), -s z)`` for points (B, N, 3).
+
+    y and z change sign: on the screen y points down, and z grows away from the viewer.
+
+    Args:
+        scale: (B, 1); 10 makes 0.1 m reach from the centre to the border.
+        translation: (B, 2), metres.
+    """
+    x, y, z = points.unbind(-1)
+    tx, ty = translation.unbind(-1)
+    return torch.stack([scale * (x + tx[:, None]), -scale * (y + ty[:, None]), -scale * z], dim=-1)

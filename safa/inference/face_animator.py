@@ -1,4 +1,4 @@
-"""One person, one machine: photos and films in, films and heads out. ``safa.load`` makes one.
+"""One person, one machine: photos and videos in, videos and heads out. ``safa.load`` makes one.
 
 This is the model of ``animator`` with everything around it that a user would otherwise do by hand: finding
 the face, cutting it out, choosing the frame to measure motion from, and putting the result back.
@@ -20,20 +20,23 @@ from safa.config.inference import TransferConfig
 from safa.data.video import Frame
 from safa.errors import UserError
 from safa.head.model import landmarks_px
-from safa.inference.animator import AnimatedBatch, Animator
-from safa.inference.facebox import cut
-from safa.inference.film import Film, Shot
-from safa.inference.footage import Footage, open_footage
-from safa.inference.framing import FaceFinder, FramedFilm, frame_film, frame_people, frame_photo
-from safa.inference.heads import Head
-from safa.inference.mesh import reconstruct_heads
-from safa.inference.motion import find_best_frame
-from safa.inference.photo import Photo, read_photo
-from safa.inference.source import Source, scaled_to, shots_of
-from safa.inference.swap import HeadOutline, SwapMask
-from safa.inference.swapping import swapped_shots
-from safa.models.safa import Safa, SourceCache
-from safa.pictures.canvas import Picture
+from safa.inference.compose import Source, rendered_frames_of, scaled_to, swapped_frames
+from safa.inference.face_crop import crop_face
+from safa.inference.face_tracking import (
+    FaceTracker,
+    TrackedVideo,
+    crop_of_photo,
+    crops_of_people,
+    track_video,
+)
+from safa.inference.inputs import FrameSource, Photo, open_frame_source, read_photo
+from safa.inference.mesh import Head, reconstruct_heads
+from safa.inference.model_runner import ModelRunner
+from safa.inference.motion_transfer import find_best_frame
+from safa.inference.swap_mask import HeadOutline, SwapMask
+from safa.inference.video_output import RenderedFrame, RenderedVideo
+from safa.models.safa import AnimatedBatch, Safa, SourceCache
+from safa.visualize.images import RgbImage
 
 LARGEST_RESULT = 1920  # px, longer side of a photo that the result is put back into
 
@@ -42,14 +45,14 @@ BestFrame = int | Literal["find"]
 
 
 class FaceAnimator:
-    """A model, ready for photos and films.
+    """A model, ready for photos and videos.
 
     Args:
         model: on its device, from ``safa.training.checkpoint.load_model``.
         device: where to run it.
         precision: of convolutions; positions and renders keep float32.
         batch_size: driving frames at once.
-        finder: how faces are found where no landmarks lie beside a file; None = the middle square is taken.
+        finder: how faces are found where no landmarks lie beside a file; None = the centre square is taken.
     """
 
     def __init__(
@@ -58,17 +61,17 @@ class FaceAnimator:
         device: torch.device,
         precision: torch.dtype = torch.float32,
         batch_size: int = 8,
-        finder: FaceFinder | None = None,
+        face_tracker: FaceTracker | None = None,
     ) -> None:
-        self.engine = Animator(model, device, batch_size)
+        self.engine = ModelRunner(model, device, batch_size)
         self.size = self.engine.size  # px, of the square that the model sees
         self.device, self.batch_size = device, batch_size
         self._precision = precision
-        self._finder = finder
+        self._face_tracker = face_tracker
 
     def animate(
         self,
-        source: str | Path | Picture,
+        source: str | Path | RgbImage,
         driving: str | Path | Iterable[Frame],
         *,
         relative: bool = False,
@@ -79,8 +82,8 @@ class FaceAnimator:
         paste_back: bool = False,
         fps: float | None = None,
         max_frames: int | None = None,
-    ) -> Film:
-        """Animate the face of a photo with the motion of a film. Frames are made as they are asked for.
+    ) -> RenderedVideo:
+        """Animate the face of a photo with the motion of a video. Frames are made as they are asked for.
 
         Args:
             source: photo, as a path or (H, W, 3) uint8 RGB.
@@ -90,9 +93,9 @@ class FaceAnimator:
             best_frame: with ``relative``, the driving frame that motion is measured from: a number from 0, or
                 "find" for the one most like the source; None = the first.
             with_eyes: the eyes, too, are taken from the photo's texture.
-            crop: find the face; else the middle square is taken as it is.
+            crop: find the face; else the centre square is taken as it is.
             paste_back: return the result in the whole photo instead of its square.
-            fps: rate to read the film at; None = its own.
+            fps: rate to read the video at; None = its own.
             max_frames: stop after so many frames.
 
         Raises:
@@ -103,64 +106,66 @@ class FaceAnimator:
             adapt_scale=adapt_scale,
             best_frame=best_frame is not None,
         )
-        footage = open_footage(driving, fps).limited(max_frames)
+        frame_source = open_frame_source(driving, fps).limited(max_frames)
         subject = self.source(source, with_eyes=with_eyes, crop=crop, largest=LARGEST_RESULT)
-        framed = frame_film(footage, self._finder, crop=crop)
-        reference = self._reference(framed, footage, subject, best_frame)
-        crops = (cut(item.frame, item.square, self.size) for item in framed.open())
+        tracked = track_video(frame_source, self._face_tracker, crop=crop)
+        reference = self._reference(tracked, frame_source, subject, best_frame)
+        crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
         batches = self.in_precision(self.engine.animate(subject.cache, crops, transfer, reference))
-        shots = shots_of(batches, subject, paste_back=paste_back)
-        return _film(footage, subject.notes + framed.notes, shots)
+        rendered_frames = rendered_frames_of(batches, subject, paste_back=paste_back)
+        return _rendered_video(frame_source, subject.notes + tracked.notes, rendered_frames)
 
-    def reconstruct(self, clip: str | Path | Iterable[Frame], *, crop: bool = True) -> Film:
-        """Rebuild a film from its first frame: how good the model is with this face.
+    def reconstruct(self, clip: str | Path | Iterable[Frame], *, crop: bool = True) -> RenderedVideo:
+        """Rebuild a video from its first frame: how good the model is with this face.
 
         Raises:
             UserError: as ``animate``.
         """
-        footage = open_footage(clip)
-        framed = frame_film(footage, self._finder, crop=crop)
-        first = next(framed.open(), None)
+        frame_source = open_frame_source(clip)
+        tracked = track_video(frame_source, self._face_tracker, crop=crop)
+        first = next(tracked.open(), None)
         if first is None:
-            raise UserError("holds no frame with a face", footage.name, "Give another video.")
-        face = cut(first.frame, first.square, self.size)
-        subject = Source(first.frame, first.square, face, self.prepare(face), ())
-        crops = (cut(item.frame, item.square, self.size) for item in framed.open())
+            raise UserError("holds no frame with a face", frame_source.name, "Give another video.")
+        face = crop_face(first.frame, first.crop_box, self.size)
+        subject = Source(first.frame, first.crop_box, face, self.prepare(face), ())
+        crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
         batches = self.in_precision(self.engine.reconstruct(subject.cache, crops))
-        return _film(footage, framed.notes, shots_of(batches, subject, paste_back=False))
+        return _rendered_video(
+            frame_source, tracked.notes, rendered_frames_of(batches, subject, paste_back=False)
+        )
 
     def swap(
         self,
-        source: str | Path | Picture,
+        source: str | Path | RgbImage,
         driving: str | Path | Iterable[Frame],
         *,
         mask: SwapMask | None = None,
         crop: bool = True,
         max_frames: int | None = None,
-    ) -> Film:
-        """Put the face of a photo into a film; frames that show no face go through untouched.
+    ) -> RenderedVideo:
+        """Put the face of a photo into a video; frames that show no face go through untouched.
 
         Args:
             mask: where in a driving frame the face goes, e.g. of ``load_mask``; None = the outline of
                 the 3D head.
-            crop: find the faces; else the middle squares are taken as they are.
+            crop: find the faces; else the centre squares are taken as they are.
             max_frames: stop after so many frames.
 
         Raises:
             UserError: as ``animate``.
         """
-        footage = open_footage(driving).limited(max_frames)
+        frame_source = open_frame_source(driving).limited(max_frames)
         subject = self.source(source, crop=crop)
-        framed = frame_film(footage, self._finder, crop=crop)
+        tracked = track_video(frame_source, self._face_tracker, crop=crop)
         place = HeadOutline(self.engine.model.tdmm) if mask is None else mask
 
-        def swapped(crops: list[Picture]) -> Iterator[AnimatedBatch]:
+        def swapped(crops: list[RgbImage]) -> Iterator[AnimatedBatch]:
             return self.in_precision(self.engine.swap(subject.cache, crops, place))
 
-        shots = swapped_shots(subject, framed, swapped, self.size, self.batch_size)
-        return _film(footage, subject.notes + framed.notes, shots)
+        rendered_frames = swapped_frames(subject, tracked, swapped, self.size, self.batch_size)
+        return _rendered_video(frame_source, subject.notes + tracked.notes, rendered_frames)
 
-    def mesh(self, photo: str | Path | Picture, *, crop: bool = True) -> Head:
+    def mesh(self, photo: str | Path | RgbImage, *, crop: bool = True) -> Head:
         """The 3D head of the largest face in a photo.
 
         Raises:
@@ -168,7 +173,7 @@ class FaceAnimator:
         """
         return self.meshes(photo, crop=crop)[0]
 
-    def meshes(self, photo: str | Path | Picture, *, crop: bool = True) -> list[Head]:
+    def meshes(self, photo: str | Path | RgbImage, *, crop: bool = True) -> list[Head]:
         """The 3D heads of all faces in a photo, the largest first.
 
         Landmarks beside the file know of one face, and so does a photo that is cut already.
@@ -178,19 +183,19 @@ class FaceAnimator:
         """
         path = Path(photo) if isinstance(photo, str | Path) else None
         pixels = read_photo(path).pixels if path else np.asarray(photo)
-        squares = frame_people(pixels, path, self._finder, crop=crop)
-        return [self.head(pixels, square) for square in squares]
+        crop_boxes = crops_of_people(pixels, path, self._face_tracker, crop=crop)
+        return [self.head(pixels, crop_box) for crop_box in crop_boxes]
 
-    def head(self, frame: Picture, square: NDArray[np.float64]) -> Head:
+    def head(self, frame: RgbImage, crop_box: NDArray[np.float64]) -> Head:
         """The 3D head in a square of a frame."""
-        face = cut(frame, square, self.size)
+        face = crop_face(frame, crop_box, self.size)
         with self._autocast():
             batch = next(reconstruct_heads(self.engine, [face]))
-        return Head(frame, square, batch, self.engine.model.tdmm)
+        return Head(frame, crop_box, batch, self.engine.model.tdmm)
 
     def source(
         self,
-        source: str | Path | Picture,
+        source: str | Path | RgbImage,
         *,
         with_eyes: bool = False,
         crop: bool = True,
@@ -206,14 +211,14 @@ class FaceAnimator:
         """
         path = Path(source) if isinstance(source, str | Path) else None
         photo = read_photo(path) if path else Photo(np.asarray(source))
-        framed = frame_photo(photo.pixels, path, self._finder, crop=crop)
-        face = cut(photo.pixels, framed.square, self.size)
-        pixels, square = scaled_to(photo.pixels, framed.square, largest)
+        tracked = crop_of_photo(photo.pixels, path, self._face_tracker, crop=crop)
+        face = crop_face(photo.pixels, tracked.crop_box, self.size)
+        pixels, crop_box = scaled_to(photo.pixels, tracked.crop_box, largest)
         cache = self.prepare(face, with_eyes=with_eyes)
-        return Source(pixels, square, face, cache, photo.notes + framed.notes)
+        return Source(pixels, crop_box, face, cache, photo.notes + tracked.notes)
 
     @torch.inference_mode()
-    def prepare(self, face: Picture, *, with_eyes: bool = False) -> SourceCache:
+    def prepare(self, face: RgbImage, *, with_eyes: bool = False) -> SourceCache:
         """All the model knows of a face (S, S, 3)."""
         with self._autocast():
             cache = self.engine.prepare(face)
@@ -223,7 +228,7 @@ class FaceAnimator:
             return dataclasses.replace(cache, albedo=albedo)
 
     @torch.inference_mode()
-    def landmarks(self, face: Picture) -> NDArray[np.float32]:
+    def landmarks(self, face: RgbImage) -> NDArray[np.float32]:
         """The 3D head's 68 landmarks (68, 2), px of the face (S, S, 3)."""
         points: NDArray[np.float32] = self._landmarks([face])[0]
         return points
@@ -237,32 +242,32 @@ class FaceAnimator:
                 return
             yield item
 
-    def frame_film(self, footage: Footage, *, crop: bool) -> FramedFilm:
-        """The squares of a film."""
-        return frame_film(footage, self._finder, crop=crop)
+    def track_video(self, frame_source: FrameSource, *, crop: bool) -> TrackedVideo:
+        """The squares of a video."""
+        return track_video(frame_source, self._face_tracker, crop=crop)
 
     def _reference(
-        self, framed: FramedFilm, footage: Footage, subject: Source, best: BestFrame | None
-    ) -> Picture | None:
+        self, tracked: TrackedVideo, frame_source: FrameSource, subject: Source, best: BestFrame | None
+    ) -> RgbImage | None:
         """The driving frame that motion is measured from; None = the first."""
         if best is None:
             return None
-        if not footage.again:
-            raise UserError("has no best frame, as it is seen once", footage.name, "Record a video.")
-        number = self._most_alike(framed, subject) if best == "find" else best
-        item = next(islice(framed.open(), number, None), None) if number >= 0 else None
+        if not frame_source.again:
+            raise UserError("has no best frame, as it is seen once", frame_source.name, "Record a video.")
+        number = self._most_alike(tracked, subject) if best == "find" else best
+        item = next(islice(tracked.open(), number, None), None) if number >= 0 else None
         if item is None:
-            raise UserError(f"has no frame {number}", footage.name, "The first one is frame 0.")
-        return cut(item.frame, item.square, self.size)
+            raise UserError(f"has no frame {number}", frame_source.name, "The first one is frame 0.")
+        return crop_face(item.frame, item.crop_box, self.size)
 
-    def _most_alike(self, framed: FramedFilm, subject: Source) -> int:
+    def _most_alike(self, tracked: TrackedVideo, subject: Source) -> int:
         """The driving frame whose 3D head looks most like the source's."""
-        crops = (cut(item.frame, item.square, self.size) for item in framed.open())
+        crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
         found = [self._landmarks(batch) for batch in _batched(crops, self.batch_size)]
         return find_best_frame(self.landmarks(subject.face), np.concatenate(found))
 
     @torch.inference_mode()
-    def _landmarks(self, faces: list[Picture]) -> NDArray[np.float32]:
+    def _landmarks(self, faces: list[RgbImage]) -> NDArray[np.float32]:
         tdmm = self.engine.model.tdmm
         with self._autocast():
             code = tdmm.estimate(self.engine.to_batch(faces)).code
@@ -274,8 +279,16 @@ class FaceAnimator:
         return torch.autocast(self.device.type, dtype=self._precision if half else None, enabled=half)
 
 
-def _film(footage: Footage, notes: tuple[str, ...], shots: Iterator[Shot]) -> Film:
-    return Film(footage.fps, footage.count, notes, footage.file if footage.has_sound else None, shots)
+def _rendered_video(
+    frame_source: FrameSource, notes: tuple[str, ...], rendered_frames: Iterator[RenderedFrame]
+) -> RenderedVideo:
+    return RenderedVideo(
+        frame_source.fps,
+        frame_source.count,
+        notes,
+        frame_source.file if frame_source.has_sound else None,
+        rendered_frames,
+    )
 
 
 def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

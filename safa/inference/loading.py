@@ -1,4 +1,4 @@
-"""From a checkpoint and a few words to a ``FaceAnimator``: device, precision, face finder."""
+"""From a checkpoint and a few words to a ``FaceAnimator``: device, precision, face detector."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from pathlib import Path
 
 import torch
 
-from safa.config import ModelConfig
+from safa.checkpoint.native import load_model
+from safa.checkpoint.released import released_model
 from safa.errors import UserError
-from safa.head.assets import HeadAssets
 from safa.inference.face_animator import FaceAnimator
-from safa.inference.finder import ASSETS, load_finder
-from safa.models.safa import Safa
-from safa.training.checkpoint import load_model
-from safa.training.released import read_released
-from safa.training.storage import load_weights
+from safa.inference.face_tracking import ASSETS, load_face_tracker
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_INFERENCE = ("kp_detector", "tdmm", "generator")
 
 
 def open_animator(
@@ -46,22 +41,7 @@ def open_animator(
         raise UserError(f"{batch_size} is too small", "--batch-size", "Give 1 or more.")
     path = Path(checkpoint)
     model = released_model(path) if path.is_file() else load_model(path)[0]
-    return FaceAnimator(model, chosen, kind, batch_size, load_finder(chosen, Path(assets)))
-
-
-def released_model(path: Path) -> Safa:
-    """The networks of a released checkpoint, which has the published sizes.
-
-    Raises:
-        UserError: not such a file, or of other sizes.
-    """
-    networks = read_released(path).networks
-    if "generator" not in networks:
-        raise UserError("holds the 3DMM alone", str(path), "Give the checkpoint of the full model.")
-    model = Safa(ModelConfig(), HeadAssets.from_state_dict(networks["tdmm"]))
-    weights = {f"{name}.{key}": value for name in _INFERENCE for key, value in networks[name].items()}
-    load_weights(model, weights, str(path))
-    return model
+    return FaceAnimator(model, chosen, kind, batch_size, load_face_tracker(chosen, Path(assets)))
 
 
 def choose_device(name: str) -> torch.device:

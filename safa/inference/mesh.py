@@ -2,12 +2,16 @@
 
 Vertices are in model space: metres, posed, y up, x to the subject's left, z towards the viewer, before any
 camera. Source: SAFA (Wang et al., 2021), section 3.1; MODEL.md, section 8.
-"""
+
+
+XXX ``safa reconstruct3d``: the head in a photo as files that other programs open, and pictures of it."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -20,11 +24,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from safa.head.model import HeadCode, HeadGeometry, landmarks_px
-from safa.head.render import HeadRender
-from safa.inference.animator import Animator
-from safa.models.tdmm import Tdmm
-from safa.pictures.canvas import Picture, from_tensor
+from safa.data.video import write_video
+from safa.geometry.grids import warp
+from safa.head.model import HeadCode, HeadGeometry
+from safa.head.raster import make_rasterizer
+from safa.head.render import render_side
+from safa.inference.face_crop import crop_face
+from safa.inference.model_runner import ModelRunner
+from safa.inference.video_output import COMMENT
+from safa.models.tdmm import HeadBatch, Tdmm, heads_of
+from safa.visualize.images import RgbImage, from_tensor, side_by_side
+from safa.visualize.overlays import ESTIMATED, with_landmarks
 
 MATERIAL = "head"
 FLOAT_DIGITS = 6  # of OBJ text: micrometres
@@ -39,32 +49,6 @@ MESH_SCHEMA = pa.schema(
         ("vertices", pa.list_(pa.float32())),  # V x, y, z in metres, model space
     ]
 )
-
-
-@dataclass(frozen=True)
-class HeadBatch:
-    """Some consecutive frames and the heads found in them.
-
-    Attributes:
-        image: (B, 3, S, S) in [0, 1].
-        code: parameters, (B, ...).
-        geometry: on the screen.
-        vertices: (B, V, 3) in model space, metres.
-        landmarks: (B, 68, 2) px of the frames.
-        albedo: (B, 3, uv, uv) in [0, 1], texture with the eyes.
-        render: the textured head in its own pose.
-    """
-
-    image: Tensor
-    code: HeadCode
-    geometry: HeadGeometry
-    vertices: Tensor
-    landmarks: Tensor
-    albedo: Tensor
-    render: HeadRender
-
-    def __len__(self) -> int:
-        return len(self.image)
 
 
 @dataclass(frozen=True)
@@ -83,25 +67,13 @@ class Mesh:
     faces: NDArray[np.int64]
     uv: NDArray[np.float32]
     uv_faces: NDArray[np.int64]
-    texture: Picture
+    texture: RgbImage
 
 
-def reconstruct_heads(animator: Animator, frames: Iterable[Picture]) -> Iterator[HeadBatch]:
+def reconstruct_heads(animator: ModelRunner, frames: Iterable[RgbImage]) -> Iterator[HeadBatch]:
     """Find the head in every frame (S, S, 3) uint8; frames pass in batches and come out in order."""
     for image in animator.batches(frames):
         yield heads_of(animator.model.tdmm, image)
-
-
-@torch.inference_mode()
-def heads_of(tdmm: Tdmm, image: Tensor) -> HeadBatch:
-    """The heads in a batch of images (B, 3, S, S) in [0, 1]."""
-    code = tdmm.estimate(image).code
-    geometry = tdmm.geometry(code)
-    albedo = tdmm.texture(image, geometry, with_eyes=True)
-    vertices = tdmm.flame.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw)
-    landmarks = landmarks_px(geometry, image.shape[-1])
-    side = tdmm.render_side(geometry)
-    return HeadBatch(image, code, geometry, vertices, landmarks, albedo, tdmm.render(side, geometry, albedo))
 
 
 def mesh_of(tdmm: Tdmm, batch: HeadBatch, i: int) -> Mesh:
@@ -186,3 +158,116 @@ def _lists(values: Tensor) -> pa.Array:
     flat = values.detach().float().flatten(1).cpu().numpy()
     ends = pa.array(np.arange(len(flat) + 1) * flat.shape[1], pa.int32())
     return pa.ListArray.from_arrays(ends, pa.array(flat.ravel()))
+
+
+SIZE = 384  # px, of the pictures
+TURN_FRAMES, TURN_FPS = 72, 24.0
+TURN_BATCH = 12
+CLAY = 0.62  # grey of what the photo does not show
+FILL = 0.9  # share of the turntable's width that the head takes
+PAPER = 0.12
+
+
+@dataclass(frozen=True)
+class Head:
+    """One reconstructed head.
+
+    Attributes:
+        photo: (H, W, 3), where it was seen.
+        square: (3,) px, what the model saw of it.
+        batch: batch 1.
+        tdmm: the model that found it.
+    """
+
+    photo: RgbImage
+    crop_box: NDArray[np.float64]
+    batch: HeadBatch
+    tdmm: Tdmm
+
+    @property
+    def landmarks(self) -> NDArray[np.float64]:
+        """(68, 2) px of the photo, continuous: 0 is its left edge."""
+        points = self.batch.landmarks[0].double().cpu().numpy()
+        return _to_photo(points, self.crop_box, self.batch.image.shape[-1])
+
+    @property
+    def mesh(self) -> Mesh:
+        """Vertices in metres, faces and texture."""
+        return mesh_of(self.tdmm, self.batch, 0)
+
+    def overlay(self) -> RgbImage:
+        """The face, and beside it the shaded head over it with the 68 landmarks."""
+        face = crop_face(self.photo, self.crop_box, SIZE)
+        shaded, alpha = _shaded(self.tdmm, self.batch.geometry, None, SIZE)
+        blend = torch.from_numpy(face.copy()).permute(2, 0, 1).float() / 255
+        over = from_tensor(torch.lerp(blend, shaded[0].cpu(), 0.6 * alpha[0].cpu()))
+        points = self.batch.landmarks[0].cpu().numpy() * (SIZE / self.batch.image.shape[-1])
+        return side_by_side([face, with_landmarks(over, [(points, ESTIMATED)], SIZE)])
+
+    def turntable(self) -> Iterator[RgbImage]:
+        """The textured head in one full turn, (SIZE, SIZE, 3) each."""
+        vertices = self.batch.geometry.vertices
+        middle = (vertices.amax(1, keepdim=True) + vertices.amin(1, keepdim=True)) / 2
+        centred = vertices - middle
+        centred = centred * (FILL / centred.norm(dim=-1).amax())
+        angles = torch.arange(TURN_FRAMES) * (2 * math.pi / TURN_FRAMES)
+        for part in torch.split(angles, TURN_BATCH):
+            turned = centred @ _about_y(part).to(centred).transpose(1, 2)
+            geometry = HeadGeometry(turned, turned[:, :68], turned[:, :68])
+            albedo = self.batch.albedo.expand(len(part), -1, -1, -1)
+            shaded, alpha = _shaded(self.tdmm, geometry, albedo, SIZE)
+            yield from map(from_tensor, torch.lerp(torch.full_like(shaded, PAPER), shaded, alpha))
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write mesh (``head.obj``, ``.mtl``, ``.png``), ``landmarks.json``, ``code.json``, pictures."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_obj(folder / "head.obj", self.mesh)
+        (folder / "landmarks.json").write_text(json.dumps(self._landmark_record(), indent=1))
+        (folder / "code.json").write_text(json.dumps(code_record(self.batch.code), indent=1))
+        Image.fromarray(self.overlay()).save(folder / "overlay.png")
+        write_video(folder / "turntable.mp4", self.turntable(), TURN_FPS, comment=COMMENT)
+        return sorted(folder.iterdir())
+
+    def _landmark_record(self) -> dict[str, object]:
+        return {
+            "points": np.round(self.landmarks, 3).tolist(),
+            "points_order": "68 iBUG points, x and y in px of the upright photo, 0 is its left or top edge",
+            "crop_box": dict(zip(("x", "y", "side"), map(float, self.crop_box), strict=True)),
+            "photo": {"width": self.photo.shape[1], "height": self.photo.shape[0]},
+        }
+
+
+def code_record(code: HeadCode) -> dict[str, list[float]]:
+    """The head's parameters as plain numbers; batch 1."""
+    return {field.name: getattr(code, field.name)[0].float().tolist() for field in fields(code)}
+
+
+def _shaded(tdmm: Tdmm, geometry: HeadGeometry, albedo: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """Heads lit from the viewer (B, 3, size, size), and where they are (B, 1, size, size).
+
+    Grey where the texture has no face, and everywhere without a texture.
+    """
+    with torch.inference_mode():
+        side = render_side(geometry, tdmm.surface, size, make_rasterizer("native"))
+        colour = torch.full_like(side.normals, CLAY)
+        if albedo is not None:
+            # The albedo has been multiplied by the mask already; outside of both is clay, too.
+            place = side.uv.permute(0, 2, 3, 1)
+            mask = warp(tdmm.uv_face_eye_mask.expand(len(albedo), -1, -1, -1), place)
+            colour = warp(albedo, place) + CLAY * (1 - mask)
+        light = 0.35 + 0.65 * (-side.normals[:, 2:]).clamp(0, 1)
+        return colour * light, side.alpha
+
+
+def _about_y(angles: Tensor) -> Tensor:
+    """Rotations (N, 3, 3) about the vertical axis."""
+    sine, cosine = angles.sin(), angles.cos()
+    zero, one = torch.zeros_like(angles), torch.ones_like(angles)
+    rows = [cosine, zero, sine, zero, one, zero, -sine, zero, cosine]
+    return torch.stack(rows, dim=1).reshape(-1, 3, 3)
+
+
+def _to_photo(points: NDArray[np.float64], crop_box: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    x, y, side = crop_box
+    placed: NDArray[np.float64] = points * (side / size) + np.array([x - side / 2, y - side / 2])
+    return placed

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from safa.models.trunks.weights import read_weights
-from safa.training.storage import load_weights
+from safa.weights import load_weights, read_weights
 
 CHANNELS = (64, 192, 384, 256, 256)  # of the five ReLUs
 TAPS = (1, 4, 7, 9, 11)  # their numbers in torchvision's ``features``

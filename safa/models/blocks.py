@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.config.model import HourglassConfig
-from safa.geometry.antialias import AntiAlias
+from safa.geometry.gaussians import AntiAlias
 
 
 class SameBlock(nn.Module):

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.config.model import ModelConfig
-from safa.geometry.antialias import AntiAlias
-from safa.geometry.gaussians import gaussian_maps
+from safa.geometry.gaussians import AntiAlias, gaussian_maps
 from safa.geometry.grids import identity_grid, warp
 from safa.head.render import HeadRender
 from safa.models.blocks import Hourglass

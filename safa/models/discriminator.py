@@ -21,7 +21,7 @@ SLOPE = 0.2
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DiscriminatorOutput:
     """What one scale says: features, one (B, c, h, w) per block, and score (B, 1, h, w), 1 = real."""
 
     features: tuple[Tensor, ...]
@@ -44,7 +44,7 @@ class MultiScaleDiscriminator(nn.Module):
             }
         )
 
-    def forward(self, images: Sequence[Tensor], keypoints_BK2: Tensor) -> tuple[Judgement, ...]:
+    def forward(self, images: Sequence[Tensor], keypoints_BK2: Tensor) -> tuple[DiscriminatorOutput, ...]:
         """Judge an image given as one (B, 3, H*s, W*s) per scale s of the config, in that order."""
         if len(images) != len(self.scales):
             raise ValueError(f"{len(images)} images for {len(self.scales)} discriminator scales")
@@ -69,14 +69,14 @@ class ScaleDiscriminator(nn.Module):
         )
         self.conv = nn.Conv2d(widths[-1], 1, 1)
 
-    def forward(self, image: Tensor, keypoints_BK2: Tensor) -> Judgement:
+    def forward(self, image: Tensor, keypoints_BK2: Tensor) -> DiscriminatorOutput:
         size = (image.shape[-2], image.shape[-1])
         out = torch.cat([image, gaussian_maps(keypoints_BK2, size, self.variance)], dim=1)
         features = []
         for block in self.down_blocks:
             out = block(out)
             features.append(out)
-        return Judgement(tuple(features), self.conv(out))
+        return DiscriminatorOutput(tuple(features), self.conv(out))
 
 
 class DiscriminatorBlock(nn.Module):

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.config.model import GeneratorConfig, ModelConfig
-from safa.geometry.antialias import AntiAlias
+from safa.geometry.gaussians import AntiAlias
 from safa.geometry.grids import resize, warp
 from safa.head.render import HeadRender
 from safa.models.attention import ContextualAttention
+from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS
 from safa.models.blocks import DownBlock, ResBlock, SameBlock
 from safa.models.dense_motion import DenseMotion, Motion
 from safa.models.keypoints import Keypoints
-from safa.models.trunks.mobilenet_v2 import FEATURE_CHANNELS
 from safa.precision import at_least_float32
 
 IMAGE_KERNEL = 7

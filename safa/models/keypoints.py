@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.config.model import ModelConfig
-from safa.geometry.antialias import AntiAlias
+from safa.geometry.gaussians import AntiAlias
 from safa.geometry.grids import identity_grid
 from safa.models.blocks import Hourglass
 from safa.precision import at_least_float32, full_precision

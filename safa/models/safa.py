@@ -126,3 +126,20 @@ class Safa(nn.Module):
 def _repeat(tensor: Tensor, batch: int) -> Tensor:
     """A tensor of batch 1 seen as a larger batch, without copying it."""
     return tensor if len(tensor) == batch else tensor.expand(batch, *tensor.shape[1:])
+
+
+@dataclass(frozen=True)
+class AnimatedBatch:
+    """Some consecutive driving frames and what became of them.
+
+    Attributes:
+        driving: (B, 3, S, S) in [0, 1], on the model's device.
+        face: what the model sees in the driving frames themselves, before any transfer.
+        result: the source, animated.
+        mask: (B, 1, M, M) in [0, 1], in a face swap where the source's face goes.
+    """
+
+    driving: Tensor
+    face: FaceState
+    result: Reenactment
+    mask: Tensor | None = None

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from safa.config.model import HeadConfig, ModelConfig
-from safa.geometry.antialias import AntiAlias
+from safa.geometry.gaussians import AntiAlias
 from safa.geometry.grids import resize
 from safa.head.assets import HeadAssets
-from safa.head.model import RAW_SIZE, HeadCode, HeadGeometry, HeadModel
+from safa.head.model import RAW_SIZE, HeadCode, HeadGeometry, HeadModel, landmarks_px
 from safa.head.raster import Fragments, make_rasterizer, rasterize
 from safa.head.render import HeadRender, RenderedSide, Surface, bake_texture, render_pair, render_side
-from safa.models.trunks.mobilenet_v2 import FEATURE_CHANNELS, load_imagenet_weights, mobilenet_v2_features
+from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS, load_imagenet_weights, mobilenet_v2_features
 
 PUBLISHED_SCALE = 224 / 256  # of AntiAlias; so near 1 that it changes nothing
 
@@ -186,3 +186,41 @@ def lay_out_texels(tdmm: Tdmm, _loaded: Any = None) -> None:
     with torch.no_grad():
         texels = rasterize(tdmm.uvcoords, tdmm.uvfaces[0], tdmm.uv_size)
     tdmm.texel_face_index, tdmm.texel_zbuf, tdmm.texel_bary = texels.face_index, texels.zbuf, texels.bary
+
+
+@dataclass(frozen=True)
+class HeadBatch:
+    """Some consecutive frames and the heads found in them.
+
+    Attributes:
+        image: (B, 3, S, S) in [0, 1].
+        code: parameters, (B, ...).
+        geometry: on the screen.
+        vertices: (B, V, 3) in model space, metres.
+        landmarks: (B, 68, 2) px of the frames.
+        albedo: (B, 3, uv, uv) in [0, 1], texture with the eyes.
+        render: the textured head in its own pose.
+    """
+
+    image: Tensor
+    code: HeadCode
+    geometry: HeadGeometry
+    vertices: Tensor
+    landmarks: Tensor
+    albedo: Tensor
+    render: HeadRender
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@torch.inference_mode()
+def heads_of(tdmm: Tdmm, image: Tensor) -> HeadBatch:
+    """The heads in a batch of images (B, 3, S, S) in [0, 1]."""
+    code = tdmm.estimate(image).code
+    geometry = tdmm.geometry(code)
+    albedo = tdmm.texture(image, geometry, with_eyes=True)
+    vertices = tdmm.flame.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw)
+    landmarks = landmarks_px(geometry, image.shape[-1])
+    side = tdmm.render_side(geometry)
+    return HeadBatch(image, code, geometry, vertices, landmarks, albedo, tdmm.render(side, geometry, albedo))

@@ -1,4 +1,4 @@
-"""Clips as the page shows them: rows of its tables, and pieces with film and strip."""
+"""Clips as the page shows them: rows of its tables, and pieces with video and strip."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from safa.inference.clip_pictures import FILM, STRIP
-from safa.inference.evaluation import ClipResult
+from safa.evaluation.clip_evaluator import STRIP, VIDEO, ClipResult
 from safa.metrics import COPY_SOURCE, PSNR, Metric
-from safa.report.numbers import bare, shown
+from safa.report.rendering import bare, shown
 
 CLIPS = "clips"  # folder beside the page: clips/<mode>/<folder name>/
 STRIP_WIDTH = 1600  # px of a strip inside the page; a click opens the whole one
@@ -33,7 +32,7 @@ class Row:
     """
 
     name: str
-    film: str
+    video: str
     people: str
     n_frames: int
     cells: tuple[tuple[str, float], ...]
@@ -42,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Showpiece:
-    """A clip with its film and strip; addresses are relative to the page.
+    """A clip with its video and strip; addresses are relative to the page.
 
     Attributes:
         scores: label, model, copy-the-source.
@@ -52,7 +51,7 @@ class Showpiece:
     title: str
     people: str
     scores: tuple[tuple[str, str, str], ...]
-    film: str
+    video: str
     strip: str
     whole_strip: str
 
@@ -74,7 +73,7 @@ class Showcase:
             title=result.job.title,
             people=_who(result),
             scores=tuple((m.label, made, copied) for m, (made, copied) in zip(metrics, lines, strict=True)),
-            film=address(result, FILM),
+            video=address(result, VIDEO),
             strip=self._strip(result),
             whole_strip=address(result, STRIP),
         )
@@ -111,7 +110,7 @@ def row_of(result: ClipResult, metrics: Sequence[Metric], span: tuple[float, flo
         model, copied = (100 * (result.scores[PSNR.key + side] - low) / width for side in ("", COPY_SOURCE))
         bar = (copied, model)
     cells = tuple((bare(metric, value), value) for metric, value in values)
-    return Row(result.job.title, address(result, FILM), _who(result), result.n_frames, cells, bar)
+    return Row(result.job.title, address(result, VIDEO), _who(result), result.n_frames, cells, bar)
 
 
 def address(result: ClipResult, file: str) -> str:

@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 
 from safa.config.inference import Mode
 from safa.errors import UserError
-from safa.inference.clip_pictures import FILM
+from safa.evaluation.clip_evaluator import VIDEO
+from safa.files import atomic_write
 from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
-from safa.report.content import UNKNOWN_INTERVAL
-from safa.report.html import render, write_whole
-from safa.report.numbers import UNKNOWN, bare, shown_interval
-from safa.report.tables import ClipRow, read_clips
+from safa.report.content import UNKNOWN_INTERVAL, ClipRow, read_clips
+from safa.report.rendering import UNKNOWN, bare, render, shown_interval
 
 PAGE, NUMBERS = "index.html", "compare.json"
-SHOWN_FILMS = 3  # of the clips that gained most, and of those that lost most
+SHOWN_VIDEOS = 3  # of the clips that gained most, and of those that lost most
 MOST_ROWS = 2000  # in the page; the numbers of all are in the runs' tables
 Key = tuple[str, str, str]  # mode, source, driving
 
@@ -134,13 +133,13 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
 
 
 def write_comparison(runs: Sequence[Run], out: Path) -> None:
-    """Write the page and its numbers into ``out``; films stay in the runs' folders and are linked."""
+    """Write the page and its numbers into ``out``; videos stay in the runs' folders and are linked."""
     if len(runs) > len(string.ascii_uppercase):
         raise UserError(f"{len(runs)} runs do not fit on a page", "--compare", "Name at most 26.")
     lines = compare(runs)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / NUMBERS, json.dumps(compare_json(runs, lines), indent=2) + "\n")
-    write_whole(out / PAGE, render_comparison(runs, lines, out))
+    atomic_write(out / NUMBERS, json.dumps(compare_json(runs, lines), indent=2) + "\n")
+    atomic_write(out / PAGE, render_comparison(runs, lines, out))
 
 
 def compare_json(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:
@@ -166,12 +165,12 @@ def compare_json(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:
 
 
 def render_comparison(runs: Sequence[Run], lines: Sequence[Line], folder: Path) -> str:
-    """The page's text; ``folder`` is where it will lie, films are linked from there."""
+    """The page's text; ``folder`` is where it will lie, videos are linked from there."""
     letters = string.ascii_uppercase[: len(runs)]
     rebuilt = [key for key in shared_clips(runs) if key[0] == "reconstruction"]
     modes = dict.fromkeys(line.mode for line in lines)
     ranked = _ranked(runs)
-    ends = [*ranked[:SHOWN_FILMS], *ranked[max(SHOWN_FILMS, len(ranked) - SHOWN_FILMS) :]]
+    ends = [*ranked[:SHOWN_VIDEOS], *ranked[max(SHOWN_VIDEOS, len(ranked) - SHOWN_VIDEOS) :]]
     return render(
         "compare.html",
         letters=letters,
@@ -182,7 +181,7 @@ def render_comparison(runs: Sequence[Run], lines: Sequence[Line], folder: Path) 
         warnings=warnings_of(runs),
         groups=[(mode, [_shown(line) for line in lines if line.mode == mode]) for mode in modes],
         rows=[_row(runs, key, folder) for key in rebuilt[:MOST_ROWS]],
-        films=[_row(runs, key, folder) for key in ends],
+        videos=[_row(runs, key, folder) for key in ends],
     )
 
 
@@ -258,7 +257,7 @@ def _row(runs: Sequence[Run], key: Key, folder: Path) -> dict[str, Any]:
         "title": runs[0].clips[key].title,
         "cells": [(bare(PSNR, score), score) for score in scores],
         "differences": [(_signed(score - scores[0]), score - scores[0]) for score in scores[1:]],
-        "films": [_from(folder, run.folder / run.clips[key].folder / FILM) for run in runs],
+        "videos": [_from(folder, run.folder / run.clips[key].folder / VIDEO) for run in runs],
     }
 
 

@@ -1,17 +1,25 @@
-"""What a report tells, before it is a page."""
+"""What a report tells, before it is a page.
+
+XXX Scores of clips as a Parquet table: what a report is made of, and what two reports are compared by."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from safa.config.inference import Mode
-from safa.inference.evaluation import ClipResult
+from safa.errors import Failure, UserError
+from safa.evaluation.clip_evaluator import ClipResult
+from safa.evaluation.frame_scores import SCORES
+from safa.files import atomic_file
 from safa.metrics import (
     COPY_SOURCE,
     FID,
@@ -23,16 +31,6 @@ from safa.metrics import (
 )
 
 UNKNOWN_INTERVAL = Interval(math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that could not be evaluated, and why; ``code`` is one of ``safa.data.schema.Code``."""
-
-    mode: Mode
-    name: str
-    code: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -148,3 +146,87 @@ def _numbers(lines: Sequence[Headline]) -> dict[str, Any]:
             if interval.known:
                 intervals[line.metric.key + side] = [interval.low, interval.high]
     return numbers | ({"intervals": intervals} if intervals else {})
+
+
+CLIPS_SCHEMA = pa.schema(
+    [
+        ("mode", pa.string()),
+        ("source_id", pa.string()),  # clip
+        ("driving_id", pa.string()),  # clip
+        ("source_person", pa.string()),
+        ("driving_person", pa.string()),
+        ("folder", pa.string()),  # beside the table: video, strip, frames
+        ("n_frames", pa.int32()),
+        ("seconds", pa.float64()),  # of work
+        *((score, pa.float64()) for score in SCORES),  # mean over frames; NaN: none has one
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ClipRow:
+    """A clip of a table: what was done, where its files are, its scores."""
+
+    mode: Mode
+    source_id: str
+    driving_id: str
+    folder: str
+    scores: dict[str, float]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """The same in every evaluation of the same clips."""
+        return self.mode, self.source_id, self.driving_id
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        if self.source_id == self.driving_id:
+            return self.driving_id
+        return f"{self.source_id} ← {self.driving_id}"
+
+
+def write_clips(path: Path, results: Sequence[ClipResult], folder: str) -> None:
+    """One row per result, in the order given; ``folder`` holds ``<mode>/<clip>/``."""
+    rows = [
+        {
+            "mode": result.job.mode,
+            "source_id": result.job.source,
+            "driving_id": result.job.driving,
+            "source_person": result.source_person,
+            "driving_person": result.driving_person,
+            "folder": f"{folder}/{result.job.mode}/{result.job.folder_name}",
+            "n_frames": result.n_frames,
+            "seconds": result.seconds,
+            **{score: result.scores.get(score, math.nan) for score in SCORES},
+        }
+        for result in results
+    ]
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=CLIPS_SCHEMA), temporary)
+
+
+def read_clips(path: Path) -> tuple[ClipRow, ...]:
+    """What ``write_clips`` wrote.
+
+    Raises:
+        UserError: no such file, or of another kind.
+    """
+    try:
+        rows = pq.read_table(path).to_pylist()
+        return tuple(
+            ClipRow(
+                row["mode"],
+                row["source_id"],
+                row["driving_id"],
+                row["folder"],
+                {score: row[score] for score in SCORES if score in row},
+            )
+            for row in rows
+        )
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(
+            f"no table of evaluated clips ({type(error).__name__})",
+            str(path),
+            "Name folders that pipelines.evaluate wrote.",
+        ) from None

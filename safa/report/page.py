@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safa.config.inference import Mode
-from safa.inference.evaluation import ClipResult
+from safa.evaluation.clip_evaluator import ClipResult
+from safa.files import atomic_write
 from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Chart, Histogram, histogram, training_charts
 from safa.report.clip_views import CLIPS, Row, Showcase, Showpiece, psnr_gain, row_of, rows_of
 from safa.report.content import Headline, ReportContent, headlines
-from safa.report.html import render, write_whole
-from safa.report.numbers import count, duration, people, shown, shown_interval
+from safa.report.rendering import count, duration, people, render, shown, shown_interval
 
 __all__ = ["CLIPS", "render_page", "write_page"]
 
-FEATURED = 3  # worst and best clips shown with film and strip
+FEATURED = 3  # worst and best clips shown with video and strip
 PIECES = 12  # of every other mode, shown likewise; the tables have all
 MOST_ROWS = 2000  # of a table; the files beside the page have all
 
@@ -81,8 +81,8 @@ class CurveGroup:
 
 
 def write_page(content: ReportContent, path: Path) -> None:
-    """Write the page; the clips' folders must lie beside it already. It appears whole or not at all."""
-    write_whole(path, render_page(content, path.parent))
+    """Write the page; the clips' folders must lie beside it already. It is written atomically."""
+    atomic_write(path, render_page(content, path.parent))
 
 
 def render_page(content: ReportContent, folder: Path) -> str:
@@ -197,5 +197,5 @@ def _throughput(content: ReportContent) -> str:
         return ""
     rate = frames / seconds
     return (
-        f"{frames} frames in {duration(seconds)} of work: {rate:.1f} frames/s of one actor, films included."
+        f"{frames} frames in {duration(seconds)} of work: {rate:.1f} frames/s of one actor, videos included."
     )

@@ -1,7 +1,7 @@
 """The training loop: the same for both stages, on one process or many.
 
 Files in the run folder, all written by rank 0: ``checkpoints/`` (see ``safa.training.checkpoint``), what
-``safa.training.journal`` names and, at the end, ``model/``. The folder must be seen by all workers: a worker
+``safa.training.metrics_logger`` names and, at the end, ``model/``. The folder must be seen by all workers: a worker
 group that was restarted, on whatever machines and however many, goes on from the newest state in it.
 
 Randomness of a step comes from (seed, step, rank) and its samples from their numbers, so a resumed run takes
@@ -21,12 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from safa.config.training import TrainConfig
-from safa.data.batches import FrameBatch, PairBatch
-from safa.errors import UserError
-from safa.models.safa import Safa
-from safa.models.tdmm import Tdmm
-from safa.training.checkpoint import (
+from safa.checkpoint.native import (
     ModelInfo,
     Progress,
     keep_states,
@@ -35,14 +30,18 @@ from safa.training.checkpoint import (
     save_model,
     save_state,
 )
+from safa.config.training import TrainConfig
+from safa.data.sampler import FrameBatch, PairBatch
+from safa.errors import UserError
+from safa.models.safa import Safa
+from safa.models.tdmm import Tdmm
 from safa.training.context import TrainContext
-from safa.training.feed import Feed
-from safa.training.journal import Journal
-from safa.training.memory import explaining_full_memory
+from safa.training.dataloader import TrainingData
+from safa.training.metrics_logger import MetricsLogger
 from safa.training.optim import scale_learning_rates
+from safa.training.out_of_memory import explain_out_of_memory
 from safa.training.stages import NotFiniteError, make_stage
-from safa.training.strips import held_out_strip
-from safa.training.validate import held_out_scores, judged_by
+from safa.training.validate import best_metric, held_out_scores, held_out_strip
 
 log = logging.getLogger(__name__)
 
@@ -56,39 +55,39 @@ def fit(config: TrainConfig, context: TrainContext) -> Progress:
 
     Raises:
         UserError: data that cannot be trained on, weights that do not fit, a loss that is not finite.
-        FullMemoryError: this worker's memory is full; the others do not know.
+        WorkerOutOfMemoryError: this worker's memory is full; the others do not know.
         InterruptedRun: the context asked to stop; the state is saved.
     """
     torch.set_num_threads(config.scale.threads_per_worker)  # Ray and DataLoader preset 1
     torch.manual_seed(config.seed)  # of the first weights
-    with explaining_full_memory(config):
-        return _Run(config, context, Feed(config, context)).run()
+    with explain_out_of_memory(config):
+        return _Run(config, context, TrainingData(config, context)).run()
 
 
 class _Run:
     """State of one call of ``fit``."""
 
-    def __init__(self, config: TrainConfig, context: TrainContext, feed: Feed) -> None:
+    def __init__(self, config: TrainConfig, context: TrainContext, feed: TrainingData) -> None:
         self._config, self._context, self._feed = config, context, feed
         self._stage = make_stage(config, context)
         self._folder = config.folder
         self._states = self._folder / "checkpoints"
-        self._metric = judged_by(config.stage)
+        self._metric = best_metric(config.stage)
         self._progress = self._resume()
         self._total = config.schedule.total_steps(
             feed.samples_per_epoch, feed.samples_per_step, self._progress.step, self._progress.samples
         )
-        self._journal: Journal | None = None  # of rank 0
+        self._logger: MetricsLogger | None = None  # of rank 0
         if context.rank == 0:
-            self._journal = Journal(self._folder, config.name, self._progress.step)
+            self._logger = MetricsLogger(self._folder, config.name, self._progress.step)
         self._window = _Window()
 
     def run(self) -> Progress:
         try:
             self._take_all_steps()
         finally:
-            if self._journal is not None:
-                self._journal.close()
+            if self._logger is not None:
+                self._logger.close()
         self._finish()
         return self._progress
 
@@ -156,13 +155,13 @@ class _Run:
         total = sum(row.losses.values())
         epoch = done.samples / feed.samples_per_epoch
         left = datetime.timedelta(seconds=round((self._total - done.step) / rate))
-        if self._journal is not None:
+        if self._logger is not None:
             losses = "  ".join(f"{name} {value:.4g}" for name, value in row.losses.items())
             log.info(
                 "step %d/%d  epoch %.2f  %.2f steps/s  %.1f samples/s  ETA %s  total %.4g  %s",
                 done.step, self._total, epoch, rate, rate * feed.samples_per_step, left, total, losses,
             )  # fmt: skip
-            self._journal.training(done.step, {"epoch": epoch} | vars(row))
+            self._logger.training(done.step, {"epoch": epoch} | vars(row))
         self._context.report({"step": done.step, **row.losses})
         self._window.restart()
 
@@ -171,30 +170,30 @@ class _Run:
         assert isinstance(model, Safa | Tdmm)
         started = time.perf_counter()
         scores = held_out_scores(model, self._feed.held_out, self._context)
-        if self._journal is not None:
+        if self._logger is not None:
             strip = held_out_strip(model, self._feed.held_out[0], self._context.device)
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             log.info("step %d/%d  held out: %s", self._progress.step, self._total, shown)
             seconds = time.perf_counter() - started
-            self._journal.validation(self._progress.step, scores, seconds, strip)
+            self._logger.validation(self._progress.step, scores, seconds, strip)
         self._stage.train_mode()
 
     def _best_steps(self) -> dict[int, float]:
         """Validated steps whose states are kept, and their scores; rank 0's matter."""
-        if self._journal is None:
+        if self._logger is None:
             return {}
-        return self._journal.best_steps(self._metric, self._config.checkpoint.keep_best)
+        return self._logger.best_steps(self._metric, self._config.checkpoint.keep_best)
 
     def _save(self) -> None:
-        if self._journal is None:
+        if self._logger is None:
             return
         folder = save_state(self._states, self._stage.state, self._progress, self._info())
         keep_states(self._states, self._config.checkpoint.keep, self._best_steps(), self._metric.key)
         log.info("step %d/%d  saved %s", self._progress.step, self._total, folder)
-        self._journal.draw(at_once=self._progress.step == self._total)
+        self._logger.draw(at_once=self._progress.step == self._total)
 
     def _finish(self) -> None:
-        if self._journal is not None:
+        if self._logger is not None:
             save_model(self._folder / "model", self._stage.inference_model, self._info())
         self._context.sum(torch.zeros(1))  # nobody leaves before the model is there
 
@@ -206,7 +205,7 @@ class _Run:
         # Not among the checkpoints: BatchNorm statistics may have taken in the fault. A new start goes on
         # from the last good one.
         kept = self._folder / "failed"
-        if self._journal is not None:
+        if self._logger is not None:
             save_state(kept, self._stage.state, self._progress, self._info())
         step = self._progress.step + 1
         return UserError(

@@ -39,7 +39,7 @@ def clip_gradients(network: nn.Module, largest_norm: float | None) -> None:
         nn.utils.clip_grad_norm_(trained_parameters(network).values(), largest_norm)
 
 
-class Average:
+class EMA:
     """Exponential moving average of a model's parameters; BatchNorm statistics are copied as they are.
 
     After step n the share kept is min(decay, (1 + n) / (10 + n)), so that an early average follows quickly.

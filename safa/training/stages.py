@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
+from safa.checkpoint.native import TrainState, read_weights
 from safa.config.training import FullStage, HeadStage, StepConfig, TrainConfig
-from safa.data.batches import FrameBatch, PairBatch
+from safa.data.sampler import FrameBatch, PairBatch
+from safa.head import load_head_assets
 from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
-from safa.training.checkpoint import TrainState, read_weights
 from safa.training.context import TrainContext
-from safa.training.optim import Average, clip_gradients, make_adam
+from safa.training.optim import EMA, clip_gradients, make_adam
 from safa.training.steps import (
     Criteria,
     Losses,
@@ -34,7 +35,7 @@ from safa.training.steps import (
     generator_step,
     head_step,
 )
-from safa.training.storage import load_weights, under
+from safa.weights import load_weights, under
 
 B = TypeVar("B", FrameBatch, PairBatch)
 M = TypeVar("M", bound=nn.Module)
@@ -58,7 +59,7 @@ class Stage(ABC, Generic[B]):
     model: nn.Module
     networks: dict[str, nn.Module]  # bare, by name
     optimisers: dict[str, Adam]
-    average: Average | None = None
+    average: EMA | None = None
 
     def __init__(self, settings: StepConfig, context: TrainContext) -> None:
         self._settings, self._context = settings, context
@@ -151,7 +152,7 @@ class HeadTraining(Stage[FrameBatch]):
     def __init__(self, config: TrainConfig, stage: HeadStage, context: TrainContext) -> None:
         super().__init__(config.step, context)
         self._losses = stage.losses
-        model = Tdmm(config.model, HeadAssets.from_config(config.model.head))
+        model = Tdmm(config.model, load_head_assets(config.model.head))
         if config.model.head.encoder_weights is not None:
             model.load_encoder_weights(config.model.head.encoder_weights)
         self.model = self._laid_out(model)
@@ -190,11 +191,11 @@ class FullTraining(Stage[PairBatch]):
             "generator": model.generator,
             "discriminator": self._laid_out(MultiScaleDiscriminator(config.model)),
         }
-        # Nobody judges the prediction: then the generator, at least, gets no gradient.
+        # Nobody scorers the prediction: then the generator, at least, gets no gradient.
         weights = stage.losses.weights
-        judged = weights.perceptual > 0 or weights.needs_discriminator
+        scored = weights.perceptual > 0 or weights.needs_discriminator
         wrapped = {
-            name: self._wrap(network, all_parameters_used=judged) for name, network in self.networks.items()
+            name: self._wrap(network, all_parameters_used=scored) for name, network in self.networks.items()
         }
         self._wrapped = Networks(**wrapped)
         self._criteria = Criteria(stage.losses, config.model).to(context.device)
@@ -202,7 +203,7 @@ class FullTraining(Stage[PairBatch]):
             name: make_adam(network, getattr(stage.lr, name), stage.betas, config.step)
             for name, network in self.networks.items()
         }
-        self.average = Average(self.model, stage.ema_decay) if stage.ema_decay is not None else None
+        self.average = EMA(self.model, stage.ema_decay) if stage.ema_decay is not None else None
 
     def train_mode(self) -> None:
         """See ``Stage``: the 3DMM encoder keeps the BatchNorm statistics of stage 1."""
@@ -244,14 +245,14 @@ def _first_model(config: TrainConfig, stage: FullStage) -> Safa:
     """From ``stage.init`` if given: all of a full model, or the 3DMM after the head stage."""
     head = config.model.head
     if stage.init is None:
-        model = Safa(config.model, HeadAssets.from_config(head))
+        model = Safa(config.model, load_head_assets(head))
         if head.encoder_weights is not None:
             model.tdmm.load_encoder_weights(head.encoder_weights)
         return model
     weights, info = read_weights(stage.init)
     tdmm_weights = under(weights, "tdmm.")
     # Without a file of its own, this stage has the very head that the weights were trained with.
-    assets = HeadAssets.from_config(head) if head.assets else HeadAssets.from_state_dict(tdmm_weights)
+    assets = load_head_assets(head) if head.assets else HeadAssets.from_state_dict(tdmm_weights)
     model = Safa(config.model, assets)
     if info.stage == "full":
         load_weights(model, weights, str(stage.init))

@@ -10,7 +10,7 @@ called through ``forward`` and exactly once between two backward passes:
 - ``tdmm(images)``: source and driving stacked, since its BatchNorm is fixed and samples do not meet;
 - ``generator(...)`` once;
 - ``discriminator(...)``: once in ``discriminator_step``, on real and predicted images stacked (InstanceNorm
-  keeps samples apart). In ``generator_step`` it judges with detached parameters: nothing of it is trained
+  keeps samples apart). In ``generator_step`` it scorers with detached parameters: nothing of it is trained
   there, so the wrapper is passed by and no gradient is left on it.
 
 Running statistics need no broadcast when SyncBatchNorm is used: wrap with ``broadcast_buffers=False``.
@@ -30,16 +30,16 @@ from torch.nn.parallel import DistributedDataParallel
 from safa import losses
 from safa.config.losses import HeadLossConfig, LossConfig, LossWeights
 from safa.config.model import ModelConfig
-from safa.data.batches import FrameBatch, PairBatch
+from safa.data.sampler import FrameBatch, PairBatch
 from safa.geometry.tps import EquivarianceTransform
 from safa.head.model import HeadCode, HeadGeometry, landmarks_px
 from safa.head.render import HeadRender
+from safa.models.backbones.vgg19 import load_vgg19
 from safa.models.blocks import ImagePyramid, Pyramid
-from safa.models.discriminator import Judgement
+from safa.models.discriminator import DiscriminatorOutput
 from safa.models.generator import Generated
 from safa.models.keypoints import Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
-from safa.models.trunks.vgg19 import load_vgg19
 from safa.precision import at_least_float32, full_precision
 from safa.tensor_tree import halves, map_tensors
 
@@ -188,8 +188,8 @@ def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Crite
         torch.cat([real, fake])
         for real, fake in zip(outputs.real.at(scales), outputs.fake.at(scales), strict=True)
     ]
-    judgements = networks.discriminator(images, torch.cat([keypoints, keypoints]))
-    real, fake = zip(*(halves(judgement) for judgement in judgements), strict=True)
+    both = networks.discriminator(images, torch.cat([keypoints, keypoints]))
+    real, fake = zip(*(halves(output) for output in both), strict=True)
     terms = _Terms()
     terms.add(
         "discriminator_gan",
@@ -268,15 +268,15 @@ def _add_adversarial_terms(
 ) -> None:
     keypoints = kp_driving.value.detach()
     scales = criteria.discriminator_scales
-    fake_judgements = _judge(discriminator, fake.at(scales), keypoints)
-    terms.add("generator_gan", weights.generator_gan, lambda: losses.generator_gan(fake_judgements))
+    fake_outputs = _judge(discriminator, fake.at(scales), keypoints)
+    terms.add("generator_gan", weights.generator_gan, lambda: losses.generator_gan(fake_outputs))
     if weights.feature_matching > 0:
         with torch.no_grad():
-            real_judgements = _judge(discriminator, real.at(scales), keypoints)
+            real_outputs = _judge(discriminator, real.at(scales), keypoints)
         terms.add(
             "feature_matching",
             weights.feature_matching,
-            lambda: losses.feature_matching(real_judgements, fake_judgements),
+            lambda: losses.feature_matching(real_outputs, fake_outputs),
         )
 
 
@@ -299,11 +299,13 @@ def _add_equivariance_terms(
     )
 
 
-def _judge(discriminator: nn.Module, images: Sequence[Tensor], keypoints: Tensor) -> tuple[Judgement, ...]:
+def _judge(
+    discriminator: nn.Module, images: Sequence[Tensor], keypoints: Tensor
+) -> tuple[DiscriminatorOutput, ...]:
     """The discriminator's verdict with its parameters held fixed: gradients reach the images only."""
     bare = _unwrap(discriminator)
     fixed = {name: value.detach() for name, value in bare.named_parameters()}
-    verdict: tuple[Judgement, ...] = functional_call(bare, fixed, (images, keypoints))
+    verdict: tuple[DiscriminatorOutput, ...] = functional_call(bare, fixed, (images, keypoints))
     return verdict
 
 

@@ -1,10 +1,13 @@
 """Held-out scores during training, each beside what copying the source would score.
 
 Reconstruction as in MODEL.md section 8: frame 0 of a clip is the source, further frames of it drive.
-"""
+
+
+XXX What the model makes of a held-out clip while it trains, as a strip of labelled pictures."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +17,15 @@ import torch
 from torch import Tensor
 
 from safa.config.training import FullStage, HeadStage, ValidateConfig
-from safa.data.pairs import ClipRef, FrameReader
+from safa.data.sampler import ClipRef, FrameReader
 from safa.head.model import landmarks_px
 from safa.metrics import COPY_SOURCE, IMAGE_METRICS, L1, LANDMARK_NME, Metric, clip_score, landmark_nme
-from safa.models.safa import Safa
+from safa.models.safa import AnimatedBatch, Safa
 from safa.models.tdmm import Tdmm
 from safa.training.context import TrainContext
+from safa.visualize.images import RgbImage, from_tensor
+from safa.visualize.overlays import ESTIMATED, TARGET, with_landmarks
+from safa.visualize.panels import Panel, strip, strip_panels
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def _read(clip: ClipRef, reader: FrameReader, count: int) -> HeldOutClip:
     return HeldOutClip(images[:1], images[1:], points[:1], points[1:])
 
 
-def judged_by(stage: HeadStage | FullStage) -> Metric:
+def best_metric(stage: HeadStage | FullStage) -> Metric:
     """The score that says which state of a stage is the best."""
     return LANDMARK_NME if isinstance(stage, HeadStage) else L1
 
@@ -93,3 +99,43 @@ def _frame_scores(model: Safa | Tdmm, clip: HeldOutClip, device: torch.device) -
             scores[metric.key + COPY_SOURCE] = metric.function(source, driving)
     points = landmarks_px(geometry, driving.shape[-1]).cpu()
     return scores | {LANDMARK_NME.key: landmark_nme(points, given)}
+
+
+ROWS = 3  # driving frames shown
+PANEL = 128  # px, the side of a picture
+
+
+@torch.no_grad()
+def held_out_strip(model: Safa | Tdmm, clip: HeldOutClip, device: torch.device) -> RgbImage:
+    """A row of pictures for each of the first driving frames of a clip. The model is in eval mode.
+
+    After stage 1 a row is the frame with the given landmarks (white) and those of the 3DMM (green); in stage
+    2 it is the whole way from the source to the prediction.
+    """
+    shown = dataclasses.replace(
+        clip, driving=clip.driving[:ROWS].to(device), driving_landmarks=clip.driving_landmarks[:ROWS]
+    )
+    rows = _head_rows(model, shown) if isinstance(model, Tdmm) else _full_rows(model, shown, device)
+    return strip(rows, PANEL)
+
+
+def _head_rows(model: Tdmm, clip: HeldOutClip) -> list[list[Panel]]:
+    geometry = model.geometry(model.estimate(clip.driving).code)
+    estimated = landmarks_px(geometry, clip.driving.shape[-1]).cpu().numpy()
+    rows = []
+    for frame, given, points in zip(
+        map(from_tensor, clip.driving), clip.driving_landmarks.numpy(), estimated, strict=True
+    ):
+        marked = with_landmarks(frame, [(given, TARGET), (points, ESTIMATED)], PANEL)
+        rows.append([Panel("driving", frame), Panel("3DMM landmarks", marked)])
+    return rows
+
+
+def _full_rows(model: Safa, clip: HeldOutClip, device: torch.device) -> list[list[Panel]]:
+    face = model.analyse(clip.driving)
+    source = clip.source.to(device)
+    batch = AnimatedBatch(clip.driving, face, model.reenact(model.prepare_source(source), face))
+    estimated = landmarks_px(model.tdmm.geometry(face.code), clip.driving.shape[-1]).cpu().numpy()
+    given = clip.driving_landmarks.numpy()
+    picture = from_tensor(clip.source[0])
+    return [strip_panels(picture, batch, i, given[i], estimated[i], PANEL) for i in range(len(clip.driving))]

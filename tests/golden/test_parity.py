@@ -14,7 +14,7 @@ import torch
 from parity_cases.golden import Golden
 from parity_cases.rows import failures, table
 
-from safa.errors import EXIT_USER_ERROR, run_as_program
+from safa.errors import EXIT_USER_ERROR, run_reporting_errors
 
 # What takes minutes (float64) is left to the benchmark itself.
 BENCHMARK_ONLY = {"float64"}
@@ -64,7 +64,7 @@ def test_a_single_wrong_number_fails_the_run(
 def test_a_folder_without_reference_tensors_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_as_program(lambda: parity.main(["--golden", str(tmp_path)])) == EXIT_USER_ERROR
+    assert run_reporting_errors(lambda: parity.main(["--golden", str(tmp_path)])) == EXIT_USER_ERROR
     assert (
         capsys.readouterr().err.strip()
         == f"error: {tmp_path}: no seed.txt: not a folder of reference tensors"

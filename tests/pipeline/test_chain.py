@@ -38,10 +38,10 @@ class Work:
         self.told: Seconds = {}
 
     def stages(self, first: Knobs, second: Knobs) -> list[Stage]:
-        ignoring = frozenset({"machines"})
+        not_hashed = frozenset({"machines"})
         return [
-            Stage("first", first, ignoring, self.run / "first", self._worker("first")),
-            Stage("second", second, ignoring, self.run / "second", self._worker("second")),
+            Stage("first", first, not_hashed, self.run / "first", self._worker("first")),
+            Stage("second", second, not_hashed, self.run / "second", self._worker("second")),
         ]
 
     def go(self, first: Knobs = Knobs(), second: Knobs = Knobs()) -> dict[str, float]:  # noqa: B008 - frozen

@@ -16,17 +16,15 @@ import torch
 from ray import cloudpickle
 from torch import nn
 
-from pipelines import evaluate, evaluators
+from pipelines import evaluate, stages
+from safa.checkpoint.native import ModelInfo, save_model
 from safa.config import ModelConfig, parse_settings
 from safa.config.inference import EvaluateConfig
-from safa.data.schema import Code
-from safa.errors import UserError
-from safa.head.assets import HeadAssets
-from safa.inference.evaluation import RESULT
-from safa.models.parsing import FaceParser
+from safa.errors import Failure, FailureCode, UserError
+from safa.evaluation.clip_evaluator import RESULT
+from safa.head import load_head_assets
+from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
-from safa.report.content import Failure
-from safa.training.checkpoint import ModelInfo, save_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -37,7 +35,7 @@ Write = Callable[..., Path]
 def _save_model(folder: Path, sizes: dict[str, Any], seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = parse_settings({**sizes, "num_keypoints": 4}, ModelConfig, "test")
-    model = Safa(config, HeadAssets.from_config(config.head))
+    model = Safa(config, load_head_assets(config.head))
     nn.init.normal_(model.tdmm.encoder.fc.weight, std=0.02)
     save_model(folder / "model", model, ModelInfo("full", config, 7, "test"))
     return folder
@@ -79,7 +77,7 @@ def test_every_clip_is_evaluated_and_reported(make: Callable[..., EvaluateConfig
     assert pq.read_table(config.out / "frames.parquet").num_rows == 4 * 6
     page = (config.out / "index.html").read_text()
     assert page.count("<video") == 6
-    assert all(f"{name}/film.mp4" in page for name in _times(config.out))
+    assert all(f"{name}/video.mp4" in page for name in _times(config.out))
 
 
 def test_swaps_and_meshes_go_through_and_two_reports_compare(
@@ -104,7 +102,7 @@ def test_swaps_and_meshes_go_through_and_two_reports_compare(
     assert numbers["skipped"]["lpips"] == "skipped: weights missing (scorers.lpips)"
     low, high = numbers["intervals"]["psnr"]
     assert low <= numbers["psnr"] <= high
-    assert (config.out / "clips/swap/ann~v~000000~000006~~ben~v~000000~000006/film.mp4").exists()
+    assert (config.out / "clips/swap/ann~v~000000~000006~~ben~v~000000~000006/video.mp4").exists()
     assert len(list((config.out / "clips" / "mesh").glob("*/frame*.obj"))) == 3
     other = make("other", modes=["reconstruction"], splits=["train"], frames=3)
     evaluate.evaluate(other, {})
@@ -147,11 +145,11 @@ def test_a_poisoned_clip_is_a_row_with_a_reason(
     config = make(clips=str(clips), splits=["test"], modes=["reconstruction"])
     assert evaluate.evaluate(config, {})["counts"] == {"in": 2, "ok": 1, "quarantined": 1}
     rows = pq.read_table(config.out / "quarantine" / "failures.parquet").to_pylist()
-    assert [(row["id"], row["code"]) for row in rows] == [("eve#v#000000#000006", Code.DECODE)]
+    assert [(row["id"], row["code"]) for row in rows] == [("eve#v#000000#000006", FailureCode.DECODE)]
     assert "frame 3: not a readable picture" in (config.out / "index.html").read_text()
 
 
-class DeadlyEvaluator(evaluators.Evaluator):
+class DeadlyEvaluator(stages.Evaluator):
     """A worker that dies, as for want of memory, whenever it meets one clip."""
 
     def __init__(self, config: EvaluateConfig) -> None:
@@ -170,14 +168,14 @@ def test_a_clip_that_kills_its_worker_ends_as_a_status(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(evaluators, "Evaluator", DeadlyEvaluator)
+    monkeypatch.setattr(evaluate, "Evaluator", DeadlyEvaluator)
     config = make(modes=["reconstruction"], max_unexpected=0.3)
     assert evaluate.evaluate(config, {})["counts"] == {"in": 4, "ok": 3, "quarantined": 1}
     (row,) = pq.read_table(config.out / "quarantine" / "failures.parquet").to_pylist()
     assert row["detail"] == "2 workers died at this clip"
 
 
-class FragileEvaluator(evaluators.Evaluator):
+class FragileEvaluator(stages.Evaluator):
     """A worker that is killed once, in the middle of a clip."""
 
     def __init__(self, config: EvaluateConfig) -> None:
@@ -198,7 +196,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(evaluators, "Evaluator", FragileEvaluator)
+    monkeypatch.setattr(evaluate, "Evaluator", FragileEvaluator)
     config = make(modes=["reconstruction"], frames=2)
     assert evaluate.evaluate(config, {})["counts"] == {"in": 4, "ok": 4, "quarantined": 0}
     assert (config.out / "killed once").exists()
@@ -209,7 +207,10 @@ def test_too_many_unexpected_failures_fail_the_run(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make(modes=["reconstruction"])
-    failures = [Failure("reconstruction", f"clip {n}", "unexpected", "out of luck") for n in range(4)]
+    failures = [
+        Failure(f"clip {n}", FailureCode.UNEXPECTED, "out of luck", "evaluate/reconstruction")
+        for n in range(4)
+    ]
     monkeypatch.setattr(evaluate, "process", lambda *_: iter(failures))
     with pytest.raises(UserError, match="4 of 4 clips failed unexpectedly"):
         evaluate.evaluate(config, {})

@@ -21,8 +21,8 @@ from pyarrow import fs
 from pipelines import preprocess
 from safa.config import dump_settings
 from safa.config.preprocess import ClipsSource, MetadataSource, PreprocessConfig
+from safa.data.clip_store import ClipStore
 from safa.data.sources import COLUMNS, list_jobs
-from safa.data.store import ClipStore
 from safa.data.video import write_video
 from safa.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Networks in Ray actors: film to tubes to clips with real BlazeFace; landmarks by FAN's true code path."""
+"""Networks in Ray actors: video to face tracks to clips with real BlazeFace; landmarks by FAN's true code path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from safa.config.preprocess import (
     PreprocessConfig,
     VideosSource,
 )
-from safa.data.store import ClipStore
+from safa.data.clip_store import ClipStore
 from safa.data.video import write_video
 from safa.errors import UserError
 
@@ -39,14 +39,14 @@ def _detector() -> DetectorConfig:
 
 
 def test_raw_films_become_clips_and_each_other_one_a_reason(tmp_path: Path) -> None:
-    films = tmp_path / "films"
-    films.mkdir()
+    videos = tmp_path / "videos"
+    videos.mkdir()
     for name in ("lp_d18.mp4", "lp_d18.landmarks.npy"):
-        shutil.copyfile(SHARED / "real" / "raw" / name, films / name)
-    write_video(films / "faceless.mp4", (np.full((90, 120, 3), n, np.uint8) for n in range(30)), 25.0)
-    (films / "broken.mp4").write_bytes(b"no film")
-    (films / "not a name.mp4").write_bytes(b"no film")
-    source = VideosSource(kind="videos", folder=films, detector=_detector())
+        shutil.copyfile(SHARED / "real" / "raw" / name, videos / name)
+    write_video(videos / "faceless.mp4", (np.full((90, 120, 3), n, np.uint8) for n in range(30)), 25.0)
+    (videos / "broken.mp4").write_bytes(b"no video")
+    (videos / "not a name.mp4").write_bytes(b"no video")
+    source = VideosSource(kind="videos", folder=videos, detector=_detector())
     config = PreprocessConfig(source=source, out=tmp_path / "out", size=64, cpus_per_task=0.5)
     summary = preprocess.preprocess(config)
     assert (summary.total, summary.ok, summary.pending) == (4, 1, 0)
@@ -55,7 +55,7 @@ def test_raw_films_become_clips_and_each_other_one_a_reason(tmp_path: Path) -> N
     assert (info.clip_id, info.fps) == ("lp_d18#lp_d18#000000#000180", 25.0)
     marked = ClipStore(config.out / "clips").landmarks(info.clip_id)
     assert np.isfinite(marked).all()
-    assert 0 < marked.min() < marked.max() < 64  # the landmarks of the film lie inside the cut
+    assert 0 < marked.min() < marked.max() < 64  # the landmarks of the video lie inside the cut
     before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*.*") if "summary" not in path.name}
     assert preprocess.preprocess(config) == summary
     assert all(path.stat().st_mtime_ns == t for path, t in before.items() if path.name != "manifest.json")

@@ -19,7 +19,7 @@ import pytest
 
 from pipelines import preprocess
 from safa.config import dump_settings
-from safa.config.preprocess import MetadataSource, NoLandmarks, PreprocessConfig, UrlFetch
+from safa.config.preprocess import MetadataSource, NoLandmarks, PreprocessConfig, UrlDownload
 from safa.data.sources import COLUMNS
 from safa.errors import UserError
 from tests.bad_host import Behaviour, serving
@@ -83,10 +83,10 @@ def _films(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Films of a host, and a list that names two clips of each."""
+    """Videos of a host, and a list that names two clips of each."""
     root = tmp_path_factory.mktemp("world")
-    (root / "films").mkdir()
-    _films(root / "films")
+    (root / "videos").mkdir()
+    _films(root / "videos")
     names = [*GOOD, *(f"way_{way}" for way in FAULTS), *KINDS]
     with (root / "list.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -100,17 +100,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(world: Path) -> Iterator[tuple[Behaviour, str]]:
-    behaviour = Behaviour(world / "films", {f"way_{way}": way for way in FAULTS}, stall_s=2.0)
+    behaviour = Behaviour(world / "videos", {f"way_{way}": way for way in FAULTS}, stall_s=2.0)
     with serving(behaviour) as address:
         yield behaviour, address
 
 
 def _config(world: Path, address: str, out: Path) -> PreprocessConfig:
-    fetch = UrlFetch(
+    policy = UrlDownload(
         kind="url", url=address + "/{video_id}.mp4", attempts=2, backoff_s=0.05, timeout_s=0.5, parallel=2
     )
     source = MetadataSource(
-        kind="metadata", csv=world / "list.csv", videos=out.parent / "videos", fetch=fetch
+        kind="metadata", csv=world / "list.csv", videos=out.parent / "videos", download=policy
     )
     common = {"size": 32, "min_frames": 10, "min_box": 40, "cpus_per_task": 0.5}
     return PreprocessConfig(source=source, out=out, landmarks=NoLandmarks(kind="none"), **common)  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ from pipelines import train as program
 from safa.config import parse_settings
 from safa.config.training import TrainConfig
 from safa.errors import UserError
-from safa.training.records import read_records
-from safa.training.storage import read_tensors
+from safa.training.metrics_logger import read_metrics
+from safa.weights import read_tensors
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120  # more than any of these runs takes
@@ -76,7 +76,7 @@ def _wait_for_state(settings: Settings, process: subprocess.Popen[str]) -> None:
 def _outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, float]]]:
     """Final weights as bytes, and the losses of every step."""
     weights = read_tensors(folder / "model" / "weights.safetensors")
-    rows = read_records(folder / "metrics.jsonl")
+    rows = read_metrics(folder / "metrics.jsonl")
     return (
         {name: value.numpy().tobytes() for name, value in weights.items()},
         [row["losses"] for row in rows if row["kind"] == "train"],
@@ -123,7 +123,7 @@ def test_interrupt_saves_the_state_and_says_how_to_go_on(settings: Settings) -> 
     assert process.returncode == 130
     assert "interrupted; run the same command again to go on" in errors
     assert "Traceback" not in errors
-    steps = [row["step"] for row in read_records(_folder(settings) / "metrics.jsonl")]
+    steps = [row["step"] for row in read_metrics(_folder(settings) / "metrics.jsonl")]
     states = sorted(int(p.name[5:]) for p in (_folder(settings) / "checkpoints").iterdir())
     assert states[-1] == steps[-1], "no finished step is lost"
 

@@ -1,15 +1,24 @@
-"""Fixtures of more than one folder."""
+"""Fixtures of more than one folder: heads, models that run in a blink, settings of tiny runs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from safa.config import ModelConfig, parse_settings
+from safa.config.training import TrainConfig
+from safa.data.sampler import FrameBatch, PairBatch
 from safa.head.assets import NUM_CONTOUR, NUM_INNER, NUM_LANDMARKS, NUM_YAWS, HeadAssets
+from safa.models.safa import Safa
+from safa.training.context import LocalContext
+from safa.training.dataloader import TrainingData
+from safa.training.stages import make_stage
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 
@@ -95,3 +104,75 @@ def _ellipsoid(rings: int, segments: int) -> tuple[Tensor, Tensor, Tensor, Tenso
     v, u = torch.meshgrid(torch.linspace(1, 0, rings), torch.linspace(0, 1, segments + 1), indexing="ij")
     uv_coords = torch.stack([u, v], -1).reshape(-1, 2)
     return torch.cat(vertices), torch.tensor(faces), uv_coords, torch.tensor(uv_faces)
+
+
+@pytest.fixture
+def model(tiny_model: dict[str, Any], toy_head: HeadAssets) -> Safa:
+    """Random weights. Its BatchNorms have seen noise, or every picture would come out the same grey."""
+    torch.manual_seed(0)
+    model = Safa(parse_settings({**tiny_model, "num_keypoints": 4}, ModelConfig, "test"), toy_head)
+    nn.init.normal_(model.tdmm.encoder.fc.weight, std=0.005)
+    nn.init.normal_(model.kp_detector.jacobian.weight, std=0.05)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics of all passes
+    model.train()
+    with torch.no_grad():
+        for _ in range(2):
+            images = torch.rand(4, 3, 32, 32)
+            model.reenact(model.prepare_source(images), model.analyse(images.flip(0)))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def head_file(tmp_path_factory: pytest.TempPathFactory, toy_head: HeadAssets) -> Path:
+    path = tmp_path_factory.mktemp("head") / "toy.npz"
+    toy_head.save(path)
+    return path
+
+
+@pytest.fixture
+def make_config(
+    tmp_path: Path, tiny_clips: Path, tiny_model: dict[str, Any], head_file: Path
+) -> Callable[..., TrainConfig]:
+    """``make_config("full", {"step.accumulate": 2}, length=4)``: settings with changes by dotted name."""
+
+    def make(kind: str, changes: dict[str, Any] | None = None, *, length: int = 4) -> TrainConfig:
+        data: dict[str, Any] = {
+            "runs": str(tmp_path / "runs"),
+            "name": kind,
+            "model": tiny_model | {"head": tiny_model["head"] | {"assets": str(head_file)}},
+            "data": {"clips": str(tiny_clips), "batch_size": 2, "num_repeats": 2, "cache_mb": 1},
+            "stage": {"kind": kind},
+            "schedule": {"unit": "steps", "length": length},
+            "checkpoint": {"every": 2},
+            "validate_on": {"every": 2, "clips": 1, "frames": 2},
+            "log_every": 1,
+        }
+        for name, value in (changes or {}).items():
+            *parents, leaf = name.split(".")
+            node = data
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[leaf] = value
+        return parse_settings(data, TrainConfig, "test")
+
+    return make
+
+
+@pytest.fixture
+def take_steps() -> Callable[..., list[dict[str, float]]]:
+    """``take_steps(config, 3, batch)``: losses of so many steps on one batch, by default the run's first."""
+
+    def take(
+        config: TrainConfig, steps: int, batch: FrameBatch | PairBatch | None = None
+    ) -> list[dict[str, float]]:
+        torch.manual_seed(config.seed)
+        context = LocalContext()
+        chosen: Any = batch or next(TrainingData(config, context).batches(0, 1))
+        stage = make_stage(config, context)
+        stage.train_mode()
+        taken = [stage.step([chosen], torch.Generator().manual_seed(0)) for _ in range(steps)]
+        return [{name: float(value) for name, value in terms.items()} for terms in taken]
+
+    return take

@@ -13,14 +13,16 @@ from safa import losses
 from safa.config.losses import LossConfig, LossWeights, PerceptualConfig
 from safa.geometry.tps import EquivarianceTransform
 from safa.head.model import HeadCode
-from safa.models.discriminator import Judgement
+from safa.models.discriminator import DiscriminatorOutput
 from safa.models.keypoints import Keypoints
 
 IDENTITY = EquivarianceTransform(torch.eye(2, 3).expand(1, 2, 3), torch.zeros(1, 1, 25))
 
 
-def judgement(score: float, *features: float) -> Judgement:
-    return Judgement(tuple(torch.full((1, 2, 3, 3), f) for f in features), torch.full((1, 1, 2, 2), score))
+def output(score: float, *features: float) -> DiscriminatorOutput:
+    return DiscriminatorOutput(
+        tuple(torch.full((1, 2, 3, 3), f) for f in features), torch.full((1, 1, 2, 2), score)
+    )
 
 
 def test_landmark_is_the_mean_error_in_pixels() -> None:
@@ -91,8 +93,8 @@ def test_perceptual_sums_maps_and_scales_and_spares_the_target() -> None:
 
 
 def test_adversarial_losses_sum_over_scales() -> None:
-    fake = [judgement(0.5, 1.0, 2.0), judgement(0.0, 3.0, 4.0)]
-    real = [judgement(1.0, 1.5, 2.0), judgement(0.5, 3.0, 2.0)]
+    fake = [output(0.5, 1.0, 2.0), output(0.0, 3.0, 4.0)]
+    real = [output(1.0, 1.5, 2.0), output(0.5, 3.0, 2.0)]
     assert losses.generator_gan(fake).item() == pytest.approx(0.25 + 1.0)
     assert losses.feature_matching(real, fake).item() == pytest.approx(0.5 + 2.0)
     assert losses.discriminator_gan(real, fake).item() == pytest.approx((0 + 0.25) + (0.25 + 0))

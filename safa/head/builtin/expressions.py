@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from safa.head.builtin import features
-from safa.head.builtin.features import EYE, LID_HALF_WIDTH, MOUTH_Y, bump, smoothstep
+from safa.head.builtin import surface
 from safa.head.builtin.identities import smooth_modes
-from safa.head.builtin.loft import MM, Array
 from safa.head.builtin.mesh import Mesh
 from safa.head.builtin.skin import EYE_RINGS, LIP_LINE, behind_lids
+from safa.head.builtin.surface import EYE, LID_HALF_WIDTH, MM, MOUTH_Y, Array, bump, smoothstep
 from safa.head.builtin.topology import Ints
 
 NUM_EXPRESSIONS = 50
@@ -167,10 +166,10 @@ def _close_lids(mesh: Mesh, side: int, upper_share: float, lower_share: float) -
         there = here.copy()
         there[:, 1] += follow * travel * MM
         clearance = 1.0 + 0.5 * (1 - follow)
-        lid = features.lid_depth(there, centre, clearance) - features.lid_depth(here, centre, clearance)
+        lid = surface.lid_depth(there, centre, clearance) - surface.lid_depth(here, centre, clearance)
         there[:, 2] += follow * lid * MM
         if follow < 1 and upper_share > 0:
-            there = features.clear_of_eyeball(there, centre, clearance)
+            there = surface.clear_of_eyeball(there, centre, clearance)
             there[:, 2] = np.maximum(there[:, 2], here[:, 2] - 2 * MM)
         moved[vertices] = there - here
     new_edge = edge + moved[ring.rings[len(EYE_RINGS)]]

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from safa.head.builtin.features import EYE, MOUTH_Y, bump, smoothstep
-from safa.head.builtin.loft import MM, Array
 from safa.head.builtin.mesh import Mesh
+from safa.head.builtin.surface import EYE, MM, MOUTH_Y, Array, bump, smoothstep
 
 NUM_IDENTITIES = 100
 EAR = np.array([76.0, 4.0, -27.0])  # middle of the left ear, mm

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from safa.head.builtin import loft
-from safa.head.builtin.loft import MM, Array, Bools
+from safa.head.builtin import surface
 from safa.head.builtin.mesh import Mesh, skin_uv
 from safa.head.builtin.skin import LIP_BORDER, LIP_LINE, Ring
+from safa.head.builtin.surface import MM, Array, Bools
 from safa.head.builtin.topology import Ints
 
 NUM_YAWS, SIDE = 79, 39
@@ -132,9 +132,9 @@ def _smoothly(best: Ints, degrees: Ints) -> Ints:
 def _slides(mesh: Mesh) -> tuple[Ints, Array, Array, Array]:
     """Of the 17 lines: faces (17, S), weights and points (17, S, 3), outward directions (17, 2)."""
     share = np.linspace(0, 1, _SLIDES)
-    rows = loft.row_of_t(np.array(_JAW_T)[:, None] * (1 - share) + np.array(_INNER_T)[:, None] * share)
+    rows = surface.row_of_t(np.array(_JAW_T)[:, None] * (1 - share) + np.array(_INNER_T)[:, None] * share)
     theta = np.deg2rad(np.array(_JAW_THETA)[:, None] * (1 - share) + np.array(_INNER_THETA)[:, None] * share)
-    columns = loft.column_of_theta(-theta)  # the subject's right first
+    columns = surface.column_of_theta(-theta)  # the subject's right first
     rows, columns = np.concatenate([rows, rows[7::-1]]), np.concatenate([columns, -columns[7::-1]])
     faces, bary = _on_grid(mesh, rows, columns)
     points = (mesh.vertices[mesh.faces[faces]] * bary[..., None]).sum(-2)

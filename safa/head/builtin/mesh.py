@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safa.head.builtin import loft
-from safa.head.builtin.loft import Array
+from safa.head.builtin import surface
 from safa.head.builtin.organs import Patch, ear, eyeball, teeth
 from safa.head.builtin.skin import LEFT_EYE, LIP_LINE, MOUTH, RIGHT_EYE, Ring, Skin, build_skin
+from safa.head.builtin.surface import Array
 from safa.head.builtin.topology import Ints, fan_faces, grid_cells, grid_faces, grid_vertex, ring_faces
 
 SKIN_BOTTOM = 0.2  # of the texture's height; the other parts lie below
@@ -65,8 +65,8 @@ class Mesh:
 
 def skin_uv(rows: Array | Ints, columns: Array | Ints) -> Array:
     """Texture position (N, 2) of grid positions; columns left to right."""
-    u = 0.5 + 0.5 * columns / loft.HALF_COLUMNS * 0.998
-    return np.stack([u, 1 - (1 - SKIN_BOTTOM) * rows / (loft.NUM_ROWS - 1) - 0.001], axis=-1)
+    u = 0.5 + 0.5 * columns / surface.HALF_COLUMNS * 0.998
+    return np.stack([u, 1 - (1 - SKIN_BOTTOM) * rows / (surface.NUM_ROWS - 1) - 0.001], axis=-1)
 
 
 def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
@@ -74,10 +74,10 @@ def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
     corners = grid_faces(grid_cells([LEFT_EYE, RIGHT_EYE, MOUTH]))
     row, column = corners[..., 0], corners[..., 1]
     faces = [grid_vertex(row, column)]
-    width = loft.NUM_COLUMNS + 1
-    uv_faces = [row * width + column + loft.HALF_COLUMNS]
+    width = surface.NUM_COLUMNS + 1
+    uv_faces = [row * width + column + surface.HALF_COLUMNS]
     every_row, every_column = np.meshgrid(
-        np.arange(loft.NUM_ROWS), np.arange(-loft.HALF_COLUMNS, loft.HALF_COLUMNS + 1), indexing="ij"
+        np.arange(surface.NUM_ROWS), np.arange(-surface.HALF_COLUMNS, surface.HALF_COLUMNS + 1), indexing="ij"
     )
     uv = [skin_uv(every_row.ravel(), every_column.ravel())]
     count = len(uv[0])
@@ -91,7 +91,7 @@ def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
             for ring, share in ((-2, 0.8), (-1, 0.5)):
                 own[ring] = edge.mean(0) + share * (edge - edge.mean(0))
         numbers = np.arange(count, count + own[..., 0].size).reshape(own.shape[:2])
-        rim = (rim_row * width + rim_column + loft.HALF_COLUMNS)[None]
+        rim = (rim_row * width + rim_column + surface.HALF_COLUMNS)[None]
         faces.append(ring_faces(in_front, opening.half))
         uv_faces.append(ring_faces(np.concatenate([rim, numbers]), opening.half))
         uv.append(own.reshape(-1, 2))

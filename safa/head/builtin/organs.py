@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from safa.head.builtin.features import EYE, EYE_RADIUS
-from safa.head.builtin.loft import MM, Array
+from safa.head.builtin.surface import EYE, EYE_RADIUS, MM, Array
 from safa.head.builtin.topology import Ints, fan_faces, ring_faces, strip_faces
 
 

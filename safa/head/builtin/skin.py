@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safa.head.builtin import features, loft
-from safa.head.builtin.features import EYE, LID_HALF_WIDTH, MOUTH_HALF_WIDTH, MOUTH_Y
-from safa.head.builtin.loft import MM, Array, Bools
+from safa.head.builtin import surface
+from safa.head.builtin.surface import EYE, LID_HALF_WIDTH, MM, MOUTH_HALF_WIDTH, MOUTH_Y, Array, Bools
 from safa.head.builtin.topology import NUM_GRID, Block, Ints, grid_vertex
 
 LEFT_EYE = Block(top=23, bottom=31, left=4, right=17)
@@ -78,7 +77,7 @@ def _lid_edge(side: float, angle: Array) -> Array:
     """Outline (N, 2) of the eyelids of one eye (side +1 left), mm."""
     across = np.cos(angle)
     upper = np.sin(angle) > 0
-    height = features.lid_offset(side * across, upper)
+    height = surface.lid_offset(side * across, upper)
     return np.stack([side * EYE[0] + LID_HALF_WIDTH * across, EYE[1] + height], axis=1)
 
 
@@ -112,17 +111,17 @@ def _mouth_outlines(angle: Array) -> tuple[Array, Array]:
 def _grid() -> tuple[Array, Array, Array]:
     """Rows, columns (N,) and points (N, 3) of the grid."""
     row, column = np.meshgrid(
-        np.arange(1, loft.NUM_ROWS), np.arange(-loft.HALF_COLUMNS, loft.HALF_COLUMNS), indexing="ij"
+        np.arange(1, surface.NUM_ROWS), np.arange(-surface.HALF_COLUMNS, surface.HALF_COLUMNS), indexing="ij"
     )
     rows = np.concatenate([[0], row.ravel()]).astype(float)
     columns = np.concatenate([[0], column.ravel()]).astype(float)
-    return rows, columns, loft.surface(loft.t_of_row(rows), loft.theta_of_column(columns))
+    return rows, columns, surface.surface(surface.t_of_row(rows), surface.theta_of_column(columns))
 
 
 def _on_base(xy_mm: Array) -> tuple[Array, Array, Array]:
     """Rows, columns and points of the plain head at front positions (N, 2)."""
-    t, theta = loft.invert_front(xy_mm[:, 0] * MM, xy_mm[:, 1] * MM)
-    return loft.row_of_t(t), loft.column_of_theta(theta), loft.surface(t, theta)
+    t, theta = surface.invert_front(xy_mm[:, 0] * MM, xy_mm[:, 1] * MM)
+    return surface.row_of_t(t), surface.column_of_theta(theta), surface.surface(t, theta)
 
 
 def _eye_rings(rim_xy: Array, side: float, block: Block) -> Array:
@@ -161,7 +160,7 @@ def behind_lids(edge: Array, side: float) -> Array:
     for width, depth in BEHIND_LID:
         ring = edge.copy()
         ring[:, :2] = centre[:2] * MM + width * (edge[:, :2] - centre[:2] * MM)
-        ring[:, 2] = (features.lid_depth(ring, centre, -depth) - 1.0) * MM
+        ring[:, 2] = (surface.lid_depth(ring, centre, -depth) - 1.0) * MM
         rings.append(ring)
     return np.concatenate(rings)
 
@@ -183,7 +182,7 @@ def _pocket(line: Array, angle: Array) -> Array:
 def build_skin() -> Skin:
     """The skin of the average head."""
     rows, columns, grid = _grid()
-    points = [features.sculpt(grid, grid[:, :2])]
+    points = [surface.sculpt(grid, grid[:, :2])]
     ring_rows, ring_columns, numbers = [rows], [columns], NUM_GRID
     rings: list[Ring] = []
     for block in (LEFT_EYE, RIGHT_EYE, MOUTH):
@@ -192,7 +191,7 @@ def build_skin() -> Skin:
         side = np.sign(block.left + block.right)
         xy = _mouth_rings(rim_xy) if block is MOUTH else _eye_rings(rim_xy, side, block)
         row, column, base = _on_base(xy)
-        shaped = features.sculpt(base, base[:, :2])
+        shaped = surface.sculpt(base, base[:, :2])
         count = len(rim)
         if block is MOUTH:
             shaped = _shape_lips(shaped.reshape(-1, count, 3)).reshape(-1, 3)
@@ -209,7 +208,7 @@ def build_skin() -> Skin:
         numbers += len(shaped) + len(inner)
     rest = np.concatenate(points)
     for side in (1, -1):
-        rest[:NUM_GRID] = features.clear_of_eyeball(rest[:NUM_GRID], EYE * [side, 1, 1], 1.8)
+        rest[:NUM_GRID] = surface.clear_of_eyeball(rest[:NUM_GRID], EYE * [side, 1, 1], 1.8)
     left, right, mouth = rings
     return Skin(
         rest, np.concatenate(ring_rows), np.concatenate(ring_columns), left, right, mouth, numbers - 1
@@ -227,6 +226,6 @@ def _shape_lids(points: Array, side: float) -> Array:
         here = shaped[ring]
         if ring == CREASE:
             here[:, 2] -= fold * MM
-        shaped[ring] = features.clear_of_eyeball(here, centre, clearance)
-    shaped[-1, :, 2] = features.lid_depth(shaped[-1], centre, clearances[-1]) * MM
+        shaped[ring] = surface.clear_of_eyeball(here, centre, clearance)
+    shaped[-1, :, 2] = surface.lid_depth(shaped[-1], centre, clearances[-1]) * MM
     return shaped

@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from safa.head.assets import NUM_POSE_FEATURES
-from safa.head.builtin.features import EYE, MOUTH_Y, bump, smoothstep
-from safa.head.builtin.loft import MM, Array
 from safa.head.builtin.mesh import Mesh
 from safa.head.builtin.skin import LIP_LINE
+from safa.head.builtin.surface import EYE, MM, MOUTH_Y, Array, bump, smoothstep
 from safa.head.builtin.topology import Ints
 
 PARENTS = [-1, 0, 1, 1, 1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from safa.head.builtin.loft import HALF_COLUMNS, NUM_COLUMNS, NUM_ROWS
+from safa.head.builtin.surface import HALF_COLUMNS, NUM_COLUMNS, NUM_ROWS
 
 Ints = NDArray[np.int64]
 

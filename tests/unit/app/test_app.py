@@ -11,14 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.app.limits import Limits
 from safa.app.page import _told, build_page
-from safa.app.work import KEPT_RUNS, Workshop
+from safa.app.work import KEPT_RUNS, Limits, Workshop
 from safa.config import ModelConfig, parse_settings
 from safa.data.video import probe, write_video
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
-from safa.inference import heads
+from safa.inference import mesh
 from safa.inference.face_animator import FaceAnimator
 from safa.models.safa import Safa
 
@@ -37,8 +36,8 @@ OPTIONS = {
 def workshop(
     tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Workshop:
-    monkeypatch.setattr(heads, "TURN_FRAMES", 2)
-    monkeypatch.setattr(heads, "SIZE", 64)
+    monkeypatch.setattr(mesh, "TURN_FRAMES", 2)
+    monkeypatch.setattr(mesh, "SIZE", 64)
     model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
     (tmp_path / "runs").mkdir()
     animator = FaceAnimator(model, torch.device("cpu"))
@@ -74,7 +73,7 @@ def test_a_run_gives_both_films_and_says_what_was_guessed(
     assert result.grid is not None
     assert probe(result.grid).width > 1000
     assert "6 frames at 25 fps" in result.message
-    assert "Note: p.png: took the middle square" in result.message
+    assert "Note: p.png: took the centre square" in result.message
     swapped = workshop.swap(photo, video(6), _ignored, crop=False, grid=False)
     assert swapped.grid is None
     assert "Note" not in swapped.message
@@ -98,9 +97,9 @@ def test_a_head_comes_as_an_archive(workshop: Workshop, photo: str) -> None:
 def test_what_cannot_be_taken_is_told(
     workshop: Workshop, photo: str, video: Callable[[int], str], tmp_path: Path
 ) -> None:
-    def refused(image: str | None, film: str | None) -> str:
+    def refused(image: str | None, video: str | None) -> str:
         with pytest.raises(UserError) as error:
-            workshop.animate(image, film, _ignored, **OPTIONS)
+            workshop.animate(image, video, _ignored, **OPTIONS)
         return str(error.value)
 
     (tmp_path / "text.mp4").write_text("no video")

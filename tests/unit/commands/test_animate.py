@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from safa.cli import build_parser
-from safa.commands.flags import UPSTREAM, in_our_words
+from safa.commands.flags import UPSTREAM, translate_upstream_flags
 from safa.data.video import probe, read_frames, write_video
 
 Run = Callable[..., tuple[int, str, str]]
@@ -164,17 +164,19 @@ def test_upstream_command_lines_are_understood() -> None:
         "animate --config config/end2end.yaml --checkpoint C --source_image_pth S --driving_video_pth D "
         "--result_video_pth R.mp4 --relative --adapt_scale --find_best_frame --with_eye --cpu"
     )
-    given = build_parser().parse_args(in_our_words(words.split()))
+    given = build_parser().parse_args(translate_upstream_flags(words.split()))
     assert (given.source, given.driving, given.output, given.device) == ("S", "D", Path("R.mp4"), "cpu")
     assert given.relative
     assert given.adapt_scale
     assert given.find_best_frame
     assert given.with_eye
     equals = build_parser().parse_args(
-        in_our_words(["swap", "--driving_video=D", "--source_image=S", "-o", "r.mp4", "--checkpoint=C"])
+        translate_upstream_flags(
+            ["swap", "--driving_video=D", "--source_image=S", "-o", "r.mp4", "--checkpoint=C"]
+        )
     )
     assert (equals.source, equals.driving) == ("S", "D")
-    assert in_our_words(["doctor", "--cpu"]) == ["doctor", "--cpu"]
+    assert translate_upstream_flags(["doctor", "--cpu"]) == ["doctor", "--cpu"]
     assert all(ours.startswith("--") for ours in UPSTREAM.values())
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from safa import load
 from safa.cli import build_parser
-from safa.commands.flags import UPSTREAM, UPSTREAM_POSITIONALS, in_our_words
+from safa.commands.flags import UPSTREAM, UPSTREAM_POSITIONALS, translate_upstream_flags
 from safa.inference.face_animator import FaceAnimator
-from safa.inference.film import Film
-from safa.inference.heads import Head
+from safa.inference.mesh import Head
+from safa.inference.video_output import RenderedVideo
 
 DOCS = Path(__file__).parents[3] / "docs"
 CLI, PYTHON = ((DOCS / name).read_text(encoding="utf-8") for name in ("cli.md", "python.md"))
@@ -28,7 +28,7 @@ def test_the_command_lines_parse() -> None:
     commands = re.findall(r"^safa (.+)$", CLI, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:
-        build_parser().parse_args(in_our_words(command.split()))
+        build_parser().parse_args(translate_upstream_flags(command.split()))
 
 
 def test_every_flag_of_upstream_is_told() -> None:
@@ -47,8 +47,8 @@ def test_the_python_page_names_what_is_there() -> None:
     }
     for name in re.findall(r"^\| `(\w+)\(", PYTHON, re.MULTILINE):
         assert callable(getattr(FaceAnimator, name))
-    for name in re.findall(r"`film\.(\w+)", PYTHON):
-        assert name in Film.__dataclass_fields__ or hasattr(Film, name)
+    for name in re.findall(r"`video\.(\w+)", PYTHON):
+        assert name in RenderedVideo.__dataclass_fields__ or hasattr(RenderedVideo, name)
     for name in re.findall(r"head\.(\w+)", PYTHON):
         assert hasattr(Head, name)
     defaults = {name: p.default for name, p in inspect.signature(load).parameters.items()}

@@ -16,7 +16,7 @@ from PIL import Image
 from safa.app import page as safa_page
 from safa.cli import build_parser
 from safa.data.video import probe
-from safa.inference import heads
+from safa.inference import mesh
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[3]
@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(autouse=True)
 def small_films(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "TURN_FRAMES", 3)
-    monkeypatch.setattr(heads, "SIZE", 64)
+    monkeypatch.setattr(mesh, "TURN_FRAMES", 3)
+    monkeypatch.setattr(mesh, "SIZE", 64)
 
 
 def test_photos_and_films_become_heads(
@@ -43,16 +43,16 @@ def test_photos_and_films_become_heads(
     names = {path.name for path in (tmp_path / "heads" / "photo").iterdir()}
     mesh = {"head.obj", "head.mtl", "head.png"}
     assert names == mesh | {"landmarks.json", "code.json", "overlay.png", "turntable.mp4"}
-    film = tmp_path / "heads" / "driving"
-    assert pq.read_metadata(film / "heads.parquet").num_rows == 7
-    assert probe(film / "turntable.mp4").width == 64
+    video = tmp_path / "heads" / "driving"
+    assert pq.read_metadata(video / "heads.parquet").num_rows == 7
+    assert probe(video / "turntable.mp4").width == 64
 
 
 def test_landmarks_are_in_pixels_of_the_photo(safa: Run, model: Path, photo: Path, tmp_path: Path) -> None:
     safa("reconstruct3d", photo, "-o", tmp_path / "heads", "--checkpoint", model, "--no-crop")
     record = json.loads((tmp_path / "heads" / "photo" / "landmarks.json").read_text())
     assert record["photo"] == {"width": 50, "height": 40}
-    assert record["square"] == {"x": 25.0, "y": 20.0, "side": 40.0}
+    assert record["crop_box"] == {"x": 25.0, "y": 20.0, "side": 40.0}
     points = np.array(record["points"])
     assert points.shape == (68, 2)
     assert ((points > -20) & (points < 70)).all()

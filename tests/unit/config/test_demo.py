@@ -22,15 +22,15 @@ def config() -> DemoConfig:
 
 def test_each_stage_starts_from_the_one_before(config: DemoConfig) -> None:
     clips, first, second = config.preprocess_settings(), config.pretrain_settings(), config.train_settings()
-    judged = config.evaluate_settings()
+    scored = config.evaluate_settings()
     assert isinstance(clips.source, MetadataSource)
     assert clips.source.csv.parent == clips.source.videos.parent == config.videos
-    assert first.data.clips == second.data.clips == judged.clips == clips.out / "clips"
+    assert first.data.clips == second.data.clips == scored.clips == clips.out / "clips"
     assert isinstance(second.stage, FullStage)
     assert second.stage.init == first.folder
-    assert judged.model == second.folder
-    assert judged.history == (first.folder, second.folder)
-    assert judged.out == Path("some/run/report")
+    assert scored.model == second.folder
+    assert scored.history == (first.folder, second.folder)
+    assert scored.out == Path("some/run/report")
 
 
 def test_the_model_and_its_size_are_told_once(config: DemoConfig) -> None:

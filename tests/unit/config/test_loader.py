@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from safa.config import ModelConfig, Settings, dump_settings, load_settings, parse_settings, settings_hash
 from safa.config.model import smallest_discriminator_input
-from safa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_as_program
+from safa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_reporting_errors
 
 
 class Inner(Settings):
@@ -109,16 +109,16 @@ def test_programs_end_in_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[
     def body() -> int:
         raise UserError("no such folder", "videos/", "Check the path.")
 
-    assert run_as_program(body) == EXIT_USER_ERROR
+    assert run_reporting_errors(body) == EXIT_USER_ERROR
     assert capsys.readouterr().err == "error: videos/: no such folder. Check the path.\n"
 
 
-def test_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_says_how_to_resume(capsys: pytest.CaptureFixture[str]) -> None:
     def body() -> int:
         raise KeyboardInterrupt
 
-    assert run_as_program(body) == EXIT_INTERRUPTED
-    assert "go on" in capsys.readouterr().err
+    assert run_reporting_errors(body) == EXIT_INTERRUPTED
+    assert "resume" in capsys.readouterr().err
 
 
 def test_user_errors_survive_pickling() -> None:

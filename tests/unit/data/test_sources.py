@@ -20,16 +20,15 @@ from safa.config.preprocess import (
     NoLandmarks,
     PreprocessConfig,
     SidecarLandmarks,
-    UrlFetch,
+    UrlDownload,
 )
 from safa.data.clip_maker import make_clip
-from safa.data.landmarks import points_of_dictionary, read_sidecar, shown_at, shown_frames
-from safa.data.plan import Rates, plan_of
-from safa.data.schema import Code, Refused
+from safa.data.clip_store import ClipStore
+from safa.data.cost_estimate import Rates, estimate_cost
+from safa.data.landmarks import points_of_dictionary, read_sidecar, source_frames_at, source_frames_of
 from safa.data.sources import COLUMNS, ClipJob, Listing, list_jobs
-from safa.data.store import ClipStore
 from safa.data.video import Span, read_frames, write_video
-from safa.errors import UserError
+from safa.errors import ClipError, FailureCode, UserError
 
 FRAMES = 36
 
@@ -48,7 +47,7 @@ def test_a_line_given_twice_is_one_clip_and_one_duplicate(tmp_path: Path) -> Non
     listing = _listing(tmp_path, [_line(), _line(start=5), _line()])
     assert [job.start for job in listing.jobs] == [0, 5]
     (row,) = listing.bad_rows
-    assert (row.name, row.code) == ("list.csv:4", Code.DUPLICATE)
+    assert (row.name, row.code) == ("list.csv:4", FailureCode.DUPLICATE)
     assert "line 2" in row.detail
 
 
@@ -75,8 +74,8 @@ def test_a_folder_of_videos_is_needed_only_without_a_fetcher(tmp_path: Path) -> 
     source = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path / "later")
     with pytest.raises(UserError, match="no such folder of videos"):
         list_jobs(source)
-    fetch = UrlFetch(kind="url", url="http://host/{video_id}.mp4")
-    assert len(list_jobs(source.model_copy(update={"fetch": fetch})).jobs) == 1
+    policy = UrlDownload(kind="url", url="http://host/{video_id}.mp4")
+    assert len(list_jobs(source.model_copy(update={"download": policy})).jobs) == 1
 
 
 # ---- landmark tables ---------------------------------------------------------------------------------------
@@ -106,9 +105,9 @@ def test_a_pickle_that_would_run_something_is_refused_unread(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clip.pkl").write_bytes(pickle.dumps({0: _Trap()}))
-    with pytest.raises(Refused, match="not plain data") as caught:
+    with pytest.raises(ClipError, match="not plain data") as caught:
         read_sidecar(tmp_path / "clip.mp4")
-    assert caught.value.code is Code.DECODE
+    assert caught.value.code is FailureCode.DECODE
     assert not (tmp_path / "trapped").exists()
 
 
@@ -123,9 +122,9 @@ def test_tables_of_another_kind(table: object) -> None:
 
 @given(st.sampled_from([23.976, 24.0, 25.0, 29.97, 30.0, 50.0, 59.94]), st.sampled_from([12.5, 25.0, 30.0]))
 def test_shown_at_is_shown_frames_anywhere(source_fps: float, fps: float) -> None:
-    everywhere = shown_frames(3000, source_fps, fps)
+    everywhere = source_frames_of(3000, source_fps, fps)
     for numbers in (np.arange(0, 40), np.arange(2900, 3000), np.array([7, 1234])):
-        np.testing.assert_array_equal(shown_at(numbers, source_fps, fps), everywhere[numbers])
+        np.testing.assert_array_equal(source_frames_at(numbers, source_fps, fps), everywhere[numbers])
 
 
 # ---- clips -------------------------------------------------------------------------------------------------
@@ -153,7 +152,7 @@ def _store(tmp_path: Path) -> ClipStore:
 
 @pytest.mark.parametrize("start", [0, 20])
 def test_sidecars_follow_the_films_own_frames_whatever_the_lists_rate(tmp_path: Path, start: int) -> None:
-    """A 30 fps film, listed at 25 fps: each stored frame must have the landmarks of what it shows."""
+    """A 30 fps video, listed at 25 fps: each stored frame must have the landmarks of what it shows."""
     write_video(tmp_path / "v.mp4", _grey(FRAMES * 3 // 2), 30.0, crf=1)
     np.save(tmp_path / "v.landmarks.npy", _marked(FRAMES * 3 // 2))
     job = ClipJob("c", "p", "v", "train", str(tmp_path / "v.mp4"), start, start + 20, 25.0, None, None, None)
@@ -189,16 +188,16 @@ def test_a_folder_of_pngs_is_a_clip(tmp_path: Path) -> None:
     half = _config(tmp_path, fps=12.5, out=tmp_path / "half")
     assert make_clip(job, half) == FRAMES // 2
     (folder / "0000007.png").unlink()
-    with pytest.raises(Refused, match="without gaps"):
+    with pytest.raises(ClipError, match="without gaps"):
         make_clip(job, half)
 
 
 def test_clips_without_landmarks_are_stored_only_on_demand(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", _grey(FRAMES), 25.0)
     (job,) = list_jobs(ClipsSource(kind="clips", folder=tmp_path)).jobs
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(ClipError) as caught:
         make_clip(job, _config(tmp_path))
-    assert caught.value.code is Code.NO_LANDMARKS
+    assert caught.value.code is FailureCode.NO_LANDMARKS
     assert make_clip(job, _config(tmp_path, landmarks=NoLandmarks(kind="none"))) == FRAMES
     assert np.isnan(_store(tmp_path).landmarks("v")).all()
 
@@ -219,16 +218,16 @@ def test_a_plan_adds_up(tmp_path: Path) -> None:
     rates = Rates(
         frames_per_core_s=50.0, bytes_per_frame=1000.0, landmarks_per_gpu_s=None, video_mb_per_s=1.0
     )
-    plan = plan_of(_config(tmp_path, size=256), listing.jobs, unusable=2, done=3, rates=rates)
+    plan = estimate_cost(_config(tmp_path, size=256), listing.jobs, unusable=2, done=3, rates=rates)
     assert (plan.clips, plan.videos, plan.unusable, plan.done) == (10, 2, 2, 3)
     assert plan.hours == pytest.approx(40 / 3600)
     assert plan.core_hours == pytest.approx(1000 / 50 / 3600)
     assert plan.stored_bytes == 1_000_000
     assert "10 of 2 videos (3 done, 2 unusable lines)" in plan.as_text()
     assert plan.download_bytes is None
-    fetch = UrlFetch(kind="url", url="http://host/{video_id}.mp4")
-    web = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path, fetch=fetch)
-    told = plan_of(_config(tmp_path, source=web), listing.jobs, 0, 0, rates)
+    policy = UrlDownload(kind="url", url="http://host/{video_id}.mp4")
+    web = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path, download=policy)
+    told = estimate_cost(_config(tmp_path, source=web), listing.jobs, 0, 0, rates)
     # v until frame 900, w until 100, at 25 fps.
     assert told.download_bytes == pytest.approx(40 * 2**20)
-    assert plan_of(_config(tmp_path, size=512), listing.jobs, 0, 0, rates).stored_bytes == 4_000_000
+    assert estimate_cost(_config(tmp_path, size=512), listing.jobs, 0, 0, rates).stored_bytes == 4_000_000

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from safa.data.crop import Box
-from safa.data.landmarks import read_sidecar, shown_frames, sidecar_of
-from safa.data.schema import Code, Refused
+from safa.data.landmarks import read_sidecar, sidecar_of, source_frames_of
 from safa.data.video import DecodeError, Span, probe, read_frames, write_video
+from safa.errors import ClipError, FailureCode
 
 COLOURS = np.array(
     [[235, 30, 40], [20, 200, 60], [40, 50, 220], [128, 128, 128], [16, 16, 16], [240, 240, 240]]
@@ -40,7 +40,7 @@ def numbers(frames: list[np.ndarray]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("video") / "it's a [film]; %d.mp4"
+    path = tmp_path_factory.mktemp("video") / "it's a [video]; %d.mp4"
     assert write_video(path, numbered(90), 30.0, crf=1) == 90
     return path
 
@@ -60,7 +60,7 @@ def test_a_span_is_exactly_its_frames(movie: Path, start: int, end: int) -> None
 @pytest.mark.parametrize("fps", [25.0, 12.5, 50.0])
 def test_landmarks_know_which_frame_is_shown(movie: Path, fps: float) -> None:
     shown = numbers(list(read_frames(movie, span=Span(7, 87, 30.0), fps=fps)))
-    assert shown == list(7 + shown_frames(len(shown), 30.0, fps))
+    assert shown == list(7 + source_frames_of(len(shown), 30.0, fps))
 
 
 def test_crop_and_scale(movie: Path) -> None:
@@ -141,14 +141,14 @@ def test_a_reader_left_early_leaves_no_process(movie: Path) -> None:
 
 def test_sidecars(tmp_path: Path) -> None:
     video = tmp_path / "v.mp4"
-    with pytest.raises(Refused, match=r"v\.landmarks\.npy is missing") as caught:
+    with pytest.raises(ClipError, match=r"v\.landmarks\.npy is missing") as caught:
         read_sidecar(video)
-    assert caught.value.code is Code.NO_LANDMARKS
+    assert caught.value.code is FailureCode.NO_LANDMARKS
     np.save(sidecar_of(video), np.zeros((3, 68, 2)))
     assert read_sidecar(video).shape == (3, 68, 2)
     np.save(sidecar_of(video), np.zeros((3, 5, 2)))
-    with pytest.raises(Refused, match="not floats"):
+    with pytest.raises(ClipError, match="not floats"):
         read_sidecar(video)
     np.save(sidecar_of(video), np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(Refused, match="Python objects"):
+    with pytest.raises(ClipError, match="Python objects"):
         read_sidecar(video)

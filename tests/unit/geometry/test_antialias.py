@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safa.geometry.antialias import AntiAlias
+from safa.geometry.gaussians import AntiAlias
 
 
 @pytest.mark.parametrize(("scale", "side"), [(0.25, 13), (0.5, 5), (0.125, 29), (224 / 256, 1), (1.0, 1)])
@@ -35,8 +35,8 @@ def test_equals_its_naive_twin(scale: float) -> None:
 def _naive(image: Tensor, scale: float) -> Tensor:
     sigma = (1 / scale - 1) / 2
     radius = round(4 * sigma)
-    taps = range(-radius, radius + 1)
-    gauss = {(i, j): math.exp(-(i * i + j * j) / (2 * sigma**2)) for i in taps for j in taps}
+    hooks = range(-radius, radius + 1)
+    gauss = {(i, j): math.exp(-(i * i + j * j) / (2 * sigma**2)) for i in hooks for j in hooks}
     total = sum(gauss.values())
     padded = F.pad(image, (radius,) * 4)
     step = int(1 / scale)

@@ -11,6 +11,7 @@ import torch
 
 from safa.config.model import HeadConfig, ModelConfig
 from safa.errors import UserError
+from safa.head import load_head_assets
 from safa.head.assets import HeadAssets
 from safa.models.tdmm import Tdmm
 
@@ -31,7 +32,7 @@ def test_saving_and_loading_keeps_every_bit(toy_head: HeadAssets, tmp_path: Path
 
 def test_a_config_names_the_file(toy_head: HeadAssets, tmp_path: Path) -> None:
     toy_head.save(tmp_path / "head.npz")
-    _assert_equal(HeadAssets.from_config(HeadConfig(assets=tmp_path / "head.npz")), toy_head)
+    _assert_equal(load_head_assets(HeadConfig(assets=tmp_path / "head.npz")), toy_head)
 
 
 def test_a_state_dict_gives_its_head_back(toy_head: HeadAssets) -> None:

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from safa.head.assets import HeadAssets
-from safa.head.camera import weak_perspective
 from safa.head.flame_files import FlameFiles, read_head_assets
-from safa.head.model import RAW_SIZE, HeadCode, HeadModel, landmarks_px
+from safa.head.model import RAW_SIZE, HeadCode, HeadModel, landmarks_px, weak_perspective
 
 
 def _random_code(batch: int, dtype: torch.dtype = torch.float32) -> HeadCode:

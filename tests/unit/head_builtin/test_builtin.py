@@ -11,11 +11,9 @@ from torch import Tensor
 
 from safa.head import builtin
 from safa.head.assets import HeadAssets
-from safa.head.builtin.features import EYE
-from safa.head.builtin.loft import MM
 from safa.head.builtin.mesh import build_mesh
-from safa.head.builtin.sheet import vertex_colours
 from safa.head.builtin.skinning import JOINTS
+from safa.head.builtin.surface import EYE, MM
 from safa.head.model import HeadCode, HeadModel
 from safa.head.raster import rasterize
 
@@ -229,7 +227,6 @@ def test_regions_are_all_there_and_soft() -> None:
         assert mask.dtype == np.float32
         assert 0 <= mask.min() < mask.max() <= 1
         assert mask.max() > 0.9
-    assert vertex_colours(HEAD.regions).shape == (ASSETS.num_vertices, 3)
 
 
 def test_model_passes_gradients_to_every_coefficient() -> None:

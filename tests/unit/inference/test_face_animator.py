@@ -1,4 +1,4 @@
-"""Photos and films in, films out: what the model is shown, and from where motion is measured."""
+"""Photos and videos in, videos out: what the model is shown, and from where motion is measured."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from safa.config import ModelConfig, parse_settings
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
 from safa.inference.face_animator import FaceAnimator
-from safa.inference.facebox import cut
+from safa.inference.face_crop import crop_face
 from safa.models.safa import Safa
-from safa.pictures.canvas import Picture
+from safa.visualize.images import RgbImage
 
 SIZE = 32
 
@@ -25,19 +25,19 @@ SIZE = 32
 class Finder:
     """Knows faces as red squares; a frame without red shows none."""
 
-    def squares(self, frames: Iterable[Picture]) -> Iterator[np.ndarray]:
+    def crop_boxes(self, frames: Iterable[RgbImage]) -> Iterator[np.ndarray]:
         for frame in frames:
             found = self.faces(frame)
             yield found[0] if found else np.full(3, np.nan)
 
-    def faces(self, frame: Picture) -> list[np.ndarray]:
+    def faces(self, frame: RgbImage) -> list[np.ndarray]:
         rows, columns = np.nonzero(frame[..., 0] > 200)
         if not len(rows):
             return []
         return [np.array([columns.mean() + 0.5, rows.mean() + 0.5, 2.0 * (np.ptp(columns) + 1)])]
 
 
-def _frame(x: int, *, face: bool = True) -> Picture:
+def _frame(x: int, *, face: bool = True) -> RgbImage:
     frame = np.random.default_rng(x).integers(0, 120, (60, 90, 3)).astype(np.uint8)
     if face:
         frame[20:36, x : x + 16] = (255, 40, 40)
@@ -49,13 +49,13 @@ def animator(tiny_model: dict[str, Any], toy_head: HeadAssets) -> FaceAnimator:
     torch.manual_seed(0)
     model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
     torch.nn.init.normal_(model.tdmm.encoder.fc.weight, std=0.05)  # at zero, all heads are the same
-    return FaceAnimator(model, torch.device("cpu"), batch_size=3, finder=Finder())
+    return FaceAnimator(model, torch.device("cpu"), batch_size=3, face_tracker=Finder())
 
 
 @pytest.fixture
-def references(animator: FaceAnimator, monkeypatch: pytest.MonkeyPatch) -> list[Picture | None]:
+def references(animator: FaceAnimator, monkeypatch: pytest.MonkeyPatch) -> list[RgbImage | None]:
     """Every reference that the model is given."""
-    seen: list[Picture | None] = []
+    seen: list[RgbImage | None] = []
     plain = animator.engine.animate
 
     def recorded(source: Any, driving: Any, transfer: Any, reference: Any = None) -> Any:
@@ -67,10 +67,10 @@ def references(animator: FaceAnimator, monkeypatch: pytest.MonkeyPatch) -> list[
 
 
 def test_the_model_sees_the_face_wherever_it_is(animator: FaceAnimator) -> None:
-    film = animator.animate(_frame(8), [_frame(10 + n) for n in range(7)])
-    shots = list(film.shots)
-    assert (film.count, len(shots)) == (7, 7)
-    for shot in shots:
+    video = animator.animate(_frame(8), [_frame(10 + n) for n in range(7)])
+    rendered_frames = list(video.rendered_frames)
+    assert (video.count, len(rendered_frames)) == (7, 7)
+    for shot in rendered_frames:
         rows, columns = np.nonzero(shot.driving[..., 0] > 200)
         assert abs(rows.mean() - 15.5) < 2
         assert abs(columns.mean() - 15.5) < 4  # the square is steady, the face moves in it
@@ -78,53 +78,53 @@ def test_the_model_sees_the_face_wherever_it_is(animator: FaceAnimator) -> None:
 
 def test_without_crop_the_middle_square_is_shown(animator: FaceAnimator) -> None:
     frames = [_frame(10 + n) for n in range(3)]
-    shots = list(animator.animate(_frame(8), frames, crop=False).shots)
-    assert (shots[1].driving == cut(frames[1], np.array([45.0, 30.0, 60.0]), SIZE)).all()
+    rendered_frames = list(animator.animate(_frame(8), frames, crop=False).rendered_frames)
+    assert (rendered_frames[1].driving == crop_face(frames[1], np.array([45.0, 30.0, 60.0]), SIZE)).all()
 
 
 def test_motion_is_measured_from_the_frame_that_was_asked_for(
-    animator: FaceAnimator, references: list[Picture | None]
+    animator: FaceAnimator, references: list[RgbImage | None]
 ) -> None:
     frames = [_frame(10 + n) for n in range(4)]
-    shots = list(animator.animate(_frame(8), frames, relative=True, best_frame=2).shots)
+    rendered_frames = list(animator.animate(_frame(8), frames, relative=True, best_frame=2).rendered_frames)
     assert references[0] is not None
-    assert (references[0] == shots[2].driving).all()
+    assert (references[0] == rendered_frames[2].driving).all()
     list(animator.animate(_frame(8), frames, relative=True))
     assert references[1] is None
     with pytest.raises(UserError, match="no frame 9"):
         animator.animate(_frame(8), frames, relative=True, best_frame=9)
 
 
-def test_the_most_alike_frame_is_found(animator: FaceAnimator, references: list[Picture | None]) -> None:
+def test_the_most_alike_frame_is_found(animator: FaceAnimator, references: list[RgbImage | None]) -> None:
     frames = [np.random.default_rng(n).integers(0, 255, (40, 40, 3)).astype(np.uint8) for n in range(5)]
     list(animator.animate(frames[3], frames, relative=True, best_frame="find", crop=False))
     assert references[0] is not None
-    assert (references[0] == cut(frames[3], np.array([20.0, 20.0, 40.0]), SIZE)).all()
+    assert (references[0] == crop_face(frames[3], np.array([20.0, 20.0, 40.0]), SIZE)).all()
 
 
 def test_frames_come_one_by_one(animator: FaceAnimator) -> None:
-    """A long film never sits in memory: no more frames are read than a batch beyond what was asked for."""
+    """A long video never sits in memory: no more frames are read than a batch beyond what was asked for."""
     read = 0
 
-    def frames() -> Iterator[Picture]:
+    def frames() -> Iterator[RgbImage]:
         nonlocal read
         for n in range(1000):
             read += 1
             yield _frame(10 + n % 5)
 
-    film = iter(animator.animate(_frame(8), frames()))
+    video = iter(animator.animate(_frame(8), frames()))
     for _ in range(4):
-        assert next(film).shape == (SIZE, SIZE, 3)
+        assert next(video).shape == (SIZE, SIZE, 3)
     assert read <= 4 + 3
 
 
 def test_frames_without_a_face_pass_a_swap_untouched(animator: FaceAnimator) -> None:
     frames = [_frame(10 + n, face=n not in (1, 5)) for n in range(7)]
-    shots = list(animator.swap(_frame(8), frames).shots)
-    assert [shot.changed for shot in shots] == [n not in (1, 5) for n in range(7)]
-    assert (shots[5].picture == frames[5]).all()
-    assert (shots[2].picture != frames[2]).any()
-    assert (shots[2].picture[:, 60:] == frames[2][:, 60:]).all()
+    rendered_frames = list(animator.swap(_frame(8), frames).rendered_frames)
+    assert [shot.changed for shot in rendered_frames] == [n not in (1, 5) for n in range(7)]
+    assert (rendered_frames[5].picture == frames[5]).all()
+    assert (rendered_frames[2].picture != frames[2]).any()
+    assert (rendered_frames[2].picture[:, 60:] == frames[2][:, 60:]).all()
 
 
 def test_a_film_is_rebuilt_from_its_first_frame(animator: FaceAnimator) -> None:
@@ -145,4 +145,4 @@ def test_a_mesh_and_its_landmarks_lie_on_the_photo(animator: FaceAnimator, tmp_p
     Image.fromarray(_frame(50)).save(tmp_path / "a.png")
     head = animator.mesh(tmp_path / "a.png")
     assert head.mesh.vertices.shape == (98, 3)
-    assert np.abs(head.landmarks.mean(0) - head.square[:2]).max() < head.square[2]
+    assert np.abs(head.landmarks.mean(0) - head.crop_box[:2]).max() < head.crop_box[2]

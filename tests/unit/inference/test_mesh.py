@@ -10,19 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.data.store import ClipStore
-from safa.inference.animator import Animator
-from safa.inference.mesh import (
-    Mesh,
-    MeshTable,
-    export_mesh,
-    heads_of,
-    mesh_of,
-    reconstruct_heads,
-    write_obj,
-    write_ply,
-)
+from safa.data.clip_store import ClipStore
+from safa.inference.mesh import Mesh, MeshTable, export_mesh, mesh_of, reconstruct_heads, write_obj, write_ply
+from safa.inference.model_runner import ModelRunner
 from safa.models.safa import Safa
+from safa.models.tdmm import heads_of
 
 DAN = "dan#v#000000#000006"
 
@@ -70,7 +62,7 @@ def test_only_the_formats_asked_for(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_table_has_every_frame_in_order(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
     frames = ClipStore(tiny_clips).frames(DAN, range(6))
-    animator = Animator(model, batch_size=4)
+    animator = ModelRunner(model, batch_size=4)
     with MeshTable(tmp_path / "mesh.parquet") as table:
         for batch in reconstruct_heads(animator, frames):
             table.add(batch)
@@ -92,7 +84,7 @@ def test_the_table_has_every_frame_in_order(model: Safa, tiny_clips: Path, tmp_p
 
 @torch.no_grad()
 def test_a_mesh_keeps_texture_positions_where_they_were(model: Safa, tiny_clips: Path) -> None:
-    image = Animator(model).to_batch(ClipStore(tiny_clips).frames(DAN, [0]))
+    image = ModelRunner(model).to_batch(ClipStore(tiny_clips).frames(DAN, [0]))
     mesh = mesh_of(model.tdmm, heads_of(model.tdmm, image), 0)
     assert mesh.faces.shape == mesh.uv_faces.shape
     assert mesh.uv_faces.max() == len(mesh.uv) - 1

@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from pipelines.quarantine import Quarantine
-from safa.data.schema import QUARANTINE_SCHEMA, Code
+from safa.data.schema import QUARANTINE_SCHEMA
+from safa.errors import Failure, FailureCode
 
 
 def _rows(folder: Path) -> list[tuple[str, str, int]]:
@@ -18,8 +19,8 @@ def _rows(folder: Path) -> list[tuple[str, str, int]]:
 
 def test_rows_of_a_run_end_in_one_file(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path)
-    quarantine.add("s", [("a", Code.DECODE, "x")])
-    quarantine.add("s", [("b", Code.TIMEOUT, "y"), ("c", Code.NO_FACE, "z")])
+    quarantine.add([Failure("a", FailureCode.DECODE, "x", "s")])
+    quarantine.add([Failure("b", FailureCode.TIMEOUT, "y", "s"), Failure("c", FailureCode.NO_FACE, "z", "s")])
     assert len(list(tmp_path.glob("part-*"))) == 2
     quarantine.settle(frozenset())
     (path,) = tmp_path.glob("part-*")
@@ -28,15 +29,17 @@ def test_rows_of_a_run_end_in_one_file(tmp_path: Path) -> None:
 
 
 def test_only_what_may_pass_is_tried_again(tmp_path: Path) -> None:
-    codes = [Code.DECODE, Code.UNAVAILABLE, Code.TIMEOUT, Code.RATE_LIMITED]
-    Quarantine(tmp_path).add("s", [(str(code), code, "") for code in codes])
+    codes = [FailureCode.DECODE, FailureCode.UNAVAILABLE, FailureCode.TIMEOUT, FailureCode.RATE_LIMITED]
+    Quarantine(tmp_path).add([Failure(str(code), code, "", "s") for code in codes])
     assert Quarantine(tmp_path).final() == {"decode", "unavailable"}
 
 
 def test_a_retry_counts_and_supersedes_and_a_kill_before_the_end_loses_nothing(tmp_path: Path) -> None:
-    Quarantine(tmp_path).add("s", [("a", Code.TIMEOUT, ""), ("b", Code.DECODE, "")])
+    Quarantine(tmp_path).add(
+        [Failure("a", FailureCode.TIMEOUT, "", "s"), Failure("b", FailureCode.DECODE, "", "s")]
+    )
     killed = Quarantine(tmp_path)
-    killed.add("s", [("a", Code.DECODE, "")])  # never settles
+    killed.add([Failure("a", FailureCode.DECODE, "", "s")])  # never settles
     again = Quarantine(tmp_path)
     assert again.final() == {"a", "b"}
     assert {row["id"]: row["attempts"] for row in again.rows(frozenset())} == {"a": 2, "b": 1}
@@ -46,7 +49,7 @@ def test_a_retry_counts_and_supersedes_and_a_kill_before_the_end_loses_nothing(t
 
 def test_what_was_made_after_all_leaves(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path)
-    quarantine.add("s", [("a", Code.TIMEOUT, "")])
+    quarantine.add([Failure("a", FailureCode.TIMEOUT, "", "s")])
     quarantine.settle({"a"})
     assert list(tmp_path.glob("part-*")) == []
     quarantine.settle({"a"})
@@ -54,7 +57,7 @@ def test_what_was_made_after_all_leaves(tmp_path: Path) -> None:
 
 def test_a_settled_folder_is_left_alone(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path)
-    quarantine.add("s", [("a", Code.DECODE, "")])
+    quarantine.add([Failure("a", FailureCode.DECODE, "", "s")])
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     Quarantine(tmp_path).settle(frozenset())
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

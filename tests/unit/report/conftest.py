@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from safa.inference.evaluation import FILM, STRIP, ClipResult
-from safa.inference.jobs import EvaluationJob
-from safa.inference.scores import SCORES
-from safa.report.content import Failure, ReportContent, TrainingRun
+from safa.errors import Failure, FailureCode
+from safa.evaluation.clip_evaluator import STRIP, VIDEO, ClipResult
+from safa.evaluation.frame_scores import SCORES
+from safa.evaluation.jobs import EvaluationJob
+from safa.report.content import ReportContent, TrainingRun
 
 EVIL = '<script>alert("x")</script>'
 
@@ -45,7 +46,9 @@ def _content(*gains: float) -> ReportContent:
     return ReportContent(
         title=f"Test {EVIL}",
         results=(*results, _animated("p00", "q00")),
-        failures=(Failure("reconstruction", "bad#v#000000#000009", "decode", f"frame 3: {EVIL}"),),
+        failures=(
+            Failure("bad#v#000000#000009", FailureCode.DECODE, f"frame 3: {EVIL}", "evaluate/reconstruction"),
+        ),
         settings=("Perceptual loss: pixel_pyramid stand-in, no VGG19 weights.",),
         runs=(TrainingRun("pretrain", ("3DMM alone: 50 steps, batch 8.",), _records()),),
         seconds={"train": 75.0, "evaluate": 12.34},
@@ -62,14 +65,14 @@ def content() -> Callable[..., ReportContent]:
 
 @pytest.fixture
 def lay_out(tmp_path: Path) -> Callable[[ReportContent], Path]:
-    """``lay_out(content)``: a folder with a film and a strip of every clip."""
+    """``lay_out(content)``: a folder with a video and a strip of every clip."""
 
     def lay(content: ReportContent) -> Path:
         for result in content.results:
             folder = tmp_path / "clips" / result.job.mode / result.job.folder_name
             folder.mkdir(parents=True)
             Image.new("RGB", (2000, 300), (90, 120, 90)).save(folder / STRIP)
-            (folder / FILM).write_bytes(b"")
+            (folder / VIDEO).write_bytes(b"")
         return tmp_path
 
     return lay

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from safa.errors import UserError
-from safa.inference.evaluation import ClipResult
-from safa.inference.jobs import EvaluationJob
-from safa.inference.scores import SCORES
+from safa.evaluation.clip_evaluator import ClipResult
+from safa.evaluation.frame_scores import SCORES
+from safa.evaluation.jobs import EvaluationJob
 from safa.report.compare import Run, compare, read_run, warnings_of, write_comparison
-from safa.report.tables import write_clips
+from safa.report.content import write_clips
 
 MakeRun = Callable[..., Path]
 
@@ -121,8 +121,8 @@ def test_the_page_links_to_what_lies_beside_it_and_escapes(make_run: MakeRun, tm
     page = Page((tmp_path / "side by side" / "index.html").read_text())
     assert page.tags.count("script") == 1
     assert evil in page.text
-    films = [address for address in page.addresses if address.endswith(".mp4")]
-    assert films[0].startswith("../a/clips/reconstruction/")
+    videos = [address for address in page.addresses if address.endswith(".mp4")]
+    assert videos[0].startswith("../a/clips/reconstruction/")
     assert not any(address.startswith("http") for address in page.addresses)
     numbers = json.loads((tmp_path / "side by side" / "compare.json").read_text())
     assert numbers["metrics"]["reconstruction"]["psnr"]["runs"][1]["difference"] == pytest.approx(2 / 3)

@@ -13,8 +13,8 @@ import pytest
 from safa.metrics import L1, LANDMARK_NME, METRICS, PSNR
 from safa.report import clip_views
 from safa.report.content import ReportContent
-from safa.report.numbers import shown
 from safa.report.page import FEATURED, MOST_ROWS, render_page, write_page
+from safa.report.rendering import shown
 
 Make = Callable[..., ReportContent]
 LayOut = Callable[[ReportContent], Path]

@@ -14,8 +14,8 @@ import torch.multiprocessing as mp
 from safa.config.training import TrainConfig
 from safa.training.context import GroupContext
 from safa.training.loop import fit
-from safa.training.records import read_records
-from safa.training.storage import read_tensors
+from safa.training.metrics_logger import read_metrics
+from safa.weights import read_tensors
 
 MakeConfig = Callable[..., TrainConfig]
 
@@ -38,7 +38,7 @@ def test_two_workers_stopped_and_resumed(make_config: MakeConfig, tmp_path: Path
     mp.spawn(_worker, args=(tmp_path, (straight, half, rest)), nprocs=2)  # type: ignore[no-untyped-call]
     losses, weights = [], []
     for config in (straight, rest):
-        rows = read_records(config.folder / "metrics.jsonl")
+        rows = read_metrics(config.folder / "metrics.jsonl")
         losses.append([row["losses"] for row in rows if row["kind"] == "train"])
         weights.append(read_tensors(config.folder / "model" / "weights.safetensors"))
     assert len(losses[0]) == 4

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from safa.checkpoint.native import latest_state, read_state
 from safa.config.training import TrainConfig
 from safa.training import loop
-from safa.training.checkpoint import latest_state, read_state
 from safa.training.context import LocalContext
 from safa.training.loop import fit
-from safa.training.storage import read_tensors
+from safa.weights import read_tensors
 
 ROOT = Path(__file__).parents[3]
 MakeConfig = Callable[..., TrainConfig]

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from safa.checkpoint.native import latest_state, load_model, read_state
 from safa.config.training import TrainConfig
 from safa.errors import UserError
-from safa.training.checkpoint import latest_state, load_model, read_state
 from safa.training.context import LocalContext
 from safa.training.loop import InterruptedRun, fit
-from safa.training.records import read_records
-from safa.training.storage import read_tensors
+from safa.training.metrics_logger import read_metrics
+from safa.weights import read_tensors
 
 MakeConfig = Callable[..., TrainConfig]
 STAGES = ["head", "full"]
@@ -34,7 +34,7 @@ class StopAfter(LocalContext):
 
 
 def _losses(config: TrainConfig) -> list[dict[str, float]]:
-    rows = read_records(config.folder / "metrics.jsonl")
+    rows = read_metrics(config.folder / "metrics.jsonl")
     return [row["losses"] for row in rows if row["kind"] == "train"]
 
 
@@ -53,7 +53,7 @@ def test_a_run_leaves_states_records_curves_and_a_model(make_config: MakeConfig,
     states = {path.name for path in (config.folder / "checkpoints").glob("step-*")}
     assert states >= {"step-00000004", "step-00000005"}, "every second step and the last; two kept"
     assert states <= {"step-00000002", "step-00000004", "step-00000005"}, "besides those the best one"
-    rows = read_records(config.folder / "metrics.jsonl")
+    rows = read_metrics(config.folder / "metrics.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2, 3, 4, 5]
     assert [row["step"] for row in rows if row["kind"] == "validate"] == [2, 4, 5]
     wanted = {"landmark_nme"} if kind == "head" else {"landmark_nme", "psnr", "ssim", "l1"}
@@ -189,7 +189,7 @@ def test_compiled_networks_take_the_same_steps(
 def test_learning_rate_falls_at_the_milestone(make_config: MakeConfig) -> None:
     config = make_config("head", {"schedule.milestones": [2, 3]}, length=4)
     fit(config, LocalContext())
-    rows = read_records(config.folder / "metrics.jsonl")
+    rows = read_metrics(config.folder / "metrics.jsonl")
     assert [row["lr_factor"] for row in rows if row["kind"] == "train"] == pytest.approx([1, 1, 0.1, 0.01])
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from safa.config.training import ScheduleConfig, StepConfig
 from safa.training.optim import (
-    Average,
+    EMA,
     clip_gradients,
     make_adam,
     scale_learning_rates,
@@ -86,7 +86,7 @@ def test_clipping_bounds_the_norm_and_only_then() -> None:
 
 def test_average_is_the_recursion_written_out() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = Average(model, decay=0.9)
+    average = EMA(model, decay=0.9)
     wanted = model[0].weight.detach().clone()
     for step in range(1, 40):
         with torch.no_grad():

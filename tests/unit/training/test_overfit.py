@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from safa.config.training import TrainConfig
-from safa.data.batches import FrameBatch
+from safa.data.sampler import FrameBatch
 from safa.head.assets import HeadAssets
 from safa.head.model import HeadCode, landmarks_px
 from safa.models.tdmm import Tdmm

@@ -20,7 +20,7 @@ from safa.config.training import TrainConfig
 from safa.head.raster import Fragments, rasterize
 from safa.tensor_tree import map_tensors
 from safa.training.context import LocalContext
-from safa.training.feed import Feed
+from safa.training.dataloader import TrainingData
 from safa.training.stages import make_stage
 
 RECORDED = Path(__file__).with_name("recorded_losses.json")
@@ -35,7 +35,7 @@ def _rasterize_in_float32(vertices: torch.Tensor, faces: torch.Tensor, size: int
 def _losses(config: TrainConfig) -> list[dict[str, float]]:
     torch.manual_seed(config.seed)
     context = LocalContext()
-    feed, stage = Feed(config, context), make_stage(config, context)
+    feed, stage = TrainingData(config, context), make_stage(config, context)
     for network in stage.networks.values():
         network.double()  # in place: the optimisers keep their parameters
     stage.networks["tdmm"]._rasterizer = _rasterize_in_float32  # type: ignore[assignment]

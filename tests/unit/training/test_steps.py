@@ -23,7 +23,7 @@ from safa.config.model import (
     KeypointConfig,
     ModelConfig,
 )
-from safa.data.batches import FrameBatch, PairBatch
+from safa.data.sampler import FrameBatch, PairBatch
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
@@ -205,8 +205,8 @@ def test_half_precision_leaves_losses_and_geometry_alone(networks: Networks, bat
     exact = run(networks, batch)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = run(networks, batch)
-        judged = discriminator_step(networks, mixed.outputs, Criteria(LossConfig(), CONFIG))
-    for name, term in (mixed.losses.terms | judged.terms).items():
+        scored = discriminator_step(networks, mixed.outputs, Criteria(LossConfig(), CONFIG))
+    for name, term in (mixed.losses.terms | scored.terms).items():
         assert term.dtype == torch.float32, name
     torch.testing.assert_close(mixed.losses.total, exact.losses.total, rtol=1e-2, atol=0)
     kp_mixed, kp_exact = mixed.outputs.kp_driving.value, exact.outputs.kp_driving.value

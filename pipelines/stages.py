@@ -1,0 +1,198 @@
+"""Functions and actors that Ray Data runs on workers. They hold no mathematics: ``safa`` does the work.
+
+A row stands for one input. What became of it is written into the row (``ok_row``, ``failure_row``), so that
+one bad clip never stops a run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+
+from safa.checkpoint.native import load_model
+from safa.config.inference import EvaluateConfig
+from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
+from safa.data.clip_maker import LandmarkDetector, make_clip
+from safa.data.clip_store import ClipStore
+from safa.data.detectors import FaceDetector
+from safa.data.download import downloaded, make_downloader
+from safa.data.download.base import Downloader
+from safa.data.face_tracks import find_face_tracks, write_tracks
+from safa.data.landmarks import sidecar_names
+from safa.data.sources import ClipJob
+from safa.errors import ClipError, Failure, FailureCode
+from safa.evaluation.clip_evaluator import ClipEvaluator
+from safa.evaluation.jobs import EvaluationJob
+from safa.evaluation.scorers import load_scorers
+from safa.files import local_copy, name_of
+from safa.inference.model_runner import ModelRunner
+from safa.inference.swap_mask import load_mask
+from safa.report.page import CLIPS
+
+MAX_WORKER_DEATHS = 2  # at one clip; after that the clip is given up
+STREAM_CACHE = 16 * 2**20  # bytes of encoded frames; clips are read once, from start to end
+
+# ``{id, code, detail, n_frames, seconds}``; an empty code means that the input became output.
+Row = dict[str, Any]
+
+
+def ok_row(name: str, n_frames: int, seconds: float = 0.0) -> Row:
+    """The row of an input that became output."""
+    return {"id": name, "code": "", "detail": "", "n_frames": n_frames, "seconds": seconds}
+
+
+def failure_row(failure: Failure) -> Row:
+    """The row of an input that did not."""
+    row = {"id": failure.name, "code": str(failure.code), "detail": failure.detail}
+    return {**row, "n_frames": 0, "seconds": 0.0}
+
+
+def failure_in(row: Row, stage: str) -> Failure | None:
+    """The failure that a row holds; None if its input became output."""
+    return Failure(row["id"], FailureCode(row["code"]), row["detail"], stage) if row["code"] else None
+
+
+def _attempt(name: str, work: Callable[[], int]) -> Row:
+    """Do the work of one input, which returns its number of frames; whatever it raises becomes the row."""
+    began = time.monotonic()
+    try:
+        n_frames = work()
+    except Exception as error:
+        return failure_row(Failure.of(name, error))
+    return ok_row(name, n_frames, time.monotonic() - began)
+
+
+# ---- preprocess --------------------------------------------------------------------------------------------
+
+
+class ClipMaker:
+    """Makes the clips of one video and writes their files.
+
+    Networks are loaded and the downloader is made when the first row comes, on the worker.
+    """
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        self._config = config
+        self._downloader: Downloader | None = None
+        self._detector: LandmarkDetector | None = None
+        self._blocked: ClipError | None = None
+
+    def __call__(self, row: Row) -> list[Row]:
+        """Row ``{jobs}``, clips of one video as text, to one row each."""
+        jobs = [ClipJob.from_json(text) for text in row["jobs"]]
+        rows: list[Row] = []
+        try:
+            if self._blocked is not None:  # don't knock again where we were sent away
+                raise self._blocked
+            with self._video(jobs[0]) as video:
+                for job in jobs:
+                    rows.append(self._make(replace(job, video=str(video))))
+        except Exception as error:  # of the whole video
+            if isinstance(error, ClipError) and error.code == FailureCode.BLOCKED:
+                self._blocked = error
+            rows += [failure_row(Failure.of(job.clip_id, error)) for job in jobs[len(rows) :]]
+        return rows
+
+    def _make(self, job: ClipJob) -> Row:
+        return _attempt(job.clip_id, lambda: make_clip(job, self._config, self._landmark_detector()))
+
+    def _video(self, job: ClipJob) -> AbstractContextManager[Path]:
+        source = self._config.source
+        if not isinstance(source, MetadataSource) or source.download is None:
+            return local_copy(job.video, _sidecars(name_of(job.video)))
+        self._downloader = self._downloader or make_downloader(source.download)
+        return downloaded(job.video_id, source, self._downloader)
+
+    def _landmark_detector(self) -> LandmarkDetector | None:
+        if self._detector is None and isinstance(self._config.landmarks, FaceAlignmentLandmarks):
+            from safa.data.detectors.face_alignment import LibraryLandmarks  # heavy, and not everybody has it
+
+            self._detector = LibraryLandmarks(self._config.landmarks)
+        return self._detector
+
+
+class FaceTrackFinder:
+    """Finds the face tracks of one raw video and writes their file."""
+
+    def __init__(self, source: VideosSource, fps: float, folder: Path) -> None:
+        self._source, self._fps, self._folder = source, fps, folder
+        self._detector: FaceDetector | None = None
+
+    def __call__(self, row: Row) -> Row:
+        """Row ``{video}``, a path or URI, to its row; ``n_frames`` counts the clips found."""
+        return _attempt(name_of(row["video"]), lambda: self._find(row["video"]))
+
+    def _find(self, location: str) -> int:
+        if self._detector is None:
+            from safa.data.detectors.face_alignment import LibraryDetector
+
+            self._detector = LibraryDetector(self._source.detector)
+        with local_copy(location) as video:
+            face_tracks = find_face_tracks(video, self._source, self._fps, self._detector)
+        write_tracks(self._folder, face_tracks)
+        return len(face_tracks.clips)
+
+
+def _sidecars(video: str) -> list[str]:
+    """What may lie beside a video of this name, or beside a folder of images, which has no suffix."""
+    return [*sidecar_names(PurePath(video).stem), *sidecar_names(video)]
+
+
+# ---- evaluate ----------------------------------------------------------------------------------------------
+
+
+class Evaluator:
+    """An actor that holds the model and evaluates clips."""
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        torch.set_num_threads(config.scale.threads_per_actor)  # Ray presets 1
+        device = "cuda" if config.scale.gpus_per_actor > 0 else "cpu"
+        model, _ = load_model(config.model, device)
+        self._evaluator = ClipEvaluator(
+            ModelRunner(model, device, config.scale.batch_size),
+            ClipStore(config.clips, cache_bytes=STREAM_CACHE),
+            config,
+            load_scorers(config.scorers, model.tdmm, device),
+            load_mask(config.swap, model.tdmm, device) if "swap" in config.modes else None,
+        )
+        self._out = config.out
+
+    def __call__(self, row: Row) -> Row:
+        """Row ``{job}`` to the same with what became of it."""
+        job = EvaluationJob.from_json(row["job"])
+        folder = clip_folder(self._out, job)
+        return row | _attempt(job.title, lambda: self._evaluate(job, folder))
+
+    def _evaluate(self, job: EvaluationJob, folder: Path) -> int:
+        with _counting_worker_deaths(folder):
+            return self._evaluator.run(job, folder).n_frames
+
+
+def clip_folder(out: Path, job: EvaluationJob) -> Path:
+    """Where the files of one job appear."""
+    return out / CLIPS / job.mode / job.folder_name
+
+
+@contextmanager
+def _counting_worker_deaths(folder: Path) -> Iterator[None]:
+    """Leave a mark while a clip is at work; if workers have died at it again and again, give it up.
+
+    Ray starts a dead worker anew and hands it the same clip, without end.
+    """
+    mark = folder.with_name(f".{folder.name}.attempts")
+    deaths = mark.stat().st_size if mark.exists() else 0
+    if deaths >= MAX_WORKER_DEATHS:
+        raise ClipError(FailureCode.UNEXPECTED, f"{deaths} workers died at this clip")
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    with mark.open("ab") as file:
+        file.write(b".")
+    try:
+        yield
+    finally:  # whatever happened, this worker has lived through it
+        mark.unlink()

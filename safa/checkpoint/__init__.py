@@ -1,0 +1,1 @@
+"""Checkpoints on disk: the native format (``native``) and the layout that the authors released (``released``)."""

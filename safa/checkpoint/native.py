@@ -1,0 +1,314 @@
+"""Checkpoints: what a run needs to go on, and what inference needs.
+
+A training state is a folder, ``checkpoints/step-00001000/``:
+
+- ``networks.safetensors``: every network, names ``<network>/<parameter or buffer>``;
+- ``average.safetensors``: the averaged model, where the run keeps one;
+- ``optimisers.safetensors``: Adam's moments, names ``<network>/<parameter>/<moment>``;
+- ``state.json``: step, samples consumed, sizes of the networks, settings of the optimisers, versions.
+
+Beside them, ``best.json`` names the states with the best held-out scores among those that are kept.
+
+That is the whole state: random numbers are drawn from (seed, step, rank), the data order from the sample
+number, and learning rates from the schedule.
+
+A model for inference is ``model/``: ``weights.safetensors`` and ``model.json`` (sizes of the networks). The
+3D head's arrays are buffers of the 3DMM, so nothing else is needed to run it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from safa.config import ModelConfig, parse_settings
+from safa.errors import UserError
+from safa.files import atomic_dir, remove_leftovers, write_json
+from safa.head.assets import HeadAssets
+from safa.models.safa import Safa
+from safa.training.optim import trained_parameters
+from safa.weights import load_weights, read_tensors, under, write_tensors
+
+FORMAT = 1  # of the JSON files here
+STATE_FILE = "state.json"
+BEST_FILE = "best.json"
+MODEL_FILE = "model.json"
+_NETWORKS, _AVERAGE, _OPTIMISERS, _WEIGHTS = (
+    f"{name}.safetensors" for name in ("networks", "average", "optimisers", "weights")
+)
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: optimiser steps, samples of all workers, whole epochs, seconds of training."""
+
+    step: int = 0
+    samples: int = 0
+    epoch: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What was trained: the stage (``head``: the 3DMM alone, ``full``), sizes, how long, by which run."""
+
+    stage: str
+    config: ModelConfig
+    step: int
+    run: str
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything that training changes, by name of the network. ``average`` is None without an average."""
+
+    networks: Mapping[str, nn.Module]
+    optimisers: Mapping[str, Adam]
+    average: nn.Module | None
+
+
+@dataclass(frozen=True)
+class StoredState:
+    """A training state as it lies on disk: plain tensors, no modules.
+
+    Attributes:
+        networks: for each network, its state dict.
+        average: state dict of the averaged inference model.
+        moments: for each network, ``<parameter>/<moment>`` (``step``, ``exp_avg``, ``exp_avg_sq``).
+        optimisers: for each network, the settings of its optimiser's one parameter group, plain data.
+        progress, info: see there.
+    """
+
+    networks: Mapping[str, Mapping[str, Tensor]]
+    average: Mapping[str, Tensor] | None
+    moments: Mapping[str, Mapping[str, Tensor]]
+    optimisers: Mapping[str, Mapping[str, Any]]
+    progress: Progress
+    info: ModelInfo
+
+
+# ---- training states ---------------------------------------------------------------------------------------
+
+
+def save_state(root: Path, state: TrainState, progress: Progress, info: ModelInfo) -> Path:
+    """Write the state as a new folder under ``root``, which appears in one step, complete."""
+    folder = root / f"{_PREFIX}{progress.step:08d}"
+    moments = {name: _moments(adam, state.networks[name]) for name, adam in state.optimisers.items()}
+    settings = {name: _plain_settings(adam) for name, adam in state.optimisers.items()}
+    networks = {name: network.state_dict() for name, network in state.networks.items()}
+    average = None if state.average is None else state.average.state_dict()
+    write_state(folder, StoredState(networks, average, moments, settings, progress, info))
+    return folder
+
+
+def load_state(folder: Path, state: TrainState) -> Progress:
+    """Put a saved state into networks and optimisers of the same sizes.
+
+    Raises:
+        UserError: a file is missing or damaged, or does not fit.
+    """
+    stored = read_state(folder)
+    for name, network in state.networks.items():
+        load_weights(network, stored.networks.get(name, {}), f"{folder}, network {name}")
+    if state.average is not None:
+        load_weights(state.average, stored.average or {}, f"{folder}, averaged model")
+    for name, adam in state.optimisers.items():
+        _set_moments(adam, state.networks[name], stored.moments.get(name, {}))
+    return stored.progress
+
+
+def write_state(folder: Path, stored: StoredState) -> None:
+    """Write ``folder``; it appears in one step, complete."""
+    with atomic_dir(folder) as temporary:
+        write_tensors(temporary / _NETWORKS, _joined(stored.networks))
+        if stored.average is not None:
+            write_tensors(temporary / _AVERAGE, stored.average)
+        write_tensors(temporary / _OPTIMISERS, _joined(stored.moments))
+        record = _described(stored.info) | vars(stored.progress) | {"optimisers": dict(stored.optimisers)}
+        _write_record(temporary / STATE_FILE, record)
+
+
+def read_state(folder: Path) -> StoredState:
+    """What ``write_state`` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    record = _read_record(folder / STATE_FILE)
+    average = folder / _AVERAGE
+    return StoredState(
+        networks=_separated(read_tensors(folder / _NETWORKS)),
+        average=read_tensors(average) if average.is_file() else None,
+        moments=_separated(read_tensors(folder / _OPTIMISERS)),
+        optimisers=record["optimisers"],
+        progress=Progress(record["step"], record["samples"], record["epoch"], record["seconds"]),
+        info=_info(record, folder / STATE_FILE),
+    )
+
+
+def latest_state(root: Path) -> Path | None:
+    """The newest complete state under ``root``; None if there is none yet."""
+    found = _states(root)
+    return found[-1] if found else None
+
+
+def keep_states(root: Path, newest: int, best: Mapping[int, float], score: str) -> None:
+    """Leave the ``newest`` last states and the best ones, and no half-written ones.
+
+    Args:
+        best: held-out scores by step, of the steps whose states stay; ``best.json`` lists them.
+        score: what they are.
+    """
+    for folder in _states(root)[:-newest]:
+        if _step(folder) not in best:
+            shutil.rmtree(folder)
+    remove_leftovers(root)
+    kept = {folder.name: best[_step(folder)] for folder in _states(root) if _step(folder) in best}
+    if kept:
+        _write_record(root / BEST_FILE, {"score": score, "states": kept})
+
+
+def _states(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit())
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(_PREFIX))
+
+
+def _moments(adam: Adam, network: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}/{moment}": value
+        for name, parameter in trained_parameters(network).items()
+        for moment, value in adam.state[parameter].items()
+    }
+
+
+def _set_moments(adam: Adam, network: nn.Module, moments: Mapping[str, Tensor]) -> None:
+    """The saved values bit for bit, each in the memory layout of its parameter."""
+    for name, parameter in trained_parameters(network).items():
+        counter_device = parameter.device if adam.defaults["fused"] else torch.device("cpu")
+        adam.state[parameter] = {
+            moment: value.to(counter_device) if moment == "step" else torch.empty_like(parameter).copy_(value)
+            for moment, value in under(moments, f"{name}/").items()
+        }
+
+
+def _plain_settings(adam: Adam) -> dict[str, Any]:
+    """Learning rate, betas and so on, as torch names them."""
+    (group,) = adam.param_groups
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{part}/{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+
+def _separated(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts = dict.fromkeys(name.partition("/")[0] for name in tensors)
+    return {part: under(tensors, f"{part}/") for part in parts}
+
+
+# ---- models for inference ----------------------------------------------------------------------------------
+
+
+def save_model(folder: Path, model: nn.Module, info: ModelInfo) -> None:
+    """Write a trained ``Safa``, or ``Tdmm`` after the head stage; a folder from before is replaced."""
+    prefix = "tdmm." if info.stage == "head" else ""
+    with atomic_dir(folder) as temporary:
+        write_tensors(temporary / _WEIGHTS, {prefix + k: v for k, v in model.state_dict().items()})
+        _write_record(temporary / MODEL_FILE, _described(info))
+
+
+def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, ModelInfo]:
+    """A trained model, ready for inference (eval mode).
+
+    Args:
+        path: a run folder, its ``model/``, or one of its checkpoints.
+
+    Raises:
+        UserError: nothing to load there, damaged, or only the head stage was trained.
+    """
+    weights, info = read_weights(path)
+    if info.stage != "full":
+        raise UserError("holds the 3DMM alone", str(path), "Train the full stage and give its folder.")
+    model = Safa(info.config, HeadAssets.from_state_dict(under(weights, "tdmm.")))
+    load_weights(model, weights, str(path))
+    return model.to(device).eval(), info
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
+    """Weights of the networks that inference uses, each name with its network's prefix (``tdmm.`` etc.).
+
+    Raises:
+        UserError: as ``load_model``.
+    """
+    for folder in (path, path / "model", latest_state(path / "checkpoints"), latest_state(path)):
+        if folder is None:
+            continue
+        if (folder / MODEL_FILE).is_file():
+            record = _read_record(folder / MODEL_FILE)
+            return read_tensors(folder / _WEIGHTS), _info(record, folder / MODEL_FILE)
+        if (folder / STATE_FILE).is_file():
+            stored = read_state(folder)
+            return _inference_part(stored), stored.info
+    raise UserError(
+        "no model or checkpoint here", str(path), "Give a run folder, its model/ or a checkpoint."
+    )
+
+
+def _inference_part(stored: StoredState) -> dict[str, Tensor]:
+    """The averaged model if there is one, else all networks but the discriminator."""
+    if stored.average is not None:
+        prefix = "tdmm." if stored.info.stage == "head" else ""
+        return {prefix + name: value for name, value in stored.average.items()}
+    return {
+        f"{network}.{name}": value
+        for network, tensors in stored.networks.items()
+        if network != "discriminator"
+        for name, value in tensors.items()
+    }
+
+
+def _described(info: ModelInfo) -> dict[str, Any]:
+    return {
+        "stage": info.stage,
+        "run": info.run,
+        "step": info.step,
+        "model": info.config.model_dump(mode="json"),
+        "versions": {name: metadata.version(name) for name in ("torch", "safetensors")},
+    }
+
+
+def _info(record: Mapping[str, Any], where: Path) -> ModelInfo:
+    config = parse_settings(record["model"], ModelConfig, str(where))
+    return ModelInfo(record["stage"], config, record["step"], record["run"])
+
+
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    write_json(path, {"format": FORMAT} | dict(record))
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What ``_write_record`` wrote.
+
+    Raises:
+        UserError: no such file, damaged, or of another format.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"is not in checkpoint format {FORMAT}", str(path), "Use another checkpoint.")
+    return record

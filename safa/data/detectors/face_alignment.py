@@ -1,0 +1,217 @@
+"""Detectors and landmarks of the face-alignment package (1.5): the only file that knows it.
+
+The package fetches weights by itself when it is asked for a detector; here it never does. Every weight comes
+from a folder of the user's, and ``check`` loads it once before a job starts, so that no worker finds out.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from safa.config.preprocess import DetectorConfig, FaceAlignmentLandmarks
+from safa.data.detectors import Face, chosen
+from safa.data.landmarks import Landmarks
+from safa.data.schema import NUM_LANDMARKS
+from safa.errors import UserError
+
+# Names under which the weights are published. The first file is the network, the second its anchors.
+DETECTOR_FILES: dict[str, tuple[str, ...]] = {
+    "sfd": ("s3fd-619a316812.pth",),
+    "blazeface": ("blazeface.pth", "anchors.npy"),
+    "blazeface_back": ("blazefaceback.pth", "anchorsback.npy"),
+    "retinaface": ("retinaface_mobilenet0.25.pth",),
+    "yunet": ("face_detection_yunet_2023mar.onnx",),
+    "scrfd": ("scrfd_2.5g_bnkps.onnx",),
+}
+LANDMARK_FILE = "2DFAN4-11f355bf06.pth.tar"
+NUM_HOURGLASSES = 4  # of that network
+
+# What each detector calls its least score.
+_THRESHOLD_NAMES = {
+    "sfd": "filter_threshold",
+    "blazeface": "min_score_thresh",
+    "blazeface_back": "min_score_thresh",
+    "retinaface": "confidence_threshold",
+    "yunet": "score_threshold",
+    "scrfd": "confidence_threshold",
+}
+_BLAZE = {"blazeface": 128, "blazeface_back": 256}  # px, side of the network's input
+
+
+def check(config: DetectorConfig | FaceAlignmentLandmarks) -> None:
+    """Load everything once, on the CPU.
+
+    Raises:
+        UserError: the package or a weight file is missing, or a file is not what its name says.
+    """
+    if isinstance(config, FaceAlignmentLandmarks):
+        check(config.detector)
+        _landmark_network(config.weights, "cpu")
+        return
+    LibraryDetector(config.model_copy(update={"device": "cpu"}))
+
+
+class LibraryDetector:
+    """A ``FaceDetector`` of the package.
+
+    Raises:
+        UserError: as ``check``.
+    """
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self._name, self._batch = config.name, config.batch
+        files = [_file(config.weights, name) for name in DETECTOR_FILES[config.name]]
+        arguments: dict[str, Any] = {"path_to_detector": str(files[0])}
+        if config.name in _BLAZE:
+            arguments |= {"path_to_anchor": str(files[1]), "back_model": config.name == "blazeface_back"}
+        arguments[_THRESHOLD_NAMES[config.name]] = config.threshold
+        module = _package("detection." + config.name.removesuffix("_back"))
+        try:
+            self._detector = module.FaceDetector(device=config.device, **arguments)
+        except ImportError as error:
+            raise UserError(str(error), f"detector {config.name}") from None
+        except Exception as error:  # torch, numpy and OpenCV each have errors of their own for a bad file
+            raise UserError(
+                f"not the weights of {config.name} ({type(error).__name__}: {_first_line(error)})",
+                str(files[0]),
+            ) from None
+
+    @property
+    def reference_scale(self) -> float:
+        """Which width plus height of a face fills the landmark network's input, times 200."""
+        return float(self._detector.reference_scale)
+
+    @torch.inference_mode()
+    def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[tuple[Face, ...]]:
+        """All faces of each frame; frames are (H, W, 3) uint8 RGB of one size."""
+        found: list[tuple[Face, ...]] = []
+        for first in range(0, len(frames), self._batch):
+            batch = np.stack(frames[first : first + self._batch])
+            factor = 1.0
+            if self._name in _BLAZE:
+                batch, factor = _fitted(batch, _BLAZE[self._name])
+            rows = self._detector.detect_from_batch(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()))
+            found += [tuple(_face(row, factor) for row in faces if len(row) == 5) for faces in rows]
+        return found
+
+
+class LibraryLandmarks:
+    """Detector and landmark network together: stored frames to ``Landmarks``.
+
+    Raises:
+        UserError: as ``check``.
+    """
+
+    def __init__(self, config: FaceAlignmentLandmarks) -> None:
+        self._config = config
+        self._detector = LibraryDetector(config.detector)
+        self._network = _landmark_network(config.weights, config.detector.device)
+        self._tools = _package("utils")
+
+    def __call__(self, frames: Sequence[NDArray[np.uint8]]) -> Landmarks:
+        """Of the chosen face of each frame; NaN where there is none."""
+        points = np.full((len(frames), NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
+        scores = np.full(len(frames), np.nan, dtype=np.float32)
+        height, width = frames[0].shape[:2]
+        middle = (width / 2, height / 2)  # the crop was cut around the face track
+        faces = [chosen(found, self._config.choose, middle) for found in self._detector.detect(frames)]
+        seen = [(number, face) for number, face in enumerate(faces) if face is not None and face.area > 0]
+        batch = self._config.detector.batch
+        for first in range(0, len(seen), batch):
+            part = seen[first : first + batch]
+            points[[number for number, _ in part]] = self.landmarks(
+                [frames[number] for number, _ in part], [face for _, face in part]
+            )
+        for number, face in seen:
+            scores[number] = face.score
+        return Landmarks(points, scores)
+
+    @torch.inference_mode()
+    def landmarks(self, frames: Sequence[NDArray[np.uint8]], faces: Sequence[Face]) -> NDArray[np.float32]:
+        """(N, 68, 2) px: one face in each of N frames, all in one batch.
+
+        The package's own loop runs the network once per frame; the arithmetic is the same.
+        """
+        places = [self._place(face) for face in faces]
+        cuts = [
+            self._tools.crop(frame, centre, scale)
+            for frame, (centre, scale) in zip(frames, places, strict=True)
+        ]
+        device = self._config.detector.device
+        batch = torch.from_numpy(np.stack(cuts)).permute(0, 3, 1, 2).to(device, torch.float32) / 255
+        heat = self._network(batch)[-1]
+        if self._config.flip:
+            heat = heat + self._tools.flip(self._network(self._tools.flip(batch))[-1], is_label=True)
+        maps = heat.float().cpu().numpy()
+        marked = [
+            self._tools.get_preds_fromhm(maps[number : number + 1], centre, scale)[1][0]
+            for number, (centre, scale) in enumerate(places)
+        ]
+        return np.stack(marked).astype(np.float32)
+
+    def _place(self, face: Face) -> tuple[NDArray[np.float64], float]:
+        """Middle and size of the network's input around a face, as the package has them."""
+        width, height = face.right - face.left, face.bottom - face.top
+        centre_y = face.bottom - height / 2 - height * self._tools.CENTER_Y_OFFSET
+        centre = np.array([face.right - width / 2, centre_y])
+        return centre, (width + height) / self._detector.reference_scale
+
+
+def _landmark_network(folder: Path, device: str) -> torch.nn.Module:
+    path = _file(folder, LANDMARK_FILE)
+    network: torch.nn.Module = _package("models").FAN(NUM_HOURGLASSES)
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise UserError(
+            f"not the weights of the landmark network ({type(error).__name__}: {_first_line(error)})",
+            str(path),
+        ) from None
+    return network.to(device).eval()
+
+
+def _package(part: str) -> Any:
+    if importlib.util.find_spec("face_alignment") is None:
+        raise UserError("face-alignment is not installed", "", "Install it: pip install 'safa[faces]'.")
+    return importlib.import_module(f"face_alignment.{part}")
+
+
+def _file(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(
+            f"the weights {name} are missing", str(folder), "docs/data.md tells where they come from."
+        )
+    return path
+
+
+def _fitted(batch: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float]:
+    """Frames as BlazeFace wants them, and the factor back.
+
+    By itself it would cut out the centre square and miss faces beside it, and its rounding is off by a pixel
+    for some sizes. Here frames are padded at the right or bottom, and scaled to exactly ``side``.
+    """
+    import cv2  # comes with face-alignment
+
+    height, width = batch.shape[1:3]
+    longer = max(height, width)
+    squares = np.pad(batch, ((0, 0), (0, longer - height), (0, longer - width), (0, 0)))
+    scaled = [cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA) for square in squares]
+    return np.stack(scaled).astype(np.uint8), longer / side
+
+
+def _face(row: Any, factor: float) -> Face:
+    left, top, right, bottom, score = (float(value) for value in row)
+    return Face(left, top, right, bottom, score).scaled(factor, factor)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]

@@ -1,0 +1,87 @@
+"""Videos by yt-dlp, used as a library: the only file that knows it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import random
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+
+from safa.config.preprocess import YtDlpDownload
+from safa.data.download.classify import classify_error
+from safa.errors import ClipError, FailureCode, UserError
+
+MEGABYTE = 2**20
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class YtDlpDownloader:
+    """A ``Downloader`` over yt-dlp.
+
+    Raises:
+        UserError: yt-dlp is not installed, or the cookies are missing.
+    """
+
+    def __init__(self, config: YtDlpDownload, sleep: Callable[[float], None] = time.sleep) -> None:
+        if importlib.util.find_spec("yt_dlp") is None:
+            raise UserError("yt-dlp is not installed", "", "Install it: pip install 'safa[download]'.")
+        if config.cookies is not None and not config.cookies.is_file():
+            raise UserError("no such file of cookies", str(config.cookies), "Check source.download.cookies.")
+        self._config, self._sleep = config, sleep
+
+    def get(self, video_id: str, part: Path) -> None:
+        """Download the video to ``part``."""
+        self._sleep(random.uniform(*self._config.sleep_s))
+        library: Any = importlib.import_module("yt_dlp")
+        page = self._config.page.replace("{video_id}", video_id)
+        try:
+            with library.YoutubeDL(_options(self._config, part)) as downloader:
+                downloader.download([page])
+        except library.utils.YoutubeDLError as error:
+            raise classified(str(error)) from None
+        except OSError as error:
+            raise ClipError(FailureCode.TIMEOUT, f"{type(error).__name__}: {error}") from None
+        if not part.is_file():
+            raise ClipError(
+                FailureCode.UNAVAILABLE, "yt-dlp wrote no file: it is live, or there is nothing to fetch"
+            )
+
+
+def classified(message: str) -> ClipError:
+    """yt-dlp's words as one of the four ends. What is not known may pass, so it is tried again."""
+    words = " ".join(_ANSI.sub("", message).removeprefix("ERROR: ").split())
+    return ClipError(classify_error(words) or FailureCode.TIMEOUT, words)
+
+
+def _options(config: YtDlpDownload, part: Path) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "format": config.format,
+        # A percent sign in a folder's name would start a field of yt-dlp's template.
+        "outtmpl": str(part).replace("%", "%%"),
+        "ffmpeg_location": imageio_ffmpeg.get_ffmpeg_exe(),
+        "socket_timeout": config.timeout_s,
+        "retries": 0,  # patience is ours, in one place
+        "fragment_retries": 3,
+        "extractor_retries": 0,
+        "noplaylist": True,
+        "nopart": True,
+        "overwrites": True,
+        "cachedir": False,
+        "quiet": True,
+        "noprogress": True,
+        "logger": logging.getLogger("yt_dlp"),
+    }
+    if config.cookies is not None:
+        options["cookiefile"] = str(config.cookies)
+    if config.proxy is not None:
+        options["proxy"] = config.proxy
+    if config.rate_limit_mb is not None:
+        options["ratelimit"] = config.rate_limit_mb * MEGABYTE
+    return options

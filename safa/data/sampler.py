@@ -1,0 +1,265 @@
+"""What a training step receives: one batch of single frames (stage 1) or of frame pairs (stage 2).
+
+Images are (B, 3, H, W) float32 RGB in [0, 1]. Landmarks are (B, 68, 2) iBUG points in pixels of the frame; a
+frame without a face has NaN there, and the landmark loss leaves it out.
+
+
+XXX Which frames a training step sees: identity -> clip -> frames, drawn by place in an endless sample order.
+
+Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch.
+So the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
+going on after an interruption needs one number: how many samples were consumed.
+
+An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (MODEL.md section 7, "Data").
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from safa.config.training import HeadStage, JitterConfig, SimilarityConfig
+from safa.data.augment import ColourShift, Similarity, jitter_colours, mirror
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What both batches can do. ``clip_ids`` names where each sample came from."""
+
+    clip_ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Self:
+        """The batch on ``device``; images (the 4-d tensors) in ``memory_format``."""
+
+        def move(tensor: Tensor) -> Tensor:
+            if tensor.ndim == 4:
+                return tensor.to(device, non_blocking=True, memory_format=memory_format)
+            return tensor.to(device, non_blocking=True)
+
+        return self._map(move)
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory (``DataLoader`` calls this), so that copies to a GPU overlap."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Any) -> Self:
+        fields: dict[str, Any] = vars(self)
+        return type(self)(**{k: function(v) if isinstance(v, Tensor) else v for k, v in fields.items()})
+
+
+@dataclass(frozen=True)
+class FrameBatch(_Batch):
+    """Single frames for the head stage: ``image`` (B, 3, H, W), ``landmarks`` (B, 68, 2)."""
+
+    image: Tensor
+    landmarks: Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch(_Batch):
+    """Two frames of one clip each: ``source`` is to be animated into ``driving`` (both (B, 3, H, W))."""
+
+    source: Tensor
+    driving: Tensor
+    source_landmarks: Tensor
+    driving_landmarks: Tensor
+
+
+MEBIBYTE = 2**20
+LANDMARKS_MB = 64  # kept of landmarks, whatever the budget for frames: about 600 clips of 200 frames
+
+B = TypeVar("B", FrameBatch, PairBatch)
+
+
+@dataclass(frozen=True)
+class ClipRef:
+    """A clip as the sampler knows it."""
+
+    clip_id: str
+    person: str
+    n_frames: int
+
+
+class FrameReader(Protocol):
+    """Random access to decoded frames; ``ClipStore`` and ``FrameCache`` are two."""
+
+    def frames(self, clip_id: str, indices: Sequence[int]) -> list[np.ndarray]:
+        """(H, W, 3) uint8 RGB each, in the order asked for."""
+        ...
+
+    def landmarks(self, clip_id: str) -> np.ndarray:
+        """(T, 68, 2) float32 pixels, NaN where there is no face."""
+        ...
+
+
+class FrameCache:
+    """Keeps landmarks and decoded frames of a reader in memory, each until its byte budget is full.
+
+    Nothing is evicted: frames are drawn at random, so any full cache serves the same share of requests, and
+    one that never evicts does the least work.
+    """
+
+    def __init__(self, reader: FrameReader, budget_mb: int) -> None:
+        self._reader = reader
+        self._frame_room, self._landmark_room = budget_mb * MEBIBYTE, LANDMARKS_MB * MEBIBYTE
+        self._frames: dict[tuple[str, int], np.ndarray] = {}
+        self._landmarks: dict[str, np.ndarray] = {}
+
+    def frames(self, clip_id: str, indices: Sequence[int]) -> list[np.ndarray]:
+        """See ``FrameReader``."""
+        missing = sorted({i for i in indices if (clip_id, i) not in self._frames})
+        read = dict(zip(missing, self._reader.frames(clip_id, missing), strict=True)) if missing else {}
+        for i, frame in read.items():
+            if frame.nbytes <= self._frame_room:
+                self._frame_room -= frame.nbytes
+                self._frames[clip_id, i] = frame
+        return [read[i] if i in read else self._frames[clip_id, i] for i in indices]
+
+    def landmarks(self, clip_id: str) -> np.ndarray:
+        """See ``FrameReader``."""
+        if clip_id in self._landmarks:
+            return self._landmarks[clip_id]
+        landmarks = self._reader.landmarks(clip_id)
+        if landmarks.nbytes <= self._landmark_room:
+            self._landmark_room -= landmarks.nbytes
+            self._landmarks[clip_id] = landmarks
+        return landmarks
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One place in the sample order: a clip, and the generator for every further choice of this sample."""
+
+    clip: ClipRef
+    rng: np.random.Generator
+
+
+class SampleOrder:
+    """The endless order of samples.
+
+    Args:
+        clips: every clip of the split; their order does not matter.
+        seed: of the run.
+        num_repeats: how often each identity comes up in an epoch.
+    """
+
+    def __init__(self, clips: Sequence[ClipRef], seed: int, num_repeats: int) -> None:
+        by_person: dict[str, list[ClipRef]] = {}
+        for clip in sorted(clips, key=lambda c: c.clip_id):
+            by_person.setdefault(clip.person, []).append(clip)
+        if not by_person:
+            raise ValueError("no clips to draw from")
+        self._people = [by_person[person] for person in sorted(by_person)]
+        self._seed, self._repeats = seed, num_repeats
+        self._shuffled: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Identities times repeats."""
+        return len(self._people) * self._repeats
+
+    def draw(self, n: int) -> Draw:
+        """Sample ``n`` of the run, n >= 0."""
+        epoch, place = divmod(n, self.samples_per_epoch)
+        clips = self._people[int(self._identities(epoch)[place]) % len(self._people)]
+        rng = np.random.default_rng((self._seed, 1, epoch, place))
+        return Draw(clips[int(rng.integers(len(clips)))], rng)
+
+    def _identities(self, epoch: int) -> np.ndarray:
+        if self._shuffled[0] != epoch:
+            order = np.random.default_rng((self._seed, 0, epoch)).permutation(self.samples_per_epoch)
+            self._shuffled = (epoch, order)
+        return self._shuffled[1]
+
+
+def choose_frames(landmarks: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
+    """``count`` rising frame numbers, drawn with replacement, of frames with a face where there are any."""
+    with_face = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
+    candidates = with_face if len(with_face) else np.arange(len(landmarks))
+    return sorted(int(i) for i in candidates[rng.integers(len(candidates), size=count)])
+
+
+class _Sampler(ABC, Generic[B]):
+    """What both stages share: draw, read the chosen frames only, jitter the colours of a sample alike."""
+
+    def __init__(self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig) -> None:
+        self._order, self._reader, self._jitter = order, reader, jitter
+
+    def batch(self, numbers: Sequence[int]) -> B:
+        """The samples with these numbers."""
+        frames, points, shifts, ids = [], [], [], []
+        for n in numbers:
+            draw = self._order.draw(n)
+            sample_frames, sample_points = self._sample(draw.clip.clip_id, draw.rng)
+            frames.append(np.stack(sample_frames))
+            points.append(np.stack(sample_points))
+            shifts.append(ColourShift.draw(draw.rng, self._jitter))
+            ids.append(draw.clip.clip_id)
+        pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3)
+        image_BN3HW = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255
+        return self._pack(tuple(ids), jitter_colours(image_BN3HW, shifts), torch.from_numpy(np.stack(points)))
+
+    @abstractmethod
+    def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """N frames (H, W, 3) uint8 and their landmarks (68, 2)."""
+
+    @abstractmethod
+    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> B:
+        """The batch for the step."""
+
+
+UNMOVED = SimilarityConfig()
+
+
+class FrameSampler(_Sampler[FrameBatch]):
+    """Single frames for the head stage; a share of them is mirrored, and each may be placed anew."""
+
+    def __init__(
+        self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig, stage: HeadStage
+    ) -> None:
+        super().__init__(order, reader, jitter)
+        self._mirrored, self._similarity = stage.mirror, stage.similarity
+
+    def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        landmarks_T682 = self._reader.landmarks(clip_id)
+        chosen = choose_frames(landmarks_T682, 1, rng)
+        (frame,) = self._reader.frames(clip_id, chosen)
+        points = landmarks_T682[chosen[0]]
+        if rng.random() < self._mirrored:
+            frame, points = mirror(frame, points)
+        if self._similarity != UNMOVED:
+            frame, points = Similarity.draw(rng, self._similarity, frame.shape[1]).apply(frame, points)
+        return [frame], [points]
+
+    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> FrameBatch:
+        return FrameBatch(ids, image_BN3HW[:, 0], landmarks_BN682[:, 0])
+
+
+class PairSampler(_Sampler[PairBatch]):
+    """Two frames of a clip for the full stage; a share of the pairs is in reversed order."""
+
+    def __init__(
+        self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig, time_flip: float
+    ) -> None:
+        super().__init__(order, reader, jitter)
+        self._reversed = time_flip
+
+    def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        landmarks_T682 = self._reader.landmarks(clip_id)
+        chosen = choose_frames(landmarks_T682, 2, rng)
+        if rng.random() < self._reversed:
+            chosen.reverse()
+        return self._reader.frames(clip_id, chosen), [landmarks_T682[i] for i in chosen]
+
+    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> PairBatch:
+        images, points = image_BN3HW.unbind(1), landmarks_BN682.unbind(1)
+        return PairBatch(ids, images[0], images[1], points[0], points[1])

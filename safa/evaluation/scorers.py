@@ -1,0 +1,152 @@
+"""The networks that judge, read from a user's files, and what is skipped without them.
+
+Landmark detector, identity embedding and Inception are TorchScript files (``torch.jit.load``): a network as
+data, without its Python code, so that any lab's network fits. Their contracts:
+
+- landmarks: pictures (B, 3, S, S) in [0, 1] to (B, 68, 2) px of them, NaN where there is no face;
+- identity: pictures (B, 3, S, S) in [0, 1] to embeddings (B, D);
+- inception: pictures (B, 3, S, S) uint8 and ``return_features=True`` to features (B, D).
+
+TorchScript is no sandbox either: use files from people you trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from safa.config.inference import ScorerConfig
+from safa.errors import UserError
+from safa.head.model import landmarks_px
+from safa.metrics import AED, AKD, CSIM, DETECTION_RATE, FID, LPIPS, MS_SSIM
+from safa.metrics.images import MS_SSIM_MIN_SIZE
+from safa.metrics.lpips import MIN_SIZE as LPIPS_MIN_SIZE
+from safa.metrics.lpips import Lpips, load_lpips
+from safa.models.tdmm import Tdmm
+
+Network = Callable[[Tensor], Tensor]  # pictures (B, 3, S, S) in [0, 1] to one row each
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """What there is of the networks; None where no file was named.
+
+    Attributes:
+        landmarks: to (B, 68, 2) px, NaN: no face.
+        identity: to (B, D).
+        lpips: compares pictures.
+        inception: to (B, D).
+    """
+
+    landmarks: Network | None = None
+    identity: Network | None = None
+    lpips: Lpips | None = None
+    inception: Network | None = None
+
+
+def load_scorers(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device = "cpu") -> Scorers:
+    """Read the files that are named.
+
+    Args:
+        tdmm: finds landmarks where ``landmarks: model`` is asked for.
+
+    Raises:
+        UserError: a file cannot be read, or is no such network.
+    """
+    size = tdmm.image_size
+    return Scorers(
+        landmarks=_landmarks(config, tdmm, device),
+        identity=_script(config.identity, device, size, "scorers.identity"),
+        lpips=load_lpips(config.lpips).to(device) if config.lpips and size >= LPIPS_MIN_SIZE else None,
+        inception=_inception(config.inception, device, size),
+    )
+
+
+def skipped_metrics(config: ScorerConfig, image_size: int) -> dict[str, str]:
+    """Keys of the metrics that an evaluation leaves out, each with its reason."""
+    reasons = {
+        AKD.key: _missing(config.landmarks, "landmarks"),
+        DETECTION_RATE.key: _missing(config.landmarks, "landmarks"),
+        AED.key: _missing(config.identity, "identity"),
+        CSIM.key: _missing(config.identity, "identity"),
+        LPIPS.key: _missing(config.lpips, "lpips"),
+        FID.key: _missing(config.inception, "inception"),
+    }
+    for metric, least in ((MS_SSIM, MS_SSIM_MIN_SIZE), (LPIPS, LPIPS_MIN_SIZE)):
+        if image_size < least:
+            reasons[metric.key] = f"skipped: pictures of {image_size} px, it needs {least}"
+    return {key: reason for key, reason in reasons.items() if reason}
+
+
+def _missing(file: object, name: str) -> str:
+    return "" if file is not None else f"skipped: weights missing (scorers.{name})"
+
+
+def _landmarks(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device) -> Network | None:
+    if config.landmarks == "model":
+        return lambda image: landmarks_px(tdmm.geometry(tdmm.estimate(image).code), image.shape[-1])
+    network = _script(config.landmarks, device, tdmm.image_size, "scorers.landmarks")
+    if network is None:
+        return None
+    black = torch.zeros(1, 3, tdmm.image_size, tdmm.image_size, device=device)
+    if network(black).shape != (1, 68, 2):
+        raise UserError("does not give (B, 68, 2) points", str(config.landmarks), "Use a 68-point detector.")
+    return network
+
+
+def _script(path: Path | None, device: str | torch.device, size: int, key: str) -> Network | None:
+    """A TorchScript file, tried once on a black picture."""
+    if path is None:
+        return None
+    script = _load(path, device, key)
+
+    def network(image: Tensor) -> Tensor:
+        result = script(image)
+        if not isinstance(result, Tensor) or len(result) != len(image):
+            raise UserError(
+                "does not give one row per picture", str(path), f"See {key} in docs/evaluation.md."
+            )
+        return result
+
+    _try(lambda: network(torch.zeros(1, 3, size, size, device=device)), path, key)
+    return network
+
+
+def _inception(path: Path | None, device: str | torch.device, size: int) -> Network | None:
+    if path is None:
+        return None
+    script = _load(path, device, "scorers.inception")
+
+    def network(image: Tensor) -> Tensor:
+        levels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+        features: Tensor = script(levels, return_features=True)
+        return features.flatten(1)
+
+    _try(lambda: network(torch.zeros(1, 3, size, size, device=device)), path, "scorers.inception")
+    return network
+
+
+def _load(path: Path, device: str | torch.device, key: str) -> Callable[..., Tensor]:
+    if not path.is_file():
+        raise UserError("no such file", str(path), f"Fix {key}, or remove it to skip its metrics.")
+    try:
+        script = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"no TorchScript file ({reason})", str(path), f"Fix {key}.") from None
+    frozen: Callable[..., Tensor] = script.eval()
+    return frozen
+
+
+def _try(call: Callable[[], Tensor], path: Path, key: str) -> None:
+    try:
+        call()
+    except (RuntimeError, torch.jit.Error) as error:  # of the interpreter, of a script's own assertions
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"fails on a picture ({lines[-1][:200]})", str(path), f"See {key} in docs/evaluation.md."
+        ) from None

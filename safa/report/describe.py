@@ -1,0 +1,109 @@
+"""Settings that decide what the numbers mean, in plain words."""
+
+from __future__ import annotations
+
+from safa.config.inference import WHOLE_FACE, EvaluateConfig, ScorerConfig, SwapConfig
+from safa.config.losses import PerceptualConfig
+from safa.config.model import HeadConfig, ModelConfig
+from safa.config.training import FullStage, HeadStage, TrainConfig
+
+
+def describe_model(config: ModelConfig) -> tuple[str, ...]:
+    """The model's size and where its parts come from."""
+    head = config.head
+    return (
+        f"Pictures: {config.image_size} x {config.image_size} px (published: 256 x 256).",
+        f"Generator: {config.generator.block_expansion} base channels (published: 64), "
+        f"{config.num_keypoints} keypoints.",
+        "3D head: the built-in one." if head.assets is None else f"3D head: {head.assets.name}.",
+        _encoder(head),
+    )
+
+
+def describe_training(config: TrainConfig) -> tuple[str, ...]:
+    """One stage: how long, on what, with which stand-ins."""
+    workers = max(1, config.scale.num_workers)
+    batch = config.data.batch_size * workers * config.step.accumulate
+    length = f"{config.schedule.length} {config.schedule.unit}, batch {batch}."
+    if isinstance(config.stage, HeadStage):
+        return (f"3DMM alone: {length}",)
+    return (f"Everything together: {length}", *_full_stage(config.stage))
+
+
+def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
+    """What was evaluated and how."""
+    held_out = config.splits == ("test",)
+    people = "people held out from training" if held_out else "training people included"
+    lines = [f"Clips: split {' and '.join(config.splits)} ({people})."]
+    if config.frames is not None:
+        lines.append(f"Only the first {config.frames} frames of a clip.")
+    if "reconstruction" in config.modes:
+        lines.append(
+            "Reconstruction: a clip's first frame is the source; its other frames drive and are scored."
+        )
+    if {"animation", "swap"} & set(config.modes):
+        drawn = f"drawn with seed {config.animation.seed}"
+        pairs = drawn if config.animation.csv is None else f"from {config.animation.csv.name}"
+        lines.append(f"Pairs of source and driving clip: {pairs}.")
+    if "animation" in config.modes:
+        transfer = config.animation.transfer
+        how = [f"{transfer.mode} motion"]
+        how += ["adapted to the size of the face"] if transfer.adapt_scale else []
+        how += ["measured from the best frame"] if transfer.best_frame else []
+        lines.append(f"Animation: one person driven by another, {', '.join(how)}.")
+    if "swap" in config.modes:
+        lines.append(f"Face swap: absolute motion, {_mask(config.swap)}.")
+    if "mesh" in config.modes:
+        lines.append("3D reconstruction: parameters, landmarks and vertices of every frame.")
+    return (*lines, *_scorers(config.scorers))
+
+
+def _mask(config: SwapConfig) -> str:
+    edge = "hard" if config.hard else "soft"
+    if config.weights is None:
+        return f"{edge} mask of the face of the 3D head fitted to the driving frame"
+    classes = ", ".join(name.replace("_", " ") for name in config.classes or WHOLE_FACE)
+    return f"{edge} mask of {classes} by {config.weights.name}"
+
+
+def _scorers(config: ScorerConfig) -> list[str]:
+    """Numbers of one network do not compare with those of another: each is named."""
+    lines = []
+    if config.landmarks == "model":
+        lines.append(
+            "AKD: landmarks by the evaluated model's own 3DMM; compares only evaluations of this model."
+        )
+    elif config.landmarks is not None:
+        lines.append(f"AKD: landmarks by {config.landmarks.name}.")
+    if config.identity is not None:
+        lines.append(f"AED and CSIM: identity by {config.identity.name}.")
+    if config.lpips is not None:
+        lines.append(f"LPIPS: AlexNet from {config.lpips.name}.")
+    if config.inception is not None:
+        lines.append(f"FID: features by {config.inception.name}.")
+    return lines
+
+
+def _encoder(head: HeadConfig) -> str:
+    width = "" if head.encoder_width == 1 else f", {head.encoder_width:g} of the published width"
+    published = HeadConfig()
+    if (head.encoder_blocks, head.encoder_strides) != (published.encoder_blocks, published.encoder_strides):
+        width += ", of other depth"
+    start = "random start, no ImageNet weights" if head.encoder_weights is None else "ImageNet start"
+    return f"3DMM encoder: {start}{width}."
+
+
+def _full_stage(stage: FullStage) -> tuple[str, ...]:
+    weights = stage.losses.weights
+    discriminator = "on" if weights.needs_discriminator else "off"
+    average = "" if stage.ema_decay is None else f" Weights averaged (decay {stage.ema_decay:g} per step)."
+    return (
+        _perceptual(stage.losses.perceptual) if weights.perceptual else "Perceptual loss: off.",
+        f"Discriminator: {discriminator}.{average}",
+    )
+
+
+def _perceptual(config: PerceptualConfig) -> str:
+    if config.backend == "vgg19":
+        return "Perceptual loss: VGG19 features."
+    return f"Perceptual loss: {config.backend} stand-in, no VGG19 weights."

@@ -1,0 +1,38 @@
+"""``python -m safa.data.synthetic --config X.yaml --out DIR``: the data set without a pipeline around it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from safa.config import load_settings
+from safa.config.synthetic import SyntheticConfig
+from safa.errors import run_reporting_errors
+from safa.synthetic.writer import write_dataset
+
+
+def _body() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m safa.data.synthetic", description="Make a data set of talking heads."
+    )
+    parser.add_argument("--config", type=Path, required=True, help="e.g. configs/synthetic.yaml")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the data set; goes on with what is there"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. num_people=20")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = load_settings(arguments.config, SyntheticConfig, arguments.set)
+    summary = write_dataset(config, arguments.out, workers=arguments.workers)
+    sys.stdout.write(
+        f"{summary.clips} clips, {summary.frames} frames of {summary.people} people in {summary.folder} "
+        f"({summary.made} videos made in {summary.seconds:.0f} s)\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_reporting_errors(_body))

@@ -1,0 +1,51 @@
+"""Full memory, told as what to change in the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from safa.config.training import TrainConfig
+from safa.errors import UserError
+
+CPU_MESSAGE = "DefaultCPUAllocator"  # torch has no type of its own for a CPU's memory
+
+
+class WorkerOutOfMemoryError(UserError):
+    """One worker's memory is full. The others wait for it: whoever supervises them has to end them."""
+
+
+@contextmanager
+def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Turn torch's errors about memory into one line that names the setting to lower.
+
+    Raises:
+        WorkerOutOfMemoryError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise _explained(config, "the GPU's memory is full", str(error)) from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and CPU_MESSAGE not in str(error):
+            raise
+        raise _explained(config, "this machine's memory is full", str(error)) from None
+
+
+def _explained(config: TrainConfig, what: str, detail: str) -> WorkerOutOfMemoryError:
+    size, accumulate = config.data.batch_size, config.step.accumulate
+    steps = []
+    if size > 1:
+        steps.append(
+            f"Set data.batch_size to {size // 2} and step.accumulate to {accumulate * 2} (BatchNorm sees "
+            "smaller batches then)."
+        )
+    if not config.step.bf16:
+        steps.append("Set step.bf16 to true.")
+    if config.data.cache_mb:
+        steps.append("Lower data.cache_mb, kept by every loading process.")
+    fix = " ".join(steps) or "Choose a smaller model.image_size."
+    first_line = detail.strip().partition("\n")[0][:160]
+    return WorkerOutOfMemoryError(f"{what} ({first_line})", f"data.batch_size {size}", fix)

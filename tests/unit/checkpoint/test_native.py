@@ -1,0 +1,160 @@
+"""Training states: bit for bit there and back, whole or absent, refused in one line when they do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from safa.checkpoint.native import (
+    ModelInfo,
+    Progress,
+    TrainState,
+    keep_states,
+    latest_state,
+    load_state,
+    read_weights,
+    save_state,
+)
+from safa.config import ModelConfig
+from safa.config.training import StepConfig
+from safa.errors import UserError
+from safa.files import atomic_dir
+from safa.training.optim import make_adam
+
+INFO = ModelInfo("full", ModelConfig(), 7, "a-run")
+
+
+class TwoNames(nn.Module):
+    """Like the 3DMM: one layer under two names, a frozen parameter, BatchNorm statistics."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU())
+        self.classifier = nn.Linear(width, 2)
+        self.fc = self.classifier
+        self.pose = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(self.features(x).mean(dim=(2, 3)))
+        return out
+
+
+def _state(seed: int, *, fused: bool = True, average: bool = False, width: int = 4) -> TrainState:
+    torch.manual_seed(seed)
+    network = TwoNames(width)
+    adam = make_adam(network, 1e-2, (0.5, 0.999), StepConfig(fused_adam=fused))
+    averaged = TwoNames(width).requires_grad_(False) if average else None
+    return TrainState({"tdmm": network}, {"tdmm": adam}, averaged)
+
+
+def _train(state: TrainState, steps: int, seed: int) -> None:
+    network, adam = state.networks["tdmm"], state.optimisers["tdmm"]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        adam.zero_grad()
+        network(torch.rand(2, 3, 6, 6, generator=generator)).square().sum().backward()
+        adam.step()
+
+
+def _assert_same(a: TrainState, b: TrainState) -> None:
+    torch.testing.assert_close(
+        a.networks["tdmm"].state_dict(), b.networks["tdmm"].state_dict(), atol=0, rtol=0
+    )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_going_on_from_a_state_equals_never_stopping(tmp_path: Path, fused: bool) -> None:
+    straight = _state(0, fused=fused)
+    _train(straight, 3, seed=1)
+    save_state(tmp_path, straight, Progress(3, 24, 0, 1.5), INFO)
+    _train(straight, 3, seed=2)
+
+    resumed = _state(99, fused=fused)
+    assert load_state(tmp_path / "step-00000003", resumed) == Progress(3, 24, 0, 1.5)
+    _train(resumed, 3, seed=2)
+    _assert_same(straight, resumed)
+
+
+def test_moments_take_the_layout_of_their_parameter(tmp_path: Path) -> None:
+    first = _state(0)
+    _train(first, 1, seed=1)
+    save_state(tmp_path, first, Progress(1), INFO)
+    second = _state(1)
+    second.networks["tdmm"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    load_state(tmp_path / "step-00000001", second)
+    kernel = second.networks["tdmm"].get_parameter("features.0.weight")
+    moment = second.optimisers["tdmm"].state[kernel]["exp_avg"]
+    assert moment.is_contiguous(memory_format=torch.channels_last)
+    _assert_same(first, second)
+
+
+def test_average_is_kept_and_is_what_inference_reads(tmp_path: Path) -> None:
+    state = _state(0, average=True)
+    assert state.average is not None
+    save_state(tmp_path, state, Progress(1), ModelInfo("head", ModelConfig(), 1, "a-run"))
+    weights, info = read_weights(tmp_path)
+    assert info.stage == "head"
+    torch.testing.assert_close(weights["tdmm.fc.weight"], state.average.state_dict()["fc.weight"])
+    other = _state(5, average=True)
+    load_state(tmp_path / "step-00000001", other)
+    assert other.average is not None
+    torch.testing.assert_close(other.average.state_dict(), state.average.state_dict(), atol=0, rtol=0)
+
+
+def test_newest_state_by_number_and_old_ones_removed(tmp_path: Path) -> None:
+    state = _state(0)
+    assert latest_state(tmp_path / "nothing") is None
+    for step in (9, 10, 100):
+        save_state(tmp_path, state, Progress(step), INFO)
+    (tmp_path / ".tmp-0123456789ab").mkdir()  # a crash in the middle of writing
+    assert latest_state(tmp_path) == tmp_path / "step-00000100"
+    keep_states(tmp_path, 2, {}, "l1")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000010", "step-00000100"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with atomic_dir(folder) as temporary:
+        (temporary / "a").write_text("first")
+
+    def fail() -> None:
+        with atomic_dir(folder) as temporary:
+            (temporary / "a").write_text("second")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert (folder / "a").read_text() == "first"
+
+
+def test_other_sizes_are_refused_by_name(tmp_path: Path) -> None:
+    save_state(tmp_path, _state(0), Progress(1), INFO)
+    with pytest.raises(
+        UserError, match=r"of another shape: features\.0\.weight \(4x3x3x3 instead of 5x3x3x3\)"
+    ):
+        load_state(tmp_path / "step-00000001", _state(0, width=5))
+
+
+def test_missing_and_unexpected_networks_are_named(tmp_path: Path) -> None:
+    save_state(tmp_path, _state(0), Progress(1), INFO)
+    wanted = TrainState({"generator": TwoNames()}, {}, None)
+    with pytest.raises(UserError, match=r"network generator: weights do not fit \(12 missing: "):
+        load_state(tmp_path / "step-00000001", wanted)
+
+
+@pytest.mark.parametrize("name", ["networks.safetensors", "optimisers.safetensors", "state.json"])
+def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    folder = save_state(tmp_path, _state(0), Progress(1), INFO)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=rf"{name}: cannot be read") as error:
+        load_state(folder, _state(0))
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_to_load_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model or checkpoint here"):
+        read_weights(tmp_path)

@@ -1,0 +1,128 @@
+"""Face tracks: who is whom from frame to frame, and which stretches become clips."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safa.config.preprocess import FaceTrackConfig
+from safa.data.detectors import Face, chosen, iou
+from safa.data.face_tracks import FaceTrack, clip_box, track_faces
+from safa.errors import ClipError, FailureCode
+
+CONFIG = FaceTrackConfig(min_frames=4, max_frames=10, min_size=20, gap=2)
+FRAME = (200, 300)
+
+
+def face(x: float, y: float = 50, size: float = 40, score: float = 0.9) -> Face:
+    return Face(x, y, x + size, y + size, score)
+
+
+def spans(face_tracks: list[FaceTrack]) -> list[tuple[int, int, float]]:
+    return sorted((face_track.start, face_track.end, face_track.first.left) for face_track in face_tracks)
+
+
+boxes = st.builds(
+    lambda x, y, w, h: Face(x, y, x + w, y + h, 0.5),
+    *(st.floats(-50, 50), st.floats(-50, 50), st.floats(0.1, 60), st.floats(0.1, 60)),
+)
+
+
+@given(boxes, boxes)
+def test_iou_is_symmetric_bounded_and_one_of_itself(a: Face, b: Face) -> None:
+    assert iou(a, b) == pytest.approx(iou(b, a))
+    assert 0 <= iou(a, b) <= 1 + 1e-9
+    assert iou(a, a) == pytest.approx(1)
+
+
+def test_iou_of_known_boxes() -> None:
+    assert iou(Face(0, 0, 2, 2, 1), Face(1, 0, 3, 2, 1)) == pytest.approx(1 / 3)
+    assert iou(Face(0, 0, 1, 1, 1), Face(1, 0, 2, 1, 1)) == 0
+
+
+def test_the_face_that_is_meant() -> None:
+    small, large = face(0, size=10), face(100, size=50)
+    assert chosen([small, large], "largest", (0, 50)) is large
+    assert chosen([small, large], "nearest", (0, 50)) is small
+    assert chosen([], "nearest", (0, 0)) is None
+
+
+def test_two_people_are_two_tubes_whatever_the_order_of_detections() -> None:
+    frames = [[face(10 + t), face(150 - t)] if t % 2 else [face(150 - t), face(10 + t)] for t in range(8)]
+    face_tracks = list(track_faces(frames, CONFIG))
+    assert spans(face_tracks) == [(0, 8, 10), (0, 8, 150)]
+    left = min(face_tracks, key=lambda face_track: face_track.first.left)
+    assert (left.union.left, left.union.right, left.n_faces) == (10, 57, 8)
+
+
+def test_a_face_that_drifts_off_its_first_box_starts_a_new_tube() -> None:
+    # 40 px wide: at a shift of 24 the overlap with the first box is 16/64 = 0.25, at 25 it is below.
+    face_tracks = list(
+        track_faces([[face(float(t))] for t in range(30)], FaceTrackConfig(min_frames=1, max_frames=99))
+    )
+    assert spans(face_tracks) == [(0, 25, 0), (25, 30, 25)]
+
+
+def test_short_gaps_are_survived_and_long_ones_are_not() -> None:
+    seen = [[face(10)]] * 4
+    assert spans(list(track_faces([*seen, [], [], *seen], CONFIG))) == [(0, 10, 10)]
+    assert spans(list(track_faces([*seen, [], [], [], *seen], CONFIG))) == [(0, 4, 10), (7, 11, 10)]
+
+
+def test_long_tubes_are_cut_without_losing_a_frame() -> None:
+    assert spans(list(track_faces([[face(10)]] * 25, CONFIG))) == [(0, 10, 10), (10, 20, 10), (20, 25, 10)]
+
+
+def test_nothing_to_follow() -> None:
+    assert list(track_faces([], CONFIG)) == []
+    assert list(track_faces([[], []], CONFIG)) == []
+
+
+@given(st.lists(st.lists(boxes, max_size=3), max_size=25))
+def test_every_face_is_in_exactly_one_tube(frames: list[list[Face]]) -> None:
+    face_tracks = list(track_faces(frames, CONFIG))
+    assert sum(face_track.n_faces for face_track in face_tracks) == sum(map(len, frames))
+    for face_track in face_tracks:
+        assert face_track.n_faces <= face_track.length <= CONFIG.max_frames + CONFIG.gap
+        assert 0 <= face_track.start < face_track.end <= len(frames)
+
+
+def _tube(place: Face, length: int = 8) -> FaceTrack:
+    return FaceTrack(0, length, place, place, place, length)
+
+
+def test_the_clips_box_is_a_square_with_a_margin() -> None:
+    box = clip_box(_tube(face(100, 60)), FRAME, CONFIG)
+    assert (box.left, box.top, box.right, box.bottom) == (96, 56, 144, 104)  # 40 px and a tenth at each side
+    oblong = Face(100, 60, 120, 100, 0.9)
+    assert clip_box(_tube(oblong), FRAME, CONFIG).width == 48
+
+
+def test_the_margin_ends_at_the_frame() -> None:
+    box = clip_box(_tube(face(2, 60)), FRAME, CONFIG)
+    assert (box.left, box.right) == (0, 46)
+
+
+@pytest.mark.parametrize(
+    ("face_track", "code"),
+    [
+        (_tube(face(100), 3), FailureCode.TOO_SHORT),
+        (_tube(face(0.5)), FailureCode.BORDER),
+        (_tube(face(259.5)), FailureCode.BORDER),
+        (_tube(face(100, 159.2)), FailureCode.BORDER),
+        (_tube(face(100, size=10)), FailureCode.TOO_SMALL),
+    ],
+)
+def test_tubes_that_become_no_clip(face_track: FaceTrack, code: FailureCode) -> None:
+    with pytest.raises(ClipError) as caught:
+        clip_box(face_track, FRAME, CONFIG)
+    assert caught.value.code is code
+
+
+def test_border_tubes_are_kept_on_demand() -> None:
+    kept = CONFIG.model_copy(update={"drop_border": False})
+    assert clip_box(_tube(face(0.5)), FRAME, kept).left == 0
+    assert clip_box(replace(_tube(face(0.5)), end=9), FRAME, kept).width > 40

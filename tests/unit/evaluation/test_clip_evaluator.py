@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, PictureConfig, TransferConfig
+from safa.data.clip_store import ClipStore
+from safa.data.video import probe, read_frames
+from safa.errors import ClipError, FailureCode
+from safa.evaluation.clip_evaluator import FRAMES, MESHES, RESULT, STRIP, VIDEO, ClipEvaluator, ClipResult
+from safa.evaluation.frame_scores import SCORES, TRUE, fid_of_clips
+from safa.evaluation.jobs import EvaluationJob
+from safa.evaluation.scorers import Scorers
+from safa.head.model import landmarks_px
+from safa.inference.model_runner import ModelRunner
+from safa.inference.swap_mask import FaceMask
+from safa.metrics import landmark_nme, psnr, ssim
+from safa.metrics.lpips import Lpips
+from safa.models.face_parser import FaceParser
+from safa.models.safa import Safa
+
+ANN, BEN, DAN = (f"{person}#v#000000#000006" for person in ("ann", "ben", "dan"))
+REBUILD = EvaluationJob("reconstruction", DAN, DAN)
+ANIMATE = EvaluationJob("animation", ANN, BEN)
+
+
+def evaluator(
+    model: Safa,
+    clips: Path,
+    batch_size: int = 4,
+    scorers: Scorers | None = None,
+    mask: FaceMask | None = None,
+    **changes: object,
+) -> ClipEvaluator:
+    paths = {
+        "model": Path("m"),
+        "clips": clips,
+        "out": Path("o"),
+        "pictures": {"panel": 32, "strip_frames": 3},
+    }
+    config = EvaluateConfig.model_validate({**paths, **changes})
+    return ClipEvaluator(ModelRunner(model, batch_size=batch_size), ClipStore(clips), config, scorers, mask)
+
+
+@torch.no_grad()
+def test_scores_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips).run(REBUILD, tmp_path / "out")
+    store = ClipStore(tiny_clips)
+    frames = torch.from_numpy(np.stack(store.frames(DAN, range(6)))).permute(0, 3, 1, 2).float() / 255
+    given = torch.from_numpy(store.landmarks(DAN))
+    wanted: dict[str, list[float]] = {score: [] for score in SCORES}
+    for t in range(1, 6):
+        face = model.analyse(frames[t : t + 1])
+        prediction = model.reenact(model.prepare_source(frames[:1]), face).prediction
+        wanted["psnr"].append(psnr(prediction, frames[t : t + 1]).item())
+        wanted["ssim_copy_source"].append(ssim(frames[:1], frames[t : t + 1]).item())
+        points = landmarks_px(model.tdmm.geometry(face.code), 32)
+        wanted["landmark_nme"].append(landmark_nme(points, given[t : t + 1]).item())
+    for score in ("psnr", "ssim_copy_source", "landmark_nme"):
+        assert result.scores[score] == pytest.approx(np.mean(wanted[score]), rel=1e-4), score
+    assert set(result.scores) == set(SCORES)
+    assert result.n_frames == 6
+
+
+def test_numbers_do_not_depend_on_the_batch_size(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    results = [
+        evaluator(model, tiny_clips, size).run(REBUILD, tmp_path / str(size)).scores for size in (1, 2, 6)
+    ]
+    for scores in results[1:]:
+        assert scores == pytest.approx(results[0], abs=1e-5, nan_ok=True)
+
+
+def test_the_table_holds_every_frame(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips).run(REBUILD, tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / FRAMES).to_pydict()
+    assert rows["frame"] == list(range(6))
+    assert rows["clip_id"] == [DAN] * 6
+    assert rows["person_id"] == ["dan"] * 6
+    assert rows["psnr_copy_source"][0] == 100  # the source against itself, so it is in no mean
+    assert result.scores["psnr_copy_source"] == pytest.approx(np.mean(rows["psnr_copy_source"][1:]))
+
+
+def means_of_pictures(image: torch.Tensor) -> torch.Tensor:
+    """Stands in for an embedding and for Inception."""
+    return torch.cat([image.mean(dim=(2, 3)), image.std(dim=(2, 3))], dim=1)
+
+
+def bright_points(image: torch.Tensor) -> torch.Tensor:
+    """Stands in for a detector of landmarks, without the 3DMM's jumps from one contour to the next."""
+    return image.mean(dim=1).flatten(1)[:, : 68 * 2].reshape(-1, 68, 2)
+
+
+def scorers() -> Scorers:
+    torch.manual_seed(0)
+    lpips = Lpips().eval().requires_grad_(False)
+    return Scorers(bright_points, means_of_pictures, lpips, means_of_pictures)
+
+
+def test_networks_judge_alike_in_any_batch(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    results = [
+        evaluator(model, tiny_clips, size, scorers=scorers()).run(REBUILD, tmp_path / str(size))
+        for size in (1, 4, 6)
+    ]
+    known = {key for key, value in results[0].scores.items() if math.isfinite(value)}
+    assert {score.removesuffix("_copy_source") for score in set(SCORES) - known} == {"ms_ssim"}  # 32 px
+    for result in results[1:]:
+        assert result.scores == pytest.approx(results[0].scores, abs=1e-5, nan_ok=True)
+    distances = [fid_of_clips([tmp_path / str(size)]) for size in (1, 4, 6)]
+    assert distances[1] == pytest.approx(distances[0], abs=1e-5)
+    assert distances[2] == pytest.approx(distances[0], abs=1e-5)
+    assert (tmp_path / "1" / TRUE).stat().st_size == 5 * 6 * 4  # five frames: the source is not counted
+
+
+def test_flicker_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips, 2).run(REBUILD, tmp_path / "out")
+    store, animator = ClipStore(tiny_clips), ModelRunner(model)
+    frames = store.frames(DAN, range(6))
+    batches = list(animator.reconstruct(animator.prepare(frames[0]), frames))
+    made = torch.cat([batch.result.prediction for batch in batches]).double()
+    true = torch.cat([batch.driving for batch in batches]).double()
+    wanted = [((made[t] - made[t - 1]) - (true[t] - true[t - 1])).abs().mean().item() for t in range(1, 6)]
+    still = [(true[t] - true[t - 1]).abs().mean().item() for t in range(1, 6)]
+    assert result.scores["flicker"] == pytest.approx(np.mean(wanted), abs=1e-6)
+    assert result.scores["flicker_copy_source"] == pytest.approx(np.mean(still), abs=1e-9)
+
+
+def test_an_animation_is_scored_on_identity_alone(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips, scorers=scorers()).run(ANIMATE, tmp_path / "out")
+    known = {key for key, value in result.scores.items() if math.isfinite(value)}
+    assert known == {"csim", "csim_copy_source"}
+    assert result.scores["csim_copy_source"] == pytest.approx(1)
+    rows = pq.read_table(tmp_path / "out" / FRAMES).to_pydict()
+    assert rows["mode"] == ["animation"] * 6
+    assert rows["source_id"] == [ANN] * 6
+    assert result.scores["csim"] == pytest.approx(np.mean(rows["csim"]))  # frame 0 counts: it is no copy
+
+
+def test_a_swap_and_its_mask(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mask = FaceMask(FaceParser().eval(), (1, 2), hard=False)
+    job = EvaluationJob("swap", ANN, BEN)
+    result = evaluator(model, tiny_clips, frames=2, mask=mask).run(job, tmp_path / "out")
+    assert result.scores == {}
+    with Image.open(tmp_path / "out" / STRIP) as strip:
+        assert strip.width > 12 * 32  # the mask is a panel more
+
+
+def test_meshes_of_a_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    config = MeshConfig(export=("obj", "ply"), export_frames=2)
+    job = EvaluationJob("mesh", DAN, DAN)
+    result = evaluator(model, tiny_clips, mesh=config).run(job, tmp_path / "out")
+    assert result.n_frames == 6
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    exported = [f"frame{number:06d}.{ending}" for number in (1, 4) for ending in ("mtl", "obj", "ply", "png")]
+    assert names == sorted([VIDEO, STRIP, RESULT, MESHES, *exported])
+    assert pq.read_metadata(tmp_path / "out" / MESHES).num_rows == 6
+
+
+def test_the_film_is_as_long_as_the_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    evaluator(model, tiny_clips).run(ANIMATE, tmp_path / "out")
+    video = tmp_path / "out" / VIDEO
+    assert len(list(read_frames(video))) == 6
+    info = probe(video)
+    assert info.fps == 25
+    assert info.width > 3 * 32
+    with Image.open(tmp_path / "out" / STRIP) as strip:
+        assert strip.width > 11 * 32
+        assert strip.height > 3 * 32
+
+
+def test_nobody_knows_the_truth_of_an_animation(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips).run(ANIMATE, tmp_path / "out")
+    assert result.scores == {}
+    assert (result.source_person, result.driving_person) == ("ann", "ben")
+    assert not (tmp_path / "out" / FRAMES).exists()
+
+
+@pytest.mark.parametrize("adapt_scale", [False, True])
+def test_a_best_frame_is_taken_as_the_reference(
+    model: Safa, tiny_clips: Path, tmp_path: Path, adapt_scale: bool
+) -> None:
+    transfer = TransferConfig(best_frame=True, adapt_scale=adapt_scale)
+    clips = evaluator(model, tiny_clips, animation=AnimationConfig(transfer=transfer))
+    assert clips.run(ANIMATE, tmp_path / "out").n_frames == 6
+
+
+def test_only_the_first_frames(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips, frames=3).run(REBUILD, tmp_path / "out")
+    assert result.n_frames == 3
+    assert len(list(read_frames(tmp_path / "out" / VIDEO))) == 3
+
+
+def test_results_survive_being_written(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+    result = evaluator(model, tiny_clips).run(REBUILD, tmp_path / "out")
+    assert ClipResult.from_json((tmp_path / "out" / RESULT).read_text()) == result
+
+
+def test_a_clip_without_a_face_has_no_landmark_error(
+    model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
+) -> None:
+    clips = write_clips(tmp_path / "clips", [clip_row("dan", "test", faces=False)])
+    result = evaluator(model, clips).run(REBUILD, tmp_path / "out")
+    assert math.isnan(result.scores["landmark_nme"])
+    assert math.isfinite(result.scores["psnr"])
+    assert '"landmark_nme": null' in result.to_json()
+    assert math.isnan(ClipResult.from_json(result.to_json()).scores["landmark_nme"])
+
+
+def test_a_damaged_frame_refuses_the_clip_and_leaves_nothing(
+    model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
+) -> None:
+    row = clip_row("dan", "test")
+    row["frames"][4] = row["frames"][4][:60]
+    clips = write_clips(tmp_path / "clips", [row])
+    with pytest.raises(ClipError, match="frame 4: not a readable picture") as refusal:
+        evaluator(model, clips).run(REBUILD, tmp_path / "out")
+    assert refusal.value.code == FailureCode.DECODE
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_frame_is_too_short(
+    model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
+) -> None:
+    row = clip_row("dan", "test")
+    for column in ("frames", "landmarks", "face_score"):
+        row[column] = row[column][:1]
+    clips = write_clips(tmp_path / "clips", [row | {"n_frames": 1}])
+    with pytest.raises(ClipError) as refusal:
+        evaluator(model, clips).run(REBUILD, tmp_path / "out")
+    assert refusal.value.code == FailureCode.TOO_SHORT
+
+
+def test_a_long_clip_is_never_whole_in_memory(
+    model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A clip of many pieces: encoded frames and landmarks of one piece at a time, of a batch decoded."""
+    row = clip_row("dan", "test")
+    name = "dan#v#000000#000060"
+    pieces = [row | {"clip_id": name, "end": 60, "piece": piece} for piece in range(10)]
+    store = WatchedStore(write_clips(tmp_path / "clips", pieces), cache_bytes=0)
+    config = EvaluateConfig(model=Path("m"), clips=Path("c"), out=Path("o"), pictures=PictureConfig(panel=32))
+    clips = ClipEvaluator(ModelRunner(model, batch_size=4), store, config)
+    assert clips.run(EvaluationJob("reconstruction", name, name), tmp_path / "out").n_frames == 60
+    assert store.most_pieces == 1
+    assert store.landmarks_calls == 0
+
+
+class WatchedStore(ClipStore):
+    """Counts what it holds."""
+
+    most_pieces = landmarks_calls = 0
+
+    def frames(self, clip_id: str, indices: Any) -> Any:
+        found = super().frames(clip_id, indices)
+        self.most_pieces = max(self.most_pieces, len(self._pieces))
+        return found
+
+    def landmarks(self, clip_id: str) -> Any:
+        self.landmarks_calls += 1
+        return super().landmarks(clip_id)

@@ -1,0 +1,88 @@
+"""Which face detector is here, and how it follows one face."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safa.data.detectors import Face
+from safa.inference.face_crop import crop_box_of_landmarks
+from safa.inference.face_tracking import (
+    DETECTORS,
+    DetectorTracker,
+    available,
+    crop_box_of_face,
+    load_face_tracker,
+)
+from safa.inference.inputs import read_photo
+from safa.visualize.images import RgbImage
+
+SHARED = Path(__file__).parents[4] / "shared"
+
+
+class Known:
+    """A detector that is told what it finds in each frame; it is shown 64 px squares."""
+
+    def __init__(self, faces: list[tuple[Face, ...]]) -> None:
+        self._faces = iter(faces)
+
+    def detect(self, frames: Sequence[RgbImage]) -> list[tuple[Face, ...]]:
+        assert all(frame.shape == (64, 64, 3) for frame in frames)
+        return [next(self._faces) for _ in frames]
+
+
+def _face(x: float, side: float) -> Face:
+    return Face(x - side / 2, 20 - side / 2, x + side / 2, 20 + side / 2, 0.9)
+
+
+def _frames(count: int) -> list[RgbImage]:
+    return [np.zeros((72, 128, 3), np.uint8)] * count
+
+
+def test_the_largest_face_is_followed_and_found_again() -> None:
+    near, far = _face(20, 16), _face(50, 10)
+    grown = _face(50, 20)  # somebody else comes closer
+    found = [(far, near), (near, grown), (), (far,), (far, near)]
+    crop_boxes = list(DetectorTracker(Known(found), 64).crop_boxes(_frames(5)))
+    assert [float(crop_box[0]) for crop_box in crop_boxes] == pytest.approx(
+        [40, 40, np.nan, 100, 100], nan_ok=True
+    )
+
+
+def test_squares_are_in_pixels_of_the_frame() -> None:
+    crop_box = next(DetectorTracker(Known([(_face(20, 16),)]), 64).crop_boxes(_frames(1)))
+    assert crop_box == pytest.approx(crop_box_of_face(_face(20, 16)) * 2)
+    assert crop_box[0] == pytest.approx(40)
+
+
+def test_all_faces_come_largest_first() -> None:
+    crop_boxes = DetectorTracker(Known([(_face(50, 10), _face(20, 16))]), 64).faces(_frames(1)[0])
+    assert [round(float(crop_box[0])) for crop_box in crop_boxes] == [40, 100]
+
+
+def test_without_weights_there_is_no_finder(tmp_path: Path) -> None:
+    assert available(tmp_path).detector is None
+    assert load_face_tracker(torch.device("cpu"), tmp_path) is None
+    for name in DETECTORS["blazeface"][0]:
+        (tmp_path / name).write_text("x")
+    assert available(tmp_path).detector == "blazeface"
+
+
+@pytest.mark.parametrize("name", ["lp_s0", "lp_s6", "lp_s9", "lp_s12"])
+def test_real_faces_are_framed_as_their_landmarks_are(name: str) -> None:
+    photo = SHARED / "real" / "images" / f"{name}.jpg"
+    if not photo.is_file() or available(SHARED / "weights").detector is None:
+        pytest.skip("the real photos or the detector's weights (../shared) are not here")
+    if importlib.util.find_spec("face_alignment") is None:
+        pytest.skip("face-alignment is not installed")
+    face_tracker = load_face_tracker(torch.device("cpu"), SHARED / "weights")
+    assert face_tracker is not None
+    found = face_tracker.faces(read_photo(photo).pixels)[0]
+    wanted = crop_box_of_landmarks(np.load(photo.with_suffix(".landmarks.npy"), allow_pickle=False))[0]
+    assert np.abs(found[:2] - wanted[:2]).max() < 0.06 * wanted[2]
+    assert 0.85 < found[2] / wanted[2] < 1.15

@@ -1,0 +1,70 @@
+"""Batches for the loop: shares of workers, continuing in the middle, loader processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from safa.config.training import TrainConfig
+from safa.data.sampler import PairBatch
+from safa.training.context import LocalContext
+from safa.training.dataloader import TrainingData
+
+MakeConfig = Callable[..., TrainConfig]
+
+
+class Rank(LocalContext):
+    """A worker of a larger group, as far as the feed can tell."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        super().__init__()
+        self.rank, self.world_size = rank, world_size
+
+
+def _sources(config: TrainConfig, context: LocalContext, first: int, steps: int) -> list[torch.Tensor]:
+    batches = list(TrainingData(config, context).batches(first, steps))
+    assert all(isinstance(batch, PairBatch) for batch in batches)
+    return [batch.source for batch in batches]  # type: ignore[union-attr]
+
+
+def test_two_workers_share_what_one_with_the_double_batch_sees(make_config: MakeConfig) -> None:
+    alone = _sources(make_config("full", {"data.batch_size": 4}), LocalContext(), 0, 3)
+    half = make_config("full")
+    shares = [_sources(half, Rank(rank, 2), 0, 3) for rank in (0, 1)]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole, atol=0, rtol=0)
+
+
+def test_accumulation_splits_a_step_into_passes(make_config: MakeConfig) -> None:
+    whole = _sources(make_config("full", {"data.batch_size": 6}), LocalContext(), 0, 2)
+    config = make_config("full", {"step.accumulate": 3})
+    passes = _sources(config, LocalContext(), 0, 2)
+    assert len(passes) == 6
+    torch.testing.assert_close(torch.cat(passes), torch.cat(whole), atol=0, rtol=0)
+    assert TrainingData(config, LocalContext()).samples_per_step == 6
+
+
+def test_going_on_takes_the_samples_that_come_next(make_config: MakeConfig) -> None:
+    config = make_config("full")
+    through = _sources(config, LocalContext(), 0, 5)
+    later = _sources(config, LocalContext(), 3 * 2, 2)
+    torch.testing.assert_close(torch.cat(later), torch.cat(through[3:]), atol=0, rtol=0)
+
+
+@pytest.mark.slow
+def test_loader_processes_change_nothing(make_config: MakeConfig) -> None:
+    here = _sources(make_config("full"), LocalContext(), 0, 4)
+    elsewhere = _sources(make_config("full", {"data.loader_workers": 2}), LocalContext(), 0, 4)
+    torch.testing.assert_close(elsewhere, here, atol=0, rtol=0)
+
+
+def test_held_out_clips_are_shared_among_workers(make_config: MakeConfig) -> None:
+    config = make_config("full")
+    counts = [len(TrainingData(config, Rank(rank, 2)).held_out) for rank in (0, 1)]
+    assert counts == [1, 0]
+    (clip,) = TrainingData(config, LocalContext()).held_out
+    assert clip.source.shape == (1, 3, 32, 32)
+    assert clip.driving.shape == (2, 3, 32, 32)
+    assert clip.driving_landmarks.shape == (2, 68, 2)
