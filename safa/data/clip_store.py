@@ -1,47 +1,59 @@
-"""Random access to stored clips: two frames of a clip without decoding, or even reading, the others.
+"""Random access to stored clips: a frame costs one ranged read of its own bytes.
 
-Each row group of a file holds one piece of a clip, so a frame costs reading one piece (a few MB at most) and
-decoding one picture. The most recent pieces stay in memory, encoded, within a budget.
+The index is mapped into memory, so that opening a million clips reads nothing, and the processes of a machine
+share its pages. Clips are numbered in the order of their ids; a number is what samplers keep, since looking
+up an id costs more than reading a frame. Frames come from open files (``pread``), or from an object store by
+ranges. The format is that of ``safa.data.shards``.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from safa.data.images import decode_image
 from safa.data.schema import NUM_LANDMARKS
+from safa.data.shards import (
+    INDEX,
+    LANDMARK_BYTES,
+    LENGTH_BYTES,
+    SHARDS,
+    read_index_file,
+    read_manifest,
+)
 from safa.errors import UserError
+from safa.files import (
+    Location,
+    RangeReader,
+    atomic_file,
+    copy_file,
+    join,
+    local_file,
+    name_of,
+    shown,
+    size_of,
+)
 
-CACHE_BYTES = 256 * 2**20
-LIGHT_COLUMNS = [
-    *("clip_id", "person_id", "video_id", "split", "piece"),
-    *("n_frames", "fps", "height", "width", "start", "end", "source"),
-]
-
-
-@dataclass(frozen=True)
-class PieceRef:
-    """Where a piece of a clip lies: a file and a row group of it."""
-
-    path: Path
-    row_group: int
-    n_frames: int
+MAX_OPEN_SHARDS = 128
+VERIFY = "Run `safa dataset verify`."
+MAX_IMAGE_BYTES = 2**27  # of one frame: more is a damaged index
+LANDMARK_ROWS = 1024  # frames whose landmarks are read at once where a clip's are streamed
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """A stored clip without its frames."""
+    """A stored clip without its frames. ``number`` is its place in the order of ids."""
 
+    number: int
     clip_id: str
     person_id: str
     video_id: str
@@ -52,126 +64,262 @@ class ClipInfo:
     fps: float
     height: int
     width: int
+    bbox: tuple[int, int, int, int]
     source: str
-    pieces: tuple[PieceRef, ...]
 
 
 class ClipStore:
-    """Clips of a folder ``split=*/...parquet`` as ``pipelines/preprocess`` writes it.
+    """Clips of a data set as ``pipelines/preprocess`` writes it.
 
-    Can be pickled: a worker reopens the files itself.
+    Can be pickled: a worker opens the files itself.
 
     Args:
-        cache_bytes: of encoded pieces to keep; the last one is kept in any case.
+        folder: of the data set (``clips/`` of a preprocessing run), a path or a URI.
+        stage_to: node-local folder that shards are copied to when they are first needed; None reads them
+            where they are.
+        stage_gb: most that may lie there; further shards are read where they are.
 
     Raises:
-        UserError: no such folder, no clips in it, or a file that is not of this kind.
+        UserError: no data set there, of an older format, or damaged.
     """
 
-    def __init__(self, folder: Path, cache_bytes: int = CACHE_BYTES) -> None:
-        self._folder, self._cache_bytes = folder, cache_bytes
-        files = sorted(folder.glob("split=*/*.parquet"))
-        if not files:
+    def __init__(self, folder: Location, stage_to: Path | None = None, stage_gb: float = 100.0) -> None:
+        self.folder, self._stage = folder, (stage_to, stage_gb)
+        self._open()
+
+    def _open(self) -> None:
+        manifest = read_manifest(self.folder)
+        with local_file(join(self.folder, INDEX, manifest["index"])) as path:
+            table = read_index_file(path)  # stays mapped when a copy of an object is gone
+        if len(table) != manifest["clips"] or len(table) == 0:
             raise UserError(
-                "no clips here (split=*/*.parquet)", str(folder), "Run pipelines.preprocess first."
+                f"index.json counts {manifest['clips']} clips, the index holds {len(table)}",
+                shown(self.folder),
+                VERIFY,
             )
-        rows = [row for path in files for row in _light_rows(path)]
-        by_clip: dict[str, list[tuple[dict[str, Any], PieceRef]]] = {}
-        for row, piece in rows:
-            by_clip.setdefault(row["clip_id"], []).append((row, piece))
-        self._clips = {clip_id: _clip_info(parts) for clip_id, parts in sorted(by_clip.items())}
-        self._pieces: OrderedDict[PieceRef, list[bytes]] = OrderedDict()
-        self._bytes = 0
+        self.shards: tuple[str, ...] = tuple(manifest["shards"])
+        self.num_frames = int(manifest["frames"])
+        self._table = table.combine_chunks()
+        try:
+            self._map_columns(self._table.to_batches()[0])
+        except (pa.ArrowException, ValueError) as error:
+            raise UserError(f"the index is damaged ({error})", shown(self.folder), VERIFY) from None
+        self._files: OrderedDict[int, RangeReader] = OrderedDict()
 
-    @property
-    def index(self) -> tuple[ClipInfo, ...]:
-        """All clips in the order of their ids."""
-        return tuple(self._clips.values())
+    def _map_columns(self, batch: pa.RecordBatch) -> None:
+        """The columns as arrays over the mapped file; what must fit together is checked, once for all clips."""
+        self._ids: pa.StringArray = batch.column("clip_id")
+        shard = batch.column("shard").dictionary_encode()
+        self._shard_names: list[str] = shard.dictionary.to_pylist()
+        self._shard: NDArray[np.int32] = shard.indices.to_numpy(zero_copy_only=True)
+        self._piece_frames: NDArray[np.int32] = batch.column("piece_frames").to_numpy(zero_copy_only=True)
+        self._n_frames: NDArray[np.int32] = batch.column("n_frames").to_numpy(zero_copy_only=True)
+        # Of every list column: where each clip's values begin, and all values.
+        self._pieces, self._image_start = _list_column(batch, "image_start")
+        other_pieces, self._landmarks_start = _list_column(batch, "landmarks_start")
+        self._frames, self._image_size = _list_column(batch, "image_size")
+        other_frames, self._has_face = _list_column(batch, "has_face")
+        if set(self._shard_names) - set(self.shards):
+            raise ValueError("it names a shard that index.json does not")
+        if self._piece_frames.min() < 1 or self._n_frames.min() < 1:
+            raise ValueError("a clip has no frames")
+        pieces = -(-self._n_frames.astype(np.int64) // self._piece_frames)
+        if not all(
+            np.array_equal(*pair)
+            for pair in (
+                (np.diff(self._pieces), pieces),
+                (np.diff(self._frames), self._n_frames),
+                (self._pieces, other_pieces),
+                (self._frames, other_frames),
+            )
+        ):
+            raise ValueError("pieces and frames do not add up")
 
-    def info(self, clip_id: str) -> ClipInfo:
-        """One clip's entry in the index. Raises ``KeyError`` if it is not here."""
-        return self._clips[clip_id]
+    # ---- what there is -------------------------------------------------------------------------------------
 
-    def frames(self, clip_id: str, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def column(self, name: str) -> pa.Array:
+        """A column of the index (``INDEX_SCHEMA``), clips in the order of their ids."""
+        return self._table[name].combine_chunks()
+
+    def numbers(self, split: str | None = None) -> NDArray[np.int64]:
+        """Numbers of the clips of a split, or of all, rising."""
+        if split is None:
+            return np.arange(len(self))
+        encoded = self.column("split").dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        if split not in names:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(encoded.indices.to_numpy(zero_copy_only=False) == names.index(split))
+
+    def clips(self, split: str | None = None) -> Iterator[ClipInfo]:
+        """Clips of a split, or all, in the order of their ids."""
+        return (self.info(int(number)) for number in self.numbers(split))
+
+    def number(self, clip_id: str) -> int:
+        """The number of a clip. Raises ``KeyError`` if it is not here."""
+        low, high = 0, len(self._ids)
+        while low < high:
+            middle = (low + high) // 2
+            if self._ids[middle].as_py() < clip_id:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self._ids) or self._ids[low].as_py() != clip_id:
+            raise KeyError(clip_id)
+        return low
+
+    def info(self, clip: int | str) -> ClipInfo:
+        """What the index says of a clip, by number or id. Raises ``KeyError`` if it is not here."""
+        number = self.number(clip) if isinstance(clip, str) else clip
+        row = self._table.slice(number, 1).select(_INFO).to_pylist()[0]
+        return ClipInfo(number=number, **row | {"bbox": tuple(row["bbox"])})
+
+    def clip_id(self, number: int) -> str:
+        """The id of a clip."""
+        name: str = self._ids[number].as_py()
+        return name
+
+    def n_frames(self, number: int) -> int:
+        """How many frames a clip has."""
+        return int(self._n_frames[number])
+
+    def has_face(self, clip: int | str) -> NDArray[np.bool_]:
+        """(T,): which frames have landmarks. From the index: nothing is read."""
+        number = self._number(clip)
+        first = self._frames[number]
+        return self._has_face[first : first + self._n_frames[number]] != 0
+
+    # ---- frames --------------------------------------------------------------------------------------------
+
+    def frames(self, clip: int | str, indices: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Decoded frames, (H, W, 3) uint8 RGB each, in the order asked for.
 
         Raises:
             IndexError: the clip has no such frame.
+            OSError: the shard cannot be read.
         """
-        return [decode_image(data) for data in self.encoded_frames(clip_id, indices)]
+        return [decode_image(data) for data in self.encoded_frames(clip, indices)]
 
-    def encoded_frames(self, clip_id: str, indices: Sequence[int]) -> list[bytes]:
-        """The same as stored."""
-        clip = self._clips[clip_id]
-        ends = list(accumulate(piece.n_frames for piece in clip.pieces))
-        found = []
-        for index in indices:
-            if not 0 <= index < clip.n_frames:
-                raise IndexError(f"{clip_id} has {clip.n_frames} frames, not one numbered {index}")
-            number = int(np.searchsorted(ends, index, side="right"))
-            piece = clip.pieces[number]
-            found.append(self._encoded(piece)[index - ends[number] + piece.n_frames])
-        return found
+    def encoded_frames(self, clip: int | str, indices: Sequence[int]) -> list[bytes]:
+        """The same as stored: JPEG or PNG."""
+        number = self._number(clip)
+        file = self._file(number)
+        return [file.read(*self.image_range(number, index)) for index in indices]
 
-    def landmarks(self, clip_id: str) -> NDArray[np.float32]:
-        """(T, 68, 2) px of the stored frames, NaN where there is no face."""
-        return np.concatenate(list(self.landmark_pieces(clip_id)))
+    def landmarks(self, clip: int | str, indices: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """(T, 68, 2) px of the chosen frames, or of all; NaN where there is no face.
 
-    def landmark_pieces(self, clip_id: str) -> Iterator[NDArray[np.float32]]:
-        """The same piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
-        for piece in self._clips[clip_id].pieces:
-            table = pq.ParquetFile(piece.path).read_row_group(piece.row_group, columns=["landmarks"])
-            flat = table["landmarks"].combine_chunks().flatten().flatten()
-            yield flat.to_numpy(zero_copy_only=False).reshape(-1, NUM_LANDMARKS, 2)
+        Raises:
+            IndexError, OSError: as ``frames``.
+        """
+        number = self._number(clip)
+        if indices is None:
+            return np.concatenate(list(self.landmark_pieces(number)))
+        file = self._file(number)
+        data = b"".join([file.read(self.landmarks_at(number, index), LANDMARK_BYTES) for index in indices])
+        return _points(data)
 
-    def _encoded(self, piece: PieceRef) -> list[bytes]:
-        if piece in self._pieces:
-            self._pieces.move_to_end(piece)
-            return self._pieces[piece]
-        table = pq.ParquetFile(piece.path).read_row_group(piece.row_group, columns=["frames"])
-        frames: list[bytes] = table["frames"][0].as_py()
-        self._pieces[piece] = frames
-        self._bytes += sum(map(len, frames))
-        while self._bytes > self._cache_bytes and len(self._pieces) > 1:
-            _, dropped = self._pieces.popitem(last=False)
-            self._bytes -= sum(map(len, dropped))
-        return frames
+    def landmark_pieces(self, clip: int | str) -> Iterator[NDArray[np.float32]]:
+        """All of them piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
+        number = self._number(clip)
+        file, total, length = self._file(number), self.n_frames(number), int(self._piece_frames[number])
+        step = min(length, LANDMARK_ROWS)
+        for piece in range(0, total, length):
+            end = min(piece + length, total)
+            for first in range(piece, end, step):
+                count = min(step, end - first)
+                yield _points(file.read(self.landmarks_at(number, first), count * LANDMARK_BYTES))
+
+    def image_range(self, number: int, index: int) -> tuple[int, int]:
+        """Where a frame's image lies in its shard: first byte and length."""
+        piece, within = divmod(self._checked(number, index), self._piece_frames.item(number))
+        first = self._frames.item(number) + index
+        before = self._image_size[first - within : first]  # (within,): of the images before it in the piece
+        at = self._image_start.item(self._pieces.item(number) + piece)
+        at += int(before.sum(dtype=np.int64)) + LENGTH_BYTES * (within + 1)
+        length = self._image_size.item(first)
+        if not 0 < length <= MAX_IMAGE_BYTES:
+            raise OSError(f"the index gives an image of {length} bytes, {self.clip_id(number)} frame {index}")
+        return at, length
+
+    def landmarks_at(self, number: int, index: int) -> int:
+        """First byte of a frame's landmarks in its shard; they are ``LANDMARK_BYTES`` long."""
+        piece, within = divmod(self._checked(number, index), self._piece_frames.item(number))
+        return self._landmarks_start.item(self._pieces.item(number) + piece) + LANDMARK_BYTES * within
+
+    def _checked(self, number: int, index: int) -> int:
+        if not 0 <= index < self._n_frames.item(number):
+            raise IndexError(
+                f"{self.clip_id(number)} has {self.n_frames(number)} frames, not one numbered {index}"
+            )
+        return index
+
+    def _number(self, clip: int | str) -> int:
+        return self.number(clip) if isinstance(clip, str) else clip
+
+    def _file(self, number: int) -> RangeReader:
+        """The shard of a clip, opened; the least recently used ones are closed."""
+        shard = self._shard.item(number)
+        file = self._files.get(shard)
+        if file is None:
+            file = self._files[shard] = RangeReader(self._location(self._shard_names[shard]))
+            if len(self._files) > MAX_OPEN_SHARDS:
+                self._files.popitem(last=False)[1].close()
+        else:
+            self._files.move_to_end(shard)
+        return file
+
+    def _location(self, shard: str) -> Location:
+        where = join(self.folder, SHARDS, shard)
+        folder, budget = self._stage
+        return where if folder is None else stage(where, folder, budget)
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_pieces": OrderedDict(), "_bytes": 0}
+        return {"folder": self.folder, "_stage": self._stage}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
 
-def _light_rows(path: Path) -> list[tuple[dict[str, Any], PieceRef]]:
-    try:
-        file = pq.ParquetFile(path)
-        rows = file.read(columns=LIGHT_COLUMNS).to_pylist()
-        if len(rows) != file.num_row_groups or "clip_id" not in file.schema_arrow.names:
-            raise ValueError("its rows are not one to a row group")
-    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        raise UserError(
-            f"not a file of clips ({error})", str(path), "Delete it and preprocess again."
-        ) from None
-    return [(row, PieceRef(path, number, row["n_frames"])) for number, row in enumerate(rows)]
+_INFO = [
+    *("clip_id", "person_id", "video_id", "split", "start", "end"),
+    *("n_frames", "fps", "height", "width", "bbox", "source"),
+]
 
 
-def _clip_info(parts: list[tuple[dict[str, Any], PieceRef]]) -> ClipInfo:
-    parts = sorted(parts, key=lambda part: part[0]["piece"])
-    first, pieces = parts[0][0], tuple(piece for _, piece in parts)
-    if [row["piece"] for row, _ in parts] != list(range(len(parts))):
-        raise UserError(
-            f"clip {first['clip_id']} lacks a piece, or has one twice", str(pieces[0].path.parent)
-        )
-    return ClipInfo(
-        clip_id=first["clip_id"],
-        person_id=first["person_id"],
-        video_id=first["video_id"],
-        split=first["split"],
-        start=first["start"],
-        end=first["end"],
-        n_frames=sum(piece.n_frames for piece in pieces),
-        fps=float(first["fps"]),
-        height=first["height"],
-        width=first["width"],
-        source=first["source"],
-        pieces=pieces,
-    )
+def _list_column(batch: pa.RecordBatch, name: str) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Where each row's values begin, (N + 1,), and the values of all rows."""
+    column = batch.column(name)
+    return column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True)
+
+
+def _points(data: bytes) -> NDArray[np.float32]:
+    return np.frombuffer(data, "<f4").reshape(-1, NUM_LANDMARKS, 2)  # (T * 136,) -> (T, 68, 2)
+
+
+def stage(shard: Location, folder: Path, budget_gb: float) -> Location:
+    """A copy of a shard on this machine, made once for all its processes; the shard itself once ``folder`` is full.
+
+    Args:
+        folder: node-local.
+        budget_gb: of all that lies in ``folder``.
+    """
+    origin = hashlib.sha256(str(shard).encode()).hexdigest()[:16]
+    target = folder / f"{origin}-{name_of(shard)}"
+    if target.is_file():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be copying this very shard
+        if target.is_file():
+            return target
+        used = sum(path.stat().st_size for path in folder.iterdir())
+        if used + size_of(shard) > budget_gb * 2**30:
+            return shard
+        with atomic_file(target) as temporary:
+            copy_file(shard, temporary)
+    return target

@@ -1,0 +1,216 @@
+"""One run per folder: two programs never write into one.
+
+On a local disk the lock of the operating system says who works in a folder; it is free at once when its
+holder dies, however it dies. On a network mount or in an object store there is no such lock, so a program
+writes a lease: a small file that it renews while it works. A lease whose process is gone from this very
+machine, or that is not renewed for ``STALE`` seconds, has lapsed.
+
+An object store has no exclusive create. So a program first writes a pending lease under a random name, looks
+who else is there, and looks again after ``SETTLE`` seconds before it holds the folder; of two that come at the
+same time, the first by name stays. Only its own renewals tell whether a lease is alive, never a clock: those
+of two machines may differ.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from safa.errors import UserError
+from safa.files import Entry, Location, atomic_write, delete, entries, exists, is_uri, join, read_bytes, shown
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"
+LEASES = ".leases"  # folder
+BEAT = 10.0  # seconds between renewals
+STALE = 60.0  # seconds without one after which a lease has lapsed
+SETTLE = 2.0  # seconds between two looks at who else is there
+NETWORK_MOUNTS = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "ceph", "beegfs", "glusterfs", "9p", "afs")
+
+
+@dataclass(frozen=True)
+class _Lease:
+    """Who works in a folder. ``beat`` counts renewals; ``held`` is False until its owner has looked twice."""
+
+    name: str
+    host: str
+    pid: int
+    job: str
+    beat: int = 0
+    held: bool = False
+
+    @property
+    def owner(self) -> str:
+        job = f", job {self.job}" if self.job else ""
+        return f"process {self.pid} on {self.host}{job}"
+
+
+@contextmanager
+def exclusive(folder: Location) -> Iterator[None]:
+    """Hold a folder for the block; it is made if it is not there.
+
+    Raises:
+        UserError: another program works there.
+    """
+    with _lease(folder) if needs_lease(folder) else _lock(Path(folder)):
+        yield
+
+
+def needs_lease(folder: Location) -> bool:
+    """Whether the lock of the operating system does not reach as far as the folder does."""
+    if is_uri(folder):
+        return True
+    path, best, kind = os.path.realpath(folder), "", ""
+    for line in (
+        Path("/proc/mounts").read_text(encoding="utf-8").splitlines() if Path("/proc/mounts").exists() else ()
+    ):
+        _, mount, name, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ")
+        if (path + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
+            best, kind = mount, name
+    return kind.startswith(NETWORK_MOUNTS)
+
+
+def _refusal(folder: Location, owner: str) -> UserError:
+    return UserError(f"another program is at work here ({owner})", shown(folder), "Wait for it, or stop it.")
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _refusal(folder, file.read(200).strip() or "another process") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        yield
+
+
+# ---- leases ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _lease(folder: Location) -> Iterator[None]:
+    own = _Lease(
+        f"{time.time_ns():020d}-{uuid.uuid4().hex}.json",
+        socket.gethostname(),
+        os.getpid(),
+        os.environ.get("RAY_JOB_SUBMISSION_ID", ""),
+    )
+    _write(folder, own)
+    try:
+        _take(folder, own)
+        stopped = threading.Event()
+        thread = threading.Thread(target=_renew, args=(folder, own, stopped), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+    finally:
+        with suppress(OSError, pa.ArrowException, UserError):
+            delete(join(folder, LEASES, own.name))
+
+
+def _take(folder: Location, own: _Lease) -> None:
+    """Return once the folder is ours.
+
+    Raises:
+        UserError: somebody else has it.
+    """
+    for other in _others(folder, own):
+        _outlive(folder, own, other)
+    time.sleep(SETTLE)
+    # Whoever came in between is pending, or holds the folder since before we came.
+    rivals = [other for other in _others(folder, own) if other.held or other.name < own.name]
+    if rivals:
+        raise _refusal(folder, rivals[0].owner)
+    _write(folder, replace(own, held=True))
+
+
+def _outlive(folder: Location, own: _Lease, other: _Lease) -> None:
+    """Return once another lease has lapsed, or if ours goes first.
+
+    Raises:
+        UserError: it is alive.
+    """
+    if not other.held and own.name < other.name:
+        return
+    if other.host == own.host and not _is_running(other.pid):
+        log.info("%s: taking over from %s, which is gone", shown(folder), other.owner)
+        delete(join(folder, LEASES, other.name))
+        return
+    log.info("%s: held by %s; waiting up to %.0f s for a sign of life", shown(folder), other.owner, STALE)
+    deadline = time.monotonic() + STALE
+    while time.monotonic() < deadline:
+        time.sleep(min(SETTLE, max(0.01, deadline - time.monotonic())))
+        now = next((lease for lease in _others(folder, own) if lease.name == other.name), None)
+        if now is None:
+            return
+        if now.beat != other.beat:
+            raise _refusal(folder, other.owner)
+    log.info(
+        "%s: taking over from %s, of which nothing was seen for %.0f s", shown(folder), other.owner, STALE
+    )
+    delete(join(folder, LEASES, other.name))
+
+
+def _renew(folder: Location, own: _Lease, stopped: threading.Event) -> None:
+    lease = replace(own, held=True)
+    while not stopped.wait(BEAT):
+        lease = replace(lease, beat=lease.beat + 1)
+        try:
+            _write(folder, lease)
+        except (OSError, pa.ArrowException, UserError) as error:
+            log.warning("%s: the lease could not be renewed (%s)", shown(folder), error)
+
+
+def _write(folder: Location, lease: _Lease) -> None:
+    atomic_write(join(folder, LEASES, lease.name), json.dumps(asdict(lease)))
+
+
+def _others(folder: Location, own: _Lease) -> list[_Lease]:
+    """All other leases, the first by name first; one that cannot be read was deleted while we looked."""
+    if not exists(join(folder, LEASES)):
+        return []
+    leases = [_read(entry) for entry in entries(join(folder, LEASES)) if entry.suffix == ".json"]
+    return sorted(
+        (lease for lease in leases if lease is not None and lease.name != own.name), key=lambda x: x.name
+    )
+
+
+def _read(entry: Entry) -> _Lease | None:
+    try:
+        fields: dict[str, Any] = json.loads(read_bytes(entry.where))
+        return replace(_Lease(**fields), name=entry.name)
+    except (OSError, ValueError, TypeError, pa.ArrowException, UserError):
+        return None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

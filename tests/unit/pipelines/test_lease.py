@@ -1,0 +1,139 @@
+"""One run per folder, by a lock and by leases: who may start, who has to wait, who takes over from the dead."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines import lease
+from pipelines.lease import LEASES, exclusive, needs_lease
+from safa.errors import UserError
+
+HOLD = """
+import sys, time
+from pipelines import lease
+lease.BEAT, lease.SETTLE = 0.1, 0.2
+lease.needs_lease = lambda folder: sys.argv[2] == "lease"
+with lease.exclusive(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["lock", "lease"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(lease, "needs_lease", lambda folder: request.param == "lease")
+    for name, seconds in (("BEAT", 0.1), ("SETTLE", 0.2), ("STALE", 1.5)):
+        monkeypatch.setattr(lease, name, seconds)
+    return str(request.param)
+
+
+@pytest.fixture
+def holder(kind: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds ``tmp_path / run``."""
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run"), kind]
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_start_is_refused_with_the_name_of_the_first(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"at work here .*process {holder.pid}"), exclusive(tmp_path / "run"):
+        pytest.fail("two programs in one folder")
+
+
+def test_the_dead_hold_nothing(holder: subprocess.Popen[str], tmp_path: Path) -> None:
+    holder.kill()
+    holder.wait()
+    began = time.monotonic()
+    with exclusive(tmp_path / "run"):
+        assert time.monotonic() - began < 1.0
+
+
+def test_a_folder_is_free_again_afterwards(kind: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        with exclusive(tmp_path / "run"):
+            pass
+    with pytest.raises(RuntimeError, match="on purpose"), exclusive(tmp_path / "run"):
+        raise RuntimeError("on purpose")
+    with exclusive(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["lease"], indirect=True)
+def test_a_lease_of_another_machine_lapses_without_renewals(kind: str, tmp_path: Path) -> None:
+    other = lease._Lease("0-other.json", "elsewhere", 1, "", 7, held=True)
+    lease._write(tmp_path, other)
+    began = time.monotonic()
+    with exclusive(tmp_path):
+        assert time.monotonic() - began >= lease.STALE
+        assert [path.name for path in (tmp_path / LEASES).iterdir()] != [other.name]
+
+
+@pytest.mark.parametrize("kind", ["lease"], indirect=True)
+def test_a_lease_of_another_machine_that_is_renewed_refuses(kind: str, tmp_path: Path) -> None:
+    other = lease._Lease("0-other.json", "elsewhere", 1, "raysubmit_1", 7, held=True)
+    lease._write(tmp_path, other)
+    stopped = threading.Event()
+    thread = threading.Thread(target=lease._renew, args=(tmp_path, other, stopped))
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="elsewhere, job raysubmit_1"), exclusive(tmp_path):
+            pytest.fail("two programs in one folder")
+    finally:
+        stopped.set()
+        thread.join()
+    assert [path.name for path in (tmp_path / LEASES).iterdir()] == [other.name]  # ours is withdrawn
+
+
+@pytest.mark.parametrize("kind", ["lease"], indirect=True)
+def test_of_many_that_come_together_one_stays(kind: str, tmp_path: Path) -> None:
+    inside, most, refused = 0, 0, 0
+    guard = threading.Lock()
+
+    def start() -> None:
+        nonlocal inside, most, refused
+        try:
+            with exclusive(tmp_path):
+                with guard:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(1.0)
+                with guard:
+                    inside -= 1
+        except UserError:
+            with guard:
+                refused += 1
+
+    threads = [threading.Thread(target=start) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, refused) == (1, 4)
+
+
+def test_a_damaged_lease_is_nobodys(kind: str, tmp_path: Path) -> None:
+    (tmp_path / LEASES).mkdir()
+    (tmp_path / LEASES / "0.json").write_text("{")
+    (tmp_path / LEASES / "1.json").write_text(json.dumps({"host": 3}))
+    with exclusive(tmp_path):
+        pass
+
+
+def test_network_mounts_and_stores_need_a_lease(tmp_path: Path) -> None:
+    assert needs_lease("s3://bucket/run")
+    assert not needs_lease(tmp_path)
+    assert not needs_lease(tmp_path / "not" / "there")
