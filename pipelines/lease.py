@@ -6,8 +6,8 @@ writes a lease: a small file that it renews while it works. A lease whose proces
 machine, or that is not renewed for ``STALE`` seconds, has lapsed.
 
 An object store has no exclusive create. So a program first writes a pending lease under a random name, looks
-who else is there, and looks again after ``SETTLE`` seconds before it holds the folder; of two that come at the
-same time, the first by name stays. Only its own renewals tell whether a lease is alive, never a clock: those
+who else is there, looks again after ``SETTLE`` seconds before it holds the folder, and once more when it
+does; of two that come at the same time, the first by name stays. Only its own renewals tell whether a lease is alive, never a clock: those
 of two machines may differ.
 """
 
@@ -137,14 +137,15 @@ def _take(folder: Location, own: _Lease) -> None:
     Raises:
         UserError: somebody else has it.
     """
-    for other in _others(folder, own):
-        _outlive(folder, own, other)
-    time.sleep(SETTLE)
-    # Whoever came in between is pending, or holds the folder since before we came.
-    rivals = [other for other in _others(folder, own) if other.held or other.name < own.name]
+    for pause in (0.0, SETTLE):
+        time.sleep(pause)
+        for other in _others(folder, own):
+            _outlive(folder, own, other)
+    _write(folder, replace(own, held=True))
+    # Whoever was slow to write, and did not see in time that we hold it, is here by now: one of us has to go.
+    rivals = [other for other in _others(folder, own) if other.name < own.name]
     if rivals:
         raise _refusal(folder, rivals[0].owner)
-    _write(folder, replace(own, held=True))
 
 
 def _outlive(folder: Location, own: _Lease, other: _Lease) -> None:
