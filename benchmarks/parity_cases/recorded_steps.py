@@ -66,7 +66,7 @@ class FullStep:
     def adversarial_loss(self) -> Tensor:
         """The adversarial terms with a live discriminator.
 
-        ``generator_step`` spares these gradients, which nothing uses. They are recorded, so this computes them.
+        ``generator_step`` spares these gradients, as nothing uses them. They are recorded, so they count here.
         """
         outputs, scales = self.result.outputs, self.criteria.discriminator_scales
         keypoints = outputs.kp_driving.value.detach()

@@ -103,7 +103,7 @@ class Safa(nn.Module):
         )
 
     def reenact(self, source: SourceCache, driving: FaceState, *, blend: Blend | None = None) -> Reenactment:
-        """Animate the source by driving states (B, ...) that ``safa.inference.motion_transfer`` has transferred.
+        """Animate the source by driving states (B, ...), transferred by ``safa.inference.motion_transfer``.
 
         A source of batch 1 serves every driving state.
         """

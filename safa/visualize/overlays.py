@@ -22,7 +22,7 @@ HUES = 256
 
 
 def heat(heat_map: Tensor) -> RgbImage:
-    """Colour a map (H, W) in [0, 1] from black (0) over red to pale yellow (1); values outside are clipped."""
+    """Colour a map (H, W) in [0, 1] from black (0) over red to pale yellow (1); it clips values outside."""
     if heat_map.ndim != 2:
         raise ValueError(f"one map (H, W) is wanted, not {tuple(heat_map.shape)}")
     levels = (heat_map.detach().float().clamp(0, 1) * 255).round().long().cpu().numpy()

@@ -28,9 +28,8 @@ RESHAPING = frozenset(
         *("expand", "expand_as", "repeat", "repeat_interleave", "unsqueeze", "squeeze", "fold", "unfold"),
     )
 )
-SHAPE = re.compile(r"\([^()]*(,|\))")  # "(B, K, 2)", "(P,)" or a scalar's "()"
-# "points_BK2", "grid_hw2": capitals or sizes behind a lower-case name. CONSTANTS, Classes and names that come
-# from elsewhere ("map_Kd" of an MTL file, "do_GET" of http.server) do not match or are listed.
+SHAPE = re.compile(r"\((?:\.\.\.|[^()]*,[^()]*)?\)")  # "(B, K, 2)", "(P,)", "(...)" or a scalar's "()"
+# "points_BK2", "grid_hw2": capitals or sizes behind a lower-case name, unlike CONSTANTS and "J_regressor".
 SUFFIX = re.compile(r"^_*[a-z][a-z0-9_]*_(?:[BCDFHKLMNPQSTVW][BCDFHKLMNPQSTVWhw0-9]{0,7}|hw[0-9]?)$")
 
 
@@ -113,7 +112,13 @@ def test_no_name_carries_a_shape() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["y = x.flatten(2)", "y = torch.cat([a, b])  # join", "y = x[:, None]", "y = x.T", "f(x.permute(1, 0))"],
+    [
+        "y = x.flatten(2)",
+        "y = torch.cat([a, b])  # join (see there)",
+        "y = x[:, None]",
+        "y = x.T",
+        "f(x.permute(1, 0))",
+    ],
 )
 def test_a_line_without_its_shape_is_seen(line: str) -> None:
     assert unexplained(line) == [1]
