@@ -66,7 +66,7 @@ class FullStep:
     def adversarial_loss(self) -> Tensor:
         """The adversarial terms with a live discriminator.
 
-        ``generator_step`` spares these gradients, which nothing uses; they are recorded, so made here.
+        ``generator_step`` spares these gradients, as nothing uses them. They are recorded, so they count here.
         """
         outputs, scales = self.result.outputs, self.criteria.discriminator_scales
         keypoints = outputs.kp_driving.value.detach()
@@ -92,7 +92,7 @@ class _RecordedCriteria(Criteria):
 
 
 def rasterize_in_float32(vertices: Tensor, faces: Tensor, size: int) -> Fragments:
-    """As the float64 files were made: which face a pixel sees does not depend on the precision elsewhere."""
+    """Rasterise in float32, as the float64 files do: the face a pixel sees is the same in any precision."""
     found = rasterize(vertices.float(), faces, size)
     return Fragments(found.face_index, found.zbuf.to(vertices), found.bary.to(vertices))
 

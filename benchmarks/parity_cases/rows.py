@@ -1,4 +1,4 @@
-"""What a comparison yields: one row per tensor, and the rules by which a row passes."""
+"""The result of a comparison: one row per tensor, and the rules by which a row passes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Detail = Mapping[str, float | str]
 # Tensors computed without the rasteriser: largest error over max(1, |reference|max).
 RELATIVE = 1e-4
 # Everything that depends on the rasteriser. One pixel of a face mask may toggle on rounding noise, and what
-# is drawn or convolved around it moves; so most of a picture has to agree closely, single pixels loosely.
-PICTURE_SHARE = 0.999  # of the pixels, to which the quantile belongs
+# is drawn or convolved around it moves; so most of an image has to agree closely, single pixels loosely.
+IMAGE_SHARE = 0.999  # of the pixels, to which the quantile belongs
 
 
 @dataclass(frozen=True)
-class PictureLimits:
+class ImageLimits:
     """Largest root mean square, 99.9 % quantile and maximum of the error over max(1, |reference|max)."""
 
     rms: float
@@ -28,14 +28,13 @@ class PictureLimits:
     maximum: float
 
 
-PICTURE = PictureLimits(1e-5, 1e-4, 6e-3)
+IMAGE = ImageLimits(1e-5, 1e-4, 6e-3)
 # BatchNorm over a batch of two amplifies: in training mode the reference's own float32 prediction is off its
 # float64 one by 1.1e-4 (rms), 9e-4 (quantile) and 2.7e-3 (maximum).
-TRAINING_PICTURE = PictureLimits(1e-4, 1e-3, 6e-3)
-LEVELS_8BIT = 2
-NOT_A_NUMBER = (
-    1e9  # the error of a NaN or an infinity: fails everywhere, and can be squared and written as JSON
-)
+TRAINING_IMAGE = ImageLimits(1e-4, 1e-3, 6e-3)
+LEVELS_8BIT = 2  # of 255
+# The error of a NaN or an infinity: it fails everywhere, and can be squared and written as JSON.
+NOT_A_NUMBER = 1e9
 # Another convolution backend flips about one pixel in 65,536 of a face index map; allow three times that.
 FLIPPED_PIXELS = 3 / 65_536
 LOSS_RELATIVE = 3e-4
@@ -66,13 +65,13 @@ class Row:
     behind_rasterizer: bool = False
 
     @property
-    def may_be_mended(self) -> bool:
-        """Whether it fails, and a single pixel of the rasteriser's could be why."""
+    def may_be_fixed(self) -> bool:
+        """Whether the row fails, and a single pixel of the rasteriser could be the reason."""
         return self.behind_rasterizer and not self.passed
 
     def or_toggled(self, toggled: Row) -> Row:
-        """The toggled row if it fixes this one; only what lies behind the rasteriser may be fixed so."""
-        if not (self.may_be_mended and toggled.passed):
+        """The toggled row if it passes and this one lies behind the rasteriser and fails; else this one."""
+        if not (self.may_be_fixed and toggled.passed):
             return self
         return replace(toggled, detail={**toggled.detail, "before toggling pixels": self.relative})
 
@@ -94,12 +93,12 @@ def equal(case: str, tensor: str, ours: Array, reference: Array) -> Row:
     return Row(case, tensor, worst, worst / largest, "equal", worst == 0)
 
 
-def picture(case: str, tensor: str, ours: Array, reference: Array, limits: PictureLimits = PICTURE) -> Row:
+def picture(case: str, tensor: str, ours: Array, reference: Array, limits: ImageLimits = IMAGE) -> Row:
     """For whatever lies behind the rasteriser. Errors are relative to max(1, |reference|max)."""
     error, largest = _errors(ours, reference)
     scaled = error / largest
     rms = float(np.sqrt(np.mean(np.square(scaled))))
-    quantile = float(np.quantile(scaled, PICTURE_SHARE))
+    quantile = float(np.quantile(scaled, IMAGE_SHARE))
     passed = rms <= limits.rms and quantile <= limits.quantile and _max(scaled) <= limits.maximum
     tolerance = f"rms <= {limits.rms:g}, q99.9 <= {limits.quantile:g}, max <= {limits.maximum:g}"
     detail = {"rms": rms, "q99.9": quantile}
@@ -115,7 +114,7 @@ def each(
 
 
 def levels(case: str, tensor: str, ours: Array, reference: Array) -> Row:
-    """For 8-bit pictures."""
+    """For 8-bit images."""
     error, largest = _errors(ours, reference)
     worst = _max(error)
     share = float(np.mean(error > 0))

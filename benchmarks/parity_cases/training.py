@@ -17,7 +17,7 @@ from parity_cases.recorded_steps import (
     with_softmax_scale,
     without_dropout,
 )
-from parity_cases.rows import LOSS_RELATIVE, TRAINING_PICTURE, Row, exact, loss, picture
+from parity_cases.rows import LOSS_RELATIVE, TRAINING_IMAGE, Row, exact, loss, picture
 from safa.config.losses import HeadLossConfig
 from safa.data.sampler import FrameBatch
 from safa.tensor_tree import map_tensors
@@ -99,7 +99,7 @@ def loss_groups(golden: Golden) -> Iterator[Row]:
     reference = golden.json("train_soft")
     recorded = golden.arrays("train_soft_outputs")["prediction_s2"]
     prediction = step.result.outputs.generated.prediction[..., ::2, ::2]
-    yield picture("train_soft", "prediction_s2", prediction.detach().numpy(), recorded, TRAINING_PICTURE)
+    yield picture("train_soft", "prediction_s2", prediction.detach().numpy(), recorded, TRAINING_IMAGE)
     yield from _loss_rows("train_soft", step.result.losses, reference["f32"]["losses"])
     yield from _loss_rows("train_soft", step.discriminator, reference["f32"]["disc"]["losses"])
     for group, found in _group_gradients(step, reference["groups"]):
@@ -141,7 +141,7 @@ def _loss_rows(
 
 
 def _output_rows(golden: Golden, step: FullStep) -> Iterator[Row]:
-    """What the step computed on its way, in training mode."""
+    """Compare what the step computed on its way, in training mode."""
     reference = golden.arrays("train_outputs")
     outputs, driving = step.result.outputs, step.batch.driving
     motion = outputs.generated.motion
@@ -160,19 +160,19 @@ def _output_rows(golden: Golden, step: FullStep) -> Iterator[Row]:
         exact_tensors[f"vgg_real_{scale}_mean"] = features.mean((2, 3))
     for name, tensor in exact_tensors.items():
         yield exact("train", name, tensor.detach().numpy(), reference[name])
-    pictures = {
+    image_tensors = {
         "deformation": motion.deformation,
         "occlusion_map1": motion.occlusion1,
         "occlusion_map2": motion.occlusion2,
         "mask": motion.masks,
         "prediction_s2": outputs.generated.prediction[..., ::2, ::2],
     }
-    for name, tensor in pictures.items():
-        yield picture("train", name, tensor.detach().numpy(), reference[name], TRAINING_PICTURE)
+    for name, tensor in image_tensors.items():
+        yield picture("train", name, tensor.detach().numpy(), reference[name], TRAINING_IMAGE)
 
 
 def _statistics_rows(golden: Golden, networks: Networks) -> Iterator[Row]:
-    """BatchNorm's running statistics after the forward pass."""
+    """Compare BatchNorm's running statistics after the forward pass."""
     reference = golden.arrays("train_running_stats")
     state = {
         f"{part}.{name}": value
