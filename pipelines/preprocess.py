@@ -167,7 +167,7 @@ def _with_face_tracks(
     if fresh:
         stack.enter_context(ray_session())
         _same_paths_everywhere(config)
-        rows = _rows([{"video": absolute(video.where)} for video in fresh])
+        rows = _rows([{"video": absolute(video.location)} for video in fresh])
         given = (source, config.fps, folder.absolute())
         found = rows.map(FaceTrackFinder, fn_constructor_args=given, **_actors(config))
         for done in _progress(found, len(fresh), "videos searched"):

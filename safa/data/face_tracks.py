@@ -297,7 +297,7 @@ def _job(video: Entry, face_tracks: VideoTracks, segment: Segment, split: str) -
         person_id=video.stem,
         video_id=video.stem,
         split=split,
-        video=video.where,
+        video=video.location,
         start=segment.start,
         end=segment.end,
         fps=face_tracks.fps,

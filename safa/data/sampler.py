@@ -10,7 +10,7 @@ Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its
 So the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
 going on after an interruption needs one number: how many samples were consumed.
 
-An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (MODEL.md section 7, "Data").
+An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (docs/model.md, section 7, "Data").
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def contents(folder: Location, what: str) -> list[Entry]:
 
 def is_picture_folder(entry: Entry) -> bool:
     """Whether a clip is stored as a folder of numbered PNGs."""
-    return entry.is_folder and any(child.suffix == ".png" for child in entries(entry.where))
+    return entry.is_folder and any(child.suffix == ".png" for child in entries(entry.location))
 
 
 def _from_folder(source: ClipsSource) -> Listing:
@@ -193,4 +193,4 @@ def _job_of_file(entry: Entry, source: ClipsSource) -> ClipJob:
         clip_id = person = video = name
         start = 0
     fps = source.fps if entry.is_folder else None
-    return ClipJob(clip_id, person, video, source.split, entry.where, start, None, fps, None, None, None)
+    return ClipJob(clip_id, person, video, source.split, entry.location, start, None, fps, None, None, None)

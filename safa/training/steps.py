@@ -14,7 +14,7 @@ called through ``forward`` and exactly once between two backward passes:
   there, so the wrapper is passed by and no gradient is left on it.
 
 Running statistics need no broadcast when SyncBatchNorm is used: wrap with ``broadcast_buffers=False``.
-Source: MODEL.md, section 7.
+Source: docs/model.md, section 7.
 """
 
 from __future__ import annotations

@@ -122,10 +122,10 @@ def test_average_is_what_is_validated_and_saved(make_config: MakeConfig) -> None
     config = make_config("full", {"stage.ema_decay": 0.9})
     fit(config, LocalContext())
     stored = read_state(config.folder / "checkpoints" / "step-00000004")
-    assert stored.average is not None
-    assert _same(_weights(config), dict(stored.average))
+    assert stored.ema is not None
+    assert _same(_weights(config), dict(stored.ema))
     assert not torch.equal(
-        stored.average["generator.final.weight"], stored.networks["generator"]["final.weight"]
+        stored.ema["generator.final.weight"], stored.networks["generator"]["final.weight"]
     )
 
 
