@@ -124,9 +124,7 @@ def test_average_is_what_is_validated_and_saved(make_config: MakeConfig) -> None
     stored = read_state(config.folder / "checkpoints" / "step-00000004")
     assert stored.ema is not None
     assert _same(_weights(config), dict(stored.ema))
-    assert not torch.equal(
-        stored.ema["generator.final.weight"], stored.networks["generator"]["final.weight"]
-    )
+    assert not torch.equal(stored.ema["generator.final.weight"], stored.networks["generator"]["final.weight"])
 
 
 def test_model_folder_is_all_that_inference_needs(
