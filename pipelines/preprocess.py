@@ -31,8 +31,8 @@ from pipelines.run_folder import lock_settings, write_manifest
 from pipelines.stages import ClipMaker, FaceTrackFinder, Row, failure_in
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
 from safa.data.cost_estimate import estimate_cost
-from safa.data.dataset_stats import gather
-from safa.data.download import make_downloader
+from safa.data.dataset_stats import compute_stats
+from safa.data.download.retry import TRANSIT, make_downloader
 from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.sources import ClipJob, Listing, list_jobs, location_of
 from safa.errors import Failure, FailureCode, UserError
@@ -167,7 +167,7 @@ def _with_face_tracks(
     if fresh:
         stack.enter_context(ray_session())
         _same_paths_everywhere(config)
-        rows = _rows([{"video": absolute(video.where)} for video in fresh])
+        rows = _rows([{"video": absolute(video.location)} for video in fresh])
         given = (source, config.fps, folder.absolute())
         found = rows.map(FaceTrackFinder, fn_constructor_args=given, **_actors(config))
         for done in _progress(found, len(fresh), "videos searched"):
@@ -263,7 +263,7 @@ def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine
     ok = len(wanted & done)
     reasons = dict(Counter(row["code"] for row in refused))
     summary = Summary(len(names), ok, len(refused), len(names) - ok - len(refused), reasons)
-    stats = gather(config, listed, {row["id"]: row["code"] for row in refused})
+    stats = compute_stats(config, listed, {row["id"]: row["code"] for row in refused})
     write_json(config.out / "summary.json", {**summary.as_counts(), **stats.as_json()})
     write_page(config.out / "summary.html", stats, summary.as_counts())
     write_manifest(config.out, config, summary.as_counts(), seconds)

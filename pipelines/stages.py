@@ -21,8 +21,8 @@ from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, Prepr
 from safa.data.clip_maker import LandmarkDetector, make_clip
 from safa.data.clip_store import ClipStore
 from safa.data.detectors import FaceDetector
-from safa.data.download import downloaded, make_downloader
 from safa.data.download.base import Downloader
+from safa.data.download.retry import downloaded, make_downloader
 from safa.data.face_tracks import find_face_tracks, write_tracks
 from safa.data.landmarks import sidecar_names
 from safa.data.sources import ClipJob
@@ -134,9 +134,9 @@ class FaceTrackFinder:
 
             self._detector = LibraryDetector(self._source.detector)
         with local_copy(location) as video:
-            face_tracks = find_face_tracks(video, self._source, self._fps, self._detector)
-        write_tracks(self._folder, face_tracks)
-        return len(face_tracks.clips)
+            tracks = find_face_tracks(video, self._source, self._fps, self._detector)
+        write_tracks(self._folder, tracks)
+        return len(tracks.clips)
 
 
 def _sidecars(video: str) -> list[str]:

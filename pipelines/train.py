@@ -30,7 +30,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipelines.launch import honest_interrupts, launch, ray_session, set_up_logging
 from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
-from safa.checkpoint.native import read_weights
+from safa.checkpoint.native import read_model_weights
 from safa.config import parse_settings
 from safa.config.training import ScaleConfig, TrainConfig
 from safa.errors import UserError
@@ -74,7 +74,7 @@ def train(config: TrainConfig) -> Path:
         train_locally(config)
     else:
         train_on_ray(config)
-    _, info = read_weights(config.folder / "model")
+    _, info = read_model_weights(config.folder / "model")
     write_manifest(config.folder, config, {"steps": info.step}, time.monotonic() - began)
     log.info("%s: finished after %d steps", config.folder, info.step)
     return config.folder

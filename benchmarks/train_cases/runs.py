@@ -31,7 +31,7 @@ def make_settings(folder: Path) -> dict[str, Any]:
     demo = load_settings(DEMO, DemoConfig)
     size = demo.model.image_size
     write_clips(folder / "clips", size)
-    whole: dict[str, Any] = demo.train_settings().model_dump(mode="json")
+    whole: dict[str, Any] = demo.train.model_dump(mode="json")
     whole["stage"]["init"] = None
     whole["data"] |= {"clips": str(folder / "clips")}
     changes = {"runs": str(folder), "validate_on": None, "log_every": LOG_EVERY}

@@ -137,8 +137,8 @@ class _Run:
         samples = done.samples + self._feed.samples_per_step
         epoch = samples // self._feed.samples_per_epoch
         self._progress = Progress(done.step + 1, samples, epoch, done.seconds + seconds)
-        if self._stage.average is not None:
-            self._stage.average.update(self._progress.step)
+        if self._stage.ema is not None:
+            self._stage.ema.update(self._progress.step)
         self._window.add(terms, factor, waited=loaded - started, seconds=seconds)
 
     def _seed(self, step: int) -> torch.Generator:

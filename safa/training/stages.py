@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
-from safa.checkpoint.native import TrainState, read_weights
+from safa.checkpoint.native import TrainState, read_model_weights
 from safa.config.training import FullStage, HeadStage, StepConfig, TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
 from safa.head import load_head_assets
@@ -35,7 +35,7 @@ from safa.training.steps import (
     generator_step,
     head_step,
 )
-from safa.weights import load_weights, under
+from safa.weights import load_weights, strip_prefix
 
 B = TypeVar("B", FrameBatch, PairBatch)
 M = TypeVar("M", bound=nn.Module)
@@ -59,7 +59,7 @@ class Stage(ABC, Generic[B]):
     model: nn.Module
     networks: dict[str, nn.Module]  # bare, by name
     optimisers: dict[str, Adam]
-    average: EMA | None = None
+    ema: EMA | None = None
 
     def __init__(self, settings: StepConfig, context: TrainContext) -> None:
         self._settings, self._context = settings, context
@@ -80,12 +80,12 @@ class Stage(ABC, Generic[B]):
     @property
     def state(self) -> TrainState:
         """Everything a checkpoint keeps."""
-        return TrainState(self.networks, self.optimisers, self.average.model if self.average else None)
+        return TrainState(self.networks, self.optimisers, self.ema.model if self.ema else None)
 
     @property
     def inference_model(self) -> nn.Module:
         """The averaged model where there is one, else the trained one."""
-        return self.average.model if self.average else self.model
+        return self.ema.model if self.ema else self.model
 
     def _laid_out(self, network: M) -> M:
         return network.to(memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
@@ -203,7 +203,7 @@ class FullTraining(Stage[PairBatch]):
             name: make_adam(network, getattr(stage.lr, name), stage.betas, config.step)
             for name, network in self.networks.items()
         }
-        self.average = EMA(self.model, stage.ema_decay) if stage.ema_decay is not None else None
+        self.ema = EMA(self.model, stage.ema_decay) if stage.ema_decay is not None else None
 
     def train_mode(self) -> None:
         """See ``Stage``: the 3DMM encoder keeps the BatchNorm statistics of stage 1."""
@@ -249,8 +249,8 @@ def _first_model(config: TrainConfig, stage: FullStage) -> Safa:
         if head.encoder_weights is not None:
             model.tdmm.load_encoder_weights(head.encoder_weights)
         return model
-    weights, info = read_weights(stage.init)
-    tdmm_weights = under(weights, "tdmm.")
+    weights, info = read_model_weights(stage.init)
+    tdmm_weights = strip_prefix(weights, "tdmm.")
     # Without a file of its own, this stage has the very head that the weights were trained with.
     assets = load_head_assets(head) if head.assets else HeadAssets.from_state_dict(tdmm_weights)
     model = Safa(config.model, assets)

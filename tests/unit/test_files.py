@@ -57,7 +57,7 @@ def test_a_folder_lists_alike(address: str) -> None:
         (CLIP, ".mp4"),
         ("id2#v#000000#000002", ""),
     ]
-    assert [name_of(entry.where) for entry in found] == [entry.name for entry in found]
+    assert [name_of(entry.location) for entry in found] == [entry.name for entry in found]
 
 
 def test_jobs_are_alike(address: str) -> None:
@@ -71,24 +71,24 @@ def test_jobs_are_alike(address: str) -> None:
 
 def test_copies_come_with_their_companions_and_go(address: str, folder: Path) -> None:
     video, _, pictures, _ = sorted(entries(address))
-    with local_copy(video.where, [f"{CLIP}.pkl", f"{CLIP}.landmarks.npy"]) as path:
+    with local_copy(video.location, [f"{CLIP}.pkl", f"{CLIP}.landmarks.npy"]) as path:
         assert (path.name, path.read_bytes()) == (video.name, b"video")
         assert path.with_suffix(".pkl").read_bytes() == b"points"
         assert not path.with_name(f"{CLIP}.landmarks.npy").exists()
-    with local_copy(pictures.where) as shown:
+    with local_copy(pictures.location) as shown:
         assert sorted(child.name for child in shown.iterdir()) == ["0.png", "1.png"]
     assert path.exists() == shown.exists() == (path.parent == folder)
 
 
 def test_what_is_missing_is_missing_in_the_copy_too(address: str) -> None:
     video = min(entries(address))
-    with local_copy(video.where.replace(".mp4", ".webm")) as path:
+    with local_copy(video.location.replace(".mp4", ".webm")) as path:
         assert path.suffix == ".webm"
         assert not path.exists()
 
 
 def test_lists_are_read_line_by_line(address: str) -> None:
-    place = max(entries(address)).where
+    place = max(entries(address)).location
     with open_text(place) as file:
         assert file.read().startswith("video_id,")  # without the byte order mark
     source = parse_settings({"kind": "metadata", "csv": place, "videos": "/"}, MetadataSource, "test")
@@ -98,7 +98,7 @@ def test_lists_are_read_line_by_line(address: str) -> None:
 
 def test_a_folder_that_is_not_there(address: str) -> None:
     (video,) = [entry for entry in entries(address) if entry.suffix == ".mp4"]
-    missing = video.where.replace("id1%23", "id9%23").replace("id1#", "id9#")
+    missing = video.location.replace("id1%23", "id9%23").replace("id1#", "id9#")
     with pytest.raises(UserError, match=r"no such folder of clips.*Check source\.folder"):
         contents(missing, "clips")
 

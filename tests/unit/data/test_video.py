@@ -1,4 +1,4 @@
-"""Video in and out: every frame, in its place, in its colours; damage is told."""
+"""Video in and out: every frame, in its place, in its colours; damage is reported."""
 
 from __future__ import annotations
 

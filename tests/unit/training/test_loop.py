@@ -122,11 +122,9 @@ def test_average_is_what_is_validated_and_saved(make_config: MakeConfig) -> None
     config = make_config("full", {"stage.ema_decay": 0.9})
     fit(config, LocalContext())
     stored = read_state(config.folder / "checkpoints" / "step-00000004")
-    assert stored.average is not None
-    assert _same(_weights(config), dict(stored.average))
-    assert not torch.equal(
-        stored.average["generator.final.weight"], stored.networks["generator"]["final.weight"]
-    )
+    assert stored.ema is not None
+    assert _same(_weights(config), dict(stored.ema))
+    assert not torch.equal(stored.ema["generator.final.weight"], stored.networks["generator"]["final.weight"])
 
 
 def test_model_folder_is_all_that_inference_needs(
