@@ -51,7 +51,7 @@ store = ClipStore(sys.argv[1])
 opened = time.perf_counter() - began
 from safa.data.sampler import SampleOrder, clip_table
 order = SampleOrder(clip_table(store, "train"), 0, 1)
-drawn = [order.draw(n).number for n in range(100)]
+drawn = [order.draw(n).clip for n in range(100)]
 print(json.dumps([opened, time.perf_counter() - began, private() - before]))
 """
 
@@ -89,7 +89,8 @@ def _pairs(folder: Path) -> None:
     store = ClipStore(folder)
     order = SampleOrder(clip_table(store, "train"), 0, 1000)
     sampler = PairSampler(order, store, JitterConfig(), 0.5)
-    drawn = [sampler.choose(n) for n in range(PAIRS)]
+    draws = [order.draw(n) for n in range(PAIRS)]
+    drawn = [(draw.clip, sampler.choose(draw.clip, draw.rng)) for draw in draws]
     for number, chosen in drawn:  # into the page cache
         store.encoded_frames(number, chosen)
     used = sum(store.image_range(number, i)[1] + 544 for number, chosen in drawn for i in chosen)
@@ -100,7 +101,8 @@ def _pairs(folder: Path) -> None:
     spent, read = time.process_time() - began, _bytes_read() - before
     began = time.process_time()
     for n in range(PAIRS):
-        number, chosen = sampler.choose(n)
+        draw = order.draw(n)
+        number, chosen = draw.clip, sampler.choose(draw.clip, draw.rng)
         store.encoded_frames(number, chosen)
         store.landmarks(number, chosen)
     both = time.process_time() - began

@@ -201,7 +201,7 @@ def _others(folder: Location, own: _Lease) -> list[_Lease]:
 
 def _read(entry: Entry) -> _Lease | None:
     try:
-        fields: dict[str, Any] = json.loads(read_bytes(entry.where))
+        fields: dict[str, Any] = json.loads(read_bytes(entry.location))
         return replace(_Lease(**fields), name=entry.name)
     except (OSError, ValueError, TypeError, pa.ArrowException, UserError):
         return None

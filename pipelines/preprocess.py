@@ -32,7 +32,7 @@ from pipelines.stages import ClipMaker, FaceTrackFinder, Row, failure_in
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
 from safa.data.cost_estimate import estimate_cost
 from safa.data.dataset_stats import compute_stats
-from safa.data.download.retry import TRANSIT, make_downloader
+from safa.data.download.retry import make_downloader
 from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.sources import ClipJob, Listing, list_jobs, location_of
 from safa.errors import Failure, FailureCode, UserError

@@ -152,7 +152,14 @@ def settings_hash(settings: Settings, ignore: Set[str] = frozenset()) -> str:
     """Return twelve hex digits that change when any setting changes; the order of keys does not matter.
 
     Args:
-        ignore: top-level keys that are left out.
+        ignore: keys that are left out, dotted where they are nested (``data.stage_to``).
     """
-    text = json.dumps(settings.model_dump(mode="json", exclude=set(ignore)), sort_keys=True)
+    left_out: dict[str, Any] = {}
+    for key in ignore:
+        *sections, leaf = key.split(".")
+        node = left_out
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = True
+    text = json.dumps(settings.model_dump(mode="json", exclude=left_out), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

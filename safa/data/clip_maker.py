@@ -10,22 +10,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
 from safa.data.images import ImageFolder, encode_image
 from safa.data.landmarks import Landmarks, read_sidecar, source_frames_at
-from safa.data.schema import CLIP_SCHEMA, NUM_LANDMARKS
+from safa.data.schema import NUM_LANDMARKS
+from safa.data.shards import ClipRecord, ShardWriter
 from safa.data.sources import ClipJob
 from safa.data.video import DecodeError, Frame, Span, VideoInfo, probe, read_frames
 from safa.errors import ClipError, FailureCode
-from safa.files import atomic_file
 
 SAME_RATE = 1e-4  # relative; 25 and 24.9999 count frames alike, 30 and 29.97 don't
 
@@ -51,10 +48,13 @@ class _Region:
         return counted if same else source_frames_at(counted, self.source_fps, self.fps)
 
 
-def make_clip(job: ClipJob, config: PreprocessConfig, detector: LandmarkDetector | None = None) -> int:
-    """Write ``clips/split=*/<clip id>.parquet``, atomically; returns the number of stored frames.
+def make_clip(
+    job: ClipJob, config: PreprocessConfig, shard: ShardWriter, detector: LandmarkDetector | None = None
+) -> int:
+    """Add a clip to a shard; returns the number of stored frames.
 
     Args:
+        shard: keeps the clip; of one that fails, the rows that were written are dropped.
         detector: finds landmarks in stored frames; needed unless the config takes them from sidecars.
 
     Raises:
@@ -72,7 +72,8 @@ def make_clip(job: ClipJob, config: PreprocessConfig, detector: LandmarkDetector
             frames = read_frames(video, span=region.span, box=region.box, size=size, fps=config.fps)
         else:
             raise ClipError(FailureCode.UNAVAILABLE, f"{video.name} is missing")
-        return _store(job, config, region, frames, _landmark_source(config, region, video, detector))
+        landmark_source = _landmark_source(config, region, video, detector)
+        return _store(job, config, region, frames, landmark_source, shard)
     except DecodeError as error:
         raise ClipError(FailureCode.DECODE, str(error)) from None
 
@@ -150,20 +151,22 @@ def _store(
     region: _Region,
     frames: Generator[Frame, None, None],
     landmark_source: _LandmarkSource,
+    shard: ShardWriter,
 ) -> int:
-    path = config.out / "clips" / f"split={job.split}" / f"{job.clip_id}.parquet"
     n_frames = n_faces = 0
-    with closing(frames), atomic_file(path) as temporary:
-        with pq.ParquetWriter(
-            temporary, CLIP_SCHEMA, compression="none"
-        ) as writer:  # images don't shrink again
-            for number, piece in enumerate(_pieces(frames, config.piece_frames)):
+    try:
+        with closing(frames):
+            for piece in _pieces(frames, config.piece_frames):
                 landmarks = landmark_source(piece, n_frames)
-                row = _row(job, config, region, number, piece, landmarks)
-                writer.write_table(pa.Table.from_pylist([row], schema=CLIP_SCHEMA))
+                images = [encode_image(frame, config.encoding) for frame in piece]
+                shard.add_piece(job.clip_id, n_frames, images, landmarks.points, landmarks.scores)
                 n_frames += len(piece)
                 n_faces += int(np.isfinite(landmarks.points).all(axis=(1, 2)).sum())
         _check(config, n_frames, n_faces)
+    except BaseException:
+        shard.drop()
+        raise
+    shard.keep(_record(job, config, region))
     return n_frames
 
 
@@ -181,30 +184,18 @@ def _pieces(frames: Iterator[Frame], length: int) -> Iterator[list[Frame]]:
         yield piece
 
 
-def _row(
-    job: ClipJob,
-    config: PreprocessConfig,
-    region: _Region,
-    number: int,
-    piece: list[Frame],
-    landmarks: Landmarks,
-) -> dict[str, Any]:
+def _record(job: ClipJob, config: PreprocessConfig, region: _Region) -> ClipRecord:
     box = region.box
-    return {
-        "clip_id": job.clip_id,
-        "person_id": job.person_id,
-        "video_id": job.video_id,
-        "split": job.split,
-        "start": job.start,
-        "end": job.end,
-        "piece": number,
-        "n_frames": len(piece),
-        "fps": config.fps,
-        "height": config.size,
-        "width": config.size,
-        "frames": [encode_image(frame, config.encoding) for frame in piece],
-        "landmarks": landmarks.points.reshape(len(piece), -1).tolist(),
-        "face_score": landmarks.scores.tolist(),
-        "bbox": [box.left, box.top, box.right, box.bottom],
-        "source": Path(job.video).name,
-    }
+    return ClipRecord(
+        clip_id=job.clip_id,
+        person_id=job.person_id,
+        video_id=job.video_id,
+        split=job.split,
+        start=job.start,
+        end=job.end,
+        fps=config.fps,
+        height=config.size,
+        width=config.size,
+        bbox=(box.left, box.top, box.right, box.bottom),
+        source=Path(job.video).name,
+    )

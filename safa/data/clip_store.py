@@ -59,7 +59,7 @@ class ClipInfo:
     video_id: str
     split: str
     start: int
-    end: int
+    end: int | None  # None: to the end of the file
     n_frames: int
     fps: float
     height: int

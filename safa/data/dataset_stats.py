@@ -6,22 +6,20 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from safa.config.preprocess import PreprocessConfig
-from safa.data.images import decode_image
-from safa.data.schema import CLIP_FILES, NUM_LANDMARKS
+from safa.data.clip_store import ClipStore
+from safa.data.shards import MANIFEST
 from safa.data.sources import SPLITS, Listing
+from safa.files import exists, join
 
 SAMPLED = 500  # clips at most that are opened: a million would take an hour
 SHOWN = 24  # of them with a frame on the contact sheet
 SEED = 0
-COLUMNS = ["clip_id", "n_frames", "fps", "bbox"]
 
 
 @dataclass(frozen=True)
@@ -88,20 +86,24 @@ def compute_stats(config: PreprocessConfig, listed: Listing, refused: Mapping[st
     Args:
         refused: id to failure code of everything in the quarantine.
     """
-    files = sorted((config.out / "clips").glob(CLIP_FILES))
-    chosen = sorted(random.Random(SEED).sample(files, min(SAMPLED, len(files))))
-    opened = [_clip_stats(path) for path in chosen]
+    folder = join(config.out, "clips")
+    if not exists(join(folder, MANIFEST)):
+        return DatasetStats(_splits(listed, set(), refused), 0, 0, (), (), 0.0, 0.0, ())
+    store = ClipStore(folder)
+    chosen = sorted(random.Random(SEED).sample(range(len(store)), min(SAMPLED, len(store))))
+    clips = [store.info(number) for number in chosen]
     shown = sorted(random.Random(SEED).sample(chosen, min(SHOWN, len(chosen))))
-    frames = sum(clip.frames for clip in opened)
+    frames = sum(clip.n_frames for clip in clips)
+    n_bytes = sum(store.image_range(number, i)[1] for number in chosen for i in range(store.n_frames(number)))
     return DatasetStats(
-        splits=_splits(listed, {path.stem for path in files}, refused),
-        clips=len(files),
-        sampled=len(opened),
-        seconds=tuple(clip.frames / clip.fps for clip in opened),
-        box_px=tuple(clip.box_px for clip in opened),
-        bytes_per_frame=sum(path.stat().st_size for path in chosen) / frames if frames else 0.0,
-        with_landmarks=sum(clip.with_landmarks for clip in opened) / frames if frames else 0.0,
-        samples=tuple(_sample(path) for path in shown),
+        splits=_splits(listed, set(store.column("clip_id").to_pylist()), refused),
+        clips=len(store),
+        sampled=len(clips),
+        seconds=tuple(clip.n_frames / clip.fps for clip in clips),
+        box_px=tuple(min(clip.bbox[2] - clip.bbox[0], clip.bbox[3] - clip.bbox[1]) for clip in clips),
+        bytes_per_frame=n_bytes / frames,
+        with_landmarks=sum(int(store.has_face(number).sum()) for number in chosen) / frames,
+        samples=tuple(_sample(store, number) for number in shown),
     )
 
 
@@ -118,29 +120,11 @@ def _splits(listed: Listing, done: set[str], refused: Mapping[str, str]) -> tupl
     return tuple(counts)
 
 
-@dataclass(frozen=True)
-class _ClipStats:
-    frames: int
-    fps: float
-    box_px: int  # shorter side of the crop box
-    with_landmarks: int  # frames
-
-
-def _clip_stats(path: Path) -> _ClipStats:
-    rows = pq.read_table(path, columns=[*COLUMNS, "landmarks"]).to_pylist()
-    left, top, right, bottom = rows[0]["bbox"]
-    with_landmarks = sum(bool(np.isfinite(points).all()) for row in rows for points in row["landmarks"])
-    frames = sum(row["n_frames"] for row in rows)
-    return _ClipStats(frames, rows[0]["fps"], min(right - left, bottom - top), with_landmarks)
-
-
-def _sample(path: Path) -> Sample:
-    """The middle frame of a clip's first piece."""
-    file = pq.ParquetFile(path)
-    row = file.read_row_group(0, columns=["clip_id", "frames", "landmarks", "n_frames"]).to_pylist()[0]
-    middle: int = row["n_frames"] // 2
-    points = np.array(row["landmarks"][middle], dtype=np.float32).reshape(NUM_LANDMARKS, 2)
-    return Sample(row["clip_id"], decode_image(row["frames"][middle]), points)
+def _sample(store: ClipStore, number: int) -> Sample:
+    """The middle frame of a clip."""
+    middle = store.n_frames(number) // 2
+    (image,), (points,) = store.frames(number, [middle]), store.landmarks(number, [middle])
+    return Sample(store.clip_id(number), image, points)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,16 @@ from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from safa.config.preprocess import EncodingConfig
 from safa.data.landmarks import source_frames_at
 from safa.data.video import DecodeError, Frame, VideoInfo
+
+JPEG_MARKER = b"\xff\xd8"
+MAX_SIDE = 16384  # px of a stored frame
 
 
 def encode_image(frame: NDArray[np.uint8], encoding: EncodingConfig) -> bytes:
@@ -34,11 +38,25 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     Raises:
         ValueError: the bytes are not a complete image.
     """
+    if data[:2] == JPEG_MARKER:
+        return _decode_jpeg(data)
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"not a readable picture: {error}") from None
+
+
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """Bit for bit what Pillow gives, in less than half of its time (``benchmarks/loader.py``)."""
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        if max(height, width) > MAX_SIDE:  # before memory is taken for it
+            raise ValueError(f"{width} x {height} px")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
+    except ValueError as error:
+        raise ValueError(f"not a readable picture: {error}") from None
+    return pixels
 
 
 class ImageFolder:

@@ -3,9 +3,7 @@
 Images are (B, 3, H, W) float32 RGB in [0, 1]. Landmarks are (B, 68, 2) iBUG points in pixels of the frame; a
 frame without a face has NaN there, and the landmark loss leaves it out.
 
-
-XXX Which frames a training step sees: identity -> clip -> frames, drawn by place in an endless sample order.
-
+Which frames it sees is drawn identity -> clip -> frames, by place in an endless sample order.
 Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch.
 So the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
 going on after an interruption needs one number: how many samples were consumed.
@@ -21,11 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from safa.config.training import HeadStage, JitterConfig, SimilarityConfig
 from safa.data.augment import ColourShift, Similarity, jitter_colours, mirror
+from safa.data.clip_store import ClipStore
 
 
 @dataclass(frozen=True)
@@ -75,71 +77,99 @@ class PairBatch(_Batch):
 
 
 MEBIBYTE = 2**20
-LANDMARKS_MB = 64  # kept of landmarks, whatever the budget for frames: about 600 clips of 200 frames
 
 B = TypeVar("B", FrameBatch, PairBatch)
 
 
 @dataclass(frozen=True)
-class ClipRef:
-    """A clip as the sampler knows it."""
+class ClipTable:
+    """The clips that are drawn from, as arrays, so that a million of them take a few MB.
 
-    clip_id: str
-    person: str
-    n_frames: int
+    Attributes:
+        numbers: (N,), of the clips in their store, grouped by person, people in the order of their ids.
+        first: (P + 1,), where each person's clips begin in ``numbers``.
+    """
+
+    numbers: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    @property
+    def num_people(self) -> int:
+        return len(self.first) - 1
+
+
+def clip_table(store: ClipStore, split: str) -> ClipTable:
+    """The clips of a split by person."""
+    numbers = store.numbers(split)
+    people = store.column("person_id").take(pa.array(numbers)).dictionary_encode()
+    rank = np.argsort(
+        pc.sort_indices(people.dictionary).to_numpy()
+    )  # (P,): place of each name in their order
+    person = rank[people.indices.to_numpy(zero_copy_only=False)] if len(numbers) else np.empty(0, np.int64)
+    order = np.argsort(person, kind="stable")  # clips of a person stay in the order of their ids
+    counts = np.bincount(person, minlength=len(people.dictionary))
+    return ClipTable(numbers[order], np.concatenate([[0], np.cumsum(counts)]))
 
 
 class FrameReader(Protocol):
-    """Random access to decoded frames; ``ClipStore`` and ``FrameCache`` are two."""
+    """Random access to decoded frames of numbered clips; ``ClipStore`` and ``FrameCache`` are two."""
 
-    def frames(self, clip_id: str, indices: Sequence[int]) -> list[np.ndarray]:
+    def frames(self, clip: int, indices: Sequence[int]) -> list[np.ndarray]:
         """(H, W, 3) uint8 RGB each, in the order asked for."""
         ...
 
-    def landmarks(self, clip_id: str) -> np.ndarray:
-        """(T, 68, 2) float32 pixels, NaN where there is no face."""
+    def landmarks(self, clip: int, indices: Sequence[int]) -> np.ndarray:
+        """(N, 68, 2) float32 pixels, NaN where there is no face."""
+        ...
+
+    def has_face(self, clip: int) -> np.ndarray:
+        """(T,) bool: which frames show a face."""
+        ...
+
+    def clip_id(self, clip: int) -> str:
+        """The clip's id."""
         ...
 
 
 class FrameCache:
-    """Keeps landmarks and decoded frames of a reader in memory, each until its byte budget is full.
+    """Keeps decoded frames of a reader in memory until a byte budget is full.
 
     Nothing is evicted: frames are drawn at random, so any full cache serves the same share of requests, and
     one that never evicts does the least work.
     """
 
     def __init__(self, reader: FrameReader, budget_mb: int) -> None:
-        self._reader = reader
-        self._frame_room, self._landmark_room = budget_mb * MEBIBYTE, LANDMARKS_MB * MEBIBYTE
-        self._frames: dict[tuple[str, int], np.ndarray] = {}
-        self._landmarks: dict[str, np.ndarray] = {}
+        self._reader, self._room = reader, budget_mb * MEBIBYTE
+        self._frames: dict[tuple[int, int], np.ndarray] = {}
 
-    def frames(self, clip_id: str, indices: Sequence[int]) -> list[np.ndarray]:
+    def frames(self, clip: int, indices: Sequence[int]) -> list[np.ndarray]:
         """See ``FrameReader``."""
-        missing = sorted({i for i in indices if (clip_id, i) not in self._frames})
-        read = dict(zip(missing, self._reader.frames(clip_id, missing), strict=True)) if missing else {}
+        missing = sorted({i for i in indices if (clip, i) not in self._frames})
+        read = dict(zip(missing, self._reader.frames(clip, missing), strict=True)) if missing else {}
         for i, frame in read.items():
-            if frame.nbytes <= self._frame_room:
-                self._frame_room -= frame.nbytes
-                self._frames[clip_id, i] = frame
-        return [read[i] if i in read else self._frames[clip_id, i] for i in indices]
+            if frame.nbytes <= self._room:
+                self._room -= frame.nbytes
+                self._frames[clip, i] = frame
+        return [read[i] if i in read else self._frames[clip, i] for i in indices]
 
-    def landmarks(self, clip_id: str) -> np.ndarray:
+    def landmarks(self, clip: int, indices: Sequence[int]) -> np.ndarray:
+        """See ``FrameReader``: 544 bytes a frame are read anew."""
+        return self._reader.landmarks(clip, indices)
+
+    def has_face(self, clip: int) -> np.ndarray:
         """See ``FrameReader``."""
-        if clip_id in self._landmarks:
-            return self._landmarks[clip_id]
-        landmarks = self._reader.landmarks(clip_id)
-        if landmarks.nbytes <= self._landmark_room:
-            self._landmark_room -= landmarks.nbytes
-            self._landmarks[clip_id] = landmarks
-        return landmarks
+        return self._reader.has_face(clip)
+
+    def clip_id(self, clip: int) -> str:
+        """See ``FrameReader``."""
+        return self._reader.clip_id(clip)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One place in the sample order: a clip, and the generator for every further choice of this sample."""
+    """One place in the sample order: a clip's number, and the generator for every further choice of this sample."""
 
-    clip: ClipRef
+    clip: int
     rng: np.random.Generator
 
 
@@ -147,32 +177,29 @@ class SampleOrder:
     """The endless order of samples.
 
     Args:
-        clips: every clip of the split; their order does not matter.
+        clips: those of a split.
         seed: of the run.
         num_repeats: how often each identity comes up in an epoch.
     """
 
-    def __init__(self, clips: Sequence[ClipRef], seed: int, num_repeats: int) -> None:
-        by_person: dict[str, list[ClipRef]] = {}
-        for clip in sorted(clips, key=lambda c: c.clip_id):
-            by_person.setdefault(clip.person, []).append(clip)
-        if not by_person:
+    def __init__(self, clips: ClipTable, seed: int, num_repeats: int) -> None:
+        if clips.num_people == 0:
             raise ValueError("no clips to draw from")
-        self._people = [by_person[person] for person in sorted(by_person)]
-        self._seed, self._repeats = seed, num_repeats
+        self._clips, self._seed, self._repeats = clips, seed, num_repeats
         self._shuffled: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     @property
     def samples_per_epoch(self) -> int:
         """Identities times repeats."""
-        return len(self._people) * self._repeats
+        return self._clips.num_people * self._repeats
 
     def draw(self, n: int) -> Draw:
         """Sample ``n`` of the run, n >= 0."""
         epoch, place = divmod(n, self.samples_per_epoch)
-        clips = self._people[int(self._identities(epoch)[place]) % len(self._people)]
+        person = int(self._identities(epoch)[place]) % self._clips.num_people
         rng = np.random.default_rng((self._seed, 1, epoch, place))
-        return Draw(clips[int(rng.integers(len(clips)))], rng)
+        first, end = int(self._clips.first[person]), int(self._clips.first[person + 1])
+        return Draw(int(self._clips.numbers[first + int(rng.integers(end - first))]), rng)
 
     def _identities(self, epoch: int) -> np.ndarray:
         if self._shuffled[0] != epoch:
@@ -181,10 +208,10 @@ class SampleOrder:
         return self._shuffled[1]
 
 
-def choose_frames(landmarks: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
+def choose_frames(has_face: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
     """``count`` rising frame numbers, drawn with replacement, of frames with a face where there are any."""
-    with_face = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
-    candidates = with_face if len(with_face) else np.arange(len(landmarks))
+    with_face = np.flatnonzero(has_face)
+    candidates = with_face if len(with_face) else np.arange(len(has_face))
     return sorted(int(i) for i in candidates[rng.integers(len(candidates), size=count)])
 
 
@@ -199,21 +226,20 @@ class _Sampler(ABC, Generic[B]):
         frames, points, shifts, ids = [], [], [], []
         for n in numbers:
             draw = self._order.draw(n)
-            sample_frames, sample_points = self._sample(draw.clip.clip_id, draw.rng)
+            sample_frames, sample_points = self._sample(draw.clip, draw.rng)
             frames.append(np.stack(sample_frames))  # (N, H, W, 3)
-            points.append(np.stack(sample_points))  # (N, 68, 2)
+            points.append(sample_points)  # (N, 68, 2)
             shifts.append(ColourShift.draw(draw.rng, self._jitter))
-            ids.append(draw.clip.clip_id)
-        # (B, N, H, W, 3) -> (B, N, 3, H, W)
-        pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3)
-        # (B, N, 3, H, W), [0, 1]
-        images = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255
+            ids.append(self._reader.clip_id(draw.clip))
+        # (B, N, H, W, 3) -> (B, N, 3, H, W); as bytes, which are a quarter of the floats to move
+        pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).contiguous()
+        images = pixels.to(torch.float32).div_(255)  # (B, N, 3, H, W), [0, 1]
         landmarks = torch.from_numpy(np.stack(points))  # (B, N, 68, 2) px
         return self._pack(tuple(ids), jitter_colours(images, shifts), landmarks)
 
     @abstractmethod
-    def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """N frames (H, W, 3) uint8 and their landmarks (68, 2)."""
+    def _sample(self, clip: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+        """N frames (H, W, 3) uint8 and their landmarks (N, 68, 2)."""
 
     @abstractmethod
     def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> B:
@@ -232,16 +258,15 @@ class FrameSampler(_Sampler[FrameBatch]):
         super().__init__(order, reader, jitter)
         self._mirrored, self._similarity = stage.mirror, stage.similarity
 
-    def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        landmarks = self._reader.landmarks(clip_id)
-        chosen = choose_frames(landmarks, 1, rng)
-        (frame,) = self._reader.frames(clip_id, chosen)
-        points = landmarks[chosen[0]]
+    def _sample(self, clip: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+        chosen = choose_frames(self._reader.has_face(clip), 1, rng)
+        (frame,) = self._reader.frames(clip, chosen)
+        (points,) = self._reader.landmarks(clip, chosen)
         if rng.random() < self._mirrored:
             frame, points = mirror(frame, points)
         if self._similarity != UNMOVED:
             frame, points = Similarity.draw(rng, self._similarity, frame.shape[1]).apply(frame, points)
-        return [frame], [points]
+        return [frame], points[None]  # (68, 2) -> (1, 68, 2)
 
     def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> FrameBatch:
         return FrameBatch(ids, images[:, 0], landmarks[:, 0])  # (B, 3, H, W), (B, 68, 2)
@@ -256,12 +281,16 @@ class PairSampler(_Sampler[PairBatch]):
         super().__init__(order, reader, jitter)
         self._reversed = time_flip
 
-    def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        landmarks = self._reader.landmarks(clip_id)
-        chosen = choose_frames(landmarks, 2, rng)
+    def _sample(self, clip: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
+        chosen = self.choose(clip, rng)
+        return self._reader.frames(clip, chosen), self._reader.landmarks(clip, chosen)
+
+    def choose(self, clip: int, rng: np.random.Generator) -> list[int]:
+        """The frames of a sample: source, then driving."""
+        chosen = choose_frames(self._reader.has_face(clip), 2, rng)
         if rng.random() < self._reversed:
             chosen.reverse()
-        return self._reader.frames(clip_id, chosen), [landmarks[i] for i in chosen]
+        return chosen
 
     def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> PairBatch:
         source, driving = images.unbind(1)  # (B, 2, 3, H, W) -> two of (B, 3, H, W)

@@ -105,7 +105,7 @@ class ClipRecord:
     video_id: str
     split: str
     start: int
-    end: int
+    end: int | None  # None: to the end of the file
     fps: float
     height: int
     width: int
@@ -302,7 +302,7 @@ def stored_clips(folder: Location) -> set[str]:
     """Ids of all clips that are there, those of a run that is not finished too."""
     ids: set[str] = set()
     for part in index_parts(folder):
-        with local_file(part.where) as path:
+        with local_file(part.location) as path:
             ids.update(read_index_file(path)["clip_id"].to_pylist())
     return ids
 
@@ -322,7 +322,7 @@ def commit_index(folder: Location, superseded: Set[str] = frozenset()) -> int:
     if manifest is not None and [part.name for part in parts] == [manifest["index"]]:
         return int(manifest["clips"])
     with ExitStack() as stack:
-        paths = [stack.enter_context(local_file(part.where)) for part in parts]
+        paths = [stack.enter_context(local_file(part.location)) for part in parts]
         table = pa.concat_tables([read_index_file(path) for path in paths])
         old = pc.is_in(table["shard"], pa.array(sorted(superseded), pa.string()))
         keys = [("clip_id", "ascending"), ("old", "ascending"), ("shard", "ascending")]
@@ -340,7 +340,7 @@ def commit_index(folder: Location, superseded: Set[str] = frozenset()) -> int:
     record = {"format": FORMAT, "index": name, "clips": len(table), "frames": frames, "shards": shards}
     write_json(join(folder, MANIFEST), record)
     for part in parts:
-        delete(part.where)
+        delete(part.location)
     return len(table)
 
 

@@ -7,7 +7,7 @@ all of them the training process itself spends about 2 % of a step on them (``be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,15 +16,17 @@ from torch.utils.data import DataLoader, Dataset
 from safa.config.training import HeadStage, TrainConfig
 from safa.data.clip_store import ClipStore
 from safa.data.sampler import (
-    ClipRef,
+    ClipTable,
     FrameBatch,
     FrameCache,
     FrameSampler,
     PairBatch,
     PairSampler,
     SampleOrder,
+    clip_table,
 )
 from safa.errors import UserError
+from safa.files import shown
 from safa.training.context import TrainContext
 from safa.training.validate import HeldOutClip, read_held_out
 
@@ -38,7 +40,7 @@ class TrainingData:
 
     def __init__(self, config: TrainConfig, context: TrainContext) -> None:
         data = config.data
-        store = ClipStore(data.clips)
+        store = ClipStore(data.clips, data.stage_to, data.stage_gb)
         train = _training_clips(store, config)
         order = SampleOrder(train, config.seed, data.num_repeats)
         reader = FrameCache(store, data.cache_mb)
@@ -53,8 +55,8 @@ class TrainingData:
         self.samples_per_step = self._samples_per_pass * config.step.accumulate
         self.held_out: list[HeldOutClip] = []
         if config.validate_on is not None:
-            held_out = _checked_clips(store, config.validate_on.split, config)
-            self.held_out = read_held_out(held_out, store, config.validate_on, context)
+            _check_split(store, config.validate_on.split, config)
+            self.held_out = read_held_out(store, config.validate_on, context)
 
     def batches(self, first_sample: int, steps: int) -> Iterator[FrameBatch | PairBatch]:
         """This worker's batches of ``steps`` steps, for a run that has consumed ``first_sample`` samples."""
@@ -82,7 +84,7 @@ def check_clips(config: TrainConfig) -> None:
     store = ClipStore(config.data.clips)
     _training_clips(store, config)
     if config.validate_on is not None:
-        _checked_clips(store, config.validate_on.split, config)
+        _check_split(store, config.validate_on.split, config)
 
 
 class _BatchesByStart(Dataset[Any]):
@@ -95,38 +97,36 @@ class _BatchesByStart(Dataset[Any]):
         return self._sampler.batch(range(start, start + self._size))
 
 
-def _training_clips(store: ClipStore, config: TrainConfig) -> list[ClipRef]:
-    data, clips = config.data, _checked_clips(store, config.data.split, config)
-    people = {clip.person for clip in clips}
-    if len(people) < data.min_identities:
+def _training_clips(store: ClipStore, config: TrainConfig) -> ClipTable:
+    data = config.data
+    _check_split(store, data.split, config)
+    clips = clip_table(store, data.split)
+    if clips.num_people < data.min_identities:
         raise UserError(
-            f"{len(people)} identities in split '{data.split}', data.min_identities is {data.min_identities}",
-            str(data.clips),
+            f"{clips.num_people} identities in split '{data.split}', data.min_identities is "
+            f"{data.min_identities}",
+            shown(data.clips),
             "Preprocess more people, check that clip ids start with the person, or lower the setting.",
         )
     return clips
 
 
-def _checked_clips(store: ClipStore, split: str, config: TrainConfig) -> list[ClipRef]:
-    where, size = str(config.data.clips), config.model.image_size
-    infos = [info for info in store.index if info.split == split and info.n_frames > 0]
-    if not infos:
-        raise UserError(f"no clip with frames in split '{split}'", where, "Run pipelines.preprocess first.")
-    for info in infos:
-        if (info.height, info.width) != (size, size):
-            raise UserError(
-                f"clip {info.clip_id} is {info.width}x{info.height} px, the model wants {size}x{size}",
-                where,
-                f"Preprocess at {size} px, or set model.image_size.",
-            )
-    clips = [ClipRef(info.clip_id, info.person_id, info.n_frames) for info in infos]
-    if not _any_landmarks(store, clips):
+def _check_split(store: ClipStore, split: str, config: TrainConfig) -> None:
+    where, size = shown(config.data.clips), config.model.image_size
+    numbers = store.numbers(split)
+    if len(numbers) == 0:
+        splits = ", ".join(sorted(set(store.column("split").unique().to_pylist())))
+        raise UserError(f"no clips in split '{split}'", where, f"It has {splits}.")
+    sides = [store.column(name).to_numpy(zero_copy_only=False)[numbers] for name in ("height", "width")]
+    other = np.flatnonzero((sides[0] != size) | (sides[1] != size))
+    if len(other):
+        info = store.info(int(numbers[other[0]]))
+        raise UserError(
+            f"clip {info.clip_id} is {info.width}x{info.height} px, the model wants {size}x{size}",
+            where,
+            f"Preprocess at {size} px, or set model.image_size.",
+        )
+    if not any(store.has_face(int(number)).any() for number in numbers):  # usually settled by the first clip
         raise UserError(
             f"no frame of split '{split}' has landmarks", where, "Preprocess with a landmark source."
         )
-    return clips
-
-
-def _any_landmarks(store: ClipStore, clips: Sequence[ClipRef]) -> bool:
-    """Usually settled by the first clip."""
-    return any(bool(np.isfinite(store.landmarks(clip.clip_id)).any()) for clip in clips)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from safa.config.training import FullStage, HeadStage, ValidateConfig
-from safa.data.sampler import ClipRef, FrameReader
+from safa.data.clip_store import ClipStore
 from safa.head.model import landmarks_px
 from safa.metrics import COPY_SOURCE, IMAGE_METRICS, L1, LANDMARK_NME, Metric, clip_score, landmark_nme
 from safa.models.safa import AnimatedBatch, Safa
@@ -39,19 +39,18 @@ class HeldOutClip:
     driving_landmarks: Tensor
 
 
-def read_held_out(
-    clips: Sequence[ClipRef], reader: FrameReader, config: ValidateConfig, context: TrainContext
-) -> list[HeldOutClip]:
-    """This worker's share of the first ``config.clips`` clips, decoded once and kept."""
-    chosen = sorted(clips, key=lambda clip: clip.clip_id)[: config.clips]
-    return [_read(clip, reader, config.frames) for clip in chosen[context.rank :: context.world_size]]
+def read_held_out(store: ClipStore, config: ValidateConfig, context: TrainContext) -> list[HeldOutClip]:
+    """This worker's share of the first ``config.clips`` clips of the split, decoded once and kept."""
+    chosen = store.numbers(config.split)[: config.clips]
+    return [_read(int(clip), store, config.frames) for clip in chosen[context.rank :: context.world_size]]
 
 
-def _read(clip: ClipRef, reader: FrameReader, count: int) -> HeldOutClip:
-    drive = np.unique(np.linspace(min(1, clip.n_frames - 1), clip.n_frames - 1, count).round().astype(int))
-    frames = np.stack(reader.frames(clip.clip_id, [0, *map(int, drive)]))
+def _read(clip: int, store: ClipStore, count: int) -> HeldOutClip:
+    last = store.n_frames(clip) - 1
+    indices = [0, *np.unique(np.linspace(min(1, last), last, count).round().astype(int)).tolist()]
+    frames = np.stack(store.frames(clip, indices))
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255
-    points = torch.from_numpy(reader.landmarks(clip.clip_id)[[0, *drive]])
+    points = torch.from_numpy(store.landmarks(clip, indices))
     return HeldOutClip(images[:1], images[1:], points[:1], points[1:])
 
 
