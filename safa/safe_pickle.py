@@ -117,7 +117,7 @@ def _split_npy(data: bytes, where: str) -> tuple[bytes, bytes]:
 
 
 def dense(value: Any, where: str) -> np.ndarray[Any, Any]:
-    """A plain numpy array from an array, a tensor, a chumpy record or a sparse record.
+    """A plain array of numbers from an array, a tensor, a chumpy record or a sparse record.
 
     Raises:
         UserError: the value is none of these, or a record lacks its numbers.
@@ -128,14 +128,16 @@ def dense(value: Any, where: str) -> np.ndarray[Any, Any]:
         value = vars(value).get("x")
     if isinstance(value, SparseMatrix):
         return _dense_from_sparse(value, where)
-    if not isinstance(value, np.ndarray) or value.dtype == object:
+    if not isinstance(value, np.ndarray):
         raise UserError(f"expected an array, found {type(value).__name__}", where)
+    if value.dtype.kind not in "biuf":
+        raise UserError(f"expected an array of numbers, found one of {value.dtype}", where)
     return value
 
 
 def _dense_from_sparse(record: SparseMatrix, where: str) -> np.ndarray[Any, Any]:
     rows, columns = _sparse_shape(record, where)
-    data = _sparse_part(record, "data", "biufc", where)
+    data = _sparse_part(record, "data", "biuf", where)
     if isinstance(record, SparseTriples):
         row, column = _places_of_triples(record, where)
     else:
