@@ -169,7 +169,8 @@ def finish_array(state: object, work: Work) -> Array:
         if type(elements) is not list:
             raise Forbidden("it takes bytes for objects")
         return array_from_list(shape, elements, work, bool(fortran))
-    return array_from_bytes(shape, dtype, as_bytes(elements, work), work, bool(fortran))
+    array = array_from_bytes(shape, dtype, as_bytes(elements, work), work, bool(fortran))
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))  # as numpy does here
 
 
 def scalar(dtype: object, data: object, work: Work) -> np.generic[Any]:

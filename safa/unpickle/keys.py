@@ -25,4 +25,4 @@ def check_key(key: object) -> None:
         return
     if type(key) is int and -LARGEST_KEY < key < LARGEST_KEY:
         return
-    raise Forbidden(f"it uses a {kind.__name__} as a key, which is not plain data")
+    raise Forbidden(f"it uses {kind.__name__} as a key, which is not plain data")

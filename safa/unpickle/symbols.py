@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from safa.unpickle.arrays import ArrayDraft, array_from_bytes, draft_dtype, scalar
+from safa.unpickle.arrays import ArrayDraft, DtypeDraft, array_from_bytes, draft_dtype, scalar
 from safa.unpickle.keys import check_key
 from safa.unpickle.records import ChumpyArray, InertRecord, SparseColumns, SparseRows, SparseTriples
 from safa.unpickle.tensors import STORAGES, Storage, read_storage, rebuilt_tensor
@@ -65,6 +65,11 @@ def find_symbol(module: str, name: str) -> Symbol:
     return symbol
 
 
+def known_names() -> list[tuple[str, str]]:
+    """Module and name of every symbol."""
+    return sorted(_SYMBOLS)
+
+
 def called(symbol: object, args: object, reader: Reader) -> Any:
     """What a symbol makes of its arguments.
 
@@ -93,7 +98,13 @@ def new_record(symbol: object, args: object, reader: Reader) -> InertRecord:
 
 def described(value: object) -> str:
     """A value for an error: a symbol's name, otherwise its kind."""
-    return value.title if type(value) is Symbol else f"a {type(value).__name__}"
+    if type(value) is Symbol:
+        return value.title
+    if isinstance(value, ArrayDraft):
+        return "a half-made array"
+    if isinstance(value, np.dtype | DtypeDraft):
+        return "the type of an array"
+    return type(value).__name__
 
 
 def _taken(args: Args, fewest: int, most: int) -> Args:
