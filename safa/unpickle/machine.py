@@ -7,6 +7,7 @@ for is paid for by bytes of the file (``safa.unpickle.work``), and nothing here 
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import pickletools
 from collections import OrderedDict
@@ -121,7 +122,7 @@ class Machine(Stream):
             raise Damaged("it numbers objects that it cannot hold")
         memo = self._memo
         if index >= len(memo):
-            memo.extend([_NOTHING] * (index - len(memo) + 1))
+            memo.extend(itertools.repeat(_NOTHING, index - len(memo) + 1))
         memo[index] = value
 
     def _get(self, index: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
+import warnings
 
 from safa.unpickle.work import Damaged, Forbidden
 
@@ -11,11 +13,6 @@ HIGHEST_PROTOCOL = 5
 LONGEST_NUMBER = 256  # bytes of a whole number
 LONGEST_LINE = 700  # bytes of a number or a name on a line; 256 bytes are 617 digits
 _WHOLE = re.compile(rb"[+-]?[0-9]+L?\Z")
-_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[\\'\"abfnrtv])?")
-_ESCAPED = {
-    b"\\": b"\\", b"'": b"'", b'"': b'"', b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r",
-    b"t": b"\t", b"v": b"\v",
-}  # fmt: skip
 
 
 class Stream:
@@ -110,7 +107,12 @@ class Stream:
         line = self.line(len(self.data)).strip()
         if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
             raise Damaged("a string without quotes")
-        return _ESCAPE.sub(_unescaped, line[1:-1]).decode("latin1")
+        content = line[1:-1]
+        if b"\\" in content:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about escapes that stand for themselves
+                content = codecs.escape_decode(content)[0]
+        return content.decode("latin1")
 
     def unicode_line(self) -> str:
         """A string on a line, what is not latin-1 as ``\\u`` and its number."""
@@ -125,10 +127,3 @@ class Stream:
         """How many bytes to fetch at once; all of them are here already."""
         if self.number(8) > len(self.data) - self.at:
             raise Damaged("it ends too early")
-
-
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    escape = match[1]
-    if escape is None:
-        raise Damaged("a string with an escape that is none")
-    return bytes.fromhex(escape[1:].decode("ascii")) if escape[:1] == b"x" else _ESCAPED[escape]
