@@ -113,7 +113,17 @@ def test_a_pickle_that_would_run_something_is_refused_unread(
 
 @pytest.mark.parametrize(
     "table",
-    [{}, [1], {"x": {"ldmk": np.zeros((68, 2))}}, {0: {"ldmk": np.zeros((5, 2))}}, {10**12: {}}, {-1: {}}],
+    [
+        {},
+        [1],
+        {"x": {"ldmk": np.zeros((68, 2))}},
+        {0: {"ldmk": np.zeros((5, 2))}},
+        {10**12: {}},
+        {-1: {}},
+        {float("inf"): {}},
+        {999_999: {}},
+        {b"\xff": {}},
+    ],
 )
 def test_tables_of_another_kind(table: object) -> None:
     with pytest.raises(ValueError, match="not "):
