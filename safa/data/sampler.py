@@ -10,7 +10,7 @@ Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its
 So the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
 going on after an interruption needs one number: how many samples were consumed.
 
-An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (MODEL.md section 7, "Data").
+An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (docs/model.md, section 7, "Data").
 """
 
 from __future__ import annotations
@@ -200,20 +200,23 @@ class _Sampler(ABC, Generic[B]):
         for n in numbers:
             draw = self._order.draw(n)
             sample_frames, sample_points = self._sample(draw.clip.clip_id, draw.rng)
-            frames.append(np.stack(sample_frames))
-            points.append(np.stack(sample_points))
+            frames.append(np.stack(sample_frames))  # (N, H, W, 3)
+            points.append(np.stack(sample_points))  # (N, 68, 2)
             shifts.append(ColourShift.draw(draw.rng, self._jitter))
             ids.append(draw.clip.clip_id)
+        # (B, N, H, W, 3) -> (B, N, 3, H, W)
         pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3)
-        image_BN3HW = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255
-        return self._pack(tuple(ids), jitter_colours(image_BN3HW, shifts), torch.from_numpy(np.stack(points)))
+        # (B, N, 3, H, W), [0, 1]
+        images = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255
+        landmarks = torch.from_numpy(np.stack(points))  # (B, N, 68, 2) px
+        return self._pack(tuple(ids), jitter_colours(images, shifts), landmarks)
 
     @abstractmethod
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """N frames (H, W, 3) uint8 and their landmarks (68, 2)."""
 
     @abstractmethod
-    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> B:
+    def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> B:
         """The batch for the step."""
 
 
@@ -230,18 +233,18 @@ class FrameSampler(_Sampler[FrameBatch]):
         self._mirrored, self._similarity = stage.mirror, stage.similarity
 
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        landmarks_T682 = self._reader.landmarks(clip_id)
-        chosen = choose_frames(landmarks_T682, 1, rng)
+        landmarks = self._reader.landmarks(clip_id)
+        chosen = choose_frames(landmarks, 1, rng)
         (frame,) = self._reader.frames(clip_id, chosen)
-        points = landmarks_T682[chosen[0]]
+        points = landmarks[chosen[0]]
         if rng.random() < self._mirrored:
             frame, points = mirror(frame, points)
         if self._similarity != UNMOVED:
             frame, points = Similarity.draw(rng, self._similarity, frame.shape[1]).apply(frame, points)
         return [frame], [points]
 
-    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> FrameBatch:
-        return FrameBatch(ids, image_BN3HW[:, 0], landmarks_BN682[:, 0])
+    def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> FrameBatch:
+        return FrameBatch(ids, images[:, 0], landmarks[:, 0])  # (B, 3, H, W), (B, 68, 2)
 
 
 class PairSampler(_Sampler[PairBatch]):
@@ -254,12 +257,13 @@ class PairSampler(_Sampler[PairBatch]):
         self._reversed = time_flip
 
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        landmarks_T682 = self._reader.landmarks(clip_id)
-        chosen = choose_frames(landmarks_T682, 2, rng)
+        landmarks = self._reader.landmarks(clip_id)
+        chosen = choose_frames(landmarks, 2, rng)
         if rng.random() < self._reversed:
             chosen.reverse()
-        return self._reader.frames(clip_id, chosen), [landmarks_T682[i] for i in chosen]
+        return self._reader.frames(clip_id, chosen), [landmarks[i] for i in chosen]
 
-    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> PairBatch:
-        images, points = image_BN3HW.unbind(1), landmarks_BN682.unbind(1)
-        return PairBatch(ids, images[0], images[1], points[0], points[1])
+    def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> PairBatch:
+        source, driving = images.unbind(1)  # (B, 2, 3, H, W) -> two of (B, 3, H, W)
+        source_landmarks, driving_landmarks = landmarks.unbind(1)  # (B, 2, 68, 2) -> two of (B, 68, 2)
+        return PairBatch(ids, source, driving, source_landmarks, driving_landmarks)

@@ -1,7 +1,7 @@
 """3D reconstruction of a stream of frames: heads and meshes as a table, and as files for other programs.
 
 Vertices are in model space: metres, posed, y up, x to the subject's left, z towards the viewer, before any
-camera. Source: SAFA (Wang et al., 2021), section 3.1; MODEL.md, section 8.
+camera. Source: SAFA (Wang et al., 2021), section 3.1; docs/model.md, section 8.
 
 
 XXX ``safa reconstruct3d``: the head in a photo as files that other programs open, and pictures of it."""

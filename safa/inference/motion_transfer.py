@@ -3,7 +3,7 @@
 Source states have batch 1, driving states (B, ...). *Reference* is the driving frame that relative motion is
 measured from: the first one, or the one most like the source (``find_best_frame``).
 Source: First Order Motion Model (Siarohin et al., 2019), section 3.3; SAFA (Wang et al., 2021), section 3;
-MODEL.md, section 8.
+docs/model.md, section 8.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def _normalised(points: NDArray[np.floating]) -> NDArray[np.float64]:
     return scaled
 
 
-def _points(value_1K2: Tensor) -> NDArray[np.float64]:
-    if len(value_1K2) != 1:
-        raise ValueError(f"one face is wanted, not a batch of {len(value_1K2)}")
-    points: NDArray[np.float64] = value_1K2[0].detach().double().cpu().numpy()
+def _points(value: Tensor) -> NDArray[np.float64]:
+    if len(value) != 1:
+        raise ValueError(f"one face is wanted, not a batch of {len(value)}")
+    points: NDArray[np.float64] = value[0].detach().double().cpu().numpy()
     return points

@@ -19,9 +19,9 @@ class FeatureSums:
         self._sum: Array = np.zeros(size)
         self._outer: Array = np.zeros((size, size))
 
-    def add(self, features_ND: NDArray[np.floating], times: int = 1) -> None:
-        """Take in features, each ``times`` times."""
-        values = features_ND.astype(np.float64)
+    def add(self, features: NDArray[np.floating], times: int = 1) -> None:
+        """Take in features (N, D), each ``times`` times."""
+        values = features.astype(np.float64)
         self.count += times * len(values)
         self._sum += times * values.sum(axis=0)
         self._outer += times * (values.T @ values)

@@ -8,7 +8,7 @@ OUTER_EYE_CORNERS = (36, 45)  # iBUG numbers, counted from 0
 AKD_SIZE = 256  # px, the side of the picture that AKD's pixels are of
 
 
-def landmark_nme(predicted_FL2: Tensor, wanted_FL2: Tensor) -> Tensor:
+def landmark_nme(prediction: Tensor, target: Tensor) -> Tensor:
     """Normalised mean error of the 68 landmarks: 0 (equal) upwards, lower is better; 0.08 is said as 8 %.
 
     Mean distance of a point from where it should be, over the inter-ocular distance, which is the distance of
@@ -16,16 +16,16 @@ def landmark_nme(predicted_FL2: Tensor, wanted_FL2: Tensor) -> Tensor:
     driving frame; wanted are those that came with the data. No unit. NaN where the frame has no face.
 
     Args:
-        predicted_FL2, wanted_FL2: (F, 68, 2) in any unit, the same for both; either may be (1, 68, 2).
+        prediction, target: (F, 68, 2) in any unit, the same for both; either may be (1, 68, 2).
     """
-    _check_points(predicted_FL2, wanted_FL2)
-    left, right = (wanted_FL2[:, corner].double() for corner in OUTER_EYE_CORNERS)
-    distance = (predicted_FL2.double() - wanted_FL2.double()).norm(dim=-1).mean(-1)
+    _check_points(prediction, target)
+    left, right = (target[:, corner].double() for corner in OUTER_EYE_CORNERS)
+    distance = (prediction.double() - target.double()).norm(dim=-1).mean(-1)
     error: Tensor = distance / (left - right).norm(dim=-1)
     return error
 
 
-def akd(predicted_FL2: Tensor, wanted_FL2: Tensor, size: int) -> Tensor:
+def akd(prediction: Tensor, target: Tensor, size: int) -> Tensor:
     """Average keypoint distance: 0 (equal) upwards, lower is better, in pixels of a picture of 256 x 256.
 
     Mean absolute difference, over the 68 points and over x and y, of the landmarks that a detector finds in
@@ -33,29 +33,27 @@ def akd(predicted_FL2: Tensor, wanted_FL2: Tensor, size: int) -> Tensor:
     how often it does.
 
     Args:
-        predicted_FL2, wanted_FL2: (F, 68, 2) px of the pictures; either may be (1, 68, 2).
+        prediction, target: (F, 68, 2) px of the pictures; either may be (1, 68, 2).
         size: side of the pictures, px.
     """
-    _check_points(predicted_FL2, wanted_FL2)
-    difference = (predicted_FL2.double() - wanted_FL2.double()).abs().flatten(1).mean(1)
+    _check_points(prediction, target)
+    difference = (prediction.double() - target.double()).abs().flatten(1).mean(1)
     return difference * (AKD_SIZE / size)
 
 
-def detected(predicted_FL2: Tensor, wanted_FL2: Tensor) -> Tensor:
+def detected(prediction: Tensor, target: Tensor) -> Tensor:
     """Detection rate: share of frames in which the detector finds a face in the prediction and in the truth.
 
     0 to 1, higher is better, said as %. AKD is the mean over these frames alone: read both together.
 
     Args:
-        predicted_FL2, wanted_FL2: (F, 68, 2), NaN where no face was found; either may be (1, 68, 2).
+        prediction, target: (F, 68, 2), NaN where no face was found; either may be (1, 68, 2).
     """
-    _check_points(predicted_FL2, wanted_FL2)
-    both = predicted_FL2.isfinite().all((1, 2)) & wanted_FL2.isfinite().all((1, 2))
+    _check_points(prediction, target)
+    both = prediction.isfinite().all((1, 2)) & target.isfinite().all((1, 2))
     return both.double()
 
 
-def _check_points(predicted_FL2: Tensor, wanted_FL2: Tensor) -> None:
-    if predicted_FL2.shape[-2:] != (68, 2) or wanted_FL2.shape[-2:] != (68, 2):
-        raise ValueError(
-            f"landmarks are (F, 68, 2), not {tuple(predicted_FL2.shape)} and {tuple(wanted_FL2.shape)}"
-        )
+def _check_points(prediction: Tensor, target: Tensor) -> None:
+    if prediction.shape[-2:] != (68, 2) or target.shape[-2:] != (68, 2):
+        raise ValueError(f"landmarks are (F, 68, 2), not {tuple(prediction.shape)} and {tuple(target.shape)}")

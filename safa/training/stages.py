@@ -1,7 +1,7 @@
 """The two stages as the loop sees them: networks, optimisers, and one optimiser step.
 
-``head`` trains the 3DMM alone on single frames, ``full`` trains everything on frame pairs (MODEL.md section
-7).
+``head`` trains the 3DMM alone on single frames, ``full`` trains everything on frame pairs (docs/model.md,
+section 7).
 """
 
 from __future__ import annotations

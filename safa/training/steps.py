@@ -10,11 +10,11 @@ called through ``forward`` and exactly once between two backward passes:
 - ``tdmm(images)``: source and driving stacked, since its BatchNorm is fixed and samples do not meet;
 - ``generator(...)`` once;
 - ``discriminator(...)``: once in ``discriminator_step``, on real and predicted images stacked (InstanceNorm
-  keeps samples apart). In ``generator_step`` it scorers with detached parameters: nothing of it is trained
+  keeps samples apart). In ``generator_step`` it scores with detached parameters: nothing of it is trained
   there, so the wrapper is passed by and no gradient is left on it.
 
 Running statistics need no broadcast when SyncBatchNorm is used: wrap with ``broadcast_buffers=False``.
-Source: MODEL.md, section 7.
+Source: docs/model.md, section 7.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Losses:
         """Sum of all terms, a scalar that carries the graph."""
         if not self.terms:
             raise ValueError("every loss weight is 0: there is nothing to train")
-        return torch.stack(list(self.terms.values())).sum()
+        return torch.stack(list(self.terms.values())).sum()  # scalars -> (terms,) -> ()
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Crite
     """Loss of the discriminator on the frames of a generator step, all of them detached."""
     scales = criteria.discriminator_scales
     keypoints = outputs.kp_driving.value.detach()
-    images = [
+    images = [  # one (2B, 3, h, w) per scale
         torch.cat([real, fake])
         for real, fake in zip(outputs.real.at(scales), outputs.fake.at(scales), strict=True)
     ]
-    both = networks.discriminator(images, torch.cat([keypoints, keypoints]))
+    both = networks.discriminator(images, torch.cat([keypoints, keypoints]))  # two of (B, K, 2) -> (2B, K, 2)
     real, fake = zip(*(halves(output) for output in both), strict=True)
     terms = _Terms()
     terms.add(
@@ -223,6 +223,7 @@ class _Heads:
 
 
 def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
+    # two of (B, 3, H, W) -> (2B, 3, H, W)
     estimate: HeadEstimate = tdmm(torch.cat([batch.source, batch.driving]))
     bare = _tdmm(tdmm)
     with full_precision(batch.source):
@@ -231,7 +232,7 @@ def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
         source_geometry, driving_geometry = halves(bare.geometry(code))
         albedo = bare.texture(batch.source, source_geometry)
         render = bare.render(source_geometry, driving_geometry, albedo)
-    driving_feature = estimate.feature.chunk(2)[1]
+    driving_feature = estimate.feature.chunk(2)[1]  # (2B, 1280) -> (B, 1280)
     return _Heads(source_code, driving_code, source_geometry, driving_geometry, driving_feature, render)
 
 

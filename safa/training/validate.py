@@ -1,6 +1,6 @@
 """Held-out scores during training, each beside what copying the source would score.
 
-Reconstruction as in MODEL.md section 8: frame 0 of a clip is the source, further frames of it drive.
+Reconstruction as in docs/model.md, section 8: frame 0 of a clip is the source, further frames of it drive.
 
 
 XXX What the model makes of a held-out clip while it trains, as a strip of labelled pictures."""

@@ -21,25 +21,25 @@ HEAT_COLOURS = "magma"  # black to pale yellow, evenly bright and safe for the c
 HUES = 256
 
 
-def heat(map_HW: Tensor) -> RgbImage:
-    """Values in [0, 1] from black (0) over red to pale yellow (1); values outside are clipped."""
-    if map_HW.ndim != 2:
-        raise ValueError(f"one map (H, W) is wanted, not {tuple(map_HW.shape)}")
-    levels = (map_HW.detach().float().clamp(0, 1) * 255).round().long().cpu().numpy()
+def heat(heat_map: Tensor) -> RgbImage:
+    """Colour a map (H, W) in [0, 1] from black (0) over red to pale yellow (1); it clips values outside."""
+    if heat_map.ndim != 2:
+        raise ValueError(f"one map (H, W) is wanted, not {tuple(heat_map.shape)}")
+    levels = (heat_map.detach().float().clamp(0, 1) * 255).round().long().cpu().numpy()
     coloured: RgbImage = _heat_table()[levels]
     return coloured
 
 
-def flow(deformation_HW2: Tensor, full: float = 0.3) -> RgbImage:
+def flow(deformation: Tensor, full: float = 0.3) -> RgbImage:
     """How far each pixel reads from itself: hue is the direction, saturation the distance, white is at rest.
 
     Args:
-        deformation_HW2: source positions in normalised coordinates, x then y.
+        deformation: (H, W, 2), source positions in normalised coordinates, x then y.
         full: the distance, in the same unit (the image is 2 wide), from which on colours are fully saturated.
     """
-    height, width = deformation_HW2.shape[:2]
+    height, width = deformation.shape[:2]
     grid = identity_grid(height, width, dtype=torch.float32, device=torch.device("cpu"))
-    shift = (deformation_HW2.detach().float().cpu() - grid).numpy()
+    shift = (deformation.detach().float().cpu() - grid).numpy()
     turn = np.arctan2(shift[..., 1], shift[..., 0]) / (2 * math.pi) % 1.0
     hue = _hue_table()[np.minimum((turn * HUES).astype(int), HUES - 1)]
     saturation = np.clip(np.hypot(shift[..., 0], shift[..., 1]) / full, 0, 1)[..., None]
@@ -48,13 +48,13 @@ def flow(deformation_HW2: Tensor, full: float = 0.3) -> RgbImage:
     return coloured
 
 
-def normals(normals_3HW: Tensor) -> RgbImage:
-    """Unit normals in screen axes: a component in [-1, 1] is a colour channel; black where there is none.
+def normals(directions: Tensor) -> RgbImage:
+    """Colour unit normals (3, H, W) in screen axes: each component in [-1, 1] is one colour channel.
 
-    What faces the viewer (z towards -1) is drawn bright blue, as is usual.
+    Pixels without a normal are black. What faces the viewer (z towards -1) is drawn bright blue, as is usual.
     """
-    x, y, z = normals_3HW.unbind(0)
-    present = (normals_3HW != 0).any(0)
+    x, y, z = directions.unbind(0)  # (3, H, W) -> three of (H, W)
+    present = (directions != 0).any(0)
     return from_tensor((torch.stack([x, -y, -z]) + 1) / 2 * present)
 
 
