@@ -146,7 +146,7 @@ def clip_box(track: FaceTrack, frame: tuple[int, int], config: FaceTrackConfig) 
 
 @dataclass(frozen=True)
 class Segment:
-    """The frames ``start`` to ``end`` (exclusive) of one track: a clip with a crop box, or why it is not one."""
+    """The frames ``start`` to ``end`` (exclusive) of a track: a clip with its box, or why it is none."""
 
     start: int
     end: int
@@ -158,7 +158,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class VideoTracks:
-    """All tracks of a video. Boxes are in a frame of ``width`` x ``height`` px; frames are counted at ``fps``."""
+    """All tracks of a video. Boxes are in a frame of ``width`` x ``height`` px, frame numbers at ``fps``."""
 
     video: str  # file name
     fps: float
@@ -275,7 +275,7 @@ def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
 
 
 def list_tracked_clips(source: VideosSource, videos: Sequence[Entry], folder: Path) -> Listing:
-    """List the clips of the videos whose face tracks are known; a video without a single clip is a failure."""
+    """List the clips of the videos whose face tracks are known; a video without any clip is a failure."""
     jobs: list[ClipJob] = []
     bad: list[Failure] = []
     for video in videos:

@@ -55,7 +55,7 @@ class YtDlpDownloader:
 
 
 def clip_error(message: str) -> ClipError:
-    """yt-dlp's message as an error with a code. An unknown one may be transient, so it counts as ``timeout``."""
+    """yt-dlp's message as an error with a code. An unknown one may be transient, so it is a ``timeout``."""
     detail = " ".join(_ANSI.sub("", message).removeprefix("ERROR: ").split())
     return ClipError(classify_error(detail) or FailureCode.TIMEOUT, detail)
 

@@ -69,7 +69,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     assert len(_listing(tmp_path, [_line()], "utf-8-sig").jobs) == 1
 
 
-def test_a_folder_of_videos_is_needed_only_without_a_fetcher(tmp_path: Path) -> None:
+def test_a_folder_of_videos_is_needed_only_without_a_download(tmp_path: Path) -> None:
     _listing(tmp_path, [_line()])
     source = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path / "later")
     with pytest.raises(UserError, match="no such folder of videos"):
