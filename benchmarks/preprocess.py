@@ -123,7 +123,7 @@ def _workers(folder: Path, video: Path) -> None:
     """One worker on one core against two workers on two; a worker's ffmpeg runs on the worker's cores."""
     seconds = {cpus: _in_a_process(_on_ray, (folder, video, cpus)).result for cpus in (1, 2)}
     times = f"{seconds[1]:.1f} s, {seconds[2]:.1f} s"
-    print(f"2 workers over 1: {seconds[1] / seconds[2]:.2f}x ({times}; wanted: at least 1.7)")
+    print(f"2 workers over 1: {seconds[1] / seconds[2]:.2f}x ({times}; aim: at least 1.7)")
 
 
 def _on_ray(folder: Path, video: Path, cpus: int) -> float:
@@ -184,7 +184,7 @@ def _memory(folder: Path) -> None:
     most = {seconds: memory.peak_mib for seconds, memory in peaks.items()}
     sizes = f"{most[LONG]:.0f} MiB over {most[SHORT]:.0f} MiB"
     ratio = most[LONG] / most[SHORT]
-    print(f"peak memory, a clip of 2 hours over one of 2 minutes: {ratio:.2f} ({sizes}; wanted: at most 1.3)")
+    print(f"peak memory, a clip of 2 hours over one of 2 minutes: {ratio:.2f} ({sizes}; aim: at most 1.3)")
 
 
 def _whole_video(folder: Path, video: Path) -> None:

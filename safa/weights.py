@@ -71,6 +71,11 @@ def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name, in the order in which the optimiser numbers them."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Put weights into a network, which must have exactly these names and shapes.
 

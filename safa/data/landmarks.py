@@ -1,7 +1,7 @@
 """Landmarks from sidecar files beside a video, and the video's frames that a stored frame shows.
 
 There are two kinds of sidecar: ``<video>.landmarks.npy``, (T, 68, 2) float32 in source pixels, NaN where no
-face is; and the reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read without running code.
+face is; and the reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read as plain data.
 Points are continuous (0 is the left edge of the first pixel); both kinds count the video's own frames.
 """
 
