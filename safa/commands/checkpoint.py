@@ -32,12 +32,12 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from safa.checkpoint.native import read_weights
+    from safa.checkpoint.native import read_model_weights
     from safa.checkpoint.released import read_released
 
     path: Path = arguments.checkpoint
     if path.is_dir():
-        weights, info = read_weights(path)
+        weights, info = read_model_weights(path)
         sys.stdout.write(f"{path}: stage {info.stage}, step {info.step}, {info.config.image_size} px\n")
         parts: dict[str, list[int]] = {}
         for name, value in weights.items():

@@ -86,7 +86,7 @@ class MeshConfig(Settings):
 
 
 class ScorerConfig(Settings):
-    """Networks that judge. None = the metrics that need it are reported as skipped."""
+    """Networks that score. None = the metrics that need it are reported as skipped."""
 
     # 68 points of a picture: TorchScript, or "model": the evaluated model's own 3DMM, whose numbers compare
     # only between evaluations of one model.

@@ -35,7 +35,7 @@ def write_page(path: Path, stats: DatasetStats, counts: Mapping[str, Any]) -> No
 
 def _address(sample: Sample) -> str:
     """The frame with its landmarks as an address that holds the picture itself."""
-    drawn = Image.fromarray(with_landmarks(sample.picture, [(sample.landmarks, COLOUR)], PANEL))
+    drawn = Image.fromarray(with_landmarks(sample.image, [(sample.landmarks, COLOUR)], PANEL))
     drawn.thumbnail((2 * PANEL, 2 * PANEL))
     buffer = io.BytesIO()
     drawn.save(buffer, "jpeg", quality=QUALITY)

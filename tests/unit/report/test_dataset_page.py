@@ -25,7 +25,7 @@ def _facts(samples: tuple[Sample, ...]) -> DatasetStats:
         seconds=(2.0, 4.0, 4.0) if samples else (),
         box_px=(300, 310, 420) if samples else (),
         bytes_per_frame=2048.0,
-        marked=0.5,
+        with_landmarks=0.5,
         samples=samples,
     )
 
