@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from safa.batching import batched
 from safa.config.preprocess import DetectorConfig, FaceAlignmentLandmarks
 from safa.data.detectors import Face, chosen
 from safa.data.landmarks import Landmarks
@@ -93,8 +94,8 @@ class LibraryDetector:
     def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[tuple[Face, ...]]:
         """All faces of each frame; frames are (H, W, 3) uint8 RGB of one size."""
         found: list[tuple[Face, ...]] = []
-        for first in range(0, len(frames), self._batch):
-            batch = np.stack(frames[first : first + self._batch])
+        for chunk in batched(frames, self._batch):
+            batch = np.stack(chunk)
             factor = 1.0
             if self._name in _BLAZE:
                 batch, factor = _fitted(batch, _BLAZE[self._name])
