@@ -1,9 +1,9 @@
 """Scores of a clip's frames, taken batch by batch while the clip streams through the model.
 
 ``FrameScorer`` computes them, ``ScoreTable`` writes them and keeps their means. ``FeatureFiles`` writes
-Inception features beside them, from which ``fid_of_clips`` computes the Fréchet distance of all clips; they are raw
-float32 rows, so that a long clip can be appended to and read in parts. Only files grow with the length of a clip, never
-the memory.
+Inception features beside them, from which ``fid_of_clips`` computes the Fréchet distance of all clips; they
+are raw float32 rows, so that a long clip can be appended to and read in parts. Only files grow with the
+length of a clip, never the memory.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Face swap: the mask that says where in the driving frame the source's face goes.
 
 The mask is the face parser's probability of the chosen classes in the driving frame, or, without a parser,
-the face of the 3D head that is fitted to it. The generator blends there, at its bottleneck; outside the mask the
-driving frame's own features stay.
+the face of the 3D head that is fitted to it. The generator blends there, at its bottleneck; outside the mask
+the driving frame's own features stay.
 Source: SAFA (Wang et al., 2021), face swapping; docs/model.md, sections 5 (step 4) and 8.
 """
 

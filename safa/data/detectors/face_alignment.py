@@ -126,8 +126,7 @@ class LibraryLandmarks:
         faces = [chosen(found, self._config.choose, middle) for found in self._detector.detect(frames)]
         seen = [(number, face) for number, face in enumerate(faces) if face is not None and face.area > 0]
         batch = self._config.detector.batch
-        for first in range(0, len(seen), batch):
-            part = seen[first : first + batch]
+        for part in batched(seen, batch):
             points[[number for number, _ in part]] = self.landmarks(
                 [frames[number] for number, _ in part], [face for _, face in part]
             )
