@@ -19,7 +19,7 @@ from pipelines.chain import Stage, run_chain
 from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
 from safa.metrics import COPY_SOURCE, METRICS
-from safa.report.rendering import shown
+from safa.report.rendering import format_score
 from safa.synthetic import write_dataset
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def summary(numbers: Mapping[str, Any], seconds: Mapping[str, float], config: De
     for metric in METRICS:
         if metric.key in numbers:
             value, copied = (
-                shown(metric, numbers.get(metric.key + side, math.nan)) for side in ("", COPY_SOURCE)
+                format_score(metric, numbers.get(metric.key + side, math.nan)) for side in ("", COPY_SOURCE)
             )
             lines.append(f"{metric.label:<14} {value:>10}   copying the source: {copied}")
     counts = numbers["counts"]

@@ -31,7 +31,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray.data
 
-from pipelines.launch import ProgressLog, launch, ray_session, set_up_logging
+from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
 from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
 from pipelines.stages import IN_PROGRESS, Evaluator, clip_folder, failure_in
@@ -48,6 +48,7 @@ from safa.evaluation.scorers import load_scorers, skipped_metrics
 from safa.files import atomic_file, remove_leftovers, write_json
 from safa.inference.swap_mask import load_mask
 from safa.models.safa import Safa
+from safa.progress import LogLines, Progress
 from safa.report.compare import read_run, write_comparison
 from safa.report.content import ReportContent, TrainingRun, metrics_json, write_clips
 from safa.report.describe import describe_evaluation, describe_model, describe_training
@@ -190,7 +191,7 @@ def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob]) -> Iterator[F
         num_cpus=scale.cpus_per_actor,
         num_gpus=scale.gpus_per_actor or None,
     )
-    progress = ProgressLog(STAGE, len(jobs), "clips")
+    progress = Progress(LogLines(STAGE), len(jobs), "clips")
     for row in done.iter_rows():
         job = EvaluationJob.from_json(row["job"])
         failure = failure_in(row, f"{STAGE}/{job.mode}")

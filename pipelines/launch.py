@@ -10,7 +10,6 @@ import argparse
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,6 @@ from ray.data import DataContext
 
 from safa.config import Settings, load_settings
 from safa.errors import run_reporting_errors
-
-log = logging.getLogger(__name__)
-
-LOG_EVERY = 5.0  # seconds between lines of progress
 
 S = TypeVar("S", bound=Settings)
 
@@ -68,34 +63,6 @@ def launch(
     return run_reporting_errors(
         lambda: arguments.body(load_settings(arguments.config, settings, arguments.overrides))
     )
-
-
-class ProgressLog:
-    """Logs a line with counts and rates every few seconds, and at the end.
-
-    Args:
-        total: number of inputs.
-        what: what they are, e.g. ``clips``.
-    """
-
-    def __init__(self, stage: str, total: int, what: str) -> None:
-        self._stage, self._total, self._what = stage, total, what
-        self._count = self._frames = 0
-        self._began = self._last = time.monotonic()
-
-    def add(self, count: int, n_frames: int) -> None:
-        """Count inputs that are finished, and their frames."""
-        self._count += count
-        self._frames += n_frames
-        now = time.monotonic()
-        if now - self._last > LOG_EVERY or self._count == self._total:
-            self._last = now
-            spent = now - self._began
-            left = (self._total - self._count) * spent / self._count
-            log.info(
-                "%s: %d/%d %s, %.1f frames/s, %.0f s left",
-                *(self._stage, self._count, self._total, self._what, self._frames / spent, left),
-            )
 
 
 def set_up_logging() -> None:

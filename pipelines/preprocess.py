@@ -27,7 +27,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from pipelines.launch import ProgressLog, launch, ray_session
+from pipelines.launch import launch, ray_session
 from pipelines.quarantine import Quarantine, counts_line
 from pipelines.run_folder import lock_settings, write_manifest
 from pipelines.stages import ClipMaker, FaceTrackFinder, Row, failure_in
@@ -40,6 +40,7 @@ from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.sources import ClipJob, Listing, list_jobs, location_of
 from safa.errors import Failure, FailureCode, UserError
 from safa.files import absolute, remove_leftovers, write_json
+from safa.progress import LogLines, Progress
 from safa.report.dataset_page import write_page
 
 log = logging.getLogger(__name__)
@@ -253,7 +254,7 @@ def _refuse_relative_paths(config: PreprocessConfig) -> None:
 
 def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[Row]]:
     """Yield rows as they are finished, and log the progress."""
-    progress = ProgressLog(STAGE, total, what)
+    progress = Progress(LogLines(STAGE), total, what)
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         rows = batch.to_pylist()
         yield rows

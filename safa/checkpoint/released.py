@@ -2,8 +2,8 @@
 
 A released file is a ``torch.save``d dict: state dicts ``generator``, ``kp_detector``, ``discriminator``,
 ``tdmm``, one ``optimizer_<network>`` each, and ``epoch``; after 3DMM pre-training only ``tdmm``,
-``optimizer_tdmm``, ``epoch`` (docs/model.md, section 10). Our networks use the same names in the same order. That
-order is also how an optimiser numbers its parameters, so entry i belongs to the i-th parameter of the
+``optimizer_tdmm``, ``epoch`` (docs/model.md, section 10). Our networks use the same names in the same order.
+That order is also how an optimiser numbers its parameters, so entry i belongs to the i-th parameter of the
 network, a tensor with two names counted once.
 """
 

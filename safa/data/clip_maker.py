@@ -5,10 +5,9 @@ Memory is bounded by one piece of frames, however long the clip is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from safa.batching import batched
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
 from safa.data.images import ImageFolder, encode_image
@@ -157,7 +157,7 @@ def _store(
         with pq.ParquetWriter(
             temporary, CLIP_SCHEMA, compression="none"
         ) as writer:  # images don't shrink again
-            for number, piece in enumerate(_pieces(frames, config.piece_frames)):
+            for number, piece in enumerate(batched(frames, config.piece_frames)):
                 landmarks = landmark_source(piece, n_frames)
                 row = _row(job, config, region, number, piece, landmarks)
                 writer.write_table(pa.Table.from_pylist([row], schema=CLIP_SCHEMA))
@@ -174,11 +174,6 @@ def _check(config: PreprocessConfig, n_frames: int, n_faces: int) -> None:
         )
     if n_faces == 0 and not isinstance(config.landmarks, NoLandmarks):
         raise ClipError(FailureCode.NO_FACE, f"none of its {n_frames} frames has landmarks")
-
-
-def _pieces(frames: Iterator[Frame], length: int) -> Iterator[list[Frame]]:
-    while piece := list(islice(frames, length)):
-        yield piece
 
 
 def _row(

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
 from safa.data.detectors import Face, FaceDetector, iou
@@ -199,8 +199,8 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
 
 
 def _detect(frames: Iterator[Any], detector: FaceDetector, batch: int) -> Iterator[tuple[Face, ...]]:
-    while piece := list(islice(frames, batch)):
-        yield from detector.detect(piece)
+    for chunk in batched(frames, batch):
+        yield from detector.detect(chunk)
 
 
 def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> Segment:

@@ -18,7 +18,16 @@ from torch import Tensor
 from safa.config.training import FullStage, HeadStage, ValidateConfig
 from safa.data.sampler import ClipRef, FrameReader
 from safa.head.model import landmarks_px
-from safa.metrics import COPY_SOURCE, IMAGE_METRICS, L1, LANDMARK_NME, Metric, clip_score, landmark_nme
+from safa.metrics import (
+    COPY_SOURCE,
+    IMAGE_METRICS,
+    L1,
+    LANDMARK_NME,
+    Metric,
+    clip_score,
+    image_scores,
+    landmark_scores,
+)
 from safa.models.safa import AnimatedBatch, Safa
 from safa.models.tdmm import Tdmm
 from safa.training.context import TrainContext
@@ -85,21 +94,18 @@ def held_out_scores(
 
 
 def _frame_scores(model: Safa | Tdmm, clip: HeldOutClip, device: torch.device) -> dict[str, Tensor]:
-    """Scores by name, (F,) each."""
+    """Return the scores of a clip's driving frames by key, (F,) each."""
     driving, source = clip.driving.to(device), clip.source.to(device)
-    target = clip.driving_landmarks
-    scores = {LANDMARK_NME.key + COPY_SOURCE: landmark_nme(clip.source_landmarks, target)}
+    scores = {}
     if isinstance(model, Tdmm):
         geometry = model.geometry(model.estimate(driving).code)
     else:
         state = model.analyse(driving)
         geometry = model.tdmm.geometry(state.code)
         prediction = model.reenact(model.prepare_source(source), state).prediction
-        for metric in IMAGE_METRICS:
-            scores[metric.key] = metric.function(prediction, driving)
-            scores[metric.key + COPY_SOURCE] = metric.function(source, driving)
+        scores = image_scores(prediction, source, driving)
     points = landmarks_px(geometry, driving.shape[-1]).cpu()
-    return scores | {LANDMARK_NME.key: landmark_nme(points, target)}
+    return scores | landmark_scores(points, clip.source_landmarks, clip.driving_landmarks)
 
 
 # ---- the strip ---------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def make(tmp_path: Path, tiny_model: dict[str, Any], tiny_clips: Path) -> Callab
             "splits": ["train", "test"],
             "out": str(tmp_path / out),
             "animation": {"pairs": 2},
-            "pictures": {"panel": 32, "strip_frames": 2},
+            "visuals": {"panel": 32, "strip_frames": 2},
             "scale": {"cpus_per_actor": 0.5},
         }
         return parse_settings(data | changes, EvaluateConfig, "test")

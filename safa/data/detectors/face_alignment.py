@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from safa.batching import batched
 from safa.config.preprocess import DetectorConfig, FaceAlignmentLandmarks
 from safa.data.detectors import Face, chosen
 from safa.data.landmarks import Landmarks
@@ -94,8 +95,8 @@ class LibraryDetector:
     def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[tuple[Face, ...]]:
         """All faces of each frame; frames are (H, W, 3) uint8 RGB of one size."""
         detections: list[tuple[Face, ...]] = []
-        for first in range(0, len(frames), self._batch):
-            batch = np.stack(frames[first : first + self._batch])
+        for chunk in batched(frames, self._batch):
+            batch = np.stack(chunk)
             factor = 1.0
             if self._name in _BLAZE:
                 batch, factor = _fitted(batch, _BLAZE[self._name])
@@ -126,8 +127,7 @@ class LibraryLandmarks:
         faces = [chosen(found, self._config.choose, middle) for found in self._detector.detect(frames)]
         seen = [(number, face) for number, face in enumerate(faces) if face is not None and face.area > 0]
         batch = self._config.detector.batch
-        for first in range(0, len(seen), batch):
-            part = seen[first : first + batch]
+        for part in batched(seen, batch):
             points[[number for number, _ in part]] = self.landmarks(
                 [frames[number] for number, _ in part], [face for _, face in part]
             )
