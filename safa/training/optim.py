@@ -11,11 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam
 
 from safa.config.training import StepConfig
-
-
-def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name, in the order in which the optimiser numbers them."""
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+from safa.weights import trained_parameters
 
 
 def make_adam(network: nn.Module, lr: float, betas: tuple[float, float], step: StepConfig) -> Adam:
