@@ -163,7 +163,8 @@ def _modulate(x: Tensor, scale_BC: Tensor, shift_BC: Tensor, mask: Tensor) -> Te
 def _blend(out: Tensor, blend: Blend) -> Tensor:
     """Driving features outside the mask, ``out`` inside; the mask is anti-aliased down to their size."""
     down = AntiAlias(1, out.shape[-1] / blend.mask.shape[-1]).to(out)
-    return torch.lerp(blend.features, out, down(blend.mask).expand_as(out))
+    # Under autocast the convolved features are of lower precision than what has been modulated.
+    return torch.lerp(blend.features.to(out), out, down(blend.mask).to(out).expand_as(out))
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:

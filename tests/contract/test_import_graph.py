@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def test_no_cycle_between_packages(graph: Graph) -> None:
 
 def _edges(graph: Graph, packages: list[str]) -> Iterator[str]:
     """The modules behind each step of a cycle of packages."""
-    for one, other in zip(packages, packages[1:], strict=False):
+    for one, other in pairwise(packages):
         for module in sorted(graph):
             for target in sorted(graph[module]):
                 if (package_of(module), package_of(target)) == (one, other):
