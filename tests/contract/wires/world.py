@@ -221,7 +221,7 @@ class World:
     def faces(self) -> Path:
         """Clips of two people, to test, whose faces change shape: frame 3 of each is like frame 0 of the other."""
         rows = []
-        for person, like in (("eve", 0), ("fay", 3)):
+        for person, like in (("eve", 0), ("gus", 3)):
             row = _clip_row(person, "test")
             shapes = [face(16, 16, 12, high=1.0 + 0.2 * ((n - like) % 6)).ravel() for n in range(6)]
             rows.append(row | {"landmarks": shapes})
