@@ -16,8 +16,8 @@ __all__ = ["head_file", "toy_head"]
 @pytest.fixture(scope="session")
 def world(
     tmp_path_factory: pytest.TempPathFactory,
-    toy_head: HeadAssets,  # noqa: F811  (a fixture by its name)
-    head_file: Path,  # noqa: F811
+    toy_head: HeadAssets,
+    head_file: Path,
     tiny_clips: Path,
 ) -> World:
     return World(tmp_path_factory.mktemp("world"), toy_head, head_file, tiny_clips)

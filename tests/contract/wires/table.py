@@ -52,7 +52,7 @@ class Absent:
 ABSENT = Absent()
 
 
-# ---- relations ---------------------------------------------------------------------------------------------
+# ---- relations --------------------------------------------------------------------------------------------
 
 
 def same(a: Any, b: Any) -> bool:
@@ -89,7 +89,7 @@ def times(factor: float) -> Relation:
     return lambda a, b: abs(a) > 0 and abs(b - factor * a) <= 1e-4 * abs(factor * a)
 
 
-# ---- what there is -----------------------------------------------------------------------------------------
+# ---- what there is ----------------------------------------------------------------------------------------
 
 
 def options_of(parser: argparse.ArgumentParser, command: str = "") -> Iterator[str]:
@@ -114,7 +114,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a config, through all sections and all branches of what is chosen by ``kind``.
 
-    A choice is one key, ``source.kind``; the keys of its branches carry the branch, ``source[ClipsSource].fps``.
+    A choice is one key, ``source.kind``; keys of its branches carry the branch, ``source[ClipsSource].fps``.
     """
     for name, field in model.model_fields.items():
         branches = _models(field.annotation)

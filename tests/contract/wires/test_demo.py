@@ -1,4 +1,4 @@
-"""Every key of a demo's sections reaches the stage that it belongs to; the demo's own keys do what they say."""
+"""Every key of a demo's sections reaches the stage that it belongs to; its own keys do what they say."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ SECTIONS: dict[str, tuple[Table, str, tuple[str, ...]]] = {
 TOGETHER: dict[str, dict[str, Any]] = {
     "schedule.milestones": {"schedule.cosine": False},
     "schedule.gamma": {"schedule.cosine": False},
-    "perceptual.backend": {"stage.losses.perceptual.weights": "/vgg.pth"},
-    "perceptual.weights": {"stage.losses.perceptual.backend": "vgg19"},
+    "num_people": {"num_held_out": 1},
+    "perceptual.backend": {"stage.losses.perceptual": {"backend": "vgg19", "weights": "/vgg.pth"}},
+    "perceptual.weights": {"stage.losses.perceptual": {"backend": "vgg19", "weights": "/vgg.pth"}},
     "swap.classes": {"swap.weights": "/parser.pth"},
     "scale.use_gpu": {"scale.num_workers": 2},
 }
@@ -53,7 +54,7 @@ def _value(settings: Any, key: str) -> Any:
     """As plain data, which a path or a tuple is not."""
     value = settings.model_dump(mode="json")
     for name in key.split("."):
-        value = value[name]
+        value = None if value is None else value.get(name)
     return value
 
 
@@ -63,7 +64,7 @@ def _passed_on() -> Iterator[tuple[str, Row]]:
         for row in table.rows:
             key = plain_key(row.key)
             branch = "FullStage" if section == "pretrain" else "HeadStage"
-            elsewhere = branch in row.key or key.startswith("model") and section.endswith("train")
+            elsewhere = branch in row.key or (key.startswith("model") and section.endswith("train"))
             filled_in = any(key == name or key.startswith(f"{name}.") for name in filled)
             if key not in seen and not elsewhere and not filled_in and not key.endswith("kind"):
                 seen.add(key)
@@ -81,7 +82,7 @@ def test_a_section_reaches_its_stage(world: World, section: str, row: Row) -> No
     if key.startswith("landmarks.") and section == "preprocess":
         base = {"kind": "sidecar"} if key == "landmarks.folder" else test_preprocess._face_alignment(world)
         changes.append((f"{section}.landmarks", base))
-    before = _stage(_demo(*changes), SECTIONS[section][1])
+    before = _stage(_demo(), SECTIONS[section][1])
     after = _stage(_demo(*changes, (f"{section}.{key}", value)), SECTIONS[section][1])
     expected = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
     assert _value(after, key) == expected

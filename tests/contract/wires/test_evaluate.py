@@ -30,7 +30,7 @@ from safa.evaluation.clip_evaluator import STRIP, VIDEO
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.inference.model_runner import ModelRunner
 from safa.models.face_parser import FaceParser
-from tests.contract.wires.table import ABSENT, Row, Table, are, check, differ, falls, keys_of, rises, with_key
+from tests.contract.wires.table import Row, Table, are, check, differ, falls, keys_of, with_key
 from tests.contract.wires.world import Recorder, World
 
 EVE, GUS = "eve#v#000000#000006", "gus#v#000000#000006"
@@ -49,7 +49,7 @@ def settings(world: World, key: str, value: Any, changes: dict[str, Any]) -> Eva
     return parse_settings(data, EvaluateConfig, "test")
 
 
-# ---- one clip, as the actor does it -------------------------------------------------------------------------
+# ---- one clip, as the actor does it -----------------------------------------------------------------------
 
 
 def _done(world: World, config: EvaluateConfig, mode: str) -> Path:
@@ -245,7 +245,7 @@ def device_of_actor(world: World, config: EvaluateConfig) -> str:
     return str(enough.value)
 
 
-# ---- jobs ---------------------------------------------------------------------------------------------------
+# ---- jobs -------------------------------------------------------------------------------------------------
 
 
 def pairs(world: World, config: EvaluateConfig) -> list[tuple[str, str]]:
@@ -265,7 +265,7 @@ def _list_of_pairs(world: World) -> Path:
     return path
 
 
-# ---- the program --------------------------------------------------------------------------------------------
+# ---- the program ------------------------------------------------------------------------------------------
 
 
 def _ran(
@@ -338,7 +338,7 @@ def ray_options(name: str) -> Callable[..., Any]:
     return observed
 
 
-# ---- networks that score ------------------------------------------------------------------------------------
+# ---- networks that score ----------------------------------------------------------------------------------
 
 
 class _Corner(nn.Module):
@@ -391,7 +391,13 @@ def _rows() -> Iterator[Row]:
     )
     four = {"clips": lambda w: w.clips, "modes": ["reconstruction"]}
     yield Row("splits", ["test"], ["train"], people_evaluated, are({"dan"}, {"ann", "ben", "cat"}), four)
-    yield Row("out", lambda w: w.root / "a", lambda w: w.root / "b", out_of_actor, lambda a, b: (a.name, b.name) == ("a", "b"))
+    yield Row(
+        "out",
+        lambda w: w.root / "a",
+        lambda w: w.root / "b",
+        out_of_actor,
+        lambda a, b: (a.name, b.name) == ("a", "b"),
+    )
     yield Row(
         *("title", "SAFA evaluation", "Another title", page),
         lambda a, b: "Another title" in b and "Another title" not in a,

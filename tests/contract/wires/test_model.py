@@ -89,7 +89,9 @@ def heat_of_motions(world: World, config: ModelConfig) -> Tensor:
     jacobian = torch.eye(2).expand(1, config.num_keypoints, 2, 2)
     from safa.models.keypoints import Keypoints
 
-    maps = network._heat_maps(Keypoints(zeros, jacobian), Keypoints(zeros + 0.5, jacobian), torch.zeros(1, 16, 16))
+    maps = network._heat_maps(
+        Keypoints(zeros, jacobian), Keypoints(zeros + 0.5, jacobian), torch.zeros(1, 16, 16)
+    )
     total: Tensor = maps[:, 1:-1].abs().sum()
     return total
 
@@ -191,7 +193,12 @@ def generator_layers(world: World, config: ModelConfig) -> tuple[int, int, int, 
     """Channels of the first and the widest layer; numbers of down blocks and of bottleneck blocks."""
     generator = _built(Generator, config)
     down = len(generator.down_blocks)
-    return generator.first.conv.out_channels, widths(generator.down_blocks)[-1], down, len(generator.bottleneck)
+    return (
+        generator.first.conv.out_channels,
+        widths(generator.down_blocks)[-1],
+        down,
+        len(generator.bottleneck),
+    )
 
 
 @torch.no_grad()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
@@ -31,7 +30,7 @@ from safa.data.images import decode_image
 from safa.data.landmarks import Landmarks
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
-from tests.contract.wires.table import ABSENT, Row, Table, are, check, falls, keys_of, rises, same, with_key
+from tests.contract.wires.table import ABSENT, Row, Table, are, check, falls, keys_of, with_key
 from tests.contract.wires.world import FakeFan, Recorder, World, face, face_alignment, yt_dlp
 
 FPS, LENGTH, HEIGHT, WIDTH = 25.0, 12, 80, 100  # of the video; its clip is frames 0 to 12
@@ -39,7 +38,7 @@ BOX = (20, 10, 80, 70)  # of the clip
 
 
 def _world(world: World) -> Path:
-    """A video with landmarks, two lists of clips in it, a folder of crops, and another folder of landmarks."""
+    """A video with landmarks, two lists of clips in it, a folder of crops, another folder of landmarks."""
 
     def make() -> Path:
         folder = world.folder()
@@ -115,7 +114,7 @@ def settings(world: World, key: str, value: Any, changes: dict[str, Any]) -> Pre
     return parse_settings(data, PreprocessConfig, "test")
 
 
-# ---- what is seen -------------------------------------------------------------------------------------------
+# ---- what is seen -----------------------------------------------------------------------------------------
 
 
 def _job(config: PreprocessConfig) -> Any:
@@ -382,7 +381,7 @@ def detector_setting(name: str) -> Callable[..., Any]:
 
 
 class _Network(FakeFan):
-    seen: list[Any] = []
+    seen: ClassVar[list[Any]] = []
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         _Network.seen.append((float(self.gain), len(image)))
@@ -550,7 +549,14 @@ def _rows() -> Iterator[Row]:
     yield from _download_rows("YtDlpDownload")
     options = [
         ("timeout_s", 30.0, 7.0, "socket_timeout", 30.0, 7.0),
-        ("page", "https://a/{video_id}", "https://b/{video_id}", "pages", ["https://a/take"], ["https://b/take"]),
+        (
+            "page",
+            "https://a/{video_id}",
+            "https://b/{video_id}",
+            "pages",
+            ["https://a/take"],
+            ["https://b/take"],
+        ),
         ("format", "best", "worst", "format", "best", "worst"),
         ("proxy", ABSENT, "socks5://x", "proxy", None, "socks5://x"),
         ("rate_limit_mb", ABSENT, 2.0, "ratelimit", None, 2.0 * 2**20),
@@ -597,7 +603,9 @@ def _rows() -> Iterator[Row]:
         *(f"{CLIPS}.fps", 25.0, 12.5, length, are((6, 25.0), (12, 25.0))),
         {f"{CLIPS}.folder": in_folder("pngs"), "landmarks": lambda w: {"kind": "none"}},
     )
-    yield Row("out", lambda w: w.root / "out-a", lambda w: w.root / "out-b", out_folder, are("out-a", "out-b"))
+    yield Row(
+        "out", lambda w: w.root / "out-a", lambda w: w.root / "out-b", out_folder, are("out-a", "out-b")
+    )
     yield Row(
         *("landmarks.kind", {"kind": "sidecar"}, {"kind": "none"}, landmarks_of_maker),
         are("NoneType True", "NoneType False"),
@@ -612,7 +620,9 @@ def _rows() -> Iterator[Row]:
         {"landmarks": lambda w: {"kind": "sidecar"}},
     )
     yield from _detector_rows(f"{FOUND}.detector")
-    yield Row(f"{FOUND}.weights", in_folder("weights"), in_folder("other-weights"), gain_of_network, are(1.0, 2.0))
+    yield Row(
+        f"{FOUND}.weights", in_folder("weights"), in_folder("other-weights"), gain_of_network, are(1.0, 2.0)
+    )
     yield Row(f"{FOUND}.detector.device", "cpu", "meta", device_of_network, are("cpu", "meta"))
     yield Row(f"{FOUND}.choose", "nearest", "largest", score_of_chosen, are(0.9, 0.7))
     yield Row(f"{FOUND}.flip", False, True, passes, are(1, 2))
@@ -623,7 +633,9 @@ def _rows() -> Iterator[Row]:
         # At half the rate every second row of the sidecar is meant.
         are([40.0 + n for n in range(12)], [40.0, 42.0, 44.0, 46.0, 48.0, 50.0]),
     )
-    yield Row("encoding.format", "jpeg", "png", frame_format, lambda a, b: a[:2] == b"\xff\xd8" and b[1:] == b"PNG")
+    yield Row(
+        "encoding.format", "jpeg", "png", frame_format, lambda a, b: a[:2] == b"\xff\xd8" and b[1:] == b"PNG"
+    )
     yield Row("encoding.quality", 95, 30, frame_bytes, falls)
     yield Row("min_frames", 12, 13, code, are("", "too_short"))
     yield Row("min_box", 60, 61, code, are("", "too_small"))

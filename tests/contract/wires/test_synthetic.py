@@ -23,7 +23,12 @@ from tests.contract.wires.world import World
 
 
 def settings(key: str, value: Any, changes: dict[str, Any]) -> SyntheticConfig:
-    data: dict[str, Any] = {"num_people": 2, "num_held_out": 1, "videos_per_person": 1, "frames_per_video": 24}
+    data: dict[str, Any] = {
+        "num_people": 2,
+        "num_held_out": 1,
+        "videos_per_person": 1,
+        "frames_per_video": 24,
+    }
     data |= {"two_clip_share": 0.0, "frame_size": [64, 64]}
     for name, each in (*changes.items(), (key, value)):
         data = with_key(data, name, each)

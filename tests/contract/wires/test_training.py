@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,7 +27,7 @@ from safa.training.dataloader import TrainingData
 from safa.training.metrics_logger import MetricsLogger, read_metrics
 from safa.training.stages import make_stage
 from safa.training.steps import Criteria
-from tests.contract.wires.table import Row, Table, are, check, differ, falls, keys_of, rises, times, with_key
+from tests.contract.wires.table import Row, Table, are, check, differ, keys_of, rises, times, with_key
 from tests.contract.wires.world import Recorder, World
 
 STILL = {f"data.jitter.{name}": 0.0 for name in ("brightness", "contrast", "saturation", "hue")}
@@ -62,7 +61,7 @@ def _batch(config: TrainConfig) -> Any:
     return next(TrainingData(config, LocalContext()).batches(0, 1))
 
 
-# ---- the loop -----------------------------------------------------------------------------------------------
+# ---- the loop ---------------------------------------------------------------------------------------------
 
 
 def _fitted(world: World, config: TrainConfig) -> Path:
@@ -130,7 +129,7 @@ def first_weights(world: World, config: TrainConfig) -> Tensor:
     return weights["tdmm.encoder.model.features.0.0.weight"]
 
 
-# ---- data ---------------------------------------------------------------------------------------------------
+# ---- data -------------------------------------------------------------------------------------------------
 
 
 def ids(world: World, config: TrainConfig) -> set[str]:
@@ -269,7 +268,7 @@ def held_out(world: World, config: TrainConfig) -> tuple[int, int, float]:
     return len(clips), len(clips[0].driving), round(float(clips[0].source.sum()), 3)
 
 
-# ---- optimisation -------------------------------------------------------------------------------------------
+# ---- optimisation -----------------------------------------------------------------------------------------
 
 
 def optimiser(network: str, name: str) -> Callable[..., Any]:
@@ -381,7 +380,7 @@ def saved_model_is_the_average(world: World, config: TrainConfig) -> bool:
     return not torch.equal(saved["generator.final.weight"], state.networks["generator"]["final.weight"])
 
 
-# ---- the step -----------------------------------------------------------------------------------------------
+# ---- the step ---------------------------------------------------------------------------------------------
 
 
 def batches_of_a_step(world: World, config: TrainConfig) -> tuple[int, int]:
@@ -443,7 +442,7 @@ def compiled(world: World, config: TrainConfig) -> int:
     return len(asked)
 
 
-# ---- machines -----------------------------------------------------------------------------------------------
+# ---- machines ---------------------------------------------------------------------------------------------
 
 
 def _trainer(config: TrainConfig) -> dict[str, Any]:
@@ -527,7 +526,7 @@ def model_of_stage(world: World, config: TrainConfig) -> tuple[int, int]:
     return detector, next(stage.networks["discriminator"].parameters()).shape[1]
 
 
-# ---- the rows -----------------------------------------------------------------------------------------------
+# ---- the rows ---------------------------------------------------------------------------------------------
 
 HEAD, FULL = "stage[HeadStage]", "stage[FullStage]"
 VALIDATE = {"validate_on": lambda w: {"every": 2, "clips": 1, "frames": 2}}
@@ -536,7 +535,9 @@ FOUR = {"schedule.length": 4}
 
 def _data_rows() -> Iterator[Row]:
     yield Row("data.clips", lambda w: w.clips, lambda w: w.faces, ids, _other_clips)
-    yield Row("data.split", "train", "test", ids, are({"ann", "ben", "cat"}, {"dan"}), {"data.min_identities": 1})
+    yield Row(
+        "data.split", "train", "test", ids, are({"ann", "ben", "cat"}, {"dan"}), {"data.min_identities": 1}
+    )
     yield Row("data.min_identities", 3, 4, refused, are(False, True))
     yield Row("data.batch_size", 2, 5, length_of_batch, are(2, 5))
     yield Row("data.num_repeats", 2, 7, samples, are((6, 2), (21, 2)))
@@ -544,7 +545,9 @@ def _data_rows() -> Iterator[Row]:
     yield Row("data.cache_mb", 0, 1, frames_read_again, are(2, 0))
     amounts = {brightness: 0.1, contrast: 0.15, saturation: 0.4, hue: 0.1}  # so small that little is clamped
     for look, amount in amounts.items():
-        yield Row(f"data.jitter.{look.__name__}", 0.0, amount, look, one_stays, {**STILL, f"{HEAD}.mirror": 0.0})
+        yield Row(
+            f"data.jitter.{look.__name__}", 0.0, amount, look, one_stays, {**STILL, f"{HEAD}.mirror": 0.0}
+        )
     head = {**STILL, f"{HEAD}.mirror": 0.0}
     yield Row(f"{HEAD}.mirror", 0.0, 1.0, mirrored, are("as it is", "mirrored"), dict(STILL))
     for number, (name, value) in enumerate((("shift", 0.2), ("zoom", 0.3), ("turn_deg", 30.0))):
@@ -569,13 +572,23 @@ def _only(number: int) -> Callable[[Any, Any], bool]:
 def _stage_rows() -> Iterator[Row]:
     yield Row("stage.kind", "head", "full", networks, are(["tdmm"], _ALL))
     yield Row(f"{HEAD}.lr", 2e-4, 1e-3, optimiser("tdmm", "initial_lr"), are(2e-4, 1e-3))
-    yield Row(f"{HEAD}.betas", [0.9, 0.999], [0.5, 0.9], optimiser("tdmm", "betas"), are((0.9, 0.999), (0.5, 0.9)))
+    yield Row(
+        f"{HEAD}.betas", [0.9, 0.999], [0.5, 0.9], optimiser("tdmm", "betas"), are((0.9, 0.999), (0.5, 0.9))
+    )
     yield Row(f"{HEAD}.losses.weights.landmark", 1.0, 3.0, term("landmark"), times(3))
     yield Row(f"{HEAD}.losses.weights.tdmm_param", 0.001, 0.003, term("tdmm_param"), times(3))
-    yield Row(f"{FULL}.init", None, lambda w: w.checkpoint, distance_from_checkpoint, lambda a, b: a > 1e-3 and b == 0)
+    yield Row(
+        f"{FULL}.init",
+        None,
+        lambda w: w.checkpoint,
+        distance_from_checkpoint,
+        lambda a, b: a > 1e-3 and b == 0,
+    )
     for name in ("generator", "kp_detector", "tdmm", "discriminator"):
         yield Row(f"{FULL}.lr.{name}", 2e-4, 1e-3, optimiser(name, "initial_lr"), are(2e-4, 1e-3))
-        yield Row(f"{FULL}.betas", [0.5, 0.999], [0.9, 0.9], optimiser(name, "betas"), are((0.5, 0.999), (0.9, 0.9)))
+        yield Row(
+            f"{FULL}.betas", [0.5, 0.999], [0.9, 0.9], optimiser(name, "betas"), are((0.5, 0.999), (0.9, 0.9))
+        )
     started = {f"{FULL}.init": lambda w: w.checkpoint, f"{FULL}.encoder_dropout": False}
     weights = {
         "landmark": 1.0,
@@ -591,7 +604,14 @@ def _stage_rows() -> Iterator[Row]:
     for name, weight in weights.items():
         key = f"{FULL}.losses.weights.{name}"
         yield Row(key, weight, 3 * weight, term(name), times(3), started)
-    yield Row(f"{FULL}.losses.weights.perceptual", 10.0, 0.0, term("perceptual"), lambda a, b: a > 0 and b is None, started)
+    yield Row(
+        f"{FULL}.losses.weights.perceptual",
+        10.0,
+        0.0,
+        term("perceptual"),
+        lambda a, b: a > 0 and b is None,
+        started,
+    )
     losses = f"{FULL}.losses"
     yield Row(
         *(f"{losses}.perceptual.backend", "pixel_pyramid", "vgg19", perceptual_features),
@@ -635,7 +655,9 @@ def _loop_rows() -> Iterator[Row]:
     yield Row("schedule.cosine", False, True, lr_factors, are([1.0] * 4, [1.0, 0.8536, 0.5, 0.1464]), FOUR)
     yield Row("schedule.warmup_steps", 0, 3, lr_factors, are([1.0] * 4, [0.25, 0.5, 0.75, 1.0]), FOUR)
     yield Row("schedule.warmup_steps", 0, 3, first_weights, differ, FOUR)
-    yield Row("step.accumulate", 1, 3, batches_of_a_step, are((1, 2), (3, 6)), {"schedule.length": 1, "seed": 77})
+    yield Row(
+        "step.accumulate", 1, 3, batches_of_a_step, are((1, 2), (3, 6)), {"schedule.length": 1, "seed": 77}
+    )
     yield Row("step.clip_norm", None, 0.01, gradient_norm, lambda a, b: a > 0.02 and abs(b - 0.01) < 1e-4)
     yield Row("step.bf16", False, True, dtype_of_convolutions, are(torch.float32, torch.bfloat16))
     yield Row("step.channels_last", False, True, memory_layouts, are({False}, {True}))
@@ -696,7 +718,9 @@ def test_wire(world: World, row: Row) -> None:
 def test_every_key_has_a_row() -> None:
     known = [key for key in keys_of(TrainConfig) if not key.startswith("model.")]
     inherited = {key.removeprefix("model.") for key in keys_of(TrainConfig) if key.startswith("model.")}
-    assert inherited == set(keys_of(ModelConfig))  # the table of the model has them; "model" shows that it comes
+    assert inherited == set(
+        keys_of(ModelConfig)
+    )  # the table of the model has them; "model" shows that it comes
     assert len(known) > 70
     assert TABLE.missing([*known, "model"]) == []
     assert TABLE.unknown([*known, "model"]) == []

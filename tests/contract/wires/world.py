@@ -219,7 +219,7 @@ class World:
 
     @cached_property
     def faces(self) -> Path:
-        """Clips of two people, to test, whose faces change shape: frame 3 of each is like frame 0 of the other."""
+        """Test clips of two people whose faces change shape: frame 3 of one is like frame 0 of the other."""
         rows = []
         for person, like in (("eve", 0), ("gus", 3)):
             row = _clip_row(person, "test")
@@ -235,7 +235,7 @@ def face(x: float, y: float, size: float, *, high: float = 1.0) -> Any:
     return points.astype(np.float32)
 
 
-# ---- packages that may not be installed ---------------------------------------------------------------------
+# ---- packages that may not be installed -------------------------------------------------------------------
 
 
 class Recorder:
@@ -341,4 +341,15 @@ def yt_dlp() -> Iterator[list[dict[str, Any]]]:
         yield made
 
 
-__all__ = ["BLUE", "FRAMES", "GLASS", "RED", "FakeFan", "Recorder", "World", "face", "face_alignment", "yt_dlp"]
+__all__ = [
+    "BLUE",
+    "FRAMES",
+    "GLASS",
+    "RED",
+    "FakeFan",
+    "Recorder",
+    "World",
+    "face",
+    "face_alignment",
+    "yt_dlp",
+]
