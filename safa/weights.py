@@ -121,8 +121,3 @@ def _listed(label: str, names: list[str]) -> str:
 
 def _size(tensor: Tensor) -> str:
     return "x".join(str(n) for n in tensor.shape) or "scalar"
-
-
-def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name, in the order in which the optimiser numbers them."""
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}
