@@ -33,7 +33,11 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, por
         UserError: Gradio is missing, the model can't be loaded, or the port is taken.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("Gradio is not installed", "safa app", "Install it: pip install 'safa[app]'.")
+        raise UserError(
+            "Gradio is not installed",
+            "safa app",
+            "Run `make install`, or .venv/bin/python -m pip install -e '.[app]'.",
+        )
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported: it must not call home
     with tempfile.TemporaryDirectory(prefix="safa-app-") as folder:
         # Gradio's copies of uploads go with ours when the server stops.

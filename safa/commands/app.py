@@ -14,7 +14,7 @@ def add_parser(subparsers: Any) -> None:
         "app",
         help="the same in a browser, on this machine",
         description="Serves a local page with three tabs: animate, swap, 3D head. Needs the extra `app`: "
-        "pip install 'safa[app]'.",
+        "`make install`, or .venv/bin/python -m pip install -e '.[app]'.",
     )
     add_model_flags(parser)
     parser.add_argument(

@@ -13,8 +13,8 @@ from typing import Any
 
 PACKAGES = ("torch", "numpy", "ray", "pyarrow", "pillow", "imageio-ffmpeg", "safetensors")
 EXTRAS = {
-    "face_alignment": ("finds faces", "pip install 'safa[faces]'"),
-    "gradio": ("the page of `safa app`", "pip install 'safa[app]'"),
+    "face_alignment": ("finds faces", "`make install`, or .venv/bin/python -m pip install -e '.[faces]'"),
+    "gradio": ("the page of `safa app`", "`make install`, or .venv/bin/python -m pip install -e '.[app]'"),
     "pytorch3d": ("a second rasteriser; the built-in one needs nothing", "see its INSTALL.md"),
 }
 
@@ -65,7 +65,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "missing: pip install -c constraints.txt -e ."
+        return "missing: `make install`, or .venv/bin/python -m pip install -c constraints.txt -e ."
 
 
 def _ffmpeg() -> str:
@@ -94,6 +94,7 @@ def _how_to_find(package: bool, detector: str | None, folder: Path) -> str:
     from safa.inference.face_tracking import DETECTORS
 
     wanted = " or ".join(" and ".join(files) for files, _ in DETECTORS.values())
-    parts = [] if package else ["install face-alignment (pip install 'safa[faces]')"]
+    install = "install face-alignment (`make install`, or .venv/bin/python -m pip install -e '.[faces]')"
+    parts = [] if package else [install]
     parts += [] if detector else [f"put {wanted} into {folder}/"]
     return " and ".join(parts)

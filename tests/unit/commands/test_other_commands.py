@@ -114,4 +114,4 @@ def test_the_page_without_gradio_says_how_to_get_it(
     monkeypatch.setattr(safa_page.importlib.util, "find_spec", lambda name: None)
     code, _, err = safa("app", "--checkpoint", model)
     assert code == 2
-    assert "pip install 'safa[app]'" in err
+    assert "pip install -e '.[app]'" in err
