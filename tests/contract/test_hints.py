@@ -36,7 +36,7 @@ PAGES = sorted(
         *(ROOT / "safa").rglob("*.html"),
     ]
 )
-# What follows the words on the line, up to a backtick, a bracket, a comma; a quoted word may stand on the next line.
+# What follows on the line, up to a backtick, bracket or comma; a quoted word may stand on the next line.
 HINT = re.compile(r"pip3?\s+install((?:(?:[ \t]+|\s+(?=['\"]))(?:'[^'\n]*'|\"[^\"\n]*\"|[^\s`();,|&'\"]+))*)")
 WITH_VALUE = frozenset({"-c", "--constraint", "-r", "--requirement", "-i", "--index-url"})
 REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._/~-]+)(?:\[(?P<extras>[^\]]*)\])?(?:[<>=!~].*)?")
