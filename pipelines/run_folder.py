@@ -17,6 +17,7 @@ from safa.errors import UserError
 from safa.files import atomic_write, write_json
 
 MANIFEST = "manifest.json"
+DISTRIBUTION = "safa-ray"  # `safa` on the package index is somebody else's
 PACKAGES = ("ray", "torch", "numpy", "pyarrow", "pillow")
 
 
@@ -57,5 +58,12 @@ def write_manifest(folder: Path, settings: Settings, counts: Mapping[str, Any], 
 
 def versions() -> dict[str, str]:
     """Versions of the packages that the numbers depend on."""
-    own = {"python": platform.python_version(), "safa": metadata.version("safa")}
+    own = {"python": platform.python_version(), "safa": _own_version()}
     return own | {name: metadata.version(name) for name in PACKAGES}
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:  # run from a clone that nobody installed
+        return "not installed"

@@ -181,7 +181,11 @@ def _landmark_network(folder: Path, device: str) -> torch.nn.Module:
 
 def _package(part: str) -> Any:
     if importlib.util.find_spec("face_alignment") is None:
-        raise UserError("face-alignment is not installed", "", "Install it: pip install 'safa[faces]'.")
+        raise UserError(
+            "face-alignment is not installed",
+            "",
+            "Run `make install`, or .venv/bin/python -m pip install -e '.[faces]'.",
+        )
     return importlib.import_module(f"face_alignment.{part}")
 
 

@@ -31,7 +31,11 @@ class YtDlpDownloader:
 
     def __init__(self, config: YtDlpDownload, sleep: Callable[[float], None] = time.sleep) -> None:
         if importlib.util.find_spec("yt_dlp") is None:
-            raise UserError("yt-dlp is not installed", "", "Install it: pip install 'safa[download]'.")
+            raise UserError(
+                "yt-dlp is not installed",
+                "",
+                "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
+            )
         if config.cookies is not None and not config.cookies.is_file():
             raise UserError("no such cookies file", str(config.cookies), "Check source.download.cookies.")
         self._config, self._sleep = config, sleep

@@ -85,7 +85,8 @@ def test_inspect_counts_and_draws(safa: Run, tiny_clips: Path, tmp_path: Path) -
     assert "train: 3 clips of 3 people in 1 video" in out
     assert "test: 1 clip of 1 person in 1 video" in out
     assert "0 of them (0.0%)" in out
-    assert Image.open(tmp_path / "sheet.png").size[0] > 400
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] > 400
     code, _, err = safa("inspect", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
 
