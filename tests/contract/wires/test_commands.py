@@ -335,6 +335,11 @@ def mask_classes(seen: Seen) -> tuple[int, ...]:
     return classes
 
 
+def mask_is_hard(seen: Seen) -> bool:
+    hard: bool = seen.masks[0].hard
+    return hard
+
+
 def mask_is_binary(seen: Seen) -> bool:
     picture = torch.from_numpy(seen.frames[0].driving.copy()).permute(2, 0, 1)[None].float() / 255
     values = seen.masks[0].of(torch.nn.functional.interpolate(picture, (32, 32)))
@@ -460,7 +465,7 @@ SWAP = [
     Row("swap --hard", False, True, on("swap", mask_is_binary, max_frames=1), are(False, True)),
     Row(
         *("swap --hard", False, True),
-        parsed(lambda seen: seen.masks[0].hard, parser=lambda w: w.parser_file),
+        parsed(mask_is_hard, parser=lambda w: w.parser_file),
         are(False, True),
     ),
     Row("swap --use-detection", False, True, exit_code, are(0, 2)),
