@@ -128,7 +128,8 @@ def number_of_reference(world: World, config: EvaluateConfig) -> int:
 
 def mask(world: World, config: EvaluateConfig) -> tuple[str, Any, bool]:
     """Kind, classes, and whether it is hard."""
-    found = Evaluator(config.model_copy(update={"modes": ("swap",)}))._evaluator._mask
+    config = config.model_copy(update={"modes": ("swap",)})
+    found = world.once(("mask", config.model_dump_json()), lambda: Evaluator(config)._evaluator._mask)
     return type(found).__name__, getattr(found, "classes", None), found.hard
 
 

@@ -273,7 +273,8 @@ def held_out(world: World, config: TrainConfig) -> tuple[int, int, float]:
 
 def optimiser(network: str, name: str) -> Callable[..., Any]:
     def observed(world: World, config: TrainConfig) -> Any:
-        return _stage(config).optimisers[network].param_groups[0][name]
+        stage = world.once(("stage", config.model_dump_json()), lambda: _stage(config))
+        return stage.optimisers[network].param_groups[0][name]
 
     observed.__name__ = f"{name}_of_{network}"
     return observed
