@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from parity_cases import discriminator_and_parser, faces, pictures, structure, training
+from parity_cases import discriminator_and_parser, faces, images, structure, training
 from parity_cases.borderline_pixels import CHOICES
 from parity_cases.golden import Golden
 from parity_cases.rows import Row, failures, table
@@ -40,14 +40,14 @@ CASES: tuple[tuple[str, str | None, Case, bool], ...] = (
     ("raster", "raster.npz", faces.raster, False),
     ("texture", "texture.npz", faces.texture, False),
     ("render", "render.npz", faces.render, False),
-    ("dense_motion", "dense_motion.npz", pictures.dense_motion, False),
-    ("generator", "generator.npz", pictures.generator, False),
-    ("faceswap", "faceswap.npz", pictures.face_swap, False),
-    ("attention", "contextual_attention.npz", pictures.attention, False),
-    ("batch2", "batch2.npz", pictures.batch, False),
+    ("dense_motion", "dense_motion.npz", images.dense_motion, False),
+    ("generator", "generator.npz", images.generator, False),
+    ("faceswap", "faceswap.npz", images.face_swap, False),
+    ("attention", "contextual_attention.npz", images.attention, False),
+    ("batch2", "batch2.npz", images.batch, False),
     *(
-        (f"animation_{name}", "animation.npz", partial(pictures.animation, name), False)
-        for name in pictures.TRANSFERS
+        (f"animation_{name}", "animation.npz", partial(images.animation, name), False)
+        for name in images.TRANSFERS
     ),
     ("discriminator", "discriminator.npz", discriminator_and_parser.discriminator, False),
     ("bisenet", "bisenet.npz", discriminator_and_parser.face_parser, False),
@@ -94,16 +94,17 @@ def run(golden: Golden, only: Sequence[str] | None = None) -> list[Row]:
 
 
 def settle(golden: Golden, case: Case, rows: list[Row]) -> list[Row]:
-    """Try rows that fail behind the rasteriser again, with undecided pixels of the face masks toggled.
+    """Try rows that fail behind the rasteriser again, with borderline pixels of the face masks toggled.
 
-    Whether such a pixel belongs to a mask is the reference's own rounding noise (``parity_cases.borderline_pixels``).
+    Whether such a pixel belongs to a mask is the reference's own rounding noise; see
+    ``parity_cases.borderline_pixels``.
     A row that passes this way says so.
     """
-    if not any(row.may_be_mended for row in rows):
+    if not any(row.may_be_fixed for row in rows):
         return rows
     with golden.borderline_pixels.tried() as choose:
         for choice in range(1, CHOICES):
-            if not any(row.may_be_mended for row in rows):
+            if not any(row.may_be_fixed for row in rows):
                 break
             choose(choice)
             again = {row.tensor: row for row in case(golden)}

@@ -1,4 +1,4 @@
-"""Files: written atomically, and read from a disk or an object store alike.
+"""Files: writing them atomically, and reading them alike from a disk or an object store.
 
 A location is a path, or a URI that begins with s3://, gs:// or file://. Credentials and region are those of
 the environment, or of the URI (``s3://bucket/folder?region=eu-west-1``), as pyarrow reads them. In a URI,
@@ -26,16 +26,15 @@ from pydantic import PlainValidator
 
 from safa.errors import ClipError, FailureCode
 
-STORES = ("s3://", "gs://", "file://")
-TEMPORARY = ".tmp-"  # what the name of a file that is not complete begins with; no reader looks at those
+TEMPORARY = ".tmp-"  # begins the name of a file that is not complete; no reader looks at those
 
 
-# ---- written atomically ---------------------------------------------------------------------------
+# ---- atomic writes -----------------------------------------------------------------------------------------
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; the file that the block writes there becomes ``path`` at its end.
+    """Give the block a temporary path; the file that it writes there becomes ``path`` at the block's end.
 
     The name is random, so that two writers never meet, and keeps the suffix, by which many programs choose a
     format. The data is on disk before the file appears. If the block raises, nothing appears.
@@ -51,19 +50,19 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write a file that is written atomically; text is UTF-8."""
+    """Write a file atomically; text is UTF-8."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON that is written atomically."""
+    """Write a JSON file atomically."""
     atomic_write(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes ``folder`` at the block's end, in place of one that is there.
+    """Give the block a temporary folder, which replaces ``folder`` at the block's end.
 
     If the block raises, nothing appears.
     """
@@ -85,7 +84,7 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left half done in ``folder``. No other writer may be at work there."""
+    """Delete the half-written files of writers that were killed. Nobody else may be writing to ``folder``."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -108,7 +107,7 @@ STORES = ("s3://", "gs://", "file://")
 
 
 def is_uri(location: Path | str) -> bool:
-    """Whether this is a URI of an object store, not a path."""
+    """Whether this is the URI of something in an object store, not a path."""
     return isinstance(location, str) and location.startswith(STORES)
 
 
@@ -128,37 +127,37 @@ Location = Annotated[Path | str, PlainValidator(_location)]
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """Something in a folder: its name, its path or URI, and whether it is a folder."""
+    """One item of a folder."""
 
     name: str
-    where: str
+    location: str  # path or URI
     is_folder: bool
 
     @property
     def stem(self) -> str:
-        """The name without the ending of a file; a folder's is no ending."""
+        """The name without the suffix of a file; a folder has no suffix, whatever dots its name has."""
         return self.name if self.is_folder else PurePosixPath(self.name).stem
 
     @property
     def suffix(self) -> str:
-        """The ending of a file, with its dot."""
+        """The suffix of a file, with its dot; empty for a folder."""
         return "" if self.is_folder else PurePosixPath(self.name).suffix
 
 
 def name_of(location: Location) -> str:
     """The last part of a path or a URI."""
-    return (
-        PurePosixPath(unquote(urlsplit(str(location)).path)).name if is_uri(location) else Path(location).name
-    )
+    if is_uri(location):
+        return PurePosixPath(unquote(urlsplit(str(location)).path)).name
+    return Path(location).name
 
 
 def absolute(location: Location) -> str:
-    """A path that does not depend on the working directory; a URI never does."""
+    """The location as text that does not depend on the working directory."""
     return str(location) if is_uri(location) else str(Path(location).absolute())
 
 
 def entries(folder: Location) -> Iterator[Entry]:
-    """What is in a folder, in no order.
+    """List a folder, in no particular order.
 
     Raises:
         OSError: no such folder, or it cannot be read.
@@ -175,7 +174,7 @@ def entries(folder: Location) -> Iterator[Entry]:
 
 @contextmanager
 def open_text(location: Location) -> Iterator[TextIO]:
-    """A UTF-8 text for reading line by line, with or without a byte order mark.
+    """Open UTF-8 text, with or without a byte order mark, for reading line by line.
 
     Raises:
         OSError: it cannot be read.
@@ -201,12 +200,12 @@ def copy_object(uri: str, target: Path) -> None:
 
 @contextmanager
 def local_copy(location: str, companions: Sequence[str] = ()) -> Iterator[Path]:
-    """A file or a folder of files as a local path, for the block; a copy is gone afterwards.
+    """Give the block a local path of a file or a folder of files; a copy is deleted at the block's end.
 
-    What is not there is not there locally either: whoever opens it tells.
+    What does not exist has no copy either: opening it fails as for a local path.
 
     Args:
-        companions: names of files beside it that come along, those that exist.
+        companions: names of files beside it that are copied too, as far as they exist.
 
     Raises:
         ClipError: ``blocked`` or ``timeout``.
@@ -247,15 +246,15 @@ def _child(folder: str, name: str) -> str:
 
 @contextmanager
 def _store_errors() -> Iterator[None]:
-    """A store's errors as refusals."""
+    """Turn the errors of a store into ``ClipError``."""
     try:
         yield
     except FileNotFoundError:
         raise ClipError(FailureCode.UNAVAILABLE, "no such object") from None
     except PermissionError as error:
-        raise ClipError(FailureCode.BLOCKED, f"the store refuses us: {error}") from None
+        raise ClipError(FailureCode.BLOCKED, f"access to the store is denied: {error}") from None
     except (OSError, pa.ArrowException) as error:
-        # pyarrow tells a refusal of S3 apart only in words.
+        # pyarrow gives a refusal of S3 no type of its own, only a message.
         denied = "ACCESS_DENIED" in str(error) or "AccessDenied" in str(error)
         code = FailureCode.BLOCKED if denied else FailureCode.TIMEOUT
         raise ClipError(code, f"{type(error).__name__}: {error}") from None

@@ -1,4 +1,4 @@
-"""Parts of the model hand each other frozen dataclasses of tensors; this maps over one, however deep."""
+"""Map a function over the tensors of nested dataclasses, in which parts of the model pass results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Record = TypeVar("Record")
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], record: Record) -> Record:
-    """A copy of a dataclass with ``function`` applied to every tensor in it, nested ones and tuples included.
+    """Copy a dataclass with ``function`` applied to every tensor in it, nested ones and tuples included.
 
     Fields that are neither stay as they are.
     """
@@ -34,6 +34,6 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 def halves(stacked: Record) -> tuple[Record, Record]:
     """Undo the stacking of two equal batches along the first dimension."""
     return (
-        map_tensors(lambda tensor: tensor.chunk(2)[0], stacked),
-        map_tensors(lambda tensor: tensor.chunk(2)[1], stacked),
+        map_tensors(lambda tensor: tensor.chunk(2)[0], stacked),  # (2B, ...) -> the first (B, ...)
+        map_tensors(lambda tensor: tensor.chunk(2)[1], stacked),  # (2B, ...) -> the second (B, ...)
     )

@@ -1,4 +1,7 @@
-"""Reading weights that someone else trained. Nothing but tensors is ever unpickled."""
+"""Weights as plain tensors by name: written, read without running anything, compared and loaded strictly.
+
+``write_tensors`` and ``read_tensors`` are for our own files, ``read_weights`` for files of other people.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,39 @@ from torch import Tensor, nn
 from safa.errors import UserError
 from safa.unpickle.torch_file import load_torch_file
 
+_SHOWN = 3  # names in an error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file. A tensor with two names is written twice: the format has no aliases."""
+    seen: set[int] = set()
+    plain = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        if value.untyped_storage().data_ptr() in seen:  # the format has no views of one storage either
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        plain[name] = value
+    save_file(plain, path)
+    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read what ``write_tensors`` wrote, onto the CPU.
+
+    Raises:
+        UserError: no such file, or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
+
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Read a flat state dict from ``.safetensors``, or from a PyTorch file (``.pth``).
+    """Read a flat state dict that someone else published: ``.safetensors``, or a PyTorch file (``.pth``).
+
+    Nothing but tensors is ever unpickled.
 
     Raises:
         UserError: the file cannot be read, or holds anything but tensors by name.
@@ -39,60 +72,47 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"no state dict of tensors ({type(error).__name__}: {reason})", str(path)) from None
 
 
-_SHOWN = 3  # names in an error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """One safetensors file. A tensor with two names is written twice: the format knows no aliases."""
-    seen: set[int] = set()
-    plain = {}
-    for name, tensor in tensors.items():
-        value = tensor.detach().cpu().contiguous()
-        if value.data_ptr() in seen:
-            value = value.clone()
-        seen.add(value.data_ptr())
-        plain[name] = value
-    save_file(plain, path)
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """What ``write_tensors`` wrote, on the CPU.
-
-    Raises:
-        UserError: no such file, or damaged.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
-
-
-def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with ``prefix``, without it."""
+def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Select the tensors whose names start with ``prefix``, and drop it from their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name, in the order in which the optimiser numbers them."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Strict loading; ``where`` names the origin in the one-line ``UserError`` of ``check_weights``."""
+    """Put weights into a network, which must have exactly these names and shapes.
+
+    Args:
+        where: the origin of the weights, for the error.
+
+    Raises:
+        UserError: as ``check_weights``.
+    """
     check_weights(network.state_dict(), weights, where)
     network.load_state_dict(dict(weights))
 
 
-def check_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where: str) -> None:
-    """Raise a ``UserError`` unless both have the same names and shapes; it says which differ."""
+def check_weights(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor], where: str) -> None:
+    """Compare names and shapes of the weights that a network has with those that were read.
+
+    Raises:
+        UserError: in one line, which names are missing, unexpected or of another shape.
+    """
     reshaped = [
-        f"{name} ({_size(given[name])} instead of {_size(wanted[name])})"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
+        f"{name} ({_size(loaded[name])} instead of {_size(expected[name])})"
+        for name in expected
+        if name in loaded and loaded[name].shape != expected[name].shape
     ]
-    faults = [
-        _listed("missing", [name for name in wanted if name not in given]),
-        _listed("unexpected", [name for name in given if name not in wanted]),
+    differences = [
+        _listed("missing", [name for name in expected if name not in loaded]),
+        _listed("unexpected", [name for name in loaded if name not in expected]),
         _listed("of another shape", reshaped),
     ]
-    if any(faults):
-        shown = "; ".join(fault for fault in faults if fault)
+    if any(differences):
+        shown = "; ".join(difference for difference in differences if difference)
         raise UserError(
             f"weights do not fit ({shown})", where, "The model's settings must be those of the weights."
         )

@@ -20,9 +20,9 @@ from safa.head.render import HeadRender, RenderedSide
 from safa.models.tdmm import Tdmm
 
 # Two float32 computations of a vertex, each off by up to 7e-7.
-VERTEX_NOISE = 1.4e-6
+VERTEX_NOISE = 1.4e-6  # screen units
 MOVES = 16  # random moves of all vertices
-PIXELS = 4  # of a sample's undecided pixels, so many are tried either way
+PIXELS = 4  # as many of a sample's borderline pixels are tried either way
 CHOICES = 2**PIXELS  # 0 takes every pixel as it is
 
 # The maps that each mask multiplies.
@@ -34,7 +34,7 @@ MASKED = {
 
 @dataclass(frozen=True)
 class Pixel:
-    """An undecided pixel and, for each map, its values when it is taken the other way."""
+    """A borderline pixel and, for each map, its values when it is taken the other way."""
 
     sample: int
     row: int
@@ -43,7 +43,7 @@ class Pixel:
 
 
 class BorderlinePixels:
-    """Stands in for ``Tdmm.render`` and can toggle undecided pixels."""
+    """Stands in for ``Tdmm.render`` and can toggle borderline pixels."""
 
     def __init__(self, tdmm: Tdmm) -> None:
         self._render = tdmm.render
@@ -55,7 +55,7 @@ class BorderlinePixels:
     def tried(self) -> Iterator[Callable[[int], None]]:
         """Around the repetitions of one case: yields a function that sets the choice for the next repetition.
 
-        Bit k of the choice toggles each sample's k-th undecided pixel.
+        Bit k of the choice toggles each sample's k-th borderline pixel.
         """
 
         def choose(choice: int) -> None:
@@ -74,7 +74,7 @@ class BorderlinePixels:
             return plain
         call = next(self._calls)
         if call not in self._found:
-            self._found[call] = self._undecided(plain, source, driving, albedo)
+            self._found[call] = self._borderline(plain, source, driving, albedo)
         maps = {name: getattr(plain, name).clone() for names in MASKED.values() for name in names}
         for sample in range(len(plain.reenact)):
             own = [pixel for pixel in self._found[call] if pixel.sample == sample]
@@ -84,9 +84,10 @@ class BorderlinePixels:
                         maps[name][sample, :, pixel.row, pixel.column] = value
         return replace(plain, **maps)
 
-    def _undecided(
+    def _borderline(
         self, plain: HeadRender, source: HeadGeometry | RenderedSide, driving: HeadGeometry, albedo: Tensor
     ) -> list[Pixel]:
+        """The pixels whose mask changes when the vertices move within their rounding noise."""
         still = source.geometry if isinstance(source, RenderedSide) else source
         rng = torch.Generator().manual_seed(0)
         found: dict[tuple[str, int, int, int], Pixel] = {}

@@ -1,4 +1,4 @@
-"""Networks that look at pictures: discriminator and face parser."""
+"""The networks that take images alone: discriminator and face parser."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parity_cases.golden import Golden
-from parity_cases.hooks import tap
+from parity_cases.hooks import recorded_outputs
 from parity_cases.rows import Row, exact, labels
 from safa.models.blocks import ImagePyramid
 from safa.models.face_parser import INPUT_SIZE, blend_mask, normalise
@@ -18,7 +18,7 @@ PYRAMID = (1.0, 0.5, 0.25, 0.125)
 
 
 def discriminator(golden: Golden) -> Iterator[Row]:
-    """On the driving frame and on the recorded prediction, so that nothing here hangs on the renderer."""
+    """Compare on the driving frame and on the recorded prediction: nothing here depends on the renderer."""
     reference = golden.arrays("discriminator")
     network = golden.discriminator
     pyramid_of = ImagePyramid(PYRAMID)
@@ -47,10 +47,11 @@ def _statistics(features: Tensor) -> dict[str, Tensor]:
 
 
 def face_parser(golden: Golden) -> Iterator[Row]:
+    """Compare scores, features and masks of the driving frame."""
     reference = golden.arrays("bisenet")
     # The recorded input was resized by nearest neighbour; ``FaceParser.probabilities`` resizes bilinearly.
     image = F.interpolate(golden.driving, size=(INPUT_SIZE, INPUT_SIZE), mode="nearest")
-    with tap(golden.parser, ["conv_out", "ffm"]) as hooks:
+    with recorded_outputs(golden.parser, ["conv_out", "ffm"]) as outputs:
         logits = golden.parser(image)
     mask = blend_mask(F.softmax(logits.main, dim=1))
     stride8, stride16, stride32 = golden.parser.cp.resnet(normalise(image))
@@ -58,12 +59,12 @@ def face_parser(golden: Golden) -> Iterator[Row]:
         "logits_s8": logits.main[..., ::8, ::8],
         "logits16_s16": logits.auxiliary16[..., ::16, ::16],
         "logits32_s16": logits.auxiliary32[..., ::16, ::16],
-        "conv_out_64": hooks["conv_out"],
+        "conv_out_64": outputs["conv_out"],
         "blend_mask_s4": mask[..., ::4, ::4],
         "feat8_mean": stride8.mean((2, 3)),
         "feat16_mean": stride16.mean((2, 3)),
         "feat32_mean": stride32.mean((2, 3)),
-        "ffm_mean": hooks["ffm"].mean((2, 3)),
+        "ffm_mean": outputs["ffm"].mean((2, 3)),
     }
     for name, tensor in ours.items():
         yield exact("bisenet", name, tensor.numpy(), reference[name])

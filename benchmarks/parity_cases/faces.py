@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from parity_cases.golden import Array, Golden
-from parity_cases.hooks import tap
+from parity_cases.hooks import recorded_outputs
 from parity_cases.rows import Row, equal, exact, labels, picture
 from safa.head.model import landmarks_px, weak_perspective
 from safa.head.raster import make_rasterizer
@@ -21,9 +21,9 @@ def keypoints(golden: Golden) -> Iterator[Row]:
         yield exact("kp", f"{side}_value", face.keypoints.value.numpy(), reference[f"{side}_value"])
         yield exact("kp", f"{side}_jacobian", face.keypoints.jacobian.numpy(), reference[f"{side}_jacobian"])
     detector = golden.safa.kp_detector
-    with tap(detector, ["predictor"]) as hooks:
+    with recorded_outputs(detector, ["predictor"]) as outputs:
         heat, jacobian = detector.maps(golden.driving)
-    features = hooks["predictor"]
+    features = outputs["predictor"]
     yield exact("kp", "driving_down", detector.down(golden.driving).numpy(), reference["driving_down"])
     yield exact("kp", "driving_logits", heat.numpy(), reference["driving_logits"])
     yield exact("kp", "driving_jacmap", jacobian.numpy(), reference["driving_jacmap"])
@@ -42,13 +42,13 @@ def tdmm(golden: Golden) -> Iterator[Row]:
         for part, ours in _head_tensors(golden, image, face).items():
             if f"{side}_{part}" in reference:
                 yield exact("tdmm", f"{side}_{part}", ours.numpy(), reference[f"{side}_{part}"])
-    # Recorded before the camera, ours is behind it.
+    # The tensor was recorded before the camera; ours is behind it.
     code = golden.driving_face.code
     fixed = torch.from_numpy(reference["driving_flame_landmarks3d"])
-    wanted = weak_perspective(fixed, code.scale, code.translation).numpy()
+    target = weak_perspective(fixed, code.scale, code.translation).numpy()
     landmarks3d = golden.safa.tdmm.geometry(code).landmarks3d.numpy()
-    yield exact("tdmm", "driving_flame_landmarks3d", landmarks3d, wanted)
-    yield from _encoder_taps(golden, reference)
+    yield exact("tdmm", "driving_flame_landmarks3d", landmarks3d, target)
+    yield from _encoder_layers(golden, reference)
 
 
 def _head_tensors(golden: Golden, image: Tensor, face: FaceState) -> dict[str, Tensor]:
@@ -67,16 +67,16 @@ def _head_tensors(golden: Golden, image: Tensor, face: FaceState) -> dict[str, T
     }
 
 
-def _encoder_taps(golden: Golden, reference: Mapping[str, Array]) -> Iterator[Row]:
-    """Layers inside the estimator, each strided as the recorded tensor is."""
+def _encoder_layers(golden: Golden, reference: Mapping[str, Array]) -> Iterator[Row]:
+    """Compare layers inside the estimator, each strided as the recorded tensor is."""
     prefix = "driving_enc."
     recorded = {key.removeprefix(prefix): value for key, value in reference.items() if key.startswith(prefix)}
-    with tap(golden.safa.tdmm.encoder, list(recorded)) as hooks:
+    with recorded_outputs(golden.safa.tdmm.encoder, list(recorded)) as outputs:
         golden.safa.tdmm.estimate(golden.driving)
-    for name, wanted in recorded.items():
-        ours = hooks[name]
-        step_c, step = ours.shape[1] // wanted.shape[1], ours.shape[-1] // wanted.shape[-1]
-        yield exact("tdmm", prefix + name, ours[:, ::step_c, ::step, ::step].numpy(), wanted)
+    for name, target in recorded.items():
+        ours = outputs[name]
+        step_c, step = ours.shape[1] // target.shape[1], ours.shape[-1] // target.shape[-1]
+        yield exact("tdmm", prefix + name, ours[:, ::step_c, ::step, ::step].numpy(), target)
 
 
 def texture(golden: Golden) -> Iterator[Row]:
@@ -111,7 +111,7 @@ def render(golden: Golden) -> Iterator[Row]:
 
 
 def raster(golden: Golden) -> Iterator[Row]:
-    """Two small meshes with degenerate, hidden, clockwise and equally near triangles."""
+    """Compare two small meshes with degenerate, hidden, clockwise and equally near triangles."""
     reference = golden.arrays("raster")
     # Recorded with x left and y up; here x is right and y down.
     vertices = torch.from_numpy(reference["verts"]) * torch.tensor([-1.0, -1.0, 1.0])

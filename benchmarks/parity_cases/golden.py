@@ -79,7 +79,7 @@ class Golden:
 
     @cached_property
     def borderline_pixels(self) -> BorderlinePixels:
-        """By it, single pixels of ``safa``'s renders can be taken the other way."""
+        """Lets single pixels of ``safa``'s renders be taken the other way."""
         stand_in = BorderlinePixels(self.safa.tdmm)
         self.safa.tdmm.render = stand_in  # type: ignore[method-assign]
         return stand_in
@@ -144,4 +144,6 @@ class Golden:
 def images(pixels_u8: Array) -> Tensor:
     """(N, H, W, 3) uint8 to network input (N, 3, H, W) float32 in [0, 1]."""
     scaled = pixels_u8.astype(np.float32) / np.float32(255)
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+    return torch.from_numpy(
+        np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    )  # (N, H, W, 3) -> (N, 3, H, W)

@@ -1,4 +1,4 @@
-"""Outputs of modules inside a network, seen without changing the network."""
+"""Forward hooks that record the outputs of modules inside a network without changing it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def tap(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
-    """Within the block, the last output of each named submodule appears in the mapping."""
+def recorded_outputs(network: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
+    """Within the block, the mapping holds the last output of each named submodule."""
     seen: dict[str, Tensor] = {}
 
     def recorder(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a comparison yields: one row per tensor, and the rules by which a row passes."""
+"""The result of a comparison: one row per tensor, and the rules by which a row passes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Detail = Mapping[str, float | str]
 # Tensors computed without the rasteriser: largest error over max(1, |reference|max).
 RELATIVE = 1e-4
 # Everything that depends on the rasteriser. One pixel of a face mask may toggle on rounding noise, and what
-# is drawn or convolved around it moves; so most of a picture has to agree closely, single pixels loosely.
-PICTURE_SHARE = 0.999  # of the pixels, to which the quantile belongs
+# is drawn or convolved around it moves; so most of an image has to agree closely, single pixels loosely.
+IMAGE_SHARE = 0.999  # of the pixels, to which the quantile belongs
 
 
 @dataclass(frozen=True)
-class PictureLimits:
+class ImageLimits:
     """Largest root mean square, 99.9 % quantile and maximum of the error over max(1, |reference|max)."""
 
     rms: float
@@ -28,14 +28,13 @@ class PictureLimits:
     maximum: float
 
 
-PICTURE = PictureLimits(1e-5, 1e-4, 6e-3)
+IMAGE = ImageLimits(1e-5, 1e-4, 6e-3)
 # BatchNorm over a batch of two amplifies: in training mode the reference's own float32 prediction is off its
 # float64 one by 1.1e-4 (rms), 9e-4 (quantile) and 2.7e-3 (maximum).
-TRAINING_PICTURE = PictureLimits(1e-4, 1e-3, 6e-3)
-LEVELS_8BIT = 2
-NOT_A_NUMBER = (
-    1e9  # the error of a NaN or an infinity: fails everywhere, and can be squared and written as JSON
-)
+TRAINING_IMAGE = ImageLimits(1e-4, 1e-3, 6e-3)
+LEVELS_8BIT = 2  # of 255
+# The error of a NaN or an infinity: it fails everywhere, and can be squared and written as JSON.
+NOT_A_NUMBER = 1e9
 # Another convolution backend flips about one pixel in 65,536 of a face index map; allow three times that.
 FLIPPED_PIXELS = 3 / 65_536
 LOSS_RELATIVE = 3e-4
@@ -66,13 +65,13 @@ class Row:
     behind_rasterizer: bool = False
 
     @property
-    def may_be_mended(self) -> bool:
-        """Whether it fails, and a single pixel of the rasteriser's could be why."""
+    def may_be_fixed(self) -> bool:
+        """Whether the row fails, and a single pixel of the rasteriser could be the reason."""
         return self.behind_rasterizer and not self.passed
 
     def or_toggled(self, toggled: Row) -> Row:
-        """The toggled row if it fixes this one; only what lies behind the rasteriser may be fixed so."""
-        if not (self.may_be_mended and toggled.passed):
+        """The toggled row if it passes and this one lies behind the rasteriser and fails; else this one."""
+        if not (self.may_be_fixed and toggled.passed):
             return self
         return replace(toggled, detail={**toggled.detail, "before toggling pixels": self.relative})
 
@@ -81,25 +80,25 @@ class Row:
 
 
 def exact(case: str, tensor: str, ours: Array, reference: Array, limit: float = RELATIVE) -> Row:
-    """For tensors computed without the rasteriser."""
+    """Compare tensors computed without the rasteriser."""
     error, largest = _errors(ours, reference)
     relative = _max(error) / largest
     return Row(case, tensor, _max(error), relative, f"relative <= {limit:g}", bool(relative <= limit))
 
 
 def equal(case: str, tensor: str, ours: Array, reference: Array) -> Row:
-    """For whole numbers that must not differ at all."""
+    """Compare whole numbers, which must not differ at all."""
     error, largest = _errors(ours, reference)
     worst = _max(error)
     return Row(case, tensor, worst, worst / largest, "equal", worst == 0)
 
 
-def picture(case: str, tensor: str, ours: Array, reference: Array, limits: PictureLimits = PICTURE) -> Row:
-    """For whatever lies behind the rasteriser. Errors are relative to max(1, |reference|max)."""
+def picture(case: str, tensor: str, ours: Array, reference: Array, limits: ImageLimits = IMAGE) -> Row:
+    """Compare what lies behind the rasteriser. Errors are relative to max(1, |reference|max)."""
     error, largest = _errors(ours, reference)
     scaled = error / largest
     rms = float(np.sqrt(np.mean(np.square(scaled))))
-    quantile = float(np.quantile(scaled, PICTURE_SHARE))
+    quantile = float(np.quantile(scaled, IMAGE_SHARE))
     passed = rms <= limits.rms and quantile <= limits.quantile and _max(scaled) <= limits.maximum
     tolerance = f"rms <= {limits.rms:g}, q99.9 <= {limits.quantile:g}, max <= {limits.maximum:g}"
     detail = {"rms": rms, "q99.9": quantile}
@@ -110,12 +109,12 @@ def each(
     compare: Callable[[str, str, Array, Array], Row], case: str, tensor: str, ours: Array, reference: Array
 ) -> Iterator[Row]:
     """One row per sample of a batch."""
-    for i, (one, wanted) in enumerate(zip(ours, reference, strict=True)):
-        yield compare(case, f"{tensor}[{i}]", one, wanted)
+    for i, (one, target) in enumerate(zip(ours, reference, strict=True)):
+        yield compare(case, f"{tensor}[{i}]", one, target)
 
 
 def levels(case: str, tensor: str, ours: Array, reference: Array) -> Row:
-    """For 8-bit pictures."""
+    """Compare 8-bit images, by levels of 255."""
     error, largest = _errors(ours, reference)
     worst = _max(error)
     share = float(np.mean(error > 0))
@@ -124,7 +123,7 @@ def levels(case: str, tensor: str, ours: Array, reference: Array) -> Row:
 
 
 def labels(case: str, tensor: str, ours: Array, reference: Array, limit: float = FLIPPED_PIXELS) -> Row:
-    """For maps of indices, where single pixels on an edge may go either way."""
+    """Compare maps of indices, where single pixels on an edge may go either way."""
     different = np.asarray(ours != reference)
     share = float(different.mean())
     allowed = max(1, int(limit * different.size))
@@ -134,7 +133,7 @@ def labels(case: str, tensor: str, ours: Array, reference: Array, limit: float =
 
 
 def loss(case: str, tensor: str, ours: float, reference: float, limit: float = LOSS_RELATIVE) -> Row:
-    """For scalar losses: the error is relative to the reference itself."""
+    """Compare scalar losses: the error is relative to the reference itself."""
     error = abs(ours - reference)
     relative = error / max(abs(reference), 1e-12)
     tolerance = f"relative <= {limit:g}"
@@ -169,10 +168,10 @@ def _errors(ours: Array, reference: Array) -> tuple[NDArray[np.float64], float]:
     """Absolute errors, and max(1, |reference|max). Shapes must agree; a NaN counts as very wrong."""
     if ours.shape != reference.shape:
         raise ValueError(f"shape {ours.shape} is compared with {reference.shape}")
-    wanted = np.asarray(reference, dtype=np.float64)
-    error = np.abs(np.asarray(ours, dtype=np.float64) - wanted)
+    target = np.asarray(reference, dtype=np.float64)
+    error = np.abs(np.asarray(ours, dtype=np.float64) - target)
     error = np.where(np.isfinite(error), error, NOT_A_NUMBER)
-    return error, max(1.0, _max(np.abs(wanted)))
+    return error, max(1.0, _max(np.abs(target)))
 
 
 def _max(values: NDArray[np.float64]) -> float:

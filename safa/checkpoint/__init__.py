@@ -1,1 +1,1 @@
-"""Checkpoints on disk: the native format (``native``) and the layout that the authors released (``released``)."""
+"""Checkpoints on disk: our own format (``native``), and the layout of the authors' release (``released``)."""

@@ -1,9 +1,9 @@
-"""Checkpoints: what a run needs to go on, and what inference needs.
+"""Checkpoints: what a run needs to resume, and what inference needs.
 
 A training state is a folder, ``checkpoints/step-00001000/``:
 
 - ``networks.safetensors``: every network, names ``<network>/<parameter or buffer>``;
-- ``average.safetensors``: the averaged model, where the run keeps one;
+- ``average.safetensors``: the exponential moving average (EMA) of the model, where the run keeps one;
 - ``optimisers.safetensors``: Adam's moments, names ``<network>/<parameter>/<moment>``;
 - ``state.json``: step, samples consumed, sizes of the networks, settings of the optimisers, versions.
 
@@ -35,14 +35,13 @@ from safa.errors import UserError
 from safa.files import atomic_dir, remove_leftovers, write_json
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
-from safa.training.optim import trained_parameters
-from safa.weights import load_weights, read_tensors, under, write_tensors
+from safa.weights import load_weights, read_tensors, strip_prefix, trained_parameters, write_tensors
 
 FORMAT = 1  # of the JSON files here
 STATE_FILE = "state.json"
 BEST_FILE = "best.json"
 MODEL_FILE = "model.json"
-_NETWORKS, _AVERAGE, _OPTIMISERS, _WEIGHTS = (
+_NETWORKS, _EMA, _OPTIMISERS, _WEIGHTS = (  # the name "average" stays, so that older states can be read
     f"{name}.safetensors" for name in ("networks", "average", "optimisers", "weights")
 )
 _PREFIX = "step-"
@@ -70,11 +69,11 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that training changes, by name of the network. ``average`` is None without an average."""
+    """Everything that training changes, by name of the network; ``ema`` is None where no average is kept."""
 
     networks: Mapping[str, nn.Module]
     optimisers: Mapping[str, Adam]
-    average: nn.Module | None
+    ema: nn.Module | None
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,14 @@ class StoredState:
 
     Attributes:
         networks: for each network, its state dict.
-        average: state dict of the averaged inference model.
+        ema: state dict of the averaged inference model.
         moments: for each network, ``<parameter>/<moment>`` (``step``, ``exp_avg``, ``exp_avg_sq``).
         optimisers: for each network, the settings of its optimiser's one parameter group, plain data.
         progress, info: see there.
     """
 
     networks: Mapping[str, Mapping[str, Tensor]]
-    average: Mapping[str, Tensor] | None
+    ema: Mapping[str, Tensor] | None
     moments: Mapping[str, Mapping[str, Tensor]]
     optimisers: Mapping[str, Mapping[str, Any]]
     progress: Progress
@@ -101,13 +100,13 @@ class StoredState:
 
 
 def save_state(root: Path, state: TrainState, progress: Progress, info: ModelInfo) -> Path:
-    """Write the state as a new folder under ``root``, which appears in one step, complete."""
+    """Write the state as a new folder under ``root``, atomically."""
     folder = root / f"{_PREFIX}{progress.step:08d}"
     moments = {name: _moments(adam, state.networks[name]) for name, adam in state.optimisers.items()}
     settings = {name: _plain_settings(adam) for name, adam in state.optimisers.items()}
     networks = {name: network.state_dict() for name, network in state.networks.items()}
-    average = None if state.average is None else state.average.state_dict()
-    write_state(folder, StoredState(networks, average, moments, settings, progress, info))
+    ema = None if state.ema is None else state.ema.state_dict()
+    write_state(folder, StoredState(networks, ema, moments, settings, progress, info))
     return folder
 
 
@@ -120,35 +119,35 @@ def load_state(folder: Path, state: TrainState) -> Progress:
     stored = read_state(folder)
     for name, network in state.networks.items():
         load_weights(network, stored.networks.get(name, {}), f"{folder}, network {name}")
-    if state.average is not None:
-        load_weights(state.average, stored.average or {}, f"{folder}, averaged model")
+    if state.ema is not None:
+        load_weights(state.ema, stored.ema or {}, f"{folder}, averaged model")
     for name, adam in state.optimisers.items():
         _set_moments(adam, state.networks[name], stored.moments.get(name, {}))
     return stored.progress
 
 
 def write_state(folder: Path, stored: StoredState) -> None:
-    """Write ``folder``; it appears in one step, complete."""
+    """Write ``folder``, atomically."""
     with atomic_dir(folder) as temporary:
         write_tensors(temporary / _NETWORKS, _joined(stored.networks))
-        if stored.average is not None:
-            write_tensors(temporary / _AVERAGE, stored.average)
+        if stored.ema is not None:
+            write_tensors(temporary / _EMA, stored.ema)
         write_tensors(temporary / _OPTIMISERS, _joined(stored.moments))
         record = _described(stored.info) | vars(stored.progress) | {"optimisers": dict(stored.optimisers)}
         _write_record(temporary / STATE_FILE, record)
 
 
 def read_state(folder: Path) -> StoredState:
-    """What ``write_state`` wrote.
+    """Read what ``write_state`` wrote.
 
     Raises:
         UserError: a file is missing or damaged.
     """
     record = _read_record(folder / STATE_FILE)
-    average = folder / _AVERAGE
+    ema = folder / _EMA
     return StoredState(
         networks=_separated(read_tensors(folder / _NETWORKS)),
-        average=read_tensors(average) if average.is_file() else None,
+        ema=read_tensors(ema) if ema.is_file() else None,
         moments=_separated(read_tensors(folder / _OPTIMISERS)),
         optimisers=record["optimisers"],
         progress=Progress(record["step"], record["samples"], record["epoch"], record["seconds"]),
@@ -157,17 +156,17 @@ def read_state(folder: Path) -> StoredState:
 
 
 def latest_state(root: Path) -> Path | None:
-    """The newest complete state under ``root``; None if there is none yet."""
-    found = _states(root)
-    return found[-1] if found else None
+    """Find the newest complete state under ``root``; None if there is none yet."""
+    states = _states(root)
+    return states[-1] if states else None
 
 
 def keep_states(root: Path, newest: int, best: Mapping[int, float], score: str) -> None:
-    """Leave the ``newest`` last states and the best ones, and no half-written ones.
+    """Delete all states but the ``newest`` last ones and the best ones; delete half-written ones too.
 
     Args:
         best: held-out scores by step, of the steps whose states stay; ``best.json`` lists them.
-        score: what they are.
+        score: name of the metric.
     """
     for folder in _states(root)[:-newest]:
         if _step(folder) not in best:
@@ -200,7 +199,7 @@ def _set_moments(adam: Adam, network: nn.Module, moments: Mapping[str, Tensor]) 
         counter_device = parameter.device if adam.defaults["fused"] else torch.device("cpu")
         adam.state[parameter] = {
             moment: value.to(counter_device) if moment == "step" else torch.empty_like(parameter).copy_(value)
-            for moment, value in under(moments, f"{name}/").items()
+            for moment, value in strip_prefix(moments, f"{name}/").items()
         }
 
 
@@ -216,7 +215,7 @@ def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def _separated(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     parts = dict.fromkeys(name.partition("/")[0] for name in tensors)
-    return {part: under(tensors, f"{part}/") for part in parts}
+    return {part: strip_prefix(tensors, f"{part}/") for part in parts}
 
 
 # ---- models for inference ----------------------------------------------------------------------------------
@@ -231,7 +230,7 @@ def save_model(folder: Path, model: nn.Module, info: ModelInfo) -> None:
 
 
 def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, ModelInfo]:
-    """A trained model, ready for inference (eval mode).
+    """Load a trained model, ready for inference (eval mode).
 
     Args:
         path: a run folder, its ``model/``, or one of its checkpoints.
@@ -239,16 +238,19 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, Mo
     Raises:
         UserError: nothing to load there, damaged, or only the head stage was trained.
     """
-    weights, info = read_weights(path)
+    weights, info = read_model_weights(path)
     if info.stage != "full":
         raise UserError("holds the 3DMM alone", str(path), "Train the full stage and give its folder.")
-    model = Safa(info.config, HeadAssets.from_state_dict(under(weights, "tdmm.")))
+    model = Safa(info.config, HeadAssets.from_state_dict(strip_prefix(weights, "tdmm.")))
     load_weights(model, weights, str(path))
     return model.to(device).eval(), info
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
-    """Weights of the networks that inference uses, each name with its network's prefix (``tdmm.`` etc.).
+def read_model_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
+    """Read the weights that inference uses, each name with its network's prefix (``tdmm.`` etc.).
+
+    Args:
+        path: as for ``load_model``.
 
     Raises:
         UserError: as ``load_model``.
@@ -268,10 +270,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
 
 
 def _inference_part(stored: StoredState) -> dict[str, Tensor]:
-    """The averaged model if there is one, else all networks but the discriminator."""
-    if stored.average is not None:
+    """The EMA if there is one, else all networks but the discriminator."""
+    if stored.ema is not None:
         prefix = "tdmm." if stored.info.stage == "head" else ""
-        return {prefix + name: value for name, value in stored.average.items()}
+        return {prefix + name: value for name, value in stored.ema.items()}
     return {
         f"{network}.{name}": value
         for network, tensors in stored.networks.items()
@@ -300,7 +302,7 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What ``_write_record`` wrote.
+    """Read what ``_write_record`` wrote.
 
     Raises:
         UserError: no such file, damaged, or of another format.

@@ -2,8 +2,8 @@
 
 A released file is a ``torch.save``d dict: state dicts ``generator``, ``kp_detector``, ``discriminator``,
 ``tdmm``, one ``optimizer_<network>`` each, and ``epoch``; after 3DMM pre-training only ``tdmm``,
-``optimizer_tdmm``, ``epoch`` (MODEL.md section 0). Our networks use the same names in the same order. That
-order is also how an optimiser numbers its parameters, so entry i belongs to the i-th parameter of the
+``optimizer_tdmm``, ``epoch`` (docs/model.md, section 10). Our networks use the same names in the same order.
+That order is also how an optimiser numbers its parameters, so entry i belongs to the i-th parameter of the
 network, a tensor with two names counted once.
 """
 
@@ -63,21 +63,21 @@ def read_released(path: Path) -> ReleasedCheckpoint:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError("is not a dictionary of networks", str(path), _ADVICE)
     known = [*FULL, *(f"optimizer_{name}" for name in FULL), "epoch"]
-    wanted = FULL if set(content) - {"tdmm", "optimizer_tdmm", "epoch"} else HEAD
-    faults = [f"unexpected '{key}'" for key in content if key not in known]
-    faults += [f"missing '{name}'" for name in wanted if name not in content]
-    faults += [f"'{name}' is no state dict" for name in wanted if not _is_state_dict(content.get(name, {}))]
-    if faults:
-        raise UserError(f"is not in the released layout: {', '.join(faults)}", str(path), _ADVICE)
-    optimisers = {name: content[f"optimizer_{name}"] for name in wanted if f"optimizer_{name}" in content}
+    expected = FULL if set(content) - {"tdmm", "optimizer_tdmm", "epoch"} else HEAD
+    errors = [f"unexpected '{key}'" for key in content if key not in known]
+    errors += [f"missing '{name}'" for name in expected if name not in content]
+    errors += [f"'{name}' is no state dict" for name in expected if not _is_state_dict(content.get(name, {}))]
+    if errors:
+        raise UserError(f"is not in the released layout: {', '.join(errors)}", str(path), _ADVICE)
+    optimisers = {name: content[f"optimizer_{name}"] for name in expected if f"optimizer_{name}" in content}
     epoch = content.get("epoch", 0)
     if not isinstance(epoch, int):
         raise UserError(f"'epoch' is {type(epoch).__name__}, not a number", str(path), _ADVICE)
-    return ReleasedCheckpoint({name: content[name] for name in wanted}, optimisers, epoch)
+    return ReleasedCheckpoint({name: content[name] for name in expected}, optimisers, epoch)
 
 
 def write_released(path: Path, checkpoint: ReleasedCheckpoint) -> None:
-    """Write the released layout; the file is written atomically."""
+    """Write the released layout, atomically."""
     content: dict[str, Any] = {name: OrderedDict(tensors) for name, tensors in checkpoint.networks.items()}
     content |= {f"optimizer_{name}": state for name, state in checkpoint.optimisers.items()}
     content["epoch"] = checkpoint.epoch

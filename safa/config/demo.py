@@ -1,148 +1,130 @@
-"""Settings of the demo: those of its stages, less what follows from the run folder and from the model.
+"""Settings of the demo: one file for the whole chain.
 
-A demo config is one file. Folders, names, picture sizes and the model are told once; a stage's section that
-tells them again is refused.
+The sections ``preprocess``, ``pretrain``, ``train`` and ``evaluate`` are the settings of those programs, less
+what follows from the run folder and from the model (folders, names, frame size, starting weights). That is
+filled in here, in ``_derived``; a section that sets it is refused.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    FieldSerializationInfo,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from safa.config.inference import EvaluateConfig
 from safa.config.loader import Settings
 from safa.config.model import ModelConfig
-from safa.config.preprocess import MetadataSource, PreprocessConfig
+from safa.config.preprocess import PreprocessConfig
 from safa.config.synthetic import SyntheticConfig
-from safa.config.training import DataConfig, FullStage, HeadStage, TrainConfig
+from safa.config.training import TrainConfig
 
-S = TypeVar("S", bound=Settings)
-
-_LATER = Path("-")  # stands in a section until the whole config is known
-
-
-def _follows(value: Any) -> Any:
-    """A field that the demo fills in."""
-    return Field(default=value, exclude=True)
-
-
-class _Section(Settings):
-    """A stage's settings in which some fields follow from the rest of the demo."""
-
-    follows: ClassVar[frozenset[str]]
-
-    @model_validator(mode="after")
-    def _tells_nothing_twice(self) -> Self:
-        given = sorted(self.follows & self.model_fields_set)
-        if given:
-            raise ValueError(f"the demo sets {', '.join(given)} itself; remove it here")
-        return self
-
-
-class DemoPreprocess(_Section, PreprocessConfig):
-    """Preprocessing of the demo's videos, at the model's picture size."""
-
-    follows = frozenset({"source", "out", "size"})
-    source: MetadataSource = _follows(MetadataSource(kind="metadata", csv=_LATER, videos=_LATER))
-    out: Path = _follows(_LATER)
-    size: int = _follows(16)
-
-
-class DemoData(_Section, DataConfig):
-    """Training data of the demo."""
-
-    follows = frozenset({"clips"})
-    clips: Path = _follows(_LATER)
-
-
-class DemoTraining(_Section, TrainConfig):
-    """One training stage of the demo."""
-
-    follows = frozenset({"runs", "name", "model"})
-    runs: Path = _follows(_LATER)
-    name: str = _follows("stage")
-    model: ModelConfig = _follows(ModelConfig())
-    data: DemoData
-
-
-class DemoEvaluate(_Section, EvaluateConfig):
-    """Evaluation and report of the demo."""
-
-    follows = frozenset({"model", "clips", "out", "history"})
-    model: Path = _follows(_LATER)
-    clips: Path = _follows(_LATER)
-    out: Path = _follows(_LATER)
-    history: tuple[Path, ...] = _follows(())
+_STAGES: Mapping[str, type[Settings]] = {
+    "preprocess": PreprocessConfig,
+    "pretrain": TrainConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+_STAGE_KINDS = {"pretrain": "head", "train": "full"}  # `stage.kind` of those that train
 
 
 class DemoConfig(Settings):
-    """The whole chain in one run folder."""
+    """The whole chain in one run folder; every stage's settings are complete."""
 
     run: Path
     model: ModelConfig
-    processes: int = Field(default=2, ge=1)  # that draw the videos
+    processes: int = Field(default=2, ge=1)  # that render the videos
     synthetic: SyntheticConfig
-    preprocess: DemoPreprocess
-    pretrain: DemoTraining
-    train: DemoTraining
-    evaluate: DemoEvaluate
+    preprocess: PreprocessConfig
+    pretrain: TrainConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
 
-    @model_validator(mode="after")
-    def _stages_in_order(self) -> Self:
-        if not isinstance(self.pretrain.stage, HeadStage):
-            raise ValueError("pretrain.stage.kind must be head")
-        if not isinstance(self.train.stage, FullStage):
-            raise ValueError("train.stage.kind must be full")
-        if self.train.stage.init is not None:
-            raise ValueError("the demo sets train.stage.init itself; remove it")
-        return self
+    @field_validator(*_STAGES, mode="before")
+    @classmethod
+    def _complete(cls, section: object, info: ValidationInfo) -> object:
+        return _completed(str(info.field_name), section, info.data)
+
+    @field_serializer(*_STAGES)
+    def _without_derived(self, settings: Settings, info: FieldSerializationInfo) -> dict[str, Any]:
+        """A dumped demo is as it was written, so that it can be read back."""
+        section: dict[str, Any] = settings.model_dump(mode=info.mode)
+        for key in _derived(info.field_name, self.run, self.model):
+            *parents, leaf = key.split(".")
+            node = section
+            for name in parents:
+                node = node[name]
+            del node[leaf]
+        return section
 
     @property
     def videos(self) -> Path:
         """Folder of the synthetic data set."""
-        return self.run / "videos"
-
-    @property
-    def report(self) -> Path:
-        """Folder of the report."""
-        return self.run / "report"
-
-    def preprocess_settings(self) -> PreprocessConfig:
-        """Preprocessing with everything filled in."""
-        made = self.videos
-        source = MetadataSource(kind="metadata", csv=made / "metadata.csv", videos=made / "videos")
-        size = self.model.image_size
-        return _filled(PreprocessConfig, self.preprocess, source=source, out=self.run / "data", size=size)
-
-    def pretrain_settings(self) -> TrainConfig:
-        """Stage 1 with everything filled in."""
-        return self._training(self.pretrain, "pretrain", self.pretrain.stage)
-
-    def train_settings(self) -> TrainConfig:
-        """Stage 2 with everything filled in: it starts from stage 1."""
-        init = self.pretrain_settings().folder
-        return self._training(self.train, "train", self.train.stage.model_copy(update={"init": init}))
-
-    def evaluate_settings(self) -> EvaluateConfig:
-        """Evaluation with everything filled in."""
-        runs = (self.pretrain_settings().folder, self.train_settings().folder)
-        return _filled(
-            EvaluateConfig, self.evaluate, model=runs[1], clips=self._clips, out=self.report, history=runs
-        )
-
-    @property
-    def _clips(self) -> Path:
-        return self.preprocess_settings().out / "clips"
-
-    def _training(self, section: DemoTraining, name: str, stage: HeadStage | FullStage) -> TrainConfig:
-        data = _filled(DataConfig, section.data, clips=self._clips)
-        return _filled(
-            TrainConfig, section, runs=self.run, name=name, model=self.model, data=data, stage=stage
-        )
+        return _videos(self.run)
 
 
-def _filled(kind: type[S], section: Settings, /, **values: Any) -> S:
-    """A stage's settings from its section and what follows."""
-    return kind.model_validate({**dict(section), **values})
+def _videos(run: Path) -> Path:
+    return run / "videos"
+
+
+def _derived(stage: str, run: Path, model: ModelConfig) -> dict[str, Any]:
+    """What the demo sets in a stage's settings: dotted key to plain value, as a config file would have it."""
+    clips = str(run / "data" / "clips")
+    head, full = str(run / "pretrain"), str(run / "train")
+    if stage == "preprocess":
+        csv, videos = str(_videos(run) / "metadata.csv"), str(_videos(run) / "videos")
+        source = {"kind": "metadata", "csv": csv, "videos": videos}
+        return {"source": source, "out": str(run / "data"), "size": model.image_size}
+    if stage == "evaluate":
+        return {"model": full, "clips": clips, "out": str(run / "report"), "history": [head, full]}
+    derived = {"runs": str(run), "name": stage, "model": model.model_dump(mode="json"), "data.clips": clips}
+    return derived | ({"stage.init": head} if stage == "train" else {})
+
+
+def _completed(stage: str, section: object, known: Mapping[str, Any]) -> object:
+    """A section of the file as the stage's settings, validated as a file of its own would be.
+
+    Args:
+        known: the fields that were read before. If ``run`` or ``model`` is wrong, it is not among them, and
+            its error comes first; the section is then checked with any other.
+    """
+    if not isinstance(section, dict):
+        return section  # complete settings; anything else is refused by the field's type
+    if stage in _STAGE_KINDS:
+        _require_kind(section, _STAGE_KINDS[stage])
+    whole = json.loads(json.dumps(section))  # a copy
+    derived = _derived(stage, known.get("run", Path("run")), known.get("model", ModelConfig()))
+    for key, value in derived.items():
+        *parents, leaf = key.split(".")
+        node = whole
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict):  # otherwise the parent is missing, or no section: validation reports it
+            if leaf in node:
+                raise _error(key, node[leaf], "the demo sets this key itself", "Remove it.")
+            node[leaf] = value
+    return _STAGES[stage].model_validate_json(json.dumps(whole))
+
+
+def _require_kind(section: Mapping[str, Any], expected: str) -> None:
+    stage = section.get("stage")
+    kind = stage.get("kind") if isinstance(stage, dict) else None
+    if kind is not None and kind != expected:
+        raise _error("stage.kind", kind, f"must be {expected} here", "Correct the value.")
+
+
+def _error(key: str, value: object, message: str, fix: str) -> ValidationError:
+    """An error at a key of a section; pydantic puts the section's name before it."""
+    error = PydanticCustomError("demo", message, {"fix": fix})
+    details = InitErrorDetails(type=error, loc=tuple(key.split(".")), input=value)
+    return ValidationError.from_exception_data("demo", [details])

@@ -1,7 +1,7 @@
 """Strict YAML to typed, frozen settings.
 
-An unknown key, a missing key or a value of another type is a ``UserError`` of one line that names file and
-key. Overrides (``--set a.b=c``) go through the same door as the file.
+An unknown key, a missing key or a value of the wrong type is reported in one line, with file and key, as a
+``UserError``. Overrides (``--set a.b=c``) are checked in the same way as the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
     def with_absolute_paths(self) -> Self:
-        """The settings with every path in them, however deep, made absolute; URIs stay as they are.
+        """Return the settings with every path in them, however deep, made absolute; URIs stay as they are.
 
         A worker has another working directory than the program that sends it these settings.
         """
@@ -62,7 +62,7 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
         key = loader.construct_object(key_node, deep=True)
         if key in mapping:
             raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} given twice", key_node.start_mark
+                None, None, f"key {key!r} is given twice", key_node.start_mark
             )
         mapping[key] = loader.construct_object(value_node, deep=True)
     return mapping
@@ -104,11 +104,16 @@ def _explain(error: ValidationError, where: str) -> UserError:
     message = first["msg"].removeprefix("Value error, ")
     shown = repr(first.get("input"))
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return UserError(f"key '{key}' is {shown}: {message}{more}", where, "Correct the value.")
+    fix = first.get("ctx", {}).get("fix", "Correct the value.")
+    return UserError(f"key '{key}' is {shown}: {message}{more}", where, fix)
 
 
 def parse_settings(data: object, model: type[S], where: str) -> S:
-    """Validate plain data (as YAML or JSON gives it) as ``model``; ``where`` names its origin in errors."""
+    """Validate plain data (as YAML or JSON gives it) as ``model``; ``where`` names its origin in errors.
+
+    Raises:
+        UserError: as ``load_settings``.
+    """
     try:
         # Strict JSON mode: lists may become tuples and strings paths, but "3" never becomes 3.
         return model.model_validate_json(json.dumps(data))
@@ -139,15 +144,15 @@ def load_settings(path: Path, model: type[S], overrides: Sequence[str] = ()) -> 
 
 
 def dump_settings(settings: Settings) -> str:
-    """The settings as YAML text that ``load_settings`` reads back to an equal object."""
+    """Write the settings as YAML text that ``load_settings`` reads back to an equal object."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
 def settings_hash(settings: Settings, ignore: Set[str] = frozenset()) -> str:
-    """Twelve hex digits that change when any setting changes; key order does not matter.
+    """Return twelve hex digits that change when any setting changes; the order of keys does not matter.
 
     Args:
-        ignore: top-level keys that do not count.
+        ignore: top-level keys that are left out.
     """
     text = json.dumps(settings.model_dump(mode="json", exclude=set(ignore)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -22,17 +22,17 @@ class EncodingConfig(Settings):
 
 
 class _DownloadPolicy(Settings):
-    """What every way of fetching shares. A download serves all clips of its video."""
+    """What every kind of download shares. One download serves all clips of its video."""
 
     keep: bool = False  # leave the video in `source.videos` after its clips are made
     parallel: int = Field(default=4, ge=1)  # videos at work at a time, on the whole cluster
-    attempts: int = Field(default=4, ge=1)  # of one video in one run, if the network is at fault
+    attempts: int = Field(default=4, ge=1)  # of one video in one run, if the network fails
     backoff_s: float = Field(default=5.0, ge=0)  # before the second attempt; doubles with each further one
     timeout_s: float = Field(default=30.0, gt=0)  # without a byte, until a transfer counts as stalled
 
 
 class UrlDownload(_DownloadPolicy):
-    """Videos at addresses that follow from their ids: http, https, s3, gs, or file."""
+    """Videos at URIs that follow from their ids: http, https, s3, gs, or file."""
 
     kind: Literal["url"]
     url: str  # holds {video_id}, e.g. http://host/{video_id}.mp4 or s3://bucket/{video_id}.mp4
@@ -48,11 +48,11 @@ class UrlDownload(_DownloadPolicy):
 
 
 class YtDlpDownload(_DownloadPolicy):
-    """Videos by yt-dlp, which must be installed (``pip install 'safa[download]'``)."""
+    """Videos by yt-dlp, which must be installed (``make install``, or ``pip install -e '.[download]'``)."""
 
     kind: Literal["yt_dlp"]
     page: str = "https://www.youtube.com/watch?v={video_id}"
-    # Pictures alone, mp4 if there is one, no taller than the metadata's boxes were drawn on.
+    # Video without sound, mp4 if there is one, no taller than the metadata's boxes were drawn on.
     format: str = "bestvideo[height<=720][ext=mp4]/best[height<=720][ext=mp4]/bestvideo[height<=720]/best"
     cookies: Path | None = None  # Netscape cookies.txt
     proxy: str | None = None  # e.g. socks5://127.0.0.1:1080
@@ -77,7 +77,7 @@ class YtDlpDownload(_DownloadPolicy):
 
 
 class DetectorConfig(Settings):
-    """A face detector of the face-alignment library (``pip install 'safa[faces]'``)."""
+    """A face detector of the face-alignment library (``make install``, or ``pip install -e '.[faces]'``)."""
 
     name: Literal["sfd", "blazeface", "blazeface_back", "retinaface", "yunet", "scrfd"]
     weights: Path  # folder of the weight files; docs/data.md lists their names
@@ -122,7 +122,7 @@ class MetadataSource(Settings):
 
 
 class FaceTrackConfig(Settings):
-    """Which stretches of a detected face become clips; the field's values."""
+    """Which face tracks become clips; the defaults are those usual in the field."""
 
     min_iou: float = Field(default=0.25, gt=0, lt=1)  # with the first box of the face track
     min_frames: int = Field(default=64, ge=1)
@@ -134,7 +134,7 @@ class FaceTrackConfig(Settings):
 
 
 class VideosSource(Settings):
-    """Raw videos without a list: faces are found and followed."""
+    """Raw videos without a list of clips: faces are detected and tracked."""
 
     kind: Literal["videos"]
     folder: Location
@@ -169,15 +169,11 @@ class PreprocessConfig(Settings):
     encoding: EncodingConfig = EncodingConfig()
     min_frames: int = Field(default=64, ge=1)  # shorter clips are refused (too_short)
     min_box: int = Field(default=256, ge=1)  # px; boxes with a shorter side are refused (too_small)
-    max_outside: float = Field(
-        default=0.25, ge=0, lt=1
-    )  # share of a box that may lie outside the frame (border)
+    max_outside: float = Field(default=0.25, ge=0, lt=1)  # share of a box outside the frame (border)
     piece_frames: int = Field(default=128, ge=1)  # frames in one row at most
     retry_quarantined: bool = False  # try clips again that an earlier run refused
-    max_unexpected: float = Field(
-        default=0.1, ge=0, le=1
-    )  # share of `unexpected` failures that fails the run
-    mix_settings: bool = False  # add to a folder that other settings made
+    max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` that fails the run
+    mix_settings: bool = False  # add to a folder that was made with other settings
     cpus_per_task: float = Field(default=1.0, gt=0)
     gpus_per_task: float = Field(default=0.0, ge=0)  # of each actor that detects; may be a fraction
-    actors: int = Field(default=1, ge=1)  # that detect faces, if any does
+    actors: int = Field(default=1, ge=1)  # processes that detect faces, where faces are detected

@@ -30,9 +30,7 @@ class SyntheticConfig(Settings):
 
     seed: int = Field(default=0, ge=0)
     num_people: int = Field(default=12, ge=1)
-    num_held_out: int = Field(
-        default=2, ge=0
-    )  # the last of num_people; all their clips are in partition test
+    num_held_out: int = Field(default=2, ge=0)  # the last of num_people; their clips are the test partition
     videos_per_person: int = Field(default=2, ge=1)
     frames_per_video: int = Field(default=96, ge=MIN_CLIP_FRAMES + 2)
     two_clip_share: float = Field(default=0.25, ge=0, le=1)  # of the videos give two clips instead of one

@@ -76,9 +76,8 @@ class FullStage(Settings):
     losses: LossConfig = LossConfig()
     time_flip: float = Field(default=0.5, ge=0, le=1)  # share of pairs in reversed order
     encoder_dropout: bool = True  # whether the 3DMM encoder's dropout stays on, as in the published training
-    ema_decay: float | None = Field(
-        default=None, gt=0, lt=1
-    )  # per step; averages the weights that inference uses
+    # Per step, of the exponential moving average of the weights that inference then uses; None = no average.
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
 
 
 class ScheduleConfig(Settings):
@@ -140,7 +139,7 @@ class ValidateConfig(Settings):
 
 
 class CheckpointConfig(Settings):
-    """Whole training states on disk."""
+    """Training states on disk."""
 
     every: int = Field(ge=1)  # steps; the end of the run always writes one
     keep: int = Field(default=2, ge=1)  # newest states kept
@@ -148,16 +147,14 @@ class CheckpointConfig(Settings):
 
 
 class ScaleConfig(Settings):
-    """Machines. The only section that may change when a run goes on."""
+    """Machines. This is the only section that may change when a run is resumed."""
 
     num_workers: int = Field(default=0, ge=0)  # Ray Train workers; 0 = train in this process, without Ray
-    min_workers: int | None = Field(
-        default=None, ge=1
-    )  # go on with as few as these while machines are missing; None = always num_workers
+    # Continue with as few as these while machines are missing; None = always num_workers.
+    min_workers: int | None = Field(default=None, ge=1)
     use_gpu: bool = False
-    cpus_per_worker: float = Field(
-        default=1.0, gt=0
-    )  # reserved in Ray; leave some of the machine free for Ray itself
+    # Reserved in Ray; leave some of the machine free for Ray itself.
+    cpus_per_worker: float = Field(default=1.0, gt=0)
     threads_per_worker: int = Field(default=1, ge=1)  # torch's own threads
     max_failures: int = Field(default=0, ge=-1)  # restarts after a lost worker; -1 = no limit
 

@@ -1,7 +1,7 @@
 """Augmentation that keeps frames and landmarks together: mirror, similarity, colour jitter.
 
-Random numbers come from the caller's generator, so that a sample depends on its place in the data
-order alone.
+Random numbers come from the caller's generator, so that a sample depends on its number in the
+sample order alone.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ _RGB_TO_YIQ = np.array([GREY_WEIGHTS, (0.595716, -0.274453, -0.321263), (0.21145
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
-def jitter_colours(images_BN3HW: Tensor, shifts: list[ColourShift]) -> Tensor:
+def jitter_colours(images: Tensor, shifts: list[ColourShift]) -> Tensor:
     """Apply one colour shift to all N frames of a sample, alike.
 
     Brightness, contrast (about the mean grey of the sample's frames), saturation and hue are one affine map
@@ -140,22 +140,23 @@ def jitter_colours(images_BN3HW: Tensor, shifts: list[ColourShift]) -> Tensor:
     YIQ plane, which is linear, instead of on the HSV hexagon.
 
     Args:
-        images_BN3HW: (B, N, 3, H, W) float32 in [0, 1].
+        images: (B, N, 3, H, W) float32 in [0, 1].
         shifts: B of them.
 
     Returns:
         A new tensor of the same shape, clamped to [0, 1].
     """
-    batch, frames, channels, height, width = images_BN3HW.shape
+    batch, frames, channels, height, width = images.shape
     if len(shifts) != batch or channels != 3:
-        raise ValueError(f"{len(shifts)} shifts do not fit images of shape {tuple(images_BN3HW.shape)}")
+        raise ValueError(f"{len(shifts)} shifts do not fit images of shape {tuple(images.shape)}")
     gain = torch.tensor([s.brightness * s.contrast for s in shifts])
     lift = torch.tensor([(1 - s.contrast) * s.brightness for s in shifts])
-    matrix_B33 = (
-        torch.tensor(np.stack([s.matrix() for s in shifts]), dtype=torch.float32) * gain[:, None, None]
-    )
-    grey_B = images_BN3HW.mean(dim=(1, 3, 4)) @ torch.tensor(GREY_WEIGHTS)
-    offset_B31 = (lift * grey_B)[:, None, None].expand(batch, 3, 1).repeat_interleave(frames, 0)
-    pixels = images_BN3HW.reshape(batch * frames, 3, height * width)
-    shifted = torch.baddbmm(offset_B31, matrix_B33.repeat_interleave(frames, 0), pixels)
-    return shifted.clamp_(0, 1).view_as(images_BN3HW)
+    matrix = torch.tensor(np.stack([s.matrix() for s in shifts]), dtype=torch.float32)  # (B, 3, 3)
+    matrix = matrix * gain[:, None, None]  # (B, 3, 3) * (B, 1, 1)
+    grey = images.mean(dim=(1, 3, 4)) @ torch.tensor(GREY_WEIGHTS)  # (B, 3) @ (3,) -> (B,)
+    # (B,) -> (B, 3, 1) -> (B*N, 3, 1)
+    offset = (lift * grey)[:, None, None].expand(batch, 3, 1).repeat_interleave(frames, 0)
+    pixels = images.reshape(batch * frames, 3, height * width)  # (B, N, 3, H, W) -> (B*N, 3, H*W)
+    # (B*N, 3, 1) + (B*N, 3, 3) @ (B*N, 3, H*W)
+    shifted = torch.baddbmm(offset, matrix.repeat_interleave(frames, 0), pixels)
+    return shifted.clamp_(0, 1).view_as(images)  # (B*N, 3, H*W) -> (B, N, 3, H, W)

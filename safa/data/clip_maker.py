@@ -1,14 +1,13 @@
-"""From one job to one stored clip: region, crop, scale, encode, landmarks, Parquet.
+"""Make one clip: crop and scale the frames of a video, encode them, add landmarks, write Parquet.
 
-Memory is bounded by one piece of frames, however long the clip.
+Memory is bounded by one piece of frames, however long the clip is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from safa.batching import batched
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
-from safa.data.images import PictureFolder, encode_image
+from safa.data.images import ImageFolder, encode_image
 from safa.data.landmarks import Landmarks, read_sidecar, source_frames_at
 from safa.data.schema import CLIP_SCHEMA, NUM_LANDMARKS
 from safa.data.sources import ClipJob
@@ -30,18 +30,18 @@ from safa.files import atomic_file
 SAME_RATE = 1e-4  # relative; 25 and 24.9999 count frames alike, 30 and 29.97 don't
 
 
-# Stored frames to their landmarks: what a face detector with landmarks does.
+# Stored frames to their landmarks, e.g. a face detector with a landmark network.
 LandmarkDetector = Callable[[Sequence[Frame]], Landmarks]
 
 
 @dataclass(frozen=True)
 class _Region:
-    """What is taken: a part of the time, and a box in the upright frame."""
+    """The part of a video that becomes a clip: a span of time, and a crop box in the upright frame."""
 
     span: Span | None
     box: Box
-    fps: float  # at which the clip's start and end count
-    source_fps: float  # of the file, whose frames sidecars count
+    fps: float  # at which the clip's start and end are counted
+    source_fps: float  # of the file; sidecars have a row for each of its frames
     first: int  # the clip's first frame, at ``fps``
 
     def source_frames(self, stored: NDArray[np.int64], fps: float) -> NDArray[np.int64]:
@@ -63,11 +63,11 @@ def make_clip(job: ClipJob, config: PreprocessConfig, detector: LandmarkDetector
     video = Path(job.video)
     try:
         if video.is_dir():
-            pictures = PictureFolder(video, job.fps or config.fps)
-            region = _plan(job, pictures.info(), config)
-            frames = pictures.frames(config.size, config.fps)
+            images = ImageFolder(video, job.fps or config.fps)
+            region = _region(job, images.info(), config)
+            frames = images.frames(config.size, config.fps)
         elif video.is_file():
-            region = _plan(job, probe(video), config)
+            region = _region(job, probe(video), config)
             size = (config.size, config.size)
             frames = read_frames(video, span=region.span, box=region.box, size=size, fps=config.fps)
         else:
@@ -77,10 +77,10 @@ def make_clip(job: ClipJob, config: PreprocessConfig, detector: LandmarkDetector
         raise ClipError(FailureCode.DECODE, str(error)) from None
 
 
-def _plan(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
+def _region(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
     listed = Box(*job.box) if job.box else Box(0, 0, info.width, info.height)
     if job.width and job.height:
-        # Boxes are listed for one resolution, the video may have come in another.
+        # Boxes are listed for one resolution, and the video may have another.
         listed = listed.scaled(info.width / job.width, info.height / job.height)
     box = listed.clipped(info.width, info.height)
     inside = box.width * box.height / (listed.width * listed.height) if box else 0.0
@@ -90,7 +90,8 @@ def _plan(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
         )
     if min(box.width, box.height) < config.min_box:
         raise ClipError(
-            FailureCode.TOO_SMALL, f"the box is {box.width}x{box.height} px, needed are {config.min_box}"
+            FailureCode.TOO_SMALL,
+            f"the box is {box.width}x{box.height} px, at least {config.min_box} are needed",
         )
     if job.fps is None or job.end is None:
         return _Region(None, box, info.fps, info.fps, 0)
@@ -99,7 +100,7 @@ def _plan(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
 
 # ---- landmarks ---------------------------------------------------------------------------------------------
 
-# A piece of stored frames and the number of its first one, to landmarks.
+# A piece of stored frames and the number of its first frame, to landmarks.
 _LandmarkSource = Callable[[list[Frame], int], Landmarks]
 
 
@@ -110,7 +111,7 @@ def _landmark_source(
         return _sidecar_landmarks(config, region, video, config.landmarks.folder)
     if isinstance(config.landmarks, NoLandmarks):
         return lambda piece, first: _no_landmarks(len(piece))
-    assert detector is not None, "landmarks are to be found, but nothing finds them"
+    assert detector is not None, "these settings need a landmark detector"
     return lambda piece, first: detector(piece)
 
 
@@ -123,11 +124,11 @@ def _no_landmarks(count: int) -> Landmarks:
 def _sidecar_landmarks(
     config: PreprocessConfig, region: _Region, video: Path, folder: Path | None
 ) -> _LandmarkSource:
-    """Landmarks of the file's frames, looked up by what each stored frame shows, moved into the region."""
+    """Landmarks from the sidecar, of the source frame that each stored frame shows, in pixels of the crop."""
     table = read_sidecar(video, folder)
 
     def look_up(piece: list[Frame], first: int) -> Landmarks:
-        # A map is opened afresh: the pages that a long one touches would count as ours until it is closed.
+        # The map is opened anew: pages of a long one would stay in our memory until it is closed.
         points = read_sidecar(video, folder) if isinstance(table, np.memmap) else table
         shown = region.source_frames(np.arange(first, first + len(piece)), config.fps)
         landmarks = _no_landmarks(len(piece))
@@ -156,7 +157,7 @@ def _store(
         with pq.ParquetWriter(
             temporary, CLIP_SCHEMA, compression="none"
         ) as writer:  # images don't shrink again
-            for number, piece in enumerate(_pieces(frames, config.piece_frames)):
+            for number, piece in enumerate(batched(frames, config.piece_frames)):
                 landmarks = landmark_source(piece, n_frames)
                 row = _row(job, config, region, number, piece, landmarks)
                 writer.write_table(pa.Table.from_pylist([row], schema=CLIP_SCHEMA))
@@ -169,15 +170,10 @@ def _store(
 def _check(config: PreprocessConfig, n_frames: int, n_faces: int) -> None:
     if n_frames < config.min_frames:
         raise ClipError(
-            FailureCode.TOO_SHORT, f"the video has {n_frames} frames of it, needed are {config.min_frames}"
+            FailureCode.TOO_SHORT, f"the clip has {n_frames} frames, at least {config.min_frames} are needed"
         )
     if n_faces == 0 and not isinstance(config.landmarks, NoLandmarks):
-        raise ClipError(FailureCode.NO_FACE, f"none of {n_frames} frames has landmarks")
-
-
-def _pieces(frames: Iterator[Frame], length: int) -> Iterator[list[Frame]]:
-    while piece := list(islice(frames, length)):
-        yield piece
+        raise ClipError(FailureCode.NO_FACE, f"none of its {n_frames} frames has landmarks")
 
 
 def _row(

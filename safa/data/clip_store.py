@@ -1,7 +1,7 @@
 """Random access to stored clips: two frames of a clip without decoding, or even reading, the others.
 
 Each row group of a file holds one piece of a clip, so a frame costs reading one piece (a few MB at most) and
-decoding one picture. The most recent pieces stay in memory, encoded, within a budget.
+decoding one image. The most recent pieces stay in memory, encoded, within a budget.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from safa.data.images import decode_image
-from safa.data.schema import NUM_LANDMARKS
+from safa.data.schema import CLIP_FILES, NUM_LANDMARKS
 from safa.errors import UserError
 
 CACHE_BYTES = 256 * 2**20
@@ -31,7 +31,7 @@ LIGHT_COLUMNS = [
 
 @dataclass(frozen=True)
 class PieceRef:
-    """Where a piece of a clip lies: a file and a row group of it."""
+    """Where a piece of a clip is stored: a file, and a row group of it."""
 
     path: Path
     row_group: int
@@ -70,7 +70,7 @@ class ClipStore:
 
     def __init__(self, folder: Path, cache_bytes: int = CACHE_BYTES) -> None:
         self._folder, self._cache_bytes = folder, cache_bytes
-        files = sorted(folder.glob("split=*/*.parquet"))
+        files = sorted(folder.glob(CLIP_FILES))
         if not files:
             raise UserError(
                 "no clips here (split=*/*.parquet)", str(folder), "Run pipelines.preprocess first."
@@ -101,24 +101,28 @@ class ClipStore:
         return [decode_image(data) for data in self.encoded_frames(clip_id, indices)]
 
     def encoded_frames(self, clip_id: str, indices: Sequence[int]) -> list[bytes]:
-        """The same as stored."""
+        """The frames as they are stored, JPEG or PNG bytes each, in the order asked for.
+
+        Raises:
+            IndexError: the clip has no such frame.
+        """
         clip = self._clips[clip_id]
         ends = list(accumulate(piece.n_frames for piece in clip.pieces))
-        found = []
+        encoded = []
         for index in indices:
             if not 0 <= index < clip.n_frames:
                 raise IndexError(f"{clip_id} has {clip.n_frames} frames, not one numbered {index}")
             number = int(np.searchsorted(ends, index, side="right"))
             piece = clip.pieces[number]
-            found.append(self._encoded(piece)[index - ends[number] + piece.n_frames])
-        return found
+            encoded.append(self._encoded(piece)[index - ends[number] + piece.n_frames])
+        return encoded
 
     def landmarks(self, clip_id: str) -> NDArray[np.float32]:
-        """(T, 68, 2) px of the stored frames, NaN where there is no face."""
+        """All landmarks of a clip, (T, 68, 2) px of the stored frames, NaN where there is no face."""
         return np.concatenate(list(self.landmark_pieces(clip_id)))
 
     def landmark_pieces(self, clip_id: str) -> Iterator[NDArray[np.float32]]:
-        """The same piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
+        """The landmarks piece by piece, (t, 68, 2) each, so that a long clip need not be in memory."""
         for piece in self._clips[clip_id].pieces:
             table = pq.ParquetFile(piece.path).read_row_group(piece.row_group, columns=["landmarks"])
             flat = table["landmarks"].combine_chunks().flatten().flatten()

@@ -1,4 +1,4 @@
-"""What a preprocessing run will take: clips, hours of video, bytes, core-hours, GPU-hours."""
+"""An estimate of what a preprocessing run costs: clips, hours of video, bytes, core-hours, GPU-hours."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Rates:
-    """Measured rates; ``benchmarks/preprocess.py`` prints its own, docs/data.md tells the machines.
+    """Measured rates. ``benchmarks/preprocess.py`` measures them; docs/data.md names the machines.
 
     Attributes:
-        frames_per_core_s: decode, cut, scale, encode and store, of 256 px from 720p.
-        bytes_per_frame: stored, of 256 px.
-        landmarks_per_gpu_s: frames through detector and landmark network; None: not measured.
-        video_mb_per_s: of a raw second of 720p, for the size of downloads; assumed, 1.5 Mbit/s.
+        frames_per_core_s: frames decoded, cropped, scaled to 256 px, encoded and stored, from 720p.
+        bytes_per_frame: size of a stored frame of 256 px.
+        landmarks_per_gpu_s: frames through face detector and landmark network; None: not measured.
+        video_mb_per_s: size of one second of raw 720p video; assumed, 1.5 Mbit/s.
     """
 
     frames_per_core_s: float
@@ -36,7 +36,10 @@ MEASURED = Rates(
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What is left to do. ``unknown`` clips have no end in the list and count in nothing but ``clips``."""
+    """The cost of what is left to do.
+
+    ``unknown`` clips have no end in the list; they count in ``clips`` and in nothing else.
+    """
 
     clips: int
     videos: int
@@ -51,9 +54,9 @@ class CostEstimate:
     networks: bool
 
     def as_text(self) -> str:
-        """A line for each figure."""
+        """The estimate for a terminal, a line for each figure."""
         lines = [
-            f"clips to make      {self.clips} of {self.videos} videos ({self.done} done, "
+            f"clips to make      {self.clips} from {self.videos} videos ({self.done} done, "
             f"{self.unusable} unusable lines)",
             f"video              {self.hours:.2f} hours",
             f"stored             {self.stored_bytes / GIB:.2f} GiB",
@@ -61,25 +64,25 @@ class CostEstimate:
         ]
         if self.download_bytes is not None:
             lines.append(
-                f"downloads, least   {self.download_bytes / GIB:.2f} GiB (to each video's last clip)"
+                f"downloads          {self.download_bytes / GIB:.2f} GiB at least (to each video's last clip)"
             )
         if self.networks:
             hours = "not measured" if self.gpu_hours is None else f"{self.gpu_hours:.2f}"
             lines.append(f"GPU-hours          {hours}")
         if self.unknown:
-            lines.append(f"of unknown length  {self.unknown} clips, in none of the figures above")
+            lines.append(f"unknown length     {self.unknown} clips, not in the figures above")
         return "\n".join(lines)
 
 
 def estimate_cost(
     config: PreprocessConfig, jobs: Sequence[ClipJob], unusable: int, done: int, rates: Rates = MEASURED
 ) -> CostEstimate:
-    """Add up a list of clips.
+    """Estimate the cost of a list of clips.
 
     Args:
-        jobs: what is still to make.
-        unusable: lines of the list that no clip can be made of.
-        done: clips that are there.
+        jobs: clips that are still to be made.
+        unusable: number of lines of the list from which no clip can be made.
+        done: number of clips that exist already.
     """
     lengths = [(job.end - job.start) / job.fps for job in jobs if job.end is not None and job.fps]
     seconds = sum(lengths)
@@ -104,7 +107,7 @@ def estimate_cost(
 
 
 def _least_seconds(jobs: Sequence[ClipJob]) -> float:
-    """Of the videos: a whole one is downloaded, and it lasts at least until its last clip ends."""
+    """Seconds that must be downloaded: whole videos, each at least as long as the end of its last clip."""
     last: dict[str, float] = {}
     for job in jobs:
         if job.end is not None and job.fps:

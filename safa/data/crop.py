@@ -1,4 +1,4 @@
-"""Boxes: where in a source frame a face is cut out, and where points of the source land in the cut."""
+"""Crop boxes in a source frame, and the coordinates of its points in the crop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Box:
-    """Whole pixels of a frame; ``right`` and ``bottom`` are exclusive."""
+    """A box in whole pixels of a frame; ``right`` and ``bottom`` are exclusive."""
 
     left: int
     top: int
@@ -27,7 +27,7 @@ class Box:
 
     @classmethod
     def parse(cls, text: str) -> Box:
-        """``left-top-right-bottom``, as VoxCeleb's metadata writes it.
+        """Parse ``left-top-right-bottom``, as VoxCeleb's metadata has it.
 
         Raises:
             ValueError: not four whole numbers, or an empty box.
@@ -47,16 +47,16 @@ class Box:
         return Box(left, top, max(right, left + 1), max(bottom, top + 1))
 
     def clipped(self, width: int, height: int) -> Box | None:
-        """The part inside a frame, None if there is none."""
+        """The part of the box inside a frame; None if there is none."""
         box = Box(max(self.left, 0), max(self.top, 0), min(self.right, width), min(self.bottom, height))
         return box if box.width > 0 and box.height > 0 else None
 
 
 def points_in_crop(points: NDArray[np.float32], box: Box, size: int) -> NDArray[np.float32]:
-    """Points of the source frame in pixels of the cut that was scaled to ``size`` x ``size``.
+    """Convert points of the source frame to pixels of the crop that is scaled to ``size`` x ``size``.
 
     Points are continuous: 0 is the frame's left edge and pixel j spans j to j + 1, as face-alignment gives
-    them and as the head's camera projects. So a cut only shifts them and a scaling only multiplies them.
+    them and as the head's camera projects. So cropping only shifts them, and scaling only multiplies them.
 
     Args:
         points: (..., 2), (x, y) in pixels of the source frame; NaN stays NaN.

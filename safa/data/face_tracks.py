@@ -1,20 +1,19 @@
-"""Faces of frame after frame to face tracks: stretches of time in which one face stays in one place.
+"""Face tracks: in raw videos, the stretches of time in which one face stays about where it was.
 
-A face track becomes a clip that is cut with one fixed box, so a face belongs to it only while it overlaps the
-face track's first box. All here is arithmetic on boxes; memory does not grow with the length of the video.
-
-
-XXX A raw video to its face tracks: decode, detect, follow; and the file that keeps what was found."""
+Frames are decoded, faces are detected, and detections that overlap from frame to frame are linked to tracks.
+A track becomes a clip with one fixed crop box, so a face belongs to it only while it overlaps the track's
+first box. Memory does not grow with the length of the video. The tracks of a video are kept in a JSON file.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
 from safa.data.detectors import Face, FaceDetector, iou
@@ -24,7 +23,11 @@ from safa.data.video import DecodeError, probe, read_frames
 from safa.errors import ClipError, Failure, FailureCode, UserError
 from safa.files import Entry, write_json
 
-BORDER = 1.0  # px; a face this near to the frame's edge may go on outside
+VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
+BORDER = 1.0  # px; a face this near to the frame's edge may extend beyond it
+
+
+# ---- linking detections ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,10 @@ class FaceTrack:
     """One face over the frames ``start`` to ``end`` (exclusive).
 
     Attributes:
-        first: where it was at the start.
-        last: where it was seen last.
-        union: the box around all its places; its score is the mean.
-        n_faces: frames in which it was seen.
+        first: the first detection.
+        last: the latest detection.
+        union: the box around all detections, with their mean score.
+        n_faces: number of detections; in other frames the face was missed.
     """
 
     start: int
@@ -50,7 +53,7 @@ class FaceTrack:
         return self.end - self.start
 
     def extended(self, number: int, face: Face) -> FaceTrack:
-        """With the face of one more frame."""
+        """Return the track with the face of one more frame."""
         union = self.union
         score = (union.score * self.n_faces + face.score) / (self.n_faces + 1)
         around = Face(
@@ -64,65 +67,62 @@ class FaceTrack:
 
 
 def track_faces(frames: Iterable[Sequence[Face]], config: FaceTrackConfig) -> Iterator[FaceTrack]:
-    """Face tracks in the order in which they end.
+    """Link faces to tracks, in the order in which the tracks end.
 
-    In each frame every open face track takes, of the faces that overlap its first box enough, the one that overlaps
-    its last place most; the pair that overlaps most is settled first. A face that no face track takes starts one.
+    In each frame every open track takes, of the faces that overlap its first box enough, the one that
+    overlaps its latest box most; pairs are matched from the largest overlap down. A face that is left over
+    starts a track.
 
     Args:
         frames: the faces of frame 0, 1, ...
     """
-    face_tracks: list[FaceTrack] = []
+    open_tracks: list[FaceTrack] = []
     for number, faces in enumerate(frames):
-        full = [face_track for face_track in face_tracks if face_track.length >= config.max_frames]
-        lost = [
-            face_track
-            for face_track in face_tracks
-            if number - face_track.end > config.gap and face_track not in full
-        ]
+        full = [track for track in open_tracks if track.length >= config.max_frames]
+        lost = [track for track in open_tracks if number - track.end > config.gap and track not in full]
         yield from full + lost
-        face_tracks = [
-            face_track for face_track in face_tracks if face_track not in full and face_track not in lost
+        open_tracks = [track for track in open_tracks if track not in full and track not in lost]
+        matches = _matches(open_tracks, faces, config.min_iou)
+        open_tracks = [
+            track.extended(number, faces[matches[index]]) if index in matches else track
+            for index, track in enumerate(open_tracks)
         ]
-        pairs = _matched(face_tracks, faces, config.min_iou)
-        face_tracks = [
-            face_track.extended(number, faces[pairs[index]]) if index in pairs else face_track
-            for index, face_track in enumerate(face_tracks)
-        ]
-        taken = set(pairs.values())
-        fresh = [face for index, face in enumerate(faces) if index not in taken]
-        face_tracks += [FaceTrack(number, number + 1, face, face, face, 1) for face in fresh]
-    yield from face_tracks
+        matched = set(matches.values())
+        rest = [face for index, face in enumerate(faces) if index not in matched]
+        open_tracks += [FaceTrack(number, number + 1, face, face, face, 1) for face in rest]
+    yield from open_tracks
 
 
-def _matched(face_tracks: Sequence[FaceTrack], faces: Sequence[Face], min_iou: float) -> dict[int, int]:
-    """Index of a face track to index of its face."""
+def _matches(tracks: Sequence[FaceTrack], faces: Sequence[Face], min_iou: float) -> dict[int, int]:
+    """Index of a track to index of the face that continues it."""
     scored = [
-        (iou(face_track.last, face), t, f)
-        for t, face_track in enumerate(face_tracks)
+        (iou(track.last, face), t, f)
+        for t, track in enumerate(tracks)
         for f, face in enumerate(faces)
-        if iou(face_track.first, face) >= min_iou
+        if iou(track.first, face) >= min_iou
     ]
-    pairs: dict[int, int] = {}
+    matches: dict[int, int] = {}
     for _, t, f in sorted(scored, key=lambda entry: -entry[0]):
-        if t not in pairs and f not in pairs.values():
-            pairs[t] = f
-    return pairs
+        if t not in matches and f not in matches.values():
+            matches[t] = f
+    return matches
 
 
-def clip_box(face_track: FaceTrack, frame: tuple[int, int], config: FaceTrackConfig) -> Box:
-    """What is cut out for a face track: the square around all its faces, increased at each side, inside the frame.
+def clip_box(track: FaceTrack, frame: tuple[int, int], config: FaceTrackConfig) -> Box:
+    """The crop box of a track: the square around all its faces, enlarged at each side, clipped to the frame.
 
     Args:
-        frame: (height, width) px, in which the faces were found.
+        frame: (height, width) px of the frames in which the faces were detected.
 
     Raises:
         ClipError: ``too_short``, ``border`` or ``too_small``.
     """
     height, width = frame
-    union = face_track.union
-    if face_track.length < config.min_frames:
-        raise ClipError(FailureCode.TOO_SHORT, f"{face_track.length} frames, needed are {config.min_frames}")
+    union = track.union
+    if track.length < config.min_frames:
+        raise ClipError(
+            FailureCode.TOO_SHORT, f"{track.length} frames, at least {config.min_frames} are needed"
+        )
     inside = (
         union.left > BORDER
         and union.top > BORDER
@@ -137,28 +137,28 @@ def clip_box(face_track: FaceTrack, frame: tuple[int, int], config: FaceTrackCon
     box = square.clipped(width, height)
     if box is None or min(box.width, box.height) < config.min_size:
         size = f"{box.width}x{box.height}" if box else "outside the frame"
-        raise ClipError(FailureCode.TOO_SMALL, f"the box is {size} px, needed are {config.min_size}")
+        raise ClipError(FailureCode.TOO_SMALL, f"the box is {size} px, at least {config.min_size} are needed")
     return box
 
 
-VIDEO_ENDINGS = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
+# ---- tracks of a video -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of frames in which a face was followed: a clip's box, or why it is none."""
+    """The frames ``start`` to ``end`` (exclusive) of a track: a clip with its box, or why it is none."""
 
     start: int
     end: int
     score: float
-    box: tuple[int, int, int, int] | None
-    code: str = ""
+    box: tuple[int, int, int, int] | None  # left, top, right, bottom; None: not a clip
+    code: str = ""  # a ``FailureCode``, if it is not a clip
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class VideoTracks:
-    """What was found in a video. Boxes are in a frame of ``width`` x ``height``; frames count at ``fps``."""
+    """All tracks of a video. Boxes are in a frame of ``width`` x ``height`` px, frame numbers at ``fps``."""
 
     video: str  # file name
     fps: float
@@ -168,14 +168,15 @@ class VideoTracks:
 
     @property
     def clips(self) -> tuple[Segment, ...]:
+        """The segments that become clips."""
         return tuple(segment for segment in self.segments if segment.box)
 
 
 def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: FaceDetector) -> VideoTracks:
-    """Detect and follow the faces of a video; a few frames are in memory at a time.
+    """Detect and track the faces of a video; only a few frames are in memory at a time.
 
     Args:
-        fps: rate at which frames are looked at and counted.
+        fps: rate at which frames are read and counted.
 
     Raises:
         ClipError: ``decode``.
@@ -185,48 +186,47 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
         factor = min(1.0, source.short_side / min(info.width, info.height))
         small = (max(1, round(info.height * factor)), max(1, round(info.width * factor)))
         frames = read_frames(video, size=small, fps=fps)
-        found = _faces(frames, detector, source.detector.batch)
+        detections = _detect(frames, detector, source.detector.batch)
         scale = (info.width / small[1], info.height / small[0])
-        scaled = (tuple(face.scaled(*scale) for face in faces) for faces in found)
-        face_tracks = sorted(
-            track_faces(scaled, source.face_tracks),
-            key=lambda face_track: (face_track.start, face_track.first.left),
+        faces = (tuple(face.scaled(*scale) for face in found) for found in detections)
+        tracks = sorted(
+            track_faces(faces, source.face_tracks), key=lambda track: (track.start, track.first.left)
         )
     except DecodeError as error:
         raise ClipError(FailureCode.DECODE, str(error)) from None
-    segments = tuple(_segment(face_track, (info.height, info.width), source) for face_track in face_tracks)
+    segments = tuple(_segment(track, (info.height, info.width), source) for track in tracks)
     return VideoTracks(video.name, fps, info.width, info.height, segments)
 
 
-def _faces(frames: Iterator[Any], detector: FaceDetector, batch: int) -> Iterator[tuple[Face, ...]]:
-    while piece := list(islice(frames, batch)):
-        yield from detector.detect(piece)
+def _detect(frames: Iterator[Any], detector: FaceDetector, batch: int) -> Iterator[tuple[Face, ...]]:
+    for chunk in batched(frames, batch):
+        yield from detector.detect(chunk)
 
 
-def _segment(face_track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> Segment:
-    score = round(face_track.union.score, 4)
+def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> Segment:
+    score = round(track.union.score, 4)
     try:
-        box = clip_box(face_track, frame, source.face_tracks)
+        box = clip_box(track, frame, source.face_tracks)
     except ClipError as error:
-        return Segment(face_track.start, face_track.end, score, None, str(error.code), error.detail)
-    return Segment(face_track.start, face_track.end, score, (box.left, box.top, box.right, box.bottom))
+        return Segment(track.start, track.end, score, None, str(error.code), error.detail)
+    return Segment(track.start, track.end, score, (box.left, box.top, box.right, box.bottom))
 
 
-# ---- kept in files -----------------------------------------------------------------------------------------
+# ---- files of tracks ---------------------------------------------------------------------------------------
 
 
 def tracks_file(folder: Path, video: str) -> Path:
-    """Where the face tracks of a video of this name are kept."""
+    """Path of the file with the face tracks of a video of this name."""
     return folder / f"{video}.json"
 
 
-def write_tracks(folder: Path, face_tracks: VideoTracks) -> None:
-    """Keep them, atomically."""
-    write_json(tracks_file(folder, face_tracks.video), asdict(face_tracks))
+def write_tracks(folder: Path, tracks: VideoTracks) -> None:
+    """Write the face tracks of a video to its file, atomically."""
+    write_json(tracks_file(folder, tracks.video), asdict(tracks))
 
 
 def read_tracks(path: Path) -> VideoTracks:
-    """The inverse.
+    """Read what ``write_tracks`` wrote.
 
     Raises:
         UserError: the file is damaged.
@@ -240,7 +240,7 @@ def read_tracks(path: Path) -> VideoTracks:
         return VideoTracks(**fields, segments=segments)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"not a file of face tracks ({error})", str(path), "Delete it; the next run makes it again."
+            f"not a file of face tracks ({error})", str(path), "Delete it; the next run writes it anew."
         ) from None
 
 
@@ -248,22 +248,22 @@ def read_tracks(path: Path) -> VideoTracks:
 
 
 def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
-    """The videos of the folder, and those whose names cannot be part of a clip's.
+    """List the videos of the folder, and apart from them those whose names cannot be part of a clip id.
 
     Raises:
-        UserError: no such folder, or nothing in it.
+        UserError: no such folder, or no videos in it.
     """
-    videos = [entry for entry in contents(source.folder, "videos") if entry.suffix.lower() in VIDEO_ENDINGS]
+    videos = [entry for entry in contents(source.folder, "videos") if entry.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
         raise UserError(
-            "no videos here", str(source.folder), f"Endings known: {', '.join(sorted(VIDEO_ENDINGS))}."
+            "no videos here", str(source.folder), f"Known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}."
         )
     good: dict[str, Entry] = {}
     bad = []
     for video in videos:
         if not is_safe_name(video.stem):
             bad.append(
-                Failure(video.name, FailureCode.BAD_ROW, "not a name for a video: use letters, digits, _ . -")
+                Failure(video.name, FailureCode.BAD_ROW, "unsuitable file name; use letters, digits, _ . -")
             )
         elif video.stem in good:
             bad.append(
@@ -275,50 +275,50 @@ def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
 
 
 def list_tracked_clips(source: VideosSource, videos: Sequence[Entry], folder: Path) -> Listing:
-    """Clips of the videos whose face tracks are known. A video without a single clip is one refused input."""
+    """List the clips of the videos whose face tracks are known; a video without any clip is a failure."""
     jobs: list[ClipJob] = []
     bad: list[Failure] = []
     for video in videos:
         path = tracks_file(folder, video.name)
         if not path.is_file():
             continue
-        face_tracks = read_tracks(path)
-        jobs += [_job(video, face_tracks, segment, source.split) for segment in face_tracks.clips]
-        if not face_tracks.clips:
-            bad.append(_why_none(video, face_tracks))
+        tracks = read_tracks(path)
+        jobs += [_job(video, tracks, segment, source.split) for segment in tracks.clips]
+        if not tracks.clips:
+            bad.append(_why_none(video, tracks))
     return Listing(tuple(jobs), tuple(bad))
 
 
-def _job(video: Entry, face_tracks: VideoTracks, segment: Segment, split: str) -> ClipJob:
-    # Who is seen is not known: every video counts as a person of its own.
+def _job(video: Entry, tracks: VideoTracks, segment: Segment, split: str) -> ClipJob:
+    # It is not known who is in the video: every one counts as a person of its own.
     clip = ClipId(video.stem, video.stem, segment.start, segment.end)
     return ClipJob(
-        clip_id=_numbered(clip, segment, face_tracks),
+        clip_id=_numbered(clip, segment, tracks),
         person_id=video.stem,
         video_id=video.stem,
         split=split,
-        video=video.where,
+        video=video.location,
         start=segment.start,
         end=segment.end,
-        fps=face_tracks.fps,
+        fps=tracks.fps,
         box=segment.box,
-        width=face_tracks.width,
-        height=face_tracks.height,
+        width=tracks.width,
+        height=tracks.height,
     )
 
 
-def _numbered(clip: ClipId, segment: Segment, face_tracks: VideoTracks) -> str:
-    """Two faces over the very same frames are two people, and need two ids."""
-    twins = [other for other in face_tracks.clips if (other.start, other.end) == (segment.start, segment.end)]
+def _numbered(clip: ClipId, segment: Segment, tracks: VideoTracks) -> str:
+    """The clip's id; two faces over the very same frames are two people, and need two ids."""
+    twins = [other for other in tracks.clips if (other.start, other.end) == (segment.start, segment.end)]
     number = twins.index(segment)
     if number == 0:
         return str(clip)
     return str(ClipId(f"{clip.person_id}.{number + 1}", clip.video_id, clip.start, clip.end))
 
 
-def _why_none(video: Entry, face_tracks: VideoTracks) -> Failure:
-    if not face_tracks.segments:
-        return Failure(video.name, FailureCode.NO_FACE, "no face in it")
-    longest = max(face_tracks.segments, key=lambda segment: segment.end - segment.start)
-    detail = f"the longest of {len(face_tracks.segments)} face tracks: {longest.detail}"
+def _why_none(video: Entry, tracks: VideoTracks) -> Failure:
+    if not tracks.segments:
+        return Failure(video.name, FailureCode.NO_FACE, "no face was detected")
+    longest = max(tracks.segments, key=lambda segment: segment.end - segment.start)
+    detail = f"the longest of {len(tracks.segments)} face tracks: {longest.detail}"
     return Failure(video.name, FailureCode(longest.code), detail)

@@ -1,6 +1,4 @@
-"""Encoded pictures: uint8 RGB frames to bytes and back.
-
-XXX A clip that is a folder of numbered PNGs, read like a video."""
+"""Image files: frames to JPEG or PNG bytes and back, and folders of numbered PNGs read like videos."""
 
 from __future__ import annotations
 
@@ -18,41 +16,40 @@ from safa.data.video import DecodeError, Frame, VideoInfo
 
 
 def encode_image(frame: NDArray[np.uint8], encoding: EncodingConfig) -> bytes:
-    """(H, W, 3) uint8 RGB to JPEG or PNG bytes."""
+    """Encode a frame, (H, W, 3) uint8 RGB, as JPEG or PNG bytes."""
     buffer = io.BytesIO()
-    picture = Image.fromarray(frame)
+    image = Image.fromarray(frame)
     if encoding.format == "png":
-        picture.save(
-            buffer, "png", compress_level=1
-        )  # higher levels save a few per cent for 5 times the time
+        # Higher levels save a few per cent for 5 times the time.
+        image.save(buffer, "png", compress_level=1)
     else:
         # No chroma subsampling: lips and eyes are a few pixels wide at 64 to 256 px.
-        picture.save(buffer, "jpeg", quality=encoding.quality, subsampling=0)
+        image.save(buffer, "jpeg", quality=encoding.quality, subsampling=0)
     return buffer.getvalue()
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Bytes of a picture to (H, W, 3) uint8 RGB.
+    """Decode the bytes of an image file to (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: the bytes are not a whole picture.
+        ValueError: the bytes are not a complete image.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"not a readable picture: {error}") from None
 
 
-class PictureFolder:
-    """Frames ``0000000.png``, ``0000001.png``, ... at a given rate.
+class ImageFolder:
+    """A folder of frames ``0000000.png``, ``0000001.png``, ... with the interface of a video.
 
     Args:
-        fps: at which the pictures follow each other.
+        fps: frames per second.
 
     Raises:
-        DecodeError: no PNGs, names that are not numbers, or numbers that are missing in between: the rate
-            would be a lie.
+        DecodeError: no PNGs, names that are not numbers, or gaps in the numbers, with which the rate would
+            be wrong.
     """
 
     def __init__(self, folder: Path, fps: float) -> None:
@@ -62,26 +59,26 @@ class PictureFolder:
             raise DecodeError(f"{folder}: names of frames must be numbers ({error})") from None
         numbers = [int(path.stem) for path in self._files]
         if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise DecodeError(f"{folder}: {len(numbers)} PNGs, not numbered without gaps")
+            raise DecodeError(f"{folder}: {len(numbers)} PNGs, which are not numbered without gaps")
         self._fps = fps
 
     def info(self) -> VideoInfo:
-        """As the header of a video would tell it."""
+        """Size, rate and length, as the header of a video has them."""
         height, width = self._read(0).shape[:2]
         return VideoInfo(width, height, self._fps, len(self._files) / self._fps)
 
     def frames(self, size: int, fps: float) -> Generator[Frame, None, None]:
-        """All frames scaled to ``size`` x ``size`` by area averaging, at ``fps``.
+        """Yield all frames scaled to ``size`` x ``size`` by area averaging, at ``fps``.
 
         Raises:
-            DecodeError: a picture that cannot be read.
+            DecodeError: an image that cannot be read.
         """
         count = round(len(self._files) * fps / self._fps)
         shown = -1
         for number in source_frames_at(np.arange(count), self._fps, fps):
-            wanted = min(int(number), len(self._files) - 1)
-            if wanted != shown:
-                frame, shown = _scaled(self._read(wanted), size), wanted
+            index = min(int(number), len(self._files) - 1)
+            if index != shown:
+                frame, shown = _scaled(self._read(index), size), index
             yield frame
 
     def _read(self, index: int) -> Frame:

@@ -1,7 +1,7 @@
-"""Landmarks that lie beside a video, and which of them a stored frame shows.
+"""Landmarks from sidecar files beside a video, and the video's frames that a stored frame shows.
 
-Two kinds: ``<video>.landmarks.npy``, (T, 68, 2) float32 in source pixels, NaN where no face is; and the
-reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read without running what is in it.
+There are two kinds of sidecar: ``<video>.landmarks.npy``, (T, 68, 2) float32 in source pixels, NaN where no
+face is; and the reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read as plain data.
 Points are continuous (0 is the left edge of the first pixel); both kinds count the video's own frames.
 """
 
@@ -21,9 +21,9 @@ from safa.safe_pickle import load_data_pickle
 
 Points = NDArray[np.float32]
 Scores = NDArray[np.float32]
-MOST_FRAMES = 1_000_000  # of a landmark pickle: nine hours of video; a larger number is damage
-SPARSE_FRAMES = 300_000  # a table that reaches further lists at least one frame in MOST_GAP
-MOST_GAP = 100
+MAX_FRAMES = 1_000_000  # of a landmark pickle: nine hours of video; a larger number is damage
+SPARSE_FRAMES = 300_000  # a table that reaches further lists at least one frame in MAX_GAP
+MAX_GAP = 100
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class Landmarks:
 
 
 def sidecar_names(stem: str) -> tuple[str, str]:
-    """The files that may hold a video's landmarks, the better one first."""
+    """Names of the files that may hold a video's landmarks, the preferred one first."""
     return f"{stem}.landmarks.npy", f"{stem}.pkl"
 
 
 def sidecar_of(video: Path, folder: Path | None = None) -> Path:
-    """Where a video's landmarks lie: beside it, or in a folder of landmarks."""
+    """Path of a video's landmarks: beside it, or in a folder of landmarks."""
     return (folder or video.parent) / sidecar_names(_stem(video))[0]
 
 
 def _stem(video: Path) -> str:
-    return video.name if video.is_dir() else video.stem  # a folder of PNGs has no ending
+    return video.name if video.is_dir() else video.stem  # a folder of PNGs has no suffix
 
 
 def read_sidecar(video: Path, folder: Path | None = None) -> Points:
-    """All landmarks of a video, (T, 68, 2), in its pixels. An ``.npy`` is mapped, not read: slices are cheap.
+    """Read the landmarks of a video, (T, 68, 2) in its pixels. An ``.npy`` is mapped, so slices are cheap.
 
     Raises:
         ClipError: ``no_landmarks`` if there is no sidecar, ``decode`` if it is not one.
@@ -83,7 +83,7 @@ def _read_pickle(path: Path) -> Points:
 
 
 def points_of_dictionary(table: Any) -> Points:
-    """The reference's landmark table as one array.
+    """Convert the reference's landmark table to one array.
 
     Args:
         table: frame -> {'ldmk': (68, 2)}. A frame is a number or a file name that is one (``0000012.png``).
@@ -98,7 +98,7 @@ def points_of_dictionary(table: Any) -> Points:
         raise ValueError("not a dictionary of frames")
     numbers = [_frame_number(key) for key in table]
     last = max(numbers)
-    if last >= SPARSE_FRAMES and last >= MOST_GAP * len(numbers):
+    if last >= SPARSE_FRAMES and last >= MAX_GAP * len(numbers):
         raise ValueError(f"{len(numbers)} frames up to number {last} are not the table of a video")
     points = np.full((last + 1, NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
     for number, value in zip(numbers, table.values(), strict=True):
@@ -114,7 +114,7 @@ def _frame_number(key: object) -> int:
         number = int(text)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{key!r} is not the number of a frame") from None
-    if not 0 <= number < MOST_FRAMES:
+    if not 0 <= number < MAX_FRAMES:
         raise ValueError(f"{key!r} is not the number of a frame")
     return int(number)
 
@@ -134,23 +134,23 @@ def _ldmk(value: object) -> Points | None:
 def source_frames_of(count: int, source_fps: float, fps: float) -> NDArray[np.int64]:
     """Which source frame each of ``count`` output frames shows after ffmpeg's ``fps`` filter.
 
-    The filter gives source frame k the place round(k * fps / source_fps) and shows at place n the last frame
-    whose place is not after n.
+    The filter gives source frame k the output position round(k * fps / source_fps), and shows at position n
+    the last frame whose position is not after n.
     """
     reach = int(np.ceil((count + 1) * source_fps / fps)) + 1
-    places = np.floor(np.arange(reach + 1) * fps / source_fps + 0.5)
-    shown: NDArray[np.int64] = np.searchsorted(places, np.arange(count), side="right") - 1
+    positions = np.floor(np.arange(reach + 1) * fps / source_fps + 0.5)
+    shown: NDArray[np.int64] = np.searchsorted(positions, np.arange(count), side="right") - 1
     return shown
 
 
 def source_frames_at(numbers: NDArray[np.int64], source_fps: float, fps: float) -> NDArray[np.int64]:
-    """The same for given output frames ``numbers``, which may lie far into a video."""
+    """Which source frame each of the output frames ``numbers`` shows; they may lie far into a video."""
     if len(numbers) == 0 or source_fps == fps:
         return numbers
-    # Only the source frames around the wanted ones: a two-hour video has 200,000.
+    # Only the source frames around these: a two-hour video has 200,000.
     first = max(0, int(np.floor(numbers.min() * source_fps / fps)) - 2)
     last = int(np.ceil((numbers.max() + 1) * source_fps / fps)) + 2
     sources = np.arange(first, last + 1)
-    places = np.floor(sources * fps / source_fps + 0.5)
-    found: NDArray[np.int64] = sources[np.searchsorted(places, numbers, side="right") - 1]
-    return found
+    positions = np.floor(sources * fps / source_fps + 0.5)
+    shown: NDArray[np.int64] = sources[np.searchsorted(positions, numbers, side="right") - 1]
+    return shown

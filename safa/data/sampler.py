@@ -1,16 +1,14 @@
-"""What a training step receives: one batch of single frames (stage 1) or of frame pairs (stage 2).
+"""Samples and batches of training: single frames (stage 1) or frame pairs (stage 2).
+
+A sample is drawn as identity -> clip -> frames, from an endless order. Sample n of a run is a pure function
+of (data, seed, n), and worker r of W takes its share of every global batch. So the order does not depend on
+loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and resuming needs one number: how
+many samples were consumed.
 
 Images are (B, 3, H, W) float32 RGB in [0, 1]. Landmarks are (B, 68, 2) iBUG points in pixels of the frame; a
 frame without a face has NaN there, and the landmark loss leaves it out.
 
-
-XXX Which frames a training step sees: identity -> clip -> frames, drawn by place in an endless sample order.
-
-Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch.
-So the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
-going on after an interruption needs one number: how many samples were consumed.
-
-An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (MODEL.md section 7, "Data").
+An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (docs/model.md, section 7, "Data").
 """
 
 from __future__ import annotations
@@ -27,10 +25,16 @@ from torch import Tensor
 from safa.config.training import HeadStage, JitterConfig, SimilarityConfig
 from safa.data.augment import ColourShift, Similarity, jitter_colours, mirror
 
+MEBIBYTE = 2**20
+LANDMARKS_MB = 64  # kept of landmarks, whatever the budget for frames: about 600 clips of 200 frames
+
+
+# ---- batches -----------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class _Batch:
-    """What both batches can do. ``clip_ids`` names where each sample came from."""
+    """The base of both kinds of batch. ``clip_ids`` names the clip that each sample came from."""
 
     clip_ids: tuple[str, ...]
 
@@ -38,7 +42,7 @@ class _Batch:
         return len(self.clip_ids)
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Self:
-        """The batch on ``device``; images (the 4-d tensors) in ``memory_format``."""
+        """Move the batch to ``device``; its images (the 4-d tensors) take ``memory_format``."""
 
         def move(tensor: Tensor) -> Tensor:
             if tensor.ndim == 4:
@@ -48,7 +52,7 @@ class _Batch:
         return self._map(move)
 
     def pin_memory(self) -> Self:
-        """The batch in page-locked memory (``DataLoader`` calls this), so that copies to a GPU overlap."""
+        """Copy the batch to page-locked memory, so that copies to a GPU overlap. For ``DataLoader``."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Any) -> Self:
@@ -74,15 +78,15 @@ class PairBatch(_Batch):
     driving_landmarks: Tensor
 
 
-MEBIBYTE = 2**20
-LANDMARKS_MB = 64  # kept of landmarks, whatever the budget for frames: about 600 clips of 200 frames
-
 B = TypeVar("B", FrameBatch, PairBatch)
+
+
+# ---- reading frames ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ClipRef:
-    """A clip as the sampler knows it."""
+    """What the sampler needs to know of a clip."""
 
     clip_id: str
     person: str
@@ -93,11 +97,11 @@ class FrameReader(Protocol):
     """Random access to decoded frames; ``ClipStore`` and ``FrameCache`` are two."""
 
     def frames(self, clip_id: str, indices: Sequence[int]) -> list[np.ndarray]:
-        """(H, W, 3) uint8 RGB each, in the order asked for."""
+        """Decoded frames, (H, W, 3) uint8 RGB each, in the order asked for."""
         ...
 
     def landmarks(self, clip_id: str) -> np.ndarray:
-        """(T, 68, 2) float32 pixels, NaN where there is no face."""
+        """All landmarks of a clip, (T, 68, 2) float32 pixels, NaN where there is no face."""
         ...
 
 
@@ -135,9 +139,12 @@ class FrameCache:
         return landmarks
 
 
+# ---- the order of samples ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Draw:
-    """One place in the sample order: a clip, and the generator for every further choice of this sample."""
+    """One entry of the sample order: a clip, and the generator for every further choice of this sample."""
 
     clip: ClipRef
     rng: np.random.Generator
@@ -164,14 +171,14 @@ class SampleOrder:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Identities times repeats."""
+        """Number of identities times repeats."""
         return len(self._people) * self._repeats
 
     def draw(self, n: int) -> Draw:
-        """Sample ``n`` of the run, n >= 0."""
-        epoch, place = divmod(n, self.samples_per_epoch)
-        clips = self._people[int(self._identities(epoch)[place]) % len(self._people)]
-        rng = np.random.default_rng((self._seed, 1, epoch, place))
+        """Draw sample ``n`` of the run, n >= 0."""
+        epoch, index = divmod(n, self.samples_per_epoch)
+        clips = self._people[int(self._identities(epoch)[index]) % len(self._people)]
+        rng = np.random.default_rng((self._seed, 1, epoch, index))
         return Draw(clips[int(rng.integers(len(clips)))], rng)
 
     def _identities(self, epoch: int) -> np.ndarray:
@@ -182,42 +189,48 @@ class SampleOrder:
 
 
 def choose_frames(landmarks: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
-    """``count`` rising frame numbers, drawn with replacement, of frames with a face where there are any."""
+    """Draw ``count`` rising frame numbers with replacement, of frames with a face where there are any."""
     with_face = np.flatnonzero(np.isfinite(landmarks).all(axis=(1, 2)))
     candidates = with_face if len(with_face) else np.arange(len(landmarks))
     return sorted(int(i) for i in candidates[rng.integers(len(candidates), size=count)])
 
 
+# ---- samplers ----------------------------------------------------------------------------------------------
+
+
 class _Sampler(ABC, Generic[B]):
-    """What both stages share: draw, read the chosen frames only, jitter the colours of a sample alike."""
+    """The base of both samplers: draw, read the chosen frames only, jitter the colours of a sample alike."""
 
     def __init__(self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig) -> None:
         self._order, self._reader, self._jitter = order, reader, jitter
 
     def batch(self, numbers: Sequence[int]) -> B:
-        """The samples with these numbers."""
+        """Make a batch of the samples with these numbers."""
         frames, points, shifts, ids = [], [], [], []
         for n in numbers:
             draw = self._order.draw(n)
             sample_frames, sample_points = self._sample(draw.clip.clip_id, draw.rng)
-            frames.append(np.stack(sample_frames))
-            points.append(np.stack(sample_points))
+            frames.append(np.stack(sample_frames))  # (N, H, W, 3)
+            points.append(np.stack(sample_points))  # (N, 68, 2)
             shifts.append(ColourShift.draw(draw.rng, self._jitter))
             ids.append(draw.clip.clip_id)
+        # (B, N, H, W, 3) -> (B, N, 3, H, W)
         pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3)
-        image_BN3HW = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255
-        return self._pack(tuple(ids), jitter_colours(image_BN3HW, shifts), torch.from_numpy(np.stack(points)))
+        # (B, N, 3, H, W), [0, 1]
+        images = pixels.to(torch.float32, memory_format=torch.contiguous_format) / 255
+        landmarks = torch.from_numpy(np.stack(points))  # (B, N, 68, 2) px
+        return self._pack(tuple(ids), jitter_colours(images, shifts), landmarks)
 
     @abstractmethod
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """N frames (H, W, 3) uint8 and their landmarks (68, 2)."""
+        """Choose N frames (H, W, 3) uint8 and their landmarks (68, 2)."""
 
     @abstractmethod
-    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> B:
+    def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> B:
         """The batch for the step."""
 
 
-UNMOVED = SimilarityConfig()
+NO_SIMILARITY = SimilarityConfig()  # leaves every frame as it is
 
 
 class FrameSampler(_Sampler[FrameBatch]):
@@ -230,18 +243,18 @@ class FrameSampler(_Sampler[FrameBatch]):
         self._mirrored, self._similarity = stage.mirror, stage.similarity
 
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        landmarks_T682 = self._reader.landmarks(clip_id)
-        chosen = choose_frames(landmarks_T682, 1, rng)
+        landmarks = self._reader.landmarks(clip_id)
+        chosen = choose_frames(landmarks, 1, rng)
         (frame,) = self._reader.frames(clip_id, chosen)
-        points = landmarks_T682[chosen[0]]
+        points = landmarks[chosen[0]]
         if rng.random() < self._mirrored:
             frame, points = mirror(frame, points)
-        if self._similarity != UNMOVED:
+        if self._similarity != NO_SIMILARITY:
             frame, points = Similarity.draw(rng, self._similarity, frame.shape[1]).apply(frame, points)
         return [frame], [points]
 
-    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> FrameBatch:
-        return FrameBatch(ids, image_BN3HW[:, 0], landmarks_BN682[:, 0])
+    def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> FrameBatch:
+        return FrameBatch(ids, images[:, 0], landmarks[:, 0])  # (B, 3, H, W), (B, 68, 2)
 
 
 class PairSampler(_Sampler[PairBatch]):
@@ -254,12 +267,13 @@ class PairSampler(_Sampler[PairBatch]):
         self._reversed = time_flip
 
     def _sample(self, clip_id: str, rng: np.random.Generator) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        landmarks_T682 = self._reader.landmarks(clip_id)
-        chosen = choose_frames(landmarks_T682, 2, rng)
+        landmarks = self._reader.landmarks(clip_id)
+        chosen = choose_frames(landmarks, 2, rng)
         if rng.random() < self._reversed:
             chosen.reverse()
-        return self._reader.frames(clip_id, chosen), [landmarks_T682[i] for i in chosen]
+        return self._reader.frames(clip_id, chosen), [landmarks[i] for i in chosen]
 
-    def _pack(self, ids: tuple[str, ...], image_BN3HW: Tensor, landmarks_BN682: Tensor) -> PairBatch:
-        images, points = image_BN3HW.unbind(1), landmarks_BN682.unbind(1)
-        return PairBatch(ids, images[0], images[1], points[0], points[1])
+    def _pack(self, ids: tuple[str, ...], images: Tensor, landmarks: Tensor) -> PairBatch:
+        source, driving = images.unbind(1)  # (B, 2, 3, H, W) -> two of (B, 3, H, W)
+        source_landmarks, driving_landmarks = landmarks.unbind(1)  # (B, 2, 68, 2) -> two of (B, 68, 2)
+        return PairBatch(ids, source, driving, source_landmarks, driving_landmarks)

@@ -1,8 +1,7 @@
-"""The columns of stored clips and of the quarantine, and the reasons for which a clip is refused.
+"""The format of the data set: columns of stored clips and of the quarantine, and clip ids.
 
-XXX Names of clips: ``person#video#start#end``, frames at the source's reference rate, six digits each.
-
-Ids come from metadata files and so from anywhere: each is checked before it may become part of a path.
+A clip id is ``person#video#start#end``, frames at the source's reference rate with six digits each. Ids come
+from metadata files and so from anywhere: each is checked before it becomes part of a path.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 NUM_LANDMARKS = 68
+CLIP_FILES = "split=*/[!.]*.parquet"  # below the folder of clips; a leading dot marks an incomplete file
 
 # One row is a clip, or a bounded piece of one.
 CLIP_SCHEMA = pa.schema(
@@ -28,7 +28,7 @@ CLIP_SCHEMA = pa.schema(
         ("fps", pa.float32()),  # of the stored frames
         ("height", pa.int32()),
         ("width", pa.int32()),
-        ("frames", pa.list_(pa.binary())),  # encoded pictures
+        ("frames", pa.list_(pa.binary())),  # encoded images
         (
             "landmarks",
             pa.list_(pa.list_(pa.float32(), 2 * NUM_LANDMARKS)),
@@ -51,8 +51,8 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 
 
-# No separator, no path character, no leading dot: safe as a file name on every system. A leading dash may be,
-# since one YouTube id in 64 has it: names become arguments only behind a folder or a scheme.
+# No separator, no path character, no leading dot: safe as a file name on every system. A leading dash is
+# allowed, since one YouTube id in 64 has it: names become arguments only behind a folder or a scheme.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _CLIP = re.compile(rf"({_NAME.pattern})#({_NAME.pattern})#(\d{{6,9}})#(\d{{6,9}})")
 
@@ -83,7 +83,7 @@ class ClipId:
 
     @classmethod
     def parse(cls, text: str) -> ClipId:
-        """The inverse of ``str``.
+        """Parse what ``str`` gives.
 
         Raises:
             ValueError: not of that form.

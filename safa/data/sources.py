@@ -1,4 +1,4 @@
-"""Where clips come from: a list of clips in videos, faces found in videos, or crops that exist already."""
+"""Sources of clips: a list of clips in videos, or a folder of crops that exist already."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ClipJob:
     person_id: str
     video_id: str
     split: str
-    video: str  # path or address of a video, or of a folder of PNGs
+    video: str  # path or URI of a video, or of a folder of PNGs
     start: int
     end: int | None
     fps: float | None
@@ -40,12 +40,12 @@ class ClipJob:
     height: int | None
 
     def to_json(self) -> str:
-        """As text, for a column of a data set."""
+        """The job as text, for a column of a Ray data set."""
         return json.dumps([getattr(self, name) for name in self.__slots__])
 
     @classmethod
     def from_json(cls, text: str) -> ClipJob:
-        """The inverse of ``to_json``."""
+        """Read what ``to_json`` wrote."""
         fields = dict(zip(cls.__slots__, json.loads(text), strict=True))
         return cls(**fields | {"box": tuple(fields["box"]) if fields["box"] else None})
 
@@ -59,7 +59,7 @@ class Listing:
 
 
 def list_jobs(source: MetadataSource | ClipsSource) -> Listing:
-    """All clips of a source that names them.
+    """List all clips of a source that names them.
 
     Raises:
         UserError: the list or the folder is missing, lacks a column, or is empty.
@@ -106,16 +106,16 @@ def _from_metadata(source: MetadataSource) -> Listing:
     return Listing(tuple(jobs.values()), tuple(bad))
 
 
-def _csv_rows(place: Location) -> Iterator[dict[str, Any]]:
+def _csv_rows(location: Location) -> Iterator[dict[str, Any]]:
     try:
-        with open_text(place) as file:
+        with open_text(location) as file:
             reader = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise UserError(f"lacks the columns {', '.join(missing)}", str(place))
+                raise UserError(f"lacks the columns {', '.join(missing)}", str(location))
             yield from reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the list ({error})", str(place), "Check source.csv.") from None
+        raise UserError(f"cannot read the list ({error})", str(location), "Check source.csv.") from None
 
 
 def _job_of_row(row: Mapping[str, Any], videos: Path) -> ClipJob:
@@ -145,36 +145,36 @@ def _job_of_row(row: Mapping[str, Any], videos: Path) -> ClipJob:
 
 
 def contents(folder: Location, what: str) -> list[Entry]:
-    """What is in a source's folder, in order of names.
+    """List a source's folder in the order of names.
 
     Args:
-        what: it should hold, for the error.
+        what: what the folder should hold, for the error.
 
     Raises:
         UserError: no such folder, or it cannot be read.
     """
     try:
         return sorted(entries(folder))
-    except (OSError, ValueError) as error:  # an address may be no address
+    except (OSError, ValueError) as error:  # or a malformed URI
         reason = "" if isinstance(error, FileNotFoundError | NotADirectoryError) else f" ({error})"
         raise UserError(f"no such folder of {what}{reason}", str(folder), "Check source.folder.") from None
 
 
-def is_picture_folder(entry: Entry) -> bool:
+def is_image_folder(entry: Entry) -> bool:
     """Whether a clip is stored as a folder of numbered PNGs."""
-    return entry.is_folder and any(child.suffix == ".png" for child in entries(entry.where))
+    return entry.is_folder and any(child.suffix == ".png" for child in entries(entry.location))
 
 
 def _from_folder(source: ClipsSource) -> Listing:
     jobs: dict[str, ClipJob] = {}
     bad = []
     for entry in contents(source.folder, "clips"):
-        if entry.suffix != ".mp4" and not is_picture_folder(entry):
+        if entry.suffix != ".mp4" and not is_image_folder(entry):
             continue
         try:
             job = _job_of_file(entry, source)
             if job.clip_id in jobs:
-                raise ValueError(f"clip {job.clip_id} is there as a video too")
+                raise ValueError(f"clip {job.clip_id} exists as a video too")
             jobs[job.clip_id] = job
         except ValueError as error:
             bad.append(Failure(entry.name, FailureCode.BAD_ROW, str(error)))
@@ -182,15 +182,15 @@ def _from_folder(source: ClipsSource) -> Listing:
 
 
 def _job_of_file(entry: Entry, source: ClipsSource) -> ClipJob:
-    """What is named as a clip keeps that id; any other is a clip, a video and a person of its own."""
+    """A file named by a clip id keeps it; any other is a clip, a video and a person of its own."""
     name = entry.stem
     try:
         clip = ClipId.parse(name)
         clip_id, person, video, start = name, clip.person_id, clip.video_id, clip.start
     except ValueError:
         if not is_safe_name(name):
-            raise ValueError(f"{entry.name!r} is not a name for a clip: use letters, digits, _ . -") from None
+            raise ValueError(f"{entry.name!r}: unsuitable file name; use letters, digits, _ . -") from None
         clip_id = person = video = name
         start = 0
     fps = source.fps if entry.is_folder else None
-    return ClipJob(clip_id, person, video, source.split, entry.where, start, None, fps, None, None, None)
+    return ClipJob(clip_id, person, video, source.split, entry.location, start, None, fps, None, None, None)

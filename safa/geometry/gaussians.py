@@ -1,6 +1,4 @@
-"""Gaussian maps: a soft picture of where a point is.
-
-XXX Downsampling that blurs first."""
+"""Gaussians: soft maps of where points are, and the blur before downsampling."""
 
 from __future__ import annotations
 
@@ -11,21 +9,22 @@ from torch import Tensor, nn
 from safa.geometry.grids import identity_grid
 
 
-def gaussian_maps(points_BK2: Tensor, size: tuple[int, int], variance: float) -> Tensor:
+def gaussian_maps(points: Tensor, size: tuple[int, int], variance: float) -> Tensor:
     """``exp(-|z - p|^2 / (2 variance))`` over the corner-aligned grid: (B, K, h, w), peak 1.
 
     Args:
-        points_BK2: normalised positions.
+        points: normalised positions.
         size: (h, w) of the maps.
         variance: in normalised units squared.
 
     Source: First Order Motion Model (Siarohin et al., 2019), equation (6).
     """
     height, width = size
-    grid_hw2 = identity_grid(height, width, dtype=points_BK2.dtype, device=points_BK2.device)
+    grid = identity_grid(height, width, dtype=points.dtype, device=points.device)
     # x and y separate: one exponential per row and column instead of one per pixel.
-    falloff_x = (grid_hw2[0, :, 0] - points_BK2[..., 0, None]).square() * (-0.5 / variance)  # (B, K, w)
-    falloff_y = (grid_hw2[:, 0, 1] - points_BK2[..., 1, None]).square() * (-0.5 / variance)  # (B, K, h)
+    falloff_x = (grid[0, :, 0] - points[..., 0, None]).square() * (-0.5 / variance)  # (B, K, w)
+    falloff_y = (grid[:, 0, 1] - points[..., 1, None]).square() * (-0.5 / variance)  # (B, K, h)
+    # (B, K, h, 1) * (B, K, 1, w) -> (B, K, h, w)
     return torch.exp(falloff_y)[..., :, None] * torch.exp(falloff_x)[..., None, :]
 
 
@@ -49,6 +48,7 @@ class AntiAlias(nn.Module):
         radius = round(4 * sigma)
         self.stride = int(1 / scale)
         self.is_identity = radius == 0 and self.stride == 1
+        # (1, 1, k, k) -> (C, 1, k, k)
         self.register_buffer("weight", _gaussian_kernel(sigma, radius).repeat(channels, 1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -62,5 +62,5 @@ def _gaussian_kernel(sigma: float, radius: int) -> Tensor:
     """A normalised Gaussian (1, 1, 2 radius + 1, 2 radius + 1); a single 1 for radius 0."""
     offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
     line = torch.exp(-offset.square() / (2 * sigma**2)) if radius else torch.ones(1)
-    kernel = line[:, None] * line[None, :]
-    return (kernel / kernel.sum())[None, None]
+    kernel = line[:, None] * line[None, :]  # (k, 1) * (1, k) -> (k, k)
+    return (kernel / kernel.sum())[None, None]  # (k, k) -> (1, 1, k, k)

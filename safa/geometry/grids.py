@@ -19,10 +19,11 @@ def identity_grid(
         raise ValueError(f"a corner-aligned grid needs 2 pixels a side, got {height} x {width}")
     x = 2 * (torch.arange(width, dtype=dtype, device=device) / (width - 1)) - 1
     y = 2 * (torch.arange(height, dtype=dtype, device=device) / (height - 1)) - 1
+    # (W,) and (H, 1) -> (H, W, 2)
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
 
 
-def warp(image: Tensor, grid_BHW2: Tensor, padding: Padding = "zeros") -> Tensor:
+def warp(image: Tensor, grid: Tensor, padding: Padding = "zeros") -> Tensor:
     """Read ``image`` (B, C, h, w) at normalised positions (B, H, W, 2): (B, C, H, W), bilinear.
 
     The grid is corner-aligned and the sampling is not (``align_corners=False``): an identity grid shrinks the
@@ -30,7 +31,7 @@ def warp(image: Tensor, grid_BHW2: Tensor, padding: Padding = "zeros") -> Tensor
     it stays, and stays here alone. ``padding`` is what lies outside: zeros, or the picture reflected, which
     only the equivariance transform uses.
     """
-    return F.grid_sample(image, grid_BHW2, mode="bilinear", padding_mode=padding, align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

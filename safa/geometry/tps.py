@@ -1,6 +1,6 @@
 """Random smooth deformations of the plane, for the equivariance loss.
 
-Source: First Order Motion Model (Siarohin et al., 2019), section 3.1 and appendix; MODEL.md, section 7.
+Source: First Order Motion Model (Siarohin et al., 2019), section 3.1 and appendix; docs/model.md, section 7.
 """
 
 from __future__ import annotations
@@ -54,26 +54,29 @@ class EquivarianceTransform:
         """T of points (B, N, 2)."""
         distance = self._offsets(points).abs().sum(-1)  # (B, N, C)
         bend = (self.control_params * distance.square() * torch.log(distance + EPSILON)).sum(-1, keepdim=True)
+        # (B, N, 2) @ (B, 2, 2) + (B, 1, 2) + (B, N, 1) -> (B, N, 2)
         return points @ self.theta[:, :, :2].transpose(1, 2) + self.theta[:, None, :, 2] + bend
 
     def jacobian(self, points: Tensor) -> Tensor:
         """dT/dp at points (B, N, 2): (B, N, 2, 2), rows are T's x and y. Differentiable in the points."""
-        offsets = self._offsets(points)
-        distance = offsets.abs().sum(-1)
+        offsets = self._offsets(points)  # (B, N, C, 2)
+        distance = offsets.abs().sum(-1)  # (B, N, C)
         slope = 2 * distance * torch.log(distance + EPSILON) + distance.square() / (distance + EPSILON)
-        bend = ((self.control_params * slope).unsqueeze(-1) * offsets.sign()).sum(-2)  # (B, N, 2)
-        return self.theta[:, None, :, :2] + bend.unsqueeze(-2)
+        # (B, N, C, 1) * (B, N, C, 2) -> (B, N, 2)
+        bend = ((self.control_params * slope).unsqueeze(-1) * offsets.sign()).sum(-2)
+        return self.theta[:, None, :, :2] + bend.unsqueeze(-2)  # (B, 1, 2, 2) + (B, N, 1, 2) -> (B, N, 2, 2)
 
     def warp_frame(self, image: Tensor) -> Tensor:
         """Read ``image`` (B, C, H, W) at T(pixel), reflected at the border: the same shape."""
         height, width = image.shape[-2:]
-        grid_HW2 = identity_grid(height, width, dtype=image.dtype, device=image.device)
-        points = grid_HW2.reshape(1, height * width, 2).expand(len(image), -1, -1)
-        moved = self.warp_points(points).reshape(len(image), height, width, 2)
+        grid = identity_grid(height, width, dtype=image.dtype, device=image.device)
+        points = grid.reshape(1, height * width, 2).expand(len(image), -1, -1)  # (H, W, 2) -> (B, H*W, 2)
+        moved = self.warp_points(points).reshape(len(image), height, width, 2)  # (B, H*W, 2) -> (B, H, W, 2)
         return warp(image, moved, padding="reflection")
 
     def _offsets(self, points: Tensor) -> Tensor:
-        """From every control point to every point: (B, N, C, 2)."""
+        """Vectors from every control point to every point: (B, N, C, 2)."""
         side = round(self.control_params.shape[-1] ** 0.5)
+        # (n, n, 2) -> (C, 2), row by row
         control = identity_grid(side, side, dtype=points.dtype, device=points.device).reshape(-1, 2)
-        return points.unsqueeze(2) - control
+        return points.unsqueeze(2) - control  # (B, N, 1, 2) - (C, 2) -> (B, N, C, 2)

@@ -1,7 +1,7 @@
 """The 3D head: its arrays (``assets``), blend skinning and camera (``model``), rasteriser and renderer.
 
 ``builtin`` makes a head that needs no download. It is built from ``assets``, so the choice between it and a
-file is made here, one floor above both.
+file is made here, above both.
 """
 
 from __future__ import annotations

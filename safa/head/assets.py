@@ -2,7 +2,7 @@
 
 FLAME's files are turned into this by ``safa.head.flame_files``; ``safa.head.builtin`` makes one that needs no
 download; a released checkpoint holds one (``HeadAssets.from_state_dict``).
-Source: FLAME (Li et al., 2017); MODEL.md, section 3.
+Source: FLAME (Li et al., 2017); docs/model.md, section 3.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from safa.files import atomic_file
 NUM_SHAPE = 100
 NUM_EXPRESSION = 50
 NUM_JOINTS = 5  # global, neck, jaw, left eye, right eye
-NUM_POSE_FEATURES = 9 * (NUM_JOINTS - 1)
-NUM_CONTOUR = 17
-NUM_INNER = 51
+NUM_POSE_FEATURES = 9 * (NUM_JOINTS - 1)  # 3 x 3 entries of every rotation but the root's
+NUM_CONTOUR = 17  # landmarks 0..16, along the jaw
+NUM_INNER = 51  # landmarks 17..67
 NUM_LANDMARKS = NUM_CONTOUR + NUM_INNER
 NUM_YAWS = 79  # contour rows: yaw 0..39 degrees, then -1..-39
 
@@ -104,9 +104,9 @@ class HeadAssets:
         assets = cls(
             v_template=get("flame.v_template"),
             faces=get("flame.faces_tensor"),
-            shapedirs=shapedirs[..., :NUM_SHAPE].contiguous(),
-            expressiondirs=shapedirs[..., NUM_SHAPE:].contiguous(),
-            posedirs=posedirs.T.reshape(-1, 3, len(posedirs)).contiguous(),
+            shapedirs=shapedirs[..., :NUM_SHAPE].contiguous(),  # (V, 3, 100)
+            expressiondirs=shapedirs[..., NUM_SHAPE:].contiguous(),  # (V, 3, 50)
+            posedirs=posedirs.T.reshape(-1, 3, len(posedirs)).contiguous(),  # (36, V*3) -> (V, 3, 36)
             J_regressor=get("flame.J_regressor"),
             parents=get("flame.parents"),
             lbs_weights=get("flame.lbs_weights"),
@@ -116,6 +116,7 @@ class HeadAssets:
             dynamic_lmk_bary=get("flame.dynamic_lmk_bary_coords"),
             full_lmk_faces=get("flame.full_lmk_faces_idx")[0],
             full_lmk_bary=get("flame.full_lmk_bary_coords")[0],
+            # (T, 2); v turns up again, [0, 1]
             uv_coords=torch.stack([(uv[:, 0] + 1) / 2, (1 - uv[:, 1]) / 2], dim=-1),
             uv_faces=get("uvfaces")[0],
             face_mask=get("uv_face_mask")[0, 0],
@@ -138,19 +139,15 @@ class HeadAssets:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in names}
         except KeyError as error:
-            raise UserError(
-                f"no array named {error}", str(path), "Make one with `safa assets convert`."
-            ) from None
+            raise UserError(f"no array named {error}", str(path), _MAKE_ONE) from None
         except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            raise UserError(
-                "not a head file (.npz)", str(path), "Make one with `safa assets convert`."
-            ) from None
+            raise UserError("not a head file (.npz)", str(path), _MAKE_ONE) from None
         assets = cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         assets.validate(str(path))
         return assets
 
     def save(self, path: Path) -> None:
-        """Write one ``.npz``; it is written atomically."""
+        """Write one ``.npz``, atomically."""
         arrays = {f.name: getattr(self, f.name).cpu().numpy() for f in dataclasses.fields(self)}
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -26,7 +26,7 @@ from safa.safe_pickle import dense, load_data_pickle, load_object_npy
 NUM_SHAPE = 100  # identity components SAFA uses, the file's 0..99
 NUM_EXPRESSION = 50  # expression components SAFA uses
 FIRST_EXPRESSION = 300  # where the file's expression components begin
-ROOT_PARENT = 4294967295  # how kintree_table marks the root (uint32 -1)
+ROOT_PARENT = 4294967295  # mark of the root in kintree_table: -1 as uint32
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]
@@ -141,8 +141,9 @@ def read_landmark_embedding(path: Path) -> dict[str, Floats | Ints]:
                 f"'{name}' has shapes {faces.shape} and {bary.shape}, not {faces_shape} and {bary_shape}",
                 str(path),
             )
+        # "full_lmk" comes as (1, 68) -> (68,); the others have their shape already.
         arrays[f"{name}_faces"] = faces.reshape(faces_shape).astype(np.int64)
-        arrays[f"{name}_bary"] = bary.reshape(bary_shape).astype(np.float32)
+        arrays[f"{name}_bary"] = bary.reshape(bary_shape).astype(np.float32)  # (1, 68, 3) -> (68, 3)
     return arrays
 
 

@@ -1,10 +1,8 @@
 """The head model: coefficients to vertices and landmarks by blend shapes and linear blend skinning.
 
-B batch, V vertices, J = 5 joints (global, neck, jaw, left eye, right eye).
-Source: FLAME (Li et al., 2017), equations (2) to (5); MODEL.md, section 3.
-
-
-XXX From the head's metres to the screen."""
+A weak-perspective camera then takes them from metres to the screen.
+B batch, V vertices, J = 5 joints (global, neck, jaw, left eye, right eye), L landmarks.
+Source: FLAME (Li et al., 2017), equations (2) to (5); docs/model.md, section 3."""
 
 from __future__ import annotations
 
@@ -48,6 +46,7 @@ class HeadCode:
     @classmethod
     def from_raw(cls, raw: Tensor) -> HeadCode:
         """Split the estimator's linear output (B, 159) and bring the camera into its range."""
+        # (B, 159) -> (B, 100), (B, 50), (B, 3), (B, 3), (B, 1), (B, 2)
         shape, expression, rotation, jaw, scale, translation = torch.split(raw, list(RAW_SIZES), dim=1)
         return cls(shape, expression, rotation, jaw, scale + SCALE_OFFSET, torch.sigmoid(translation) - 0.5)
 
@@ -110,8 +109,8 @@ class HeadModel(nn.Module):
         buffers = {
             "faces_tensor": assets.faces,
             "v_template": assets.v_template,
-            "shapedirs": torch.cat([assets.shapedirs, assets.expressiondirs], dim=-1),
-            "posedirs": assets.posedirs.flatten(0, 1).T.contiguous(),
+            "shapedirs": torch.cat([assets.shapedirs, assets.expressiondirs], dim=-1),  # (V, 3, 150)
+            "posedirs": assets.posedirs.flatten(0, 1).T.contiguous(),  # (V, 3, 36) -> (36, V*3)
             "J_regressor": assets.J_regressor,
             "parents": assets.parents,
             "lbs_weights": assets.lbs_weights,
@@ -119,8 +118,8 @@ class HeadModel(nn.Module):
             "lmk_bary_coords": assets.static_lmk_bary,
             "dynamic_lmk_faces_idx": assets.dynamic_lmk_faces,
             "dynamic_lmk_bary_coords": assets.dynamic_lmk_bary,
-            "full_lmk_faces_idx": assets.full_lmk_faces[None],
-            "full_lmk_bary_coords": assets.full_lmk_bary[None],
+            "full_lmk_faces_idx": assets.full_lmk_faces[None],  # (68,) -> (1, 68)
+            "full_lmk_bary_coords": assets.full_lmk_bary[None],  # (68, 3) -> (1, 68, 3)
             "neck_kin_chain": torch.tensor([NECK, 0]),
         }
         for name, tensor in buffers.items():
@@ -131,46 +130,50 @@ class HeadModel(nn.Module):
         """Vertices and landmarks on the screen."""
         vertices = self.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw)
         landmarks = self._landmarks(vertices, self._contour_row(code.rotation))
-        fixed = self._on_faces(
+        fixed = self._on_faces(  # (B, 68, 3)
             vertices, self.full_lmk_faces_idx.expand(len(vertices), -1), self.full_lmk_bary_coords
         )
-        on_screen = weak_perspective(
+        on_screen = weak_perspective(  # (B, V + 136, 3)
             torch.cat([vertices, landmarks, fixed], dim=1), code.scale, code.translation
         )
         counts = [vertices.shape[1], landmarks.shape[1], fixed.shape[1]]
-        return HeadGeometry(*torch.split(on_screen, counts, dim=1))
+        return HeadGeometry(*torch.split(on_screen, counts, dim=1))  # (B, V, 3), (B, 68, 3), (B, 68, 3)
 
     def vertices_in_model_space(
         self, shape: Tensor, expression: Tensor, rotation: Tensor, jaw: Tensor
     ) -> Tensor:
         """Posed vertices (B, V, 3) in metres, before any camera; arguments as in ``HeadCode``."""
         batch = len(shape)
-        coefficients = torch.cat([shape, expression], dim=1)
+        coefficients = torch.cat([shape, expression], dim=1)  # (B, 150)
+        # (V, 3) + (B, 150) @ (150, V*3) -> (B, V, 3)
         shaped = self.v_template + (coefficients @ self.shapedirs.flatten(0, 1).T).reshape(batch, -1, 3)
         joints = self.J_regressor @ shaped  # (B, J, 3)
-        neck, eyes = self.neck_pose.expand(batch, -1), self.eye_pose.expand(batch, -1)
+        neck, eyes = self.neck_pose.expand(batch, -1), self.eye_pose.expand(batch, -1)  # (B, 3), (B, 6)
+        # (B, 15) -> (B, J, 3)
         pose = torch.cat([rotation, neck, jaw, eyes], dim=1).reshape(batch, NUM_JOINTS, 3)
         rotations = axis_angle_to_matrix(pose)  # (B, J, 3, 3)
         identity = torch.eye(3, dtype=pose.dtype, device=pose.device)
         pose_features = (rotations[:, 1:] - identity).flatten(1)  # (B, 36)
-        posed = shaped + (pose_features @ self.posedirs).reshape(batch, -1, 3)
-        rotation_BJ33, offset_BJ3 = self._chain(rotations, joints)
+        posed = shaped + (pose_features @ self.posedirs).reshape(batch, -1, 3)  # (B, V*3) -> (B, V, 3)
+        joint_rotations, joint_offsets = self._chain(rotations, joints)
         # Each vertex gets the weighted mean of the joints' rigid motions.
-        blended = self.lbs_weights @ torch.cat([rotation_BJ33.flatten(2), offset_BJ3], dim=2)
-        rotation_BV33 = blended[..., :9].reshape(batch, -1, 3, 3)
-        return (rotation_BV33 * posed.unsqueeze(2)).sum(-1) + blended[..., 9:]
+        # (V, J) @ (B, J, 9 + 3) -> (B, V, 12)
+        blended = self.lbs_weights @ torch.cat([joint_rotations.flatten(2), joint_offsets], dim=2)
+        vertex_rotations = blended[..., :9].reshape(batch, -1, 3, 3)  # (B, V, 9) -> (B, V, 3, 3)
+        return (vertex_rotations * posed.unsqueeze(2)).sum(-1) + blended[..., 9:]  # (B, V, 3)
 
     def _chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
         """Rigid motion ``x -> R x + t`` of each joint along the tree: (B, J, 3, 3) and (B, J, 3)."""
         world_rotations, world_joints = [rotations[:, 0]], [joints[:, 0]]
         for joint in range(1, NUM_JOINTS):
             parent = self._parents[joint]
-            bone = (joints[:, joint] - joints[:, parent]).unsqueeze(-1)
+            bone = (joints[:, joint] - joints[:, parent]).unsqueeze(-1)  # (B, 3) -> (B, 3, 1)
             world_rotations.append(world_rotations[parent] @ rotations[:, joint])
-            world_joints.append((world_rotations[parent] @ bone).squeeze(-1) + world_joints[parent])
-        rotation_BJ33 = torch.stack(world_rotations, dim=1)
-        rest = (rotation_BJ33 @ joints.unsqueeze(-1)).squeeze(-1)
-        return rotation_BJ33, torch.stack(world_joints, dim=1) - rest
+            world_joints.append((world_rotations[parent] @ bone).squeeze(-1) + world_joints[parent])  # (B, 3)
+        joint_rotations = torch.stack(world_rotations, dim=1)  # (B, J, 3, 3)
+        # (B, J, 3, 3) @ (B, J, 3, 1) -> (B, J, 3)
+        rest = (joint_rotations @ joints.unsqueeze(-1)).squeeze(-1)
+        return joint_rotations, torch.stack(world_joints, dim=1) - rest  # (B, J, 3, 3), (B, J, 3)
 
     def _contour_row(self, rotation: Tensor) -> Tensor:
         """Row of the contour table for each head's yaw: (B,) int64. Not differentiable."""
@@ -183,18 +186,19 @@ class HeadModel(nn.Module):
     def _landmarks(self, vertices: Tensor, contour_row: Tensor) -> Tensor:
         """17 contour and 51 inner landmarks: (B, 68, 3)."""
         batch = len(vertices)
-        faces = torch.cat(
+        faces = torch.cat(  # (B, 17) and (51,) -> (B, 68)
             [self.dynamic_lmk_faces_idx[contour_row], self.lmk_faces_idx.expand(batch, -1)], dim=1
         )
-        bary = torch.cat(
+        bary = torch.cat(  # (B, 17, 3) and (51, 3) -> (B, 68, 3)
             [self.dynamic_lmk_bary_coords[contour_row], self.lmk_bary_coords.expand(batch, -1, -1)], dim=1
         )
         return self._on_faces(vertices, faces, bary)
 
-    def _on_faces(self, vertices: Tensor, faces_BL: Tensor, bary: Tensor) -> Tensor:
+    def _on_faces(self, vertices: Tensor, faces: Tensor, bary: Tensor) -> Tensor:
         """Points given by face and barycentric weights (B or 1, L, 3): (B, L, 3)."""
-        corners = self.faces_tensor[faces_BL]  # (B, L, 3)
-        sample = torch.arange(len(vertices), device=vertices.device)[:, None, None]
+        corners = self.faces_tensor[faces]  # (B, L, 3)
+        sample = torch.arange(len(vertices), device=vertices.device)[:, None, None]  # (B, 1, 1)
+        # (B, L, 3 corners, 3) * (B, L, 3, 1) -> (B, L, 3)
         return (vertices[sample, corners] * bary.unsqueeze(-1)).sum(dim=2)
 
 
@@ -207,6 +211,7 @@ def weak_perspective(points: Tensor, scale: Tensor, translation: Tensor) -> Tens
         scale: (B, 1); 10 makes 0.1 m reach from the centre to the border.
         translation: (B, 2), metres.
     """
-    x, y, z = points.unbind(-1)
-    tx, ty = translation.unbind(-1)
+    x, y, z = points.unbind(-1)  # (B, N, 3) -> three of (B, N)
+    tx, ty = translation.unbind(-1)  # (B, 2) -> two of (B,)
+    # three of (B, N) -> (B, N, 3)
     return torch.stack([scale * (x + tx[:, None]), -scale * (y + ty[:, None]), -scale * z], dim=-1)

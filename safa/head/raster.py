@@ -25,9 +25,9 @@ from torch import Tensor
 
 from safa.errors import UserError
 
-AREA_EPSILON = 1e-8
+AREA_EPSILON = 1e-8  # screen units squared; a face of less covers nothing
 NOTHING = 2**63 - 1  # key of a pixel no face has reached: greater than every (depth, face)
-FACE_BITS = 32  # of the key
+FACE_BITS = 32  # low bits of the key; the depth's 32 stand above them
 SLACK = 1 / 64  # px around a row's span; rounding may move an edge by much less
 FLAT = 1e-4  # height below which an edge's crossing with a row is too ill-conditioned to be computed
 # Candidate pixels worked on at once: few enough for the cache on a CPU, enough to fill a GPU.
@@ -83,7 +83,7 @@ def make_rasterizer(name: str) -> Rasterizer:
 
 
 def interpolate(fragments: Fragments, face_attributes: Tensor) -> Tensor:
-    """A picture of what the corners of each face carry: (B, D, S, S), 0 where nothing is hit.
+    """Draw what the corners of each face carry: (B, D, S, S), 0 where nothing is hit.
 
     Args:
         face_attributes: (B or 1, F, 3, D), a value for each corner of each face.
@@ -95,7 +95,7 @@ def interpolate(fragments: Fragments, face_attributes: Tensor) -> Tensor:
 
 
 def interpolate_vertices(fragments: Fragments, vertex_attributes: Tensor, faces: Tensor) -> Tensor:
-    """As ``interpolate``, for values that faces share at their vertices.
+    """Do what ``interpolate`` does, for values that faces share at their vertices.
 
     The same as ``interpolate(fragments, vertex_attributes[:, faces])`` without that large tensor.
 
@@ -104,24 +104,24 @@ def interpolate_vertices(fragments: Fragments, vertex_attributes: Tensor, faces:
         faces: (F, 3).
     """
     pixels, mesh, face = _hits(fragments.face_index)
-    corners = (mesh * vertex_attributes.shape[1])[:, None] + faces[face]
-    values = vertex_attributes.flatten(0, 1).index_select(0, corners.flatten())
-    return _blend(fragments, pixels, values.reshape(len(pixels), 3, -1))
+    corners = (mesh * vertex_attributes.shape[1])[:, None] + faces[face]  # (P, 1) + (P, 3) -> (P, 3)
+    values = vertex_attributes.flatten(0, 1).index_select(0, corners.flatten())  # (B*V, D) -> (P*3, D)
+    return _blend(fragments, pixels, values.reshape(len(pixels), 3, -1))  # (P*3, D) -> (P, 3, D)
 
 
 def _hits(face_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the P pixels that hit something: flat index, mesh and face, (P,) each."""
-    flat = face_index.flatten()
-    pixels = (flat >= 0).nonzero().squeeze(1)
+    """Flat index, mesh and face of the P pixels that hit something, (P,) each."""
+    flat = face_index.flatten()  # (B, S, S) -> (B*S*S,)
+    pixels = (flat >= 0).nonzero().squeeze(1)  # (P, 1) -> (P,)
     return pixels, pixels // face_index[0].numel(), flat[pixels]
 
 
-def _blend(fragments: Fragments, pixels: Tensor, values_P3D: Tensor) -> Tensor:
+def _blend(fragments: Fragments, pixels: Tensor, values: Tensor) -> Tensor:
     """Weigh corner values with the barycentric weights and lay them out as a picture (B, D, S, S)."""
-    weights = fragments.bary.reshape(-1, 3).index_select(0, pixels)
-    blended = (values_P3D * weights.unsqueeze(-1)).sum(1)
+    weights = fragments.bary.reshape(-1, 3).index_select(0, pixels)  # (B, S, S, 3) -> (B*S*S, 3) -> (P, 3)
+    blended = (values * weights.unsqueeze(-1)).sum(1)  # (P, 3, D) * (P, 3, 1) -> (P, D)
     picture = blended.new_zeros(fragments.face_index.numel(), blended.shape[1]).index_copy(0, pixels, blended)
-    return picture.reshape(*fragments.face_index.shape, -1).movedim(-1, 1)
+    return picture.reshape(*fragments.face_index.shape, -1).movedim(-1, 1)  # (B*S*S, D) -> (B, D, S, S)
 
 
 # ---- native ------------------------------------------------------------------------------------------------
@@ -137,23 +137,24 @@ def rasterize(vertices: Tensor, faces: Tensor, size: int) -> Fragments:
         face_index = _nearest_faces(vertices.detach().float(), faces, size)
     pixels, mesh, face = _hits(face_index)
     corners = (mesh * vertices.shape[1])[:, None] + faces[face]  # (P, 3)
+    # (B*V, 3) -> (3*P, 3) -> three of (3 corners, P)
     x, y, z = vertices.reshape(-1, 3).index_select(0, corners.T.flatten()).reshape(3, -1, 3).unbind(2)
     px = _pixel_centre(pixels % size, size, vertices.dtype)
     py = _pixel_centre(pixels // size % size, size, vertices.dtype)
     edges = [(px - x[a]) * (y[b] - y[a]) - (py - y[a]) * (x[b] - x[a]) for a, b in ((1, 2), (2, 0), (0, 1))]
     area = _double_area(x, y) + AREA_EPSILON
-    bary = torch.stack(edges, dim=1) / area[:, None]
+    bary = torch.stack(edges, dim=1) / area[:, None]  # three of (P,) -> (P, 3)
     depth = bary[:, 0] * z[0] + bary[:, 1] * z[1] + bary[:, 2] * z[2]
     count, shape = face_index.numel(), face_index.shape
     return Fragments(
         face_index,
-        vertices.new_full((count,), -1).index_copy(0, pixels, depth).reshape(shape),
-        vertices.new_full((count, 3), -1).index_copy(0, pixels, bary).reshape(*shape, 3),
+        vertices.new_full((count,), -1).index_copy(0, pixels, depth).reshape(shape),  # (B*S*S,) -> (B, S, S)
+        vertices.new_full((count, 3), -1).index_copy(0, pixels, bary).reshape(*shape, 3),  # (B, S, S, 3)
     )
 
 
 def _nearest_faces(vertices: Tensor, faces: Tensor, size: int) -> Tensor:
-    """(B, S, S) int64, -1 where nothing is.
+    """Find the nearest face of each pixel: (B, S, S) int64, -1 where nothing is.
 
     Each face becomes the rows it crosses, each row the pixels between its edges. Every such candidate offers
     the key (depth, face) to its pixel, and the smallest offer stays: depth is not negative, so the bits of
@@ -161,7 +162,7 @@ def _nearest_faces(vertices: Tensor, faces: Tensor, size: int) -> Tensor:
     """
     batch = len(vertices)
     corners = _corners_of_all(vertices, faces)  # (9, B*F)
-    x, y, z = corners.reshape(3, 3, -1)
+    x, y, z = corners.reshape(3, 3, -1)  # (9, B*F) -> three of (3 corners, B*F)
     rows, num_rows = _span(y.amin(0), y.amax(0), size)
     _, num_columns = _span(x.amin(0), x.amax(0), size)
     seen = (_double_area(x, y).abs() > AREA_EPSILON) & (z.amin(0) >= 0)
@@ -173,22 +174,24 @@ def _nearest_faces(vertices: Tensor, faces: Tensor, size: int) -> Tensor:
         chosen = chosen[owner]  # the face of each row
         owner, pixel, depth = _candidates(corners.index_select(1, chosen), row, size)
         mesh, face = chosen // len(faces), chosen % len(faces)
-        key = (depth.view(torch.int32).long() << FACE_BITS) | face[owner]
+        key = (depth.view(torch.int32).long() << FACE_BITS) | face[owner]  # (N,), the bits of float32
         key = torch.where(depth >= 0, key, NOTHING)
         nearest.scatter_reduce_(0, (mesh * size**2)[owner] + pixel, key, "amin")
     face_index = torch.where(nearest == NOTHING, -1, nearest & (2**FACE_BITS - 1))
-    return face_index.reshape(batch, size, size)
+    return face_index.reshape(batch, size, size)  # (B*S*S,) -> (B, S, S)
 
 
 def _corners_of_all(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Coordinates (9, B*F) of all faces: x of the three corners, then y, then z."""
+    """Gather the coordinates (9, B*F) of all faces: x of the three corners, then y, then z."""
     # All meshes in one row: one gather serves the whole batch.
+    # (B, V, 3) -> (V, 3, B) -> (V, 3*B) -> (3*F, 3*B)
     rows = vertices.permute(1, 2, 0).flatten(1).index_select(0, faces.T.flatten())
+    # (3*F, 3*B) -> (3 corners, F, 3, B) -> (3, 3 corners, B, F) -> (9, B*F)
     return rows.reshape(3, len(faces), 3, len(vertices)).permute(2, 0, 3, 1).reshape(9, -1)
 
 
 def _candidates(corners: Tensor, row: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels that faces may cover, each face on one row.
+    """List the pixels that faces may cover, each face on one row.
 
     Args:
         corners: (9, R), x then y then z of the three corners.
@@ -199,15 +202,16 @@ def _candidates(corners: Tensor, row: Tensor, size: int) -> tuple[Tensor, Tensor
         pixel: (N,) row * S + column.
         depth: (N,) interpolated z, or -1 where the pixel is outside after all.
     """
-    x, y, z = corners.reshape(3, 3, -1)
+    x, y, z = corners.reshape(3, 3, -1)  # (9, R) -> three of (3 corners, R)
     # Edge k runs from corner k+1 to corner k+2, so it faces corner k and carries its weight.
     start_x, start_y = x.roll(-1, 0), y.roll(-1, 0)
     dx, dy = x.roll(-2, 0) - start_x, y.roll(-2, 0) - start_y
     down = _pixel_centre(row, size, x.dtype) - start_y
     column, num_columns = _row_span(start_x, dx, dy, down, size)
     owner, column = _expand(column, num_columns)
-    area = _double_area(x, y)[None] + AREA_EPSILON
-    per_row = torch.cat([start_x, dy, down * dx, z, area])
+    area = _double_area(x, y)[None] + AREA_EPSILON  # (R,) -> (1, R)
+    per_row = torch.cat([start_x, dy, down * dx, z, area])  # (13, R)
+    # (13, R) -> (13, N) -> four of (3, N) and (1, N)
     start_x, dy, across, z, area = torch.split(per_row.index_select(1, owner), [3, 3, 3, 3, 1])
     bary = ((_pixel_centre(column, size, x.dtype) - start_x) * dy - across) / area
     depth = bary[0] * z[0] + bary[1] * z[1] + bary[2] * z[2]
@@ -243,16 +247,16 @@ def _expand(first: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         member: (N,) the member.
     """
     end = count.cumsum(0)
-    owner = torch.repeat_interleave(count)
+    owner = torch.repeat_interleave(count)  # (ranges,) -> (N,)
     return owner, torch.arange(len(owner), device=count.device) - (end - count - first)[owner]
 
 
 def _chunks(amounts: Tensor, limit: int) -> Iterator[Tensor]:
-    """Indices of the amounts above 0, in runs that add up to about ``limit`` each."""
-    chosen = amounts.nonzero().squeeze(1)
+    """Yield the indices of the amounts above 0, in chunks that add up to about ``limit`` each."""
+    chosen = amounts.nonzero().squeeze(1)  # (M, 1) -> (M,)
     run = amounts[chosen].cumsum(0) // limit
     sizes = torch.unique_consecutive(run, return_counts=True)[1]
-    yield from torch.split(chosen, sizes.tolist())
+    yield from torch.split(chosen, sizes.tolist())  # (M,) -> several of (m,)
 
 
 def _double_area(x: Tensor, y: Tensor) -> Tensor:
@@ -261,6 +265,7 @@ def _double_area(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _pixel_centre(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Screen coordinate of a pixel's centre, in (-1, 1)."""
     return (2 * index + 1).to(dtype) / size - 1
 
 
@@ -268,19 +273,19 @@ def _pixel_centre(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def rasterize_pytorch3d(vertices: Tensor, faces: Tensor, size: int) -> Fragments:
-    """The same ``Fragments`` by PyTorch3D, whose x and y axes point the other way."""
+    """Compute the same ``Fragments`` by PyTorch3D, whose x and y axes point the other way."""
     from pytorch3d.renderer.mesh import rasterize_meshes
     from pytorch3d.structures import Meshes
 
     flipped = vertices * vertices.new_tensor([-1, -1, 1])
     packed_index, zbuf, bary, _ = rasterize_meshes(
-        Meshes(flipped, faces.expand(len(vertices), -1, -1)),
+        Meshes(flipped, faces.expand(len(vertices), -1, -1)),  # (F, 3) -> (B, F, 3)
         image_size=size,
         blur_radius=0.0,
         faces_per_pixel=1,
         perspective_correct=False,
     )
     # PyTorch3D counts the faces of a batch through.
-    first = torch.arange(len(vertices), device=faces.device)[:, None, None] * len(faces)
-    packed_index = packed_index[..., 0]
+    first = torch.arange(len(vertices), device=faces.device)[:, None, None] * len(faces)  # (B,) -> (B, 1, 1)
+    packed_index = packed_index[..., 0]  # (B, S, S, 1) -> (B, S, S)
     return Fragments(torch.where(packed_index < 0, -1, packed_index - first), zbuf[..., 0], bary[..., 0, :])

@@ -1,7 +1,7 @@
-"""Pictures of the 3D head: texture from a photo, and one texture seen in two poses.
+"""Images of the 3D head: texture from a photo, and one texture seen in two poses.
 
-B batch, V vertices, F faces, S pixels a side of a picture, T texels a side of the albedo.
-Source: SAFA (Wang et al., 2021), section 3.1; MODEL.md, section 3.
+B batch, V vertices, F faces, S pixels a side of an image, T texels a side of the albedo.
+Source: SAFA (Wang et al., 2021), section 3.1; docs/model.md, section 3.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from safa.geometry.grids import warp
 from safa.head.model import HeadGeometry
 from safa.head.raster import Fragments, Rasterizer, interpolate, interpolate_vertices
 
-BEHIND_SCREEN = 10.0  # added to z, so that no part of a head is in front of the screen
-NORMAL_EPSILON = 1e-6
+BEHIND_SCREEN = 10.0  # screen units added to z, so that no part of a head is in front of the screen
+NORMAL_EPSILON = 1e-6  # smallest length that a normal is divided by
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class RenderedSide:
     @property
     def alpha(self) -> Tensor:
         """(B, 1, S, S): 1 where the head is, else 0."""
-        return self.fragments.hit.unsqueeze(1).to(self.uv.dtype)
+        return self.fragments.hit.unsqueeze(1).to(self.uv.dtype)  # (B, S, S) -> (B, 1, S, S)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class HeadRender:
     Attributes:
         source: (B, 3, S, S), the textured head in the source pose.
         reenact: (B, 3, S, S), the same texture in the driving pose.
-        source_mask, driving_mask: (B, 1, S, S), 1 where that picture is not black. No gradient.
+        source_mask, driving_mask: (B, 1, S, S), 1 where that image is not black. No gradient.
         source_normals, driving_normals: (B, 3, S, S).
         source_uv, driving_uv: (B, 2, S, S), texture positions.
         motion_field: (B, 2, S, S), from driving to source position, in normalised units; where to read the
@@ -93,7 +93,7 @@ def bake_texture(image: Tensor, geometry: HeadGeometry, surface: Surface, mask: 
     batch = len(image)
     texels = expand_fragments(surface.texels, batch)
     position = interpolate_vertices(texels, geometry.vertices[..., :2], surface.faces)
-    return warp(image, position.permute(0, 2, 3, 1)) * mask
+    return warp(image, position.permute(0, 2, 3, 1)) * mask  # (B, 2, T, T) -> (B, T, T, 2) -> (B, 3, T, T)
 
 
 def render_side(geometry: HeadGeometry, surface: Surface, size: int, rasterizer: Rasterizer) -> RenderedSide:
@@ -118,6 +118,7 @@ def render_pair(source: RenderedSide, driving: RenderedSide, albedo: Tensor, fac
     shift = source.geometry.vertices[..., :2] - driving.geometry.vertices[..., :2]
     motion = interpolate_vertices(driving.fragments, shift, faces)
     source_image, source_mask = _textured(source, albedo)
+    # (1 or B, 3, T, T) -> (B, 3, S, S)
     reenact, driving_mask = _textured(driving, albedo.expand(batch, -1, -1, -1))
     return HeadRender(
         source=_repeat(source_image, batch),
@@ -138,30 +139,34 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     A face's normal is computed at each of its corners anew. Where folded faces cancel out, what is left are
     the rounding errors, and published numbers hold these.
     """
-    vertices_VB3 = vertices.transpose(0, 1).contiguous()  # gathers and adds long rows, which is faster
-    corners = [vertices_VB3.index_select(0, index) for index in faces.unbind(1)]
-    sums = torch.zeros_like(vertices_VB3)
+    # (B, V, 3) -> (V, B, 3): what is gathered and added are then long rows, which is faster.
+    by_vertex = vertices.transpose(0, 1).contiguous()
+    corners = [by_vertex.index_select(0, index) for index in faces.unbind(1)]  # three of (F, B, 3)
+    sums = torch.zeros_like(by_vertex)
     for at, following, last in ((1, 2, 0), (2, 0, 1), (0, 1, 2)):
         cross = torch.linalg.cross(corners[following] - corners[at], corners[last] - corners[at])
         sums = sums.index_add(0, faces[:, at], cross)
-    return F.normalize(sums, dim=-1, eps=NORMAL_EPSILON).transpose(0, 1)
+    return F.normalize(sums, dim=-1, eps=NORMAL_EPSILON).transpose(0, 1)  # (V, B, 3) -> (B, V, 3)
 
 
 def expand_fragments(fragments: Fragments, batch: int) -> Fragments:
-    """Fragments of batch 1, seen as a larger batch."""
+    """Fragments of batch 1 seen as a larger batch, without a copy."""
     return Fragments(
-        fragments.face_index.expand(batch, -1, -1),
-        fragments.zbuf.expand(batch, -1, -1),
-        fragments.bary.expand(batch, -1, -1, -1),
+        fragments.face_index.expand(batch, -1, -1),  # (B, T, T)
+        fragments.zbuf.expand(batch, -1, -1),  # (B, T, T)
+        fragments.bary.expand(batch, -1, -1, -1),  # (B, T, T, 3)
     )
 
 
 def _textured(side: RenderedSide, albedo: Tensor) -> tuple[Tensor, Tensor]:
-    """The side's picture, and where it is not black (that part has no gradient)."""
+    """The side's image (B, 3, S, S), and where it is not black, (B, 1, S, S) without gradient."""
+    # (B, 2, S, S) -> (B, S, S, 2) -> (B, 3, S, S)
     image = warp(albedo, side.uv.permute(0, 2, 3, 1)) * side.alpha
     mask = (image.detach().sum(1, keepdim=True) != 0).to(image.dtype)
     return image, mask
 
 
 def _repeat(tensor: Tensor, batch: int) -> Tensor:
+    """A tensor of batch 1 seen as a larger batch; any other stays as it is."""
+    # (1, D, S, S) -> (B, D, S, S)
     return tensor if len(tensor) == batch else tensor.expand(batch, -1, -1, -1)

@@ -1,7 +1,7 @@
 """Building blocks of every network here: conv + norm + activation, the hourglass, the image pyramid.
 
 Shapes are (B, C, H, W). Attribute names are those of the released checkpoints, in their order.
-Source: First Order Motion Model (Siarohin et al., 2019), appendix; MODEL.md, section 1.
+Source: First Order Motion Model (Siarohin et al., 2019), appendix; docs/model.md, section 1.
 """
 
 from __future__ import annotations
@@ -70,7 +70,10 @@ class ResBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The way down of the hourglass; returns the input and every block's output."""
+    """The way down of the hourglass: (B, cin, H, W) -> the input and every block's output.
+
+    Output i is (B, c_i, H/2^i, W/2^i).
+    """
 
     def __init__(self, config: HourglassConfig, in_channels: int) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way up: after each block the encoder's output of that size is appended."""
+    """The way up of the hourglass: after each block the encoder's output of that size is appended."""
 
     def __init__(self, config: HourglassConfig) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class Decoder(nn.Module):
     def forward(self, skips: Sequence[Tensor]) -> Tensor:
         *shallower, out = skips
         for block, skip in zip(self.up_blocks, reversed(shallower), strict=True):
-            out = torch.cat([block(out), skip], dim=1)
+            out = torch.cat([block(out), skip], dim=1)  # (B, c, h, w), (B, d, h, w) -> (B, c + d, h, w)
         return out
 
 
@@ -122,7 +125,7 @@ class Hourglass(nn.Module):
 
 
 def _widths(config: HourglassConfig) -> list[int]:
-    """Channels at each depth, 0 being the full size."""
+    """Channels at each depth; depth 0 is the full size."""
     return [min(config.max_features, config.block_expansion * 2**i) for i in range(config.num_blocks + 1)]
 
 

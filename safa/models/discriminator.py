@@ -1,7 +1,7 @@
 """Multi-scale patch discriminator, shown the image and where the driving keypoints are.
 
-Source: pix2pixHD (Wang et al., 2018), section 3.2, as the First Order Motion Model uses it; MODEL.md,
-section 7.
+Source: pix2pixHD (Wang et al., 2018), section 3.2, as the First Order Motion Model uses it;
+docs/model.md, section 7.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from safa.config.model import DiscriminatorConfig, ModelConfig
 from safa.geometry.gaussians import gaussian_maps
 
-KERNEL = 4
-SLOPE = 0.2
+KERNEL = 4  # px
+SLOPE = 0.2  # of the leaky ReLU below 0
 
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """What one scale says: features, one (B, c, h, w) per block, and score (B, 1, h, w), 1 = real."""
+    """The output of one scale: features, one (B, c, h, w) per block, and score (B, 1, h, w), 1 = real."""
 
     features: tuple[Tensor, ...]
     score: Tensor
@@ -44,17 +44,19 @@ class MultiScaleDiscriminator(nn.Module):
             }
         )
 
-    def forward(self, images: Sequence[Tensor], keypoints_BK2: Tensor) -> tuple[DiscriminatorOutput, ...]:
-        """Judge an image given as one (B, 3, H*s, W*s) per scale s of the config, in that order."""
+    def forward(self, images: Sequence[Tensor], keypoints: Tensor) -> tuple[DiscriminatorOutput, ...]:
+        """Score an image given as one (B, 3, H*s, W*s) per scale s of the config, in that order.
+
+        Args:
+            keypoints: (B, K, 2), normalised positions of the driving keypoints.
+        """
         if len(images) != len(self.scales):
             raise ValueError(f"{len(images)} images for {len(self.scales)} discriminator scales")
-        return tuple(
-            disc(image, keypoints_BK2) for disc, image in zip(self.discs.values(), images, strict=True)
-        )
+        return tuple(disc(image, keypoints) for disc, image in zip(self.discs.values(), images, strict=True))
 
 
 class ScaleDiscriminator(nn.Module):
-    """Four unpadded 4x4 blocks and a 1x1 score."""
+    """Unpadded 4x4 blocks (four in the published sizes) and a 1x1 score."""
 
     def __init__(self, config: DiscriminatorConfig, in_channels: int, variance: float) -> None:
         super().__init__()
@@ -69,9 +71,9 @@ class ScaleDiscriminator(nn.Module):
         )
         self.conv = nn.Conv2d(widths[-1], 1, 1)
 
-    def forward(self, image: Tensor, keypoints_BK2: Tensor) -> DiscriminatorOutput:
+    def forward(self, image: Tensor, keypoints: Tensor) -> DiscriminatorOutput:
         size = (image.shape[-2], image.shape[-1])
-        out = torch.cat([image, gaussian_maps(keypoints_BK2, size, self.variance)], dim=1)
+        out = torch.cat([image, gaussian_maps(keypoints, size, self.variance)], dim=1)  # (B, 3 + K, h, w)
         features = []
         for block in self.down_blocks:
             out = block(out)

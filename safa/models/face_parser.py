@@ -1,7 +1,7 @@
 """Face parser: which of 19 classes (skin, brows, eyes, lips, hair, ...) each pixel belongs to.
 
 Source: BiSeNet (Yu et al., ECCV 2018), sections 3.2 and 3.3, with a ResNet-18 context path; names as in the
-published ``face-parsing.PyTorch`` weights. MODEL.md, section 8.
+published ``face-parsing.PyTorch`` weights. docs/model.md, section 9.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from safa.models.backbones.vgg19 import IMAGENET_MEAN, IMAGENET_STD
 NUM_CLASSES = 19
 INPUT_SIZE = 512  # px, square; what the published weights were trained at
 FACE_CLASSES = tuple(range(1, 16))  # skin, brows, eyes, glasses, ears, nose, mouth, neck
-HARD_THRESHOLD = 0.5
+HARD_THRESHOLD = 0.5  # of a probability in [0, 1]
 
 
 @dataclass(frozen=True)
 class ParserFeatures:
-    """Attributes: stride8 (B, 128, H/8, W/8) of the trunk; context8 and context16, the attended context at
-    strides 8 and 16, 128 channels each.
+    """Features that the output heads read.
+
+    Attributes:
+        stride8: (B, 128, H/8, W/8), of the backbone.
+        context8: (B, 128, H/8, W/8), the attended context.
+        context16: (B, 128, H/16, W/16), the same at half the resolution.
     """
 
     stride8: Tensor
@@ -47,7 +51,7 @@ class ConvBnRelu(nn.Module):
 
 
 class AttentionRefinement(nn.Module):
-    """Features weighed by a channel attention made of their global mean."""
+    """Features weighed by a channel attention computed from their global mean."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -62,7 +66,7 @@ class AttentionRefinement(nn.Module):
 
 
 class ContextPath(nn.Module):
-    """Trunk, attention refinement at strides 16 and 32, global context at 32."""
+    """Backbone, attention refinement at strides 16 and 32, global context at 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +86,7 @@ class ContextPath(nn.Module):
 
 
 class FeatureFusion(nn.Module):
-    """Trunk and context features joined, with a channel attention added."""
+    """Backbone and context features joined, with a channel attention added."""
 
     def __init__(self, in_channels: int, out_channels: int, reduction: int = 4) -> None:
         super().__init__()
@@ -91,6 +95,7 @@ class FeatureFusion(nn.Module):
         self.conv2 = nn.Conv2d(out_channels // reduction, out_channels, 1, bias=False)
 
     def forward(self, stride8: Tensor, context8: Tensor) -> Tensor:
+        # (B, 128, h, w) twice -> (B, 256, h, w)
         features: Tensor = self.convblk(torch.cat([stride8, context8], dim=1))
         attention = torch.sigmoid(self.conv2(F.relu(self.conv1(_global_mean(features)))))
         return features + features * attention
@@ -152,19 +157,19 @@ class FaceParser(nn.Module):
 
 def blend_mask(probabilities: Tensor, classes: Sequence[int] = FACE_CLASSES, *, hard: bool = False) -> Tensor:
     """Where the chosen classes are: (B, 19, H, W) -> (B, 1, H, W), soft in [0, 1] or thresholded at 0.5."""
-    mask = probabilities[:, list(classes)].sum(dim=1, keepdim=True)
+    mask = probabilities[:, list(classes)].sum(dim=1, keepdim=True)  # (B, 19, H, W) -> (B, 1, H, W)
     return (mask > HARD_THRESHOLD).to(mask.dtype) if hard else mask
 
 
 def normalise(image: Tensor) -> Tensor:
     """ImageNet normalisation of (B, 3, H, W) in [0, 1]."""
-    mean = image.new_tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1)
-    std = image.new_tensor(IMAGENET_STD).reshape(1, 3, 1, 1)
+    mean = image.new_tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1)  # (3,) -> (1, 3, 1, 1)
+    std = image.new_tensor(IMAGENET_STD).reshape(1, 3, 1, 1)  # (3,) -> (1, 3, 1, 1)
     return (image - mean) / std
 
 
 def _global_mean(x: Tensor) -> Tensor:
-    return x.mean(dim=(2, 3), keepdim=True)
+    return x.mean(dim=(2, 3), keepdim=True)  # (B, C, H, W) -> (B, C, 1, 1)
 
 
 def _nearest(x: Tensor, like: Tensor) -> Tensor:

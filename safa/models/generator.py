@@ -1,7 +1,7 @@
 """Generator: encode the source, deform it, fill what is hidden by geometry and attention, decode.
 
 Channel counts in comments are those of the published sizes.
-Source: SAFA (Wang et al., 2021), section 3.3, equations (4)-(6); MODEL.md, section 5.
+Source: SAFA (Wang et al., 2021), section 3.3, equations (4)-(6); docs/model.md, section 5.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from safa.models.dense_motion import DenseMotion, Motion
 from safa.models.keypoints import Keypoints
 from safa.precision import at_least_float32
 
-IMAGE_KERNEL = 7
-DILATIONS = (1, 2, 4, 8)
+IMAGE_KERNEL = 7  # px
+DILATIONS = (1, 2, 4, 8)  # px, of the branches beside the attention
 
 
 @dataclass(frozen=True)
 class Blend:
-    """For face swapping: keep the driving frame outside the mask.
+    """What a face swap adds: the driving frame is kept outside the mask.
 
     Attributes:
         features: (B, C, h, w), ``Generator.encode`` of the driving image.
@@ -43,8 +43,12 @@ class Blend:
 
 @dataclass(frozen=True)
 class Generated:
-    """Attributes: prediction (B, 3, H, W) in [0, 1]; deformed (B, 3, H, W), the warped source (to look at, it
-    carries no gradient); motion, the dense motion behind both.
+    """The generator's output.
+
+    Attributes:
+        prediction: (B, 3, H, W) in [0, 1].
+        deformed: (B, 3, H, W), the warped source; it is there to look at and carries no gradient.
+        motion: the dense motion behind both.
     """
 
     prediction: Tensor
@@ -53,7 +57,7 @@ class Generated:
 
 
 class Generator(nn.Module):
-    """Source image and motion to the predicted driving frame."""
+    """Predicts the driving frame from the source image and the motion."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -106,12 +110,12 @@ class Generator(nn.Module):
             blend: given only for face swapping.
         """
         motion: Motion = self.dense_motion_network(source, kp_source, kp_driving, render)
-        features = self.encode(source) if source_features is None else source_features
+        features = self.encode(source) if source_features is None else source_features  # (B, 256, H/4, W/4)
         size = (features.shape[-2], features.shape[-1])
 
         out = warp(features, _resize_grid(motion.deformation, size))
-        known = resize(motion.occlusion1, size)
-        scale, shift = self.fc_1(driving_feature), self.fc_2(driving_feature)
+        known = resize(motion.occlusion1, size)  # (B, 1, H/4, W/4)
+        scale, shift = self.fc_1(driving_feature), self.fc_2(driving_feature)  # (B, 1280) -> (B, 256) each
         out = _modulate(out, scale, shift, 1 - known)
         if blend is not None:
             out = _blend(out, blend)
@@ -119,7 +123,7 @@ class Generator(nn.Module):
         out = self._fill_in(out, resize(motion.occlusion2, size))
         for block in self.up_blocks:
             out = block(out, driving_feature)
-        prediction = torch.sigmoid(at_least_float32(self.final(out)))
+        prediction = torch.sigmoid(at_least_float32(self.final(out)))  # (B, 64, H, W) -> (B, 3, H, W)
 
         with torch.no_grad():
             image_size = (source.shape[-2], source.shape[-1])
@@ -130,6 +134,7 @@ class Generator(nn.Module):
         """Contextual attention beside dilated convolutions: (B, 256, h, w) -> the same shape."""
         attended = self.context_atten_layer(x, x, 1 - occlusion2)
         dilated = [branch(x) for branch in (self.conv00, self.conv01, self.conv02, self.conv03)]
+        # (B, 256, h, w) and four of (B, 64, h, w) -> (B, 512, h, w) -> (B, 256, h, w)
         out: Tensor = self.concat_conv(torch.cat([attended, *dilated], dim=1))
         return out
 
@@ -154,16 +159,18 @@ class GadeUpBlock(nn.Module):
         return F.relu(_modulate(h, self.fc_1(driving_feature), self.fc_2(driving_feature), mask))
 
 
-def _modulate(x: Tensor, scale_BC: Tensor, shift_BC: Tensor, mask: Tensor) -> Tensor:
+def _modulate(x: Tensor, scale: Tensor, shift: Tensor, mask: Tensor) -> Tensor:
     """GADE: ``mask * (scale * x + shift) + (1 - mask) * x`` with (B, C) scale and shift."""
-    modulated = torch.addcmul(shift_BC[..., None, None], scale_BC[..., None, None], x)
-    return torch.lerp(x, modulated, mask.expand_as(x))
+    modulated = torch.addcmul(shift[..., None, None], scale[..., None, None], x)  # (B, C) -> (B, C, 1, 1)
+    return torch.lerp(x, modulated, mask.expand_as(x))  # (B, 1 or C, H, W) -> (B, C, H, W)
 
 
 def _blend(out: Tensor, blend: Blend) -> Tensor:
     """Driving features outside the mask, ``out`` inside; the mask is anti-aliased down to their size."""
     down = AntiAlias(1, out.shape[-1] / blend.mask.shape[-1]).to(out)
-    return torch.lerp(blend.features, out, down(blend.mask).expand_as(out))
+    mask = down(blend.mask).to(out).expand_as(out)  # (1 or B, 1, h, w) -> (B, C, h, w)
+    # Under autocast the convolved features are of lower precision than what has been modulated.
+    return torch.lerp(blend.features.to(out), out, mask)
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:
@@ -171,10 +178,12 @@ def _conv_norm_relu(in_channels: int, out_channels: int, dilation: int) -> nn.Se
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
 
 
-def _resize_grid(grid_BHW2: Tensor, size: tuple[int, int]) -> Tensor:
-    if (grid_BHW2.shape[1], grid_BHW2.shape[2]) == size:
-        return grid_BHW2
-    return resize(grid_BHW2.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
+def _resize_grid(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a grid (B, h, w, 2) bilinearly to (B, H, W, 2), ``size`` = (H, W)."""
+    if (grid.shape[1], grid.shape[2]) == size:
+        return grid
+    # (B, h, w, 2) -> (B, 2, h, w) -> (B, H, W, 2)
+    return resize(grid.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
 
 def _widths(config: GeneratorConfig) -> list[int]:

@@ -1,6 +1,6 @@
 """Keypoint detector: ten learned points and the local affine frame around each.
 
-Source: First Order Motion Model (Siarohin et al., 2019), section 3.1; MODEL.md, section 2.
+Source: First Order Motion Model (Siarohin et al., 2019), section 3.1; docs/model.md, section 2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safa.geometry.grids import identity_grid
 from safa.models.blocks import Hourglass
 from safa.precision import at_least_float32, full_precision
 
-HEAD_KERNEL = 7
+HEAD_KERNEL = 7  # px, of both heads
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class KeypointDetector(nn.Module):
         nn.init.zeros_(self.jacobian.weight)
         with torch.no_grad():  # every Jacobian starts as the identity
             assert self.jacobian.bias is not None
-            self.jacobian.bias.copy_(torch.eye(2).flatten().repeat(self.num_keypoints))
+            self.jacobian.bias.copy_(torch.eye(2).flatten().repeat(self.num_keypoints))  # (2, 2) -> (4K,)
         self.down = AntiAlias(3, glass.scale_factor)
 
     def forward(self, *images: Tensor) -> tuple[Keypoints, ...]:
@@ -67,25 +67,29 @@ class KeypointDetector(nn.Module):
         heat_logits, jacobian_maps = (at_least_float32(maps) for maps in self.maps(image))
         with full_precision(image):
             batch, points, height, width = heat_logits.shape
-            heat = F.softmax(heat_logits.flatten(2) / self.temperature, dim=2)
+            heat = F.softmax(heat_logits.flatten(2) / self.temperature, dim=2)  # (B, K, h, w) -> (B, K, h*w)
             # Sums, not matrix products: torch adds pairwise in a sum, which keeps two more digits here.
+            # (h, w, 2) -> (1, 1, h*w, 2)
             grid = identity_grid(height, width, dtype=heat.dtype, device=heat.device).reshape(1, 1, -1, 2)
-            value = (heat.unsqueeze(-1) * grid).sum(dim=2)
+            value = (heat.unsqueeze(-1) * grid).sum(dim=2)  # (B, K, h*w, 1) * (1, 1, h*w, 2) -> (B, K, 2)
+            # (B, 4K, h, w) -> (B, K, 4, h*w)
             entries = jacobian_maps.reshape(batch, points, 4, height * width)
+            # (B, K, 4, h*w) * (B, K, 1, h*w) -> (B, K, 4) -> (B, K, 2, 2)
             jacobian = (entries * heat.unsqueeze(2)).sum(dim=-1).reshape(batch, points, 2, 2)
         return Keypoints(value, jacobian)
 
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Heat before the softmax (B, K, h, w) and Jacobian entries (B, 4K, h, w).
+        """Compute the heat before the softmax (B, K, h, w) and the Jacobian entries (B, 4K, h, w).
 
         The 7x7 heads are not padded, so the maps are 6 pixels smaller than the features.
         """
         features = self.predictor(self.down(image))
         # One convolution for both heads: few output channels each, so the features are read once, not twice.
-        weight = torch.cat([self.kp.weight, self.jacobian.weight])
+        weight = torch.cat([self.kp.weight, self.jacobian.weight])  # (5K, C, 7, 7)
         assert self.kp.bias is not None
         assert self.jacobian.bias is not None
-        bias = torch.cat([self.kp.bias, self.jacobian.bias])
-        both = F.conv2d(features, weight, bias)
+        bias = torch.cat([self.kp.bias, self.jacobian.bias])  # (5K,)
+        both = F.conv2d(features, weight, bias)  # (B, 5K, h, w)
+        # (B, K, h, w), (B, 4K, h, w)
         heat, jacobian = torch.split(both, [self.num_keypoints, 4 * self.num_keypoints], dim=1)
         return heat, jacobian

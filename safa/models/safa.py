@@ -1,8 +1,8 @@
-"""SAFA as a whole: who depends on whom between the three networks that animate.
+"""SAFA as a whole: how the three networks that animate depend on each other.
 
 The state dict is that of the released checkpoint, one prefix per network (``kp_detector.``, ``tdmm.``,
-``generator.``). The discriminator belongs to training and stands beside.
-Source: SAFA (Wang et al., 2021), figure 2; MODEL.md, sections 2 to 5 and 8.
+``generator.``). The discriminator belongs to training and is not part of it.
+Source: SAFA (Wang et al., 2021), figure 2; docs/model.md, sections 2 to 5 and 8.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from safa.tensor_tree import map_tensors
 
 @dataclass(frozen=True)
 class FaceState:
-    """What is known of the face in a batch of frames.
+    """What the model sees in a batch of frames.
 
     Attributes:
         keypoints: (B, K, ...).
@@ -103,7 +103,7 @@ class Safa(nn.Module):
         )
 
     def reenact(self, source: SourceCache, driving: FaceState, *, blend: Blend | None = None) -> Reenactment:
-        """Animate the source by driving states (B, ...), as ``safa.inference.motion`` has transferred them.
+        """Animate the source by driving states (B, ...), transferred by ``safa.inference.motion_transfer``.
 
         A source of batch 1 serves every driving state.
         """
@@ -125,18 +125,18 @@ class Safa(nn.Module):
 
 def _repeat(tensor: Tensor, batch: int) -> Tensor:
     """A tensor of batch 1 seen as a larger batch, without copying it."""
-    return tensor if len(tensor) == batch else tensor.expand(batch, *tensor.shape[1:])
+    return tensor if len(tensor) == batch else tensor.expand(batch, *tensor.shape[1:])  # (1, ...) -> (B, ...)
 
 
 @dataclass(frozen=True)
 class AnimatedBatch:
-    """Some consecutive driving frames and what became of them.
+    """Some consecutive driving frames and the animation that they drive.
 
     Attributes:
         driving: (B, 3, S, S) in [0, 1], on the model's device.
-        face: what the model sees in the driving frames themselves, before any transfer.
+        face: the state of the driving frames themselves, before any transfer.
         result: the source, animated.
-        mask: (B, 1, M, M) in [0, 1], in a face swap where the source's face goes.
+        mask: (B, 1, M, M) in [0, 1], where the source's face goes in a face swap; else None.
     """
 
     driving: Tensor

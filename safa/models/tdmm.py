@@ -1,9 +1,9 @@
-"""The 3DMM estimator: from a photo to a 3D head, and from 3D heads to pictures.
+"""The 3DMM estimator: from a photo to a 3D head, and from 3D heads to images.
 
 State-dict names are those of the released checkpoint. Trained are the encoder's weights alone; ``forward``
 runs exactly these, so it is what a ``DistributedDataParallel`` wrapper has to call, once a step. Geometry,
 texture and rendering hold nothing to train and are called on the bare module.
-Source: SAFA (Wang et al., 2021), section 3.1; MODEL.md, section 3.
+Source: SAFA (Wang et al., 2021), section 3.1; docs/model.md, section 3.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from safa.head.raster import Fragments, make_rasterizer, rasterize
 from safa.head.render import HeadRender, RenderedSide, Surface, bake_texture, render_pair, render_side
 from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS, load_imagenet_weights, mobilenet_v2_features
 
-PUBLISHED_SCALE = 224 / 256  # of AntiAlias; so near 1 that it changes nothing
+PUBLISHED_SCALE = 224 / 256  # of AntiAlias; so near 1 that its kernel is one pixel wide and its stride 1
 
 
 @dataclass(frozen=True)
 class HeadEstimate:
-    """What the encoder says about a batch of faces.
+    """The encoder's estimate for a batch of faces.
 
     Attributes:
         code: parameters of the 3D head.
@@ -53,7 +53,7 @@ class MobileNet(nn.Module):
             config.encoder_width, config.encoder_blocks, config.encoder_strides
         )
         linear = nn.Linear(FEATURE_CHANNELS, RAW_SIZE)
-        # Training starts from the average head in the middle of the picture.
+        # Training starts from the average head in the middle of the image.
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
         self.classifier = nn.Sequential(nn.Dropout(config.dropout), linear)
@@ -73,12 +73,12 @@ class HeadEncoder(nn.Module):
         image = self.down(image)
         if self.input_size is not None:
             image = resize(image, (self.input_size, self.input_size))
-        feature = self.model.features(image).mean(dim=(2, 3))
+        feature = self.model.features(image).mean(dim=(2, 3))  # (B, 1280, h, w) -> (B, 1280)
         return feature, self.model.classifier(feature)
 
 
 class Tdmm(nn.Module):
-    """Encoder, head model and renderer. Pictures are (B, 3, S, S) with S = ``config.image_size``."""
+    """Encoder, head model and renderer. Images are (B, 3, S, S) with S = ``config.image_size``."""
 
     uvcoords: Tensor  # (1, T, 3), [-1, 1], y down; z is 1
     uvfaces: Tensor  # (1, F, 3)
@@ -95,7 +95,7 @@ class Tdmm(nn.Module):
         self.image_size, self.uv_size = config.image_size, config.head.uv_size
         self._rasterizer = make_rasterizer(config.head.rasterizer)
         self._encoder_bn_frozen = False
-        uv_coords = torch.cat(
+        uv_coords = torch.cat(  # three of (T, 1) -> (T, 3)
             [
                 assets.uv_coords[:, :1] * 2 - 1,
                 -(assets.uv_coords[:, 1:] * 2 - 1),
@@ -103,10 +103,10 @@ class Tdmm(nn.Module):
             ],
             dim=1,
         )
-        self.register_buffer("uvcoords", uv_coords[None])
-        self.register_buffer("uvfaces", assets.uv_faces[None].clone())
-        self.register_buffer("face_uvcoords", uv_coords[assets.uv_faces][None])
-        self.register_buffer("faces", assets.faces[None].clone())
+        self.register_buffer("uvcoords", uv_coords[None])  # (1, T, 3)
+        self.register_buffer("uvfaces", assets.uv_faces[None].clone())  # (1, F, 3)
+        self.register_buffer("face_uvcoords", uv_coords[assets.uv_faces][None])  # (T, 3) -> (1, F, 3, 3)
+        self.register_buffer("faces", assets.faces[None].clone())  # (1, F, 3)
         self.register_buffer("uv_face_eye_mask", self._mask(assets.face_eye_mask))
         self.register_buffer("uv_face_mask", self._mask(assets.face_mask))
         self.encoder = HeadEncoder(config.head)
@@ -117,7 +117,7 @@ class Tdmm(nn.Module):
         self.register_load_state_dict_post_hook(lay_out_texels)  # type: ignore[no-untyped-call]
 
     def forward(self, image: Tensor) -> HeadEstimate:
-        """Everything trainable, in one call. Images (B, 3, H, W) in [0, 1].
+        """Run everything trainable in one call, on images (B, 3, H, W) in [0, 1].
 
         Samples do not meet while the encoder's BatchNorm is frozen, so source and driving images may be
         stacked.
@@ -126,7 +126,7 @@ class Tdmm(nn.Module):
         return HeadEstimate(HeadCode.from_raw(raw), feature, raw)
 
     def estimate(self, image: Tensor) -> HeadEstimate:
-        """``forward`` under the name that callers of the bare module read better."""
+        """Do what ``forward`` does, under a name that reads better where the bare module is called."""
         return self.forward(image)
 
     def geometry(self, code: HeadCode) -> HeadGeometry:
@@ -165,7 +165,7 @@ class Tdmm(nn.Module):
         load_imagenet_weights(self.encoder.model.features, path)
 
     def keep_encoder_bn_frozen(self) -> None:
-        """From now on ``train()`` leaves the encoder's BatchNorm layers in eval mode (stage 2)."""
+        """Make ``train()`` leave the encoder's BatchNorm layers in eval mode from now on (stage 2)."""
         self._encoder_bn_frozen = True
         self.train(self.training)
 
@@ -178,6 +178,8 @@ class Tdmm(nn.Module):
         return self
 
     def _mask(self, mask: Tensor) -> Tensor:
+        """A texture mask resized to (1, 1, uv_size, uv_size) by nearest neighbour."""
+        # (M, M) -> (1, 1, uv, uv)
         return F.interpolate(mask[None, None], (self.uv_size, self.uv_size)).clone()
 
 
@@ -190,7 +192,7 @@ def lay_out_texels(tdmm: Tdmm, _loaded: Any = None) -> None:
 
 @dataclass(frozen=True)
 class HeadBatch:
-    """Some consecutive frames and the heads found in them.
+    """Some consecutive frames and the 3D heads estimated in them.
 
     Attributes:
         image: (B, 3, S, S) in [0, 1].
@@ -216,7 +218,7 @@ class HeadBatch:
 
 @torch.inference_mode()
 def heads_of(tdmm: Tdmm, image: Tensor) -> HeadBatch:
-    """The heads in a batch of images (B, 3, S, S) in [0, 1]."""
+    """Estimate the heads in a batch of images (B, 3, S, S) in [0, 1]."""
     code = tdmm.estimate(image).code
     geometry = tdmm.geometry(code)
     albedo = tdmm.texture(image, geometry, with_eyes=True)

@@ -10,11 +10,11 @@ called through ``forward`` and exactly once between two backward passes:
 - ``tdmm(images)``: source and driving stacked, since its BatchNorm is fixed and samples do not meet;
 - ``generator(...)`` once;
 - ``discriminator(...)``: once in ``discriminator_step``, on real and predicted images stacked (InstanceNorm
-  keeps samples apart). In ``generator_step`` it scorers with detached parameters: nothing of it is trained
-  there, so the wrapper is passed by and no gradient is left on it.
+  keeps samples apart). In ``generator_step`` it is called with detached parameters: nothing of it is trained
+  there, so the wrapper is bypassed and no gradient is left on it.
 
 Running statistics need no broadcast when SyncBatchNorm is used: wrap with ``broadcast_buffers=False``.
-Source: MODEL.md, section 7.
+Source: docs/model.md, section 7.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Losses:
         """Sum of all terms, a scalar that carries the graph."""
         if not self.terms:
             raise ValueError("every loss weight is 0: there is nothing to train")
-        return torch.stack(list(self.terms.values())).sum()
+        return torch.stack(list(self.terms.values())).sum()  # scalars -> (terms,) -> ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Networks:
 
 
 class Criteria(nn.Module):
-    """Everything fixed that stage-2 losses are measured with: image pyramid, feature network, settings."""
+    """What the stage-2 losses need and does not learn: image pyramid, feature network, settings."""
 
     def __init__(self, config: LossConfig, model: ModelConfig) -> None:
         """Raises ``UserError`` if the perceptual backend's weights cannot be read."""
@@ -102,7 +102,7 @@ class Criteria(nn.Module):
 
 @dataclass(frozen=True)
 class StepOutputs:
-    """What a generator step made; ``discriminator_step`` and pictures read it.
+    """What a generator step computed, for ``discriminator_step`` and for images of it.
 
     ``real`` and ``fake`` are detached pyramids of the driving frame and of the prediction.
     """
@@ -123,7 +123,7 @@ class GeneratorStep:
     outputs: StepOutputs
 
 
-# ---- stage 1
+# ---- stage 1 -----------------------------------------------------------------------------------------------
 
 
 def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Losses:
@@ -140,7 +140,7 @@ def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Los
     return Losses(terms)
 
 
-# ---- stage 2
+# ---- stage 2 -----------------------------------------------------------------------------------------------
 
 
 def generator_step(
@@ -184,11 +184,11 @@ def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Crite
     """Loss of the discriminator on the frames of a generator step, all of them detached."""
     scales = criteria.discriminator_scales
     keypoints = outputs.kp_driving.value.detach()
-    images = [
+    images = [  # one (2B, 3, h, w) per scale
         torch.cat([real, fake])
         for real, fake in zip(outputs.real.at(scales), outputs.fake.at(scales), strict=True)
     ]
-    both = networks.discriminator(images, torch.cat([keypoints, keypoints]))
+    both = networks.discriminator(images, torch.cat([keypoints, keypoints]))  # two of (B, K, 2) -> (2B, K, 2)
     real, fake = zip(*(halves(output) for output in both), strict=True)
     terms = _Terms()
     terms.add(
@@ -199,7 +199,7 @@ def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Crite
     return Losses(terms)
 
 
-# ---- parts
+# ---- parts -------------------------------------------------------------------------------------------------
 
 
 class _Terms(dict[str, Tensor]):
@@ -223,6 +223,7 @@ class _Heads:
 
 
 def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
+    # two of (B, 3, H, W) -> (2B, 3, H, W)
     estimate: HeadEstimate = tdmm(torch.cat([batch.source, batch.driving]))
     bare = _tdmm(tdmm)
     with full_precision(batch.source):
@@ -231,7 +232,7 @@ def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
         source_geometry, driving_geometry = halves(bare.geometry(code))
         albedo = bare.texture(batch.source, source_geometry)
         render = bare.render(source_geometry, driving_geometry, albedo)
-    driving_feature = estimate.feature.chunk(2)[1]
+    driving_feature = estimate.feature.chunk(2)[1]  # (2B, 1280) -> (B, 1280)
     return _Heads(source_code, driving_code, source_geometry, driving_geometry, driving_feature, render)
 
 
@@ -268,11 +269,11 @@ def _add_adversarial_terms(
 ) -> None:
     keypoints = kp_driving.value.detach()
     scales = criteria.discriminator_scales
-    fake_outputs = _judge(discriminator, fake.at(scales), keypoints)
+    fake_outputs = _discriminate(discriminator, fake.at(scales), keypoints)
     terms.add("generator_gan", weights.generator_gan, lambda: losses.generator_gan(fake_outputs))
     if weights.feature_matching > 0:
         with torch.no_grad():
-            real_outputs = _judge(discriminator, real.at(scales), keypoints)
+            real_outputs = _discriminate(discriminator, real.at(scales), keypoints)
         terms.add(
             "feature_matching",
             weights.feature_matching,
@@ -299,14 +300,14 @@ def _add_equivariance_terms(
     )
 
 
-def _judge(
+def _discriminate(
     discriminator: nn.Module, images: Sequence[Tensor], keypoints: Tensor
 ) -> tuple[DiscriminatorOutput, ...]:
-    """The discriminator's verdict with its parameters held fixed: gradients reach the images only."""
+    """Call the discriminator with its parameters held fixed: gradients reach the images only."""
     bare = _unwrap(discriminator)
     fixed = {name: value.detach() for name, value in bare.named_parameters()}
-    verdict: tuple[DiscriminatorOutput, ...] = functional_call(bare, fixed, (images, keypoints))
-    return verdict
+    outputs: tuple[DiscriminatorOutput, ...] = functional_call(bare, fixed, (images, keypoints))
+    return outputs
 
 
 def _tdmm(module: nn.Module) -> Tdmm:

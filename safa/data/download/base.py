@@ -1,4 +1,4 @@
-"""XXX new"""
+"""What all downloaders share: their interface, and the error that carries a host's wish to wait."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from safa.errors import ClipError, FailureCode
 
 
 class Downloader(Protocol):
-    """Gets one video in one attempt."""
+    """Downloads one video in one attempt."""
 
-    def get(self, video_id: str, part: Path) -> None:
-        """Write the video to ``part``.
+    def get(self, video_id: str, path: Path) -> None:
+        """Write the video to ``path``.
 
         Raises:
-            ClipError: with one of the four codes. For ``rate_limited`` it may carry ``pause``, in seconds.
+            ClipError: with one of the four codes of this package.
+            RetryAfterError: the host said how long to wait.
         """
         ...
 
 
-class Paused(ClipError):
-    """A transient refusal with the pause that the host asked for."""
+class RetryAfterError(ClipError):
+    """A transient error with the pause that the host asked for, in seconds; None if it named none."""
 
     def __init__(self, code: FailureCode, detail: str, pause: float | None = None) -> None:
         super().__init__(code, detail)

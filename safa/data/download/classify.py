@@ -1,4 +1,4 @@
-"""What a host's words mean: which of the four ends of a download they announce."""
+"""Error messages and web pages to failure codes: which of the four codes a host's words stand for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from safa.errors import FailureCode
 
-# Tried in this order: a page that says "unavailable" because we are taken for a robot is a block.
+# Tried in this order: a page that says "unavailable" because it takes us for a robot means a block.
 _PATTERNS: tuple[tuple[FailureCode, re.Pattern[str]], ...] = (
     (
         FailureCode.BLOCKED,
@@ -42,5 +42,5 @@ _PATTERNS: tuple[tuple[FailureCode, re.Pattern[str]], ...] = (
 
 
 def classify_error(text: str) -> FailureCode | None:
-    """The code that a message or a page announces; None if it says nothing known."""
+    """The code that a message or a page stands for; None if it matches nothing known."""
     return next((code for code, pattern in _PATTERNS if pattern.search(text)), None)

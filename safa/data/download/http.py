@@ -1,6 +1,4 @@
-"""Videos over http and https, with the standard library.
-
-XXX Videos from object stores (s3, gs) or other mounts, through pyarrow's file systems."""
+"""Downloads over http and https with the standard library, and from object stores (s3, gs) with pyarrow."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from safa.config.preprocess import UrlDownload
-from safa.data.download.base import Paused
+from safa.data.download.base import RetryAfterError
 from safa.data.download.classify import classify_error
 from safa.errors import ClipError, FailureCode
 from safa.files import copy_object
@@ -27,45 +25,45 @@ class HttpDownloader:
     def __init__(self, config: UrlDownload) -> None:
         self._config = config
 
-    def get(self, video_id: str, part: Path) -> None:
-        """Stream the video to ``part``; an answer that is a page, short or stalled is refused."""
+    def get(self, video_id: str, path: Path) -> None:
+        """Stream the video to ``path``; an answer that is a web page, cut short or stalled is an error."""
         url = self._config.url.replace("{video_id}", quote(video_id, safe=""))
         request = urllib.request.Request(url, headers={"User-Agent": AGENT})
         try:
             with urllib.request.urlopen(request, timeout=self._config.timeout_s) as answer:
-                _save(answer, part)
+                _save(answer, path)
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal(error) from None
+                raise _clip_error(error) from None
         except (TimeoutError, http.client.HTTPException, OSError) as error:
             raise ClipError(FailureCode.TIMEOUT, f"{type(error).__name__}: {error}") from None
 
 
-def _save(answer: http.client.HTTPResponse, part: Path) -> None:
+def _save(answer: http.client.HTTPResponse, path: Path) -> None:
     block = answer.read(BLOCK_BYTES)
     if answer.headers.get_content_type() == "text/html" or block.lstrip()[:1] == b"<":
         page = block[:PAGE_BYTES].decode(errors="replace")
         if classify_error(page) == FailureCode.BLOCKED:
-            raise ClipError(FailureCode.BLOCKED, "the host asks whether we are a robot")
-        raise ClipError(FailureCode.UNAVAILABLE, "a web page came instead of a video")
+            raise ClipError(FailureCode.BLOCKED, "the host wants proof that we are no robot")
+        raise ClipError(FailureCode.UNAVAILABLE, "the host sent a web page instead of a video")
     length = 0
-    with part.open("wb") as file:
+    with path.open("wb") as file:
         while block:
             file.write(block)
             length += len(block)
             block = answer.read(BLOCK_BYTES)
     promised = answer.headers.get("Content-Length")
     if promised is not None and promised.isdecimal() and length != int(promised):
-        raise ClipError(FailureCode.TIMEOUT, f"broke off after {length} of {promised} bytes")
+        raise ClipError(FailureCode.TIMEOUT, f"the connection ended after {length} of {promised} bytes")
 
 
-def _refusal(error: urllib.error.HTTPError) -> ClipError:
-    words = f"HTTP {error.code} {error.reason}"
+def _clip_error(error: urllib.error.HTTPError) -> ClipError:
+    status = f"HTTP {error.code} {error.reason}"
     if error.code in (429, 503):
         asked = error.headers.get("Retry-After", "")
-        return Paused(FailureCode.RATE_LIMITED, words, float(asked) if asked.isdecimal() else None)
+        return RetryAfterError(FailureCode.RATE_LIMITED, status, float(asked) if asked.isdecimal() else None)
     if error.code >= 500:
-        return ClipError(FailureCode.TIMEOUT, words)
+        return ClipError(FailureCode.TIMEOUT, status)
     if error.code in (401, 403, 407):
         try:
             page = error.read(PAGE_BYTES).decode(errors="replace")
@@ -73,9 +71,9 @@ def _refusal(error: urllib.error.HTTPError) -> ClipError:
             page = ""
         if error.code == 407 or classify_error(page) == FailureCode.BLOCKED:
             return ClipError(
-                FailureCode.BLOCKED, f"{words}: the host asks whether we are a robot, or who we are"
+                FailureCode.BLOCKED, f"{status}: the host wants proof that we are no robot, or a login"
             )
-    return ClipError(FailureCode.UNAVAILABLE, words)
+    return ClipError(FailureCode.UNAVAILABLE, status)
 
 
 class ObjectStoreDownloader:
@@ -84,6 +82,6 @@ class ObjectStoreDownloader:
     def __init__(self, config: UrlDownload) -> None:
         self._url = config.url
 
-    def get(self, video_id: str, part: Path) -> None:
-        """Copy the object to ``part``."""
-        copy_object(self._url.replace("{video_id}", video_id), part)
+    def get(self, video_id: str, path: Path) -> None:
+        """Copy the object to ``path``."""
+        copy_object(self._url.replace("{video_id}", video_id), path)

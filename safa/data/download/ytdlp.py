@@ -1,4 +1,4 @@
-"""Videos by yt-dlp, used as a library: the only file that knows it."""
+"""Downloads with yt-dlp, used as a library. This is the only file that knows it."""
 
 from __future__ import annotations
 
@@ -31,43 +31,47 @@ class YtDlpDownloader:
 
     def __init__(self, config: YtDlpDownload, sleep: Callable[[float], None] = time.sleep) -> None:
         if importlib.util.find_spec("yt_dlp") is None:
-            raise UserError("yt-dlp is not installed", "", "Install it: pip install 'safa[download]'.")
+            raise UserError(
+                "yt-dlp is not installed",
+                "",
+                "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
+            )
         if config.cookies is not None and not config.cookies.is_file():
-            raise UserError("no such file of cookies", str(config.cookies), "Check source.download.cookies.")
+            raise UserError("no such cookies file", str(config.cookies), "Check source.download.cookies.")
         self._config, self._sleep = config, sleep
 
-    def get(self, video_id: str, part: Path) -> None:
-        """Download the video to ``part``."""
+    def get(self, video_id: str, path: Path) -> None:
+        """Download the video to ``path``."""
         self._sleep(random.uniform(*self._config.sleep_s))
         library: Any = importlib.import_module("yt_dlp")
         page = self._config.page.replace("{video_id}", video_id)
         try:
-            with library.YoutubeDL(_options(self._config, part)) as downloader:
+            with library.YoutubeDL(_options(self._config, path)) as downloader:
                 downloader.download([page])
         except library.utils.YoutubeDLError as error:
-            raise classified(str(error)) from None
+            raise clip_error(str(error)) from None
         except OSError as error:
             raise ClipError(FailureCode.TIMEOUT, f"{type(error).__name__}: {error}") from None
-        if not part.is_file():
+        if not path.is_file():
             raise ClipError(
-                FailureCode.UNAVAILABLE, "yt-dlp wrote no file: it is live, or there is nothing to fetch"
+                FailureCode.UNAVAILABLE, "yt-dlp wrote no file: a live stream, or nothing to download"
             )
 
 
-def classified(message: str) -> ClipError:
-    """yt-dlp's words as one of the four ends. What is not known may pass, so it is tried again."""
-    words = " ".join(_ANSI.sub("", message).removeprefix("ERROR: ").split())
-    return ClipError(classify_error(words) or FailureCode.TIMEOUT, words)
+def clip_error(message: str) -> ClipError:
+    """yt-dlp's message as an error with a code. An unknown one may be transient, so it is a ``timeout``."""
+    detail = " ".join(_ANSI.sub("", message).removeprefix("ERROR: ").split())
+    return ClipError(classify_error(detail) or FailureCode.TIMEOUT, detail)
 
 
-def _options(config: YtDlpDownload, part: Path) -> dict[str, Any]:
+def _options(config: YtDlpDownload, path: Path) -> dict[str, Any]:
     options: dict[str, Any] = {
         "format": config.format,
         # A percent sign in a folder's name would start a field of yt-dlp's template.
-        "outtmpl": str(part).replace("%", "%%"),
+        "outtmpl": str(path).replace("%", "%%"),
         "ffmpeg_location": imageio_ffmpeg.get_ffmpeg_exe(),
         "socket_timeout": config.timeout_s,
-        "retries": 0,  # patience is ours, in one place
+        "retries": 0,  # `retry` repeats attempts, with its own pauses
         "fragment_retries": 3,
         "extractor_retries": 0,
         "noplaylist": True,

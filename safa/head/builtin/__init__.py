@@ -86,8 +86,8 @@ def _assets(mesh: Mesh, static: Embedding, contour: Embedding) -> HeadAssets:
         static_lmk_bary=_floats(static.bary),
         dynamic_lmk_faces=_integers(contour.faces),
         dynamic_lmk_bary=_floats(contour.bary),
-        full_lmk_faces=_integers(np.concatenate([contour.faces[0], static.faces])),
-        full_lmk_bary=_floats(np.concatenate([contour.bary[0], static.bary])),
+        full_lmk_faces=_integers(np.concatenate([contour.faces[0], static.faces])),  # (68,)
+        full_lmk_bary=_floats(np.concatenate([contour.bary[0], static.bary])),  # (68, 3)
         uv_coords=_floats(mesh.uv),
         uv_faces=_integers(mesh.uv_faces),
         face_mask=_floats(face_mask),

@@ -23,7 +23,7 @@ class Face:
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.x, self.y, self.z = (mesh.vertices / MM).T
+        self.x, self.y, self.z = (mesh.vertices / MM).T  # (V, 3) -> three of (V,)
         self.side = np.abs(self.x)
         self.sign = np.sign(self.x)
         self.skin = mesh.mask("skin") * smoothstep(self.z, -10.0, 12.0)
@@ -51,7 +51,7 @@ class Face:
 
 
 def _move(x: Array | float, y: Array | float, z: Array | float) -> Array:
-    return np.stack(np.broadcast_arrays(x, y, z), axis=-1).astype(float)
+    return np.stack(np.broadcast_arrays(x, y, z), axis=-1).astype(float)  # three of (V,) -> (V, 3)
 
 
 def _smile(f: Face) -> Array:
@@ -108,6 +108,7 @@ def _jaw_shift(f: Face) -> Array:
     return _move(5.0 * f.lower * f.at(0, -68, 40, 24, 3.0), 0, 0)
 
 
+# ``[:, None]`` in the tables: (V,) -> (V, 1), to scale displacements (V, 3).
 _SIMPLE: dict[str, Callable[[Face], Array]] = {
     "mouth_open": _mouth_open,
     "smile_left": lambda f: _smile(f) * f.left()[:, None],
@@ -174,6 +175,7 @@ def _close_lids(mesh: Mesh, side: int, upper_share: float, lower_share: float) -
         moved[vertices] = there - here
     new_edge = edge + moved[ring.rings[len(EYE_RINGS)]]
     behind = behind_lids(new_edge, side) - behind_lids(edge, side)
+    # (2*N, 3) -> (2, N, 3), two rings of N vertices
     moved[ring.rings[len(EYE_RINGS) + 1 :]] = behind.reshape(-1, count, 3)
     return moved
 
@@ -198,7 +200,7 @@ def expression_directions(mesh: Mesh) -> Array:
     front = smoothstep(face.z, 0.0, 40.0) * mesh.mask("skin") * smoothstep(face.y, -110.0, -90.0)
     eyes = bump(face.side, face.y, (EYE[0], EYE[1]), (17.0, 11.0), 4.0)
     count = NUM_EXPRESSIONS - len(directions)
-    modes = (
+    modes = (  # (V, 3, count)
         smooth_modes(mesh.vertices, count, first_size=0.6 * MM, seed=2) * (front * (1 - eyes))[:, None, None]
     )
-    return np.concatenate([np.stack(directions, axis=-1), modes], axis=-1)
+    return np.concatenate([np.stack(directions, axis=-1), modes], axis=-1)  # (V, 3, 50)

@@ -17,7 +17,7 @@ class Head:
     """Coordinates of the points that are moved; millimetres, (N,) each."""
 
     def __init__(self, points: Array, lips: Array, ears: Array) -> None:
-        self.x, self.y, self.z = (points / MM).T
+        self.x, self.y, self.z = (points / MM).T  # (N, 3) -> three of (N,)
         self.side, self.sign = np.abs(self.x), np.tanh(self.x / 3.0)
         self.front = smoothstep(self.z, -15.0, 20.0)
         self.lips, self.ears = lips, ears
@@ -32,7 +32,7 @@ class Head:
 
 
 def _move(x: Array | float = 0.0, y: Array | float = 0.0, z: Array | float = 0.0) -> Array:
-    return np.stack(np.broadcast_arrays(x, y, z), axis=-1).astype(float)
+    return np.stack(np.broadcast_arrays(x, y, z), axis=-1).astype(float)  # three of (N,) -> (N, 3)
 
 
 def _jaw(h: Head) -> Array:
@@ -40,9 +40,10 @@ def _jaw(h: Head) -> Array:
 
 
 def _ear_offset(h: Head) -> Array:
-    return np.stack([h.side - EAR[0], h.y - EAR[1], h.z - EAR[2]], axis=-1)
+    return np.stack([h.side - EAR[0], h.y - EAR[1], h.z - EAR[2]], axis=-1)  # (N, 3)
 
 
+# ``[:, None]`` in the table: (N,) -> (N, 1), to scale displacements (N, 3).
 _NAMED: dict[str, Callable[[Head], Array]] = {
     "head_width": lambda h: _move(x=0.04 * h.x),
     "face_length": lambda h: _move(y=0.035 * h.y),
@@ -111,7 +112,7 @@ def smooth_modes(points: Array, count: int, first_size: float, seed: int) -> Arr
         if index % 2 == 0:
             mode = (mode + np.sin(mirrored @ waves + phase) * [-1, 1, 1]) / np.sqrt(2)
         modes.append(mode * first_size * 0.97**index)
-    return np.stack(modes, axis=-1)
+    return np.stack(modes, axis=-1)  # (N, 3, count)
 
 
 def _keep_eyes_round(mesh: Mesh, directions: Array, at_centres: Array) -> Array:
@@ -122,7 +123,7 @@ def _keep_eyes_round(mesh: Mesh, directions: Array, at_centres: Array) -> Array:
         distance = np.linalg.norm(mesh.vertices - centre, axis=1)
         near = 1 - smoothstep(distance, 16 * MM, 27 * MM)
         near[mesh.parts[part]] = 1
-        kept += near[:, None, None] * (at_centres[eye] - kept)
+        kept += near[:, None, None] * (at_centres[eye] - kept)  # (V, 1, 1) * (V, 3, K)
     return kept
 
 
@@ -136,7 +137,8 @@ def identity_directions(mesh: Mesh) -> Array:
 
     def directions(points: Array, lips: Array, ears: Array) -> Array:
         head = Head(points, lips, ears)
-        named = np.stack([make(head) for make in _NAMED.values()], axis=-1) * MM
+        named = np.stack([make(head) for make in _NAMED.values()], axis=-1) * MM  # (N, 3, names)
+        # (N, 3, 100)
         return np.concatenate([named, smooth_modes(points, count, first_size=0.9 * MM, seed=1)], axis=-1)
 
     centres = np.array([EYE, EYE * [-1, 1, 1]]) * MM
@@ -145,5 +147,5 @@ def identity_directions(mesh: Mesh) -> Array:
     kept = _keep_eyes_round(mesh, free, directions(centres, nowhere, nowhere))
     for name in ("eye_opening", "eye_tilt"):  # these change the lids, not where the eye is
         index = IDENTITIES.index(name)
-        kept[..., index] = free[..., index] * mesh.mask("skin")[:, None]
+        kept[..., index] = free[..., index] * mesh.mask("skin")[:, None]  # (V, 3) * (V, 1)
     return kept

@@ -38,7 +38,7 @@ class Embedding:
 def _at_vertices(mesh: Mesh, vertices: Ints) -> Embedding:
     """Landmarks that are vertices."""
     faces = np.array([np.flatnonzero((mesh.faces == vertex).any(1))[0] for vertex in vertices])
-    return Embedding(faces, (mesh.faces[faces] == vertices[:, None]).astype(float))
+    return Embedding(faces, (mesh.faces[faces] == vertices[:, None]).astype(float))  # (L, 3) == (L, 1)
 
 
 class _FrontView:
@@ -59,7 +59,7 @@ class _FrontView:
         point = np.array([x, y])
         a, b, c = (self._corners[:, i, :2] - point for i in range(3))
         cross = [p[:, 0] * q[:, 1] - p[:, 1] * q[:, 0] for p, q in ((b, c), (c, a), (a, b))]
-        bary = np.stack(cross, axis=1) / self._area[:, None]
+        bary = np.stack(cross, axis=1) / self._area[:, None]  # three of (F,) -> (F, 3)
         inside: Bools = np.all(bary > -1e-6, axis=1)
         depth = np.where(inside, (bary * self._corners[..., 2]).sum(1), -np.inf)
         best = int(depth.argmax())
@@ -73,7 +73,7 @@ def _lid_points(ring: Ring, edge: int) -> Ints:
     half, row = ring.half, ring.rings[edge]
     near = round(0.36 * half)
     upper, lower = row[[half - near, near]], row[[2 * half - near, half + near]]
-    return np.concatenate([[row[half]], upper, [row[0]], lower])
+    return np.concatenate([[row[half]], upper, [row[0]], lower])  # (6,)
 
 
 def _lip_points(mesh: Mesh) -> Ints:
@@ -97,10 +97,12 @@ def static_landmarks(mesh: Mesh, lid_edge: int) -> Embedding:
     front = _FrontView(mesh)
     brows = [(-x, y) for x, y in reversed(_BROWS)] + _BROWS
     placed = [front.find(x * MM, y * MM) for x, y in brows + _RIDGE + _NOSTRILS]
+    # (19,), (19, 3)
     faces, bary = np.array([face for face, _ in placed]), np.stack([weights for _, weights in placed])
+    # (12,)
     eyes = np.concatenate([_lid_points(mesh.right_eye, lid_edge), _lid_points(mesh.left_eye, lid_edge)])
-    rest = _at_vertices(mesh, np.concatenate([eyes, _lip_points(mesh)]))
-    return Embedding(np.concatenate([faces, rest.faces]), np.concatenate([bary, rest.bary]))
+    rest = _at_vertices(mesh, np.concatenate([eyes, _lip_points(mesh)]))  # (32,)
+    return Embedding(np.concatenate([faces, rest.faces]), np.concatenate([bary, rest.bary]))  # (51,), (51, 3)
 
 
 def contour_landmarks(mesh: Mesh) -> Embedding:
@@ -111,8 +113,8 @@ def contour_landmarks(mesh: Mesh) -> Embedding:
     the jaw.
     """
     faces, bary, points, outward = _slides(mesh)
-    degrees = np.concatenate([np.arange(SIDE + 1), -np.arange(1, SIDE + 1)])
-    yaw = np.deg2rad(degrees)[:, None, None]
+    degrees = np.concatenate([np.arange(SIDE + 1), -np.arange(1, SIDE + 1)])  # (79,)
+    yaw = np.deg2rad(degrees)[:, None, None]  # (79, 1, 1)
     across = points[..., 0] * np.cos(yaw) + points[..., 2] * np.sin(yaw)  # (79, 17, slides)
     reach = across * outward[:, :1] + points[..., 1] * outward[:, 1:]
     best = _smoothly(reach.argmax(-1), degrees)
@@ -130,17 +132,21 @@ def _smoothly(best: Ints, degrees: Ints) -> Ints:
 
 
 def _slides(mesh: Mesh) -> tuple[Ints, Array, Array, Array]:
-    """Of the 17 lines: faces (17, S), weights and points (17, S, 3), outward directions (17, 2)."""
+    """Faces (17, S), weights and points (17, S, 3) along the 17 lines, and outward directions (17, 2)."""
     share = np.linspace(0, 1, _SLIDES)
+    # (9, 1) * (S,) -> (9, S)
     rows = surface.row_of_t(np.array(_JAW_T)[:, None] * (1 - share) + np.array(_INNER_T)[:, None] * share)
+    # (9, S)
     theta = np.deg2rad(np.array(_JAW_THETA)[:, None] * (1 - share) + np.array(_INNER_THETA)[:, None] * share)
     columns = surface.column_of_theta(-theta)  # the subject's right first
+    # (9, S) -> (17, S) each
     rows, columns = np.concatenate([rows, rows[7::-1]]), np.concatenate([columns, -columns[7::-1]])
     faces, bary = _on_grid(mesh, rows, columns)
+    # (17, S, 3 corners, 3) * (17, S, 3, 1) -> (17, S, 3)
     points = (mesh.vertices[mesh.faces[faces]] * bary[..., None]).sum(-2)
     rest = points[:, 0]
     along = np.gradient(rest[:, :2], axis=0)
-    outward = np.stack([along[:, 1], -along[:, 0]], axis=1)
+    outward = np.stack([along[:, 1], -along[:, 0]], axis=1)  # (17, 2)
     return faces, bary, points, outward / np.linalg.norm(outward, axis=1, keepdims=True)
 
 
@@ -152,7 +158,7 @@ def _on_grid(mesh: Mesh, rows: Array, columns: Array) -> tuple[Ints, Array]:
     for line in skin_uv(rows, columns):  # (S, 2)
         near = np.flatnonzero((low <= line.max(0)).all(1) & (high >= line.min(0)).all(1))
         a, b, c = (corners[near, i] - line[:, None] for i in range(3))  # (S, N, 2)
-        cross = np.stack(
+        cross = np.stack(  # (S, N, 3)
             [p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0] for p, q in ((b, c), (c, a), (a, b))], -1
         )
         bary = cross / cross.sum(-1, keepdims=True)
@@ -160,4 +166,4 @@ def _on_grid(mesh: Mesh, rows: Array, columns: Array) -> tuple[Ints, Array]:
         clipped = np.clip(bary[np.arange(len(line)), best], 0, None)
         faces.append(near[best])
         weights.append(clipped / clipped.sum(-1, keepdims=True))
-    return np.stack(faces), np.stack(weights)
+    return np.stack(faces), np.stack(weights)  # (L, S), (L, S, 3)

@@ -66,7 +66,7 @@ class Mesh:
 def skin_uv(rows: Array | Ints, columns: Array | Ints) -> Array:
     """Texture position (N, 2) of grid positions; columns left to right."""
     u = 0.5 + 0.5 * columns / surface.HALF_COLUMNS * 0.998
-    return np.stack([u, 1 - (1 - SKIN_BOTTOM) * rows / (surface.NUM_ROWS - 1) - 0.001], axis=-1)
+    return np.stack([u, 1 - (1 - SKIN_BOTTOM) * rows / (surface.NUM_ROWS - 1) - 0.001], axis=-1)  # (N, 2)
 
 
 def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
@@ -90,25 +90,29 @@ def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
             edge = own[-LID_RINGS_BEHIND - 1]
             for ring, share in ((-2, 0.8), (-1, 0.5)):
                 own[ring] = edge.mean(0) + share * (edge - edge.mean(0))
+        # own is (R, N, 2) -> (R, N)
         numbers = np.arange(count, count + own[..., 0].size).reshape(own.shape[:2])
-        rim = (rim_row * width + rim_column + surface.HALF_COLUMNS)[None]
+        rim = (rim_row * width + rim_column + surface.HALF_COLUMNS)[None]  # (N,) -> (1, N)
         faces.append(ring_faces(in_front, opening.half))
-        uv_faces.append(ring_faces(np.concatenate([rim, numbers]), opening.half))
-        uv.append(own.reshape(-1, 2))
+        uv_faces.append(ring_faces(np.concatenate([rim, numbers]), opening.half))  # (R + 1, N)
+        uv.append(own.reshape(-1, 2))  # (R, N, 2) -> (R*N, 2)
         count += own[..., 0].size
-    return np.concatenate(faces), np.concatenate(uv), np.concatenate(uv_faces)
+    return np.concatenate(faces), np.concatenate(uv), np.concatenate(uv_faces)  # (F, 3), (T, 2), (F, 3)
 
 
 def _pocket_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
-    """The same for the pocket behind the lips, on an island [0, 1]^2 of its own."""
+    """Faces, texture positions and texture faces of the pocket behind the lips, on an island [0, 1]^2."""
     rings = skin.mouth.rings[LIP_LINE + 1 :]
     count, around = rings.shape
     angle = np.arange(around) * 2 * np.pi / around
-    radius = np.linspace(1, 0.15, count)[:, None]
+    radius = np.linspace(1, 0.15, count)[:, None]  # (R, 1)
+    # two of (R, N) -> (R, N, 2) -> (R*N, 2)
     uv = 0.5 + 0.5 * np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(-1, 2)
-    uv = np.concatenate([uv, [[0.5, 0.5]]])
-    numbers = np.arange(count * around).reshape(count, around)
+    uv = np.concatenate([uv, [[0.5, 0.5]]])  # (R*N + 1, 2)
+    numbers = np.arange(count * around).reshape(count, around)  # (R, N)
+    # (F, 3)
     faces = np.concatenate([ring_faces(rings, skin.mouth.half), fan_faces(rings[-1], skin.pocket_end)])
+    # (F, 3)
     uv_faces = np.concatenate([ring_faces(numbers, skin.mouth.half), fan_faces(numbers[-1], count * around)])
     return faces, uv, uv_faces
 
@@ -171,15 +175,15 @@ def build_mesh() -> Mesh:
         all_uv_faces.append(patch.faces + uv_count)
         count, uv_count = count + len(patch.vertices), uv_count + len(patch.uv)
     mesh = Mesh(
-        np.concatenate(vertices),
-        np.concatenate(all_faces),
-        np.concatenate(all_uv),
-        np.concatenate(all_uv_faces),
+        np.concatenate(vertices),  # (V, 3)
+        np.concatenate(all_faces),  # (F, 3)
+        np.concatenate(all_uv),  # (T, 2)
+        np.concatenate(all_uv_faces),  # (F, 3)
         parts,
         skin.left_eye,
         skin.right_eye,
         skin.mouth,
         skin.pocket_end,
-        np.concatenate(level),
+        np.concatenate(level),  # (V,)
     )
     return _drop_unused(mesh)

@@ -1,6 +1,4 @@
-"""Soft masks that say what each vertex is: for painting, not for geometry.
-
-XXX Which part of the texture is face: with and without the eyes."""
+"""Soft masks: what each vertex is, for painting, and which part of the texture is face."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def _scalp(x: Array, y: Array, z: Array) -> Array:
 
 def region_masks(mesh: Mesh) -> dict[str, Array]:
     """(V,) masks in [0, 1] by name."""
-    x, y, z = (mesh.vertices / MM).T
+    x, y, z = (mesh.vertices / MM).T  # (V, 3) -> three of (V,)
     side, skin = np.abs(x), mesh.mask("skin")
     front = skin * smoothstep(z, -5.0, 20.0)
     eyeballs = mesh.mask("eye_left") + mesh.mask("eye_right")
@@ -93,17 +91,19 @@ def texture_masks(mesh: Mesh) -> tuple[Array, Array]:
 
     The face is the front of the skin from forehead to chin, lips included; neither holds the mouth's inside.
     """
-    x, y, z = (mesh.vertices / MM).T
+    x, y, z = (mesh.vertices / MM).T  # (V, 3) -> three of (V,)
     inside = np.zeros(len(x))
     inside[mesh.mouth.rings[LIP_LINE + 2 :]] = 1
     inside[mesh.pocket_end] = 1
     front = smoothstep(z, -22.0, -8.0) * smoothstep(y, -104.0, -96.0) * (1 - smoothstep(y, 88.0, 100.0))
     face = mesh.mask("skin") * front * (1 - inside)
     eyes = (mesh.mask("eye_left") + mesh.mask("eye_right")) * (mesh.level < 100)
-    both = np.stack([face, np.maximum(face, eyes)], axis=-1)[mesh.faces]
+    both = np.stack([face, np.maximum(face, eyes)], axis=-1)[mesh.faces]  # (V, 2) -> (F, 3, 2)
     both[inside[mesh.faces].any(1)] = 0
     # Screen rows go down, texture coordinates up.
-    flat = np.stack([mesh.uv[:, 0] * 2 - 1, 1 - mesh.uv[:, 1] * 2, np.ones(len(mesh.uv))], axis=-1)
+    flat = np.stack([mesh.uv[:, 0] * 2 - 1, 1 - mesh.uv[:, 1] * 2, np.ones(len(mesh.uv))], axis=-1)  # (T, 3)
+    # (T, 3) -> (1, T, 3)
     fragments = rasterize(torch.from_numpy(flat)[None].float(), torch.from_numpy(mesh.uv_faces), MASK_SIZE)
+    # (1, F, 3, 2) -> (2, M, M)
     masks = interpolate(fragments, torch.from_numpy(both).float()[None])[0].clamp(0, 1)
     return masks[0].numpy().astype(float), masks[1].numpy().astype(float)

@@ -78,7 +78,7 @@ def _lid_edge(side: float, angle: Array) -> Array:
     across = np.cos(angle)
     upper = np.sin(angle) > 0
     height = surface.lid_offset(side * across, upper)
-    return np.stack([side * EYE[0] + LID_HALF_WIDTH * across, EYE[1] + height], axis=1)
+    return np.stack([side * EYE[0] + LID_HALF_WIDTH * across, EYE[1] + height], axis=1)  # (N, 2)
 
 
 def lip_border(across: Array, upper: Bools) -> Array:
@@ -105,7 +105,7 @@ def _mouth_outlines(angle: Array) -> tuple[Array, Array]:
     line = lip_line(across)
     border = line + np.where(corner, 0, lip_border(across, upper))
     x = MOUTH_HALF_WIDTH * across
-    return np.stack([1.09 * x, border], axis=1), np.stack([x, line], axis=1)
+    return np.stack([1.09 * x, border], axis=1), np.stack([x, line], axis=1)  # (N, 2), (N, 2)
 
 
 def _grid() -> tuple[Array, Array, Array]:
@@ -113,8 +113,8 @@ def _grid() -> tuple[Array, Array, Array]:
     row, column = np.meshgrid(
         np.arange(1, surface.NUM_ROWS), np.arange(-surface.HALF_COLUMNS, surface.HALF_COLUMNS), indexing="ij"
     )
-    rows = np.concatenate([[0], row.ravel()]).astype(float)
-    columns = np.concatenate([[0], column.ravel()]).astype(float)
+    rows = np.concatenate([[0], row.ravel()]).astype(float)  # (N,)
+    columns = np.concatenate([[0], column.ravel()]).astype(float)  # (N,)
     return rows, columns, surface.surface(surface.t_of_row(rows), surface.theta_of_column(columns))
 
 
@@ -126,6 +126,7 @@ def _on_base(xy_mm: Array) -> tuple[Array, Array, Array]:
 
 def _eye_rings(rim_xy: Array, side: float, block: Block) -> Array:
     edge = _lid_edge(side, _rim_angle(block))
+    # six of (N, 2) -> (6*N, 2)
     return np.concatenate([edge + share * (rim_xy - edge) for share in EYE_RINGS])
 
 
@@ -135,7 +136,7 @@ def _mouth_rings(rim_xy: Array) -> Array:
         line + share * (border - line) if share <= 1 else border + (share - 1) * (rim_xy - border)
         for share in MOUTH_RINGS
     ]
-    return np.concatenate(rings)
+    return np.concatenate(rings)  # R of (N, ...) -> (R*N, ...)
 
 
 def _shape_lips(points: Array) -> Array:
@@ -162,7 +163,7 @@ def behind_lids(edge: Array, side: float) -> Array:
         ring[:, :2] = centre[:2] * MM + width * (edge[:, :2] - centre[:2] * MM)
         ring[:, 2] = (surface.lid_depth(ring, centre, -depth) - 1.0) * MM
         rings.append(ring)
-    return np.concatenate(rings)
+    return np.concatenate(rings)  # R of (N, ...) -> (R*N, ...)
 
 
 def _pocket(line: Array, angle: Array) -> Array:
@@ -176,7 +177,7 @@ def _pocket(line: Array, angle: Array) -> Array:
         ring[:, 2] = ring[:, 2] + depth * MM
         rings.append(ring)
     end = rings[-1].mean(axis=0, keepdims=True)
-    return np.concatenate([*rings, end])
+    return np.concatenate([*rings, end])  # four of (N, 3) and (1, 3) -> (4*N + 1, 3)
 
 
 def build_skin() -> Skin:
@@ -194,23 +195,25 @@ def build_skin() -> Skin:
         shaped = surface.sculpt(base, base[:, :2])
         count = len(rim)
         if block is MOUTH:
+            # (R*N, 3) -> (R, N, 3) and back
             shaped = _shape_lips(shaped.reshape(-1, count, 3)).reshape(-1, 3)
             inner = _pocket(shaped[-count:], _rim_angle(block))
         else:
+            # (R*N, 3) -> (R, N, 3) and back
             shaped = _shape_lids(shaped.reshape(-1, count, 3), side).reshape(-1, 3)
             inner = behind_lids(shaped[-count:], side)
         points += [shaped, inner]
         ring_rows += [row, np.zeros(len(inner))]
         ring_columns += [column, np.zeros(len(inner))]
         total = (len(shaped) + len(inner)) // count
-        own = np.arange(numbers, numbers + total * count).reshape(total, count)
-        rings.append(Ring(np.concatenate([rim[None], own]), block.half))
+        own = np.arange(numbers, numbers + total * count).reshape(total, count)  # (R, N)
+        rings.append(Ring(np.concatenate([rim[None], own]), block.half))  # (R + 1, N)
         numbers += len(shaped) + len(inner)
-    rest = np.concatenate(points)
+    rest = np.concatenate(points)  # (V, 3)
     for side in (1, -1):
         rest[:NUM_GRID] = surface.clear_of_eyeball(rest[:NUM_GRID], EYE * [side, 1, 1], 1.8)
     left, right, mouth = rings
-    return Skin(
+    return Skin(  # (V,) rows and columns
         rest, np.concatenate(ring_rows), np.concatenate(ring_columns), left, right, mouth, numbers - 1
     )
 

@@ -27,7 +27,7 @@ def _sides_of_lips(mesh: Mesh) -> tuple[Ints, Ints]:
 
 def jaw_weights(mesh: Mesh) -> Array:
     """(V,) share of the jaw: 1 on lower lip and chin, fading up the cheeks and down the throat."""
-    x, y, z = (mesh.vertices / MM).T
+    x, y, z = (mesh.vertices / MM).T  # (V, 3) -> three of (V,)
     # The boundary runs from the corner of the mouth up to the hinge; it is the softer, the further outside.
     side = np.abs(x)
     away = smoothstep(side, 18.0, 50.0)
@@ -43,7 +43,7 @@ def jaw_weights(mesh: Mesh) -> Array:
     corner = np.clip(np.abs(x) / 25.0, 0, 1)
     # On the lips the weight tells the lips apart, and meets in the middle at the corners.
     rings = len(mesh.mouth.rings)
-    inwards = np.repeat(np.clip(np.arange(rings) / LIP_LINE, 0, 1), len(mesh.mouth.upper))
+    inwards = np.repeat(np.clip(np.arange(rings) / LIP_LINE, 0, 1), len(mesh.mouth.upper))  # (R,) -> (R*N,)
     grip = smoothstep(inwards, 0.0, 0.5)
     near = 0.5 * smoothstep(corner, 0.45, 1.0)
     weight[upper] = (1 - grip) * weight[upper] + grip * near[upper]
@@ -76,12 +76,12 @@ def pose_correctives(mesh: Mesh) -> Array:
 
     Only the jaw has any: as it opens, the cheeks sink and the corners of the mouth draw together.
     """
-    x, y, z = (mesh.vertices / MM).T
+    x, y, z = (mesh.vertices / MM).T  # (V, 3) -> three of (V,)
     side, skin = np.abs(x), mesh.mask("skin") * smoothstep(z, -10.0, 12.0)
     cheek, corner = (
         skin * bump(side, y, at, size) for at, size in (((43, -38), (13, 15)), ((25, MOUTH_Y), (10, 8)))
     )
-    moved = np.stack([-np.sign(x) * (5.0 * cheek + 7.0 * corner), 0 * x, -3.0 * cheek], axis=-1)
+    moved = np.stack([-np.sign(x) * (5.0 * cheek + 7.0 * corner), 0 * x, -3.0 * cheek], axis=-1)  # (V, 3)
     directions = np.zeros((len(x), 3, NUM_POSE_FEATURES))
     directions[..., _JAW_OPENING] = moved * MM
     return directions
@@ -106,10 +106,10 @@ def _weights_with_mean(points: Array, start: Array, mean: Array) -> Array:
     """Weights (V,) near ``start``'s, that sum to 1 and average the points (V, 3) to ``mean``."""
     used = start > 1e-3
     share = start[used] / start[used].sum()
-    homogeneous = np.concatenate([points[used], np.ones((used.sum(), 1))], axis=1)
+    homogeneous = np.concatenate([points[used], np.ones((used.sum(), 1))], axis=1)  # (N, 4)
     missing = np.append(mean, 1.0) - share @ homogeneous
-    weighted = homogeneous * share[:, None]
-    correction = np.linalg.solve(weighted.T @ homogeneous, missing)
+    weighted = homogeneous * share[:, None]  # (N, 4) * (N, 1)
+    correction = np.linalg.solve(weighted.T @ homogeneous, missing)  # (4, N) @ (N, 4) -> (4,)
     weights = np.zeros(len(points))
     weights[used] = share + weighted @ correction
     return weights

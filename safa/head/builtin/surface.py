@@ -1,14 +1,12 @@
-"""The head without a face: a skull, jaw and neck swept through key outlines.
+"""The surface of the head: a skull, jaw and neck swept through key outlines, and the face shaped on it.
 
 Every outline is a closed curve round the head, given where it crosses the front, the side and the back.
 Between outlines the crossings follow smooth curves of the row parameter ``t``; round an outline the surface
 is a superellipse of the azimuth ``theta`` (0 front, +pi/2 the subject's left, pi back).
 
-
-XXX The face: what is pushed out of, or into, the plain head of ``loft``.
-
-Everything is a displacement of points of the front surface that depends on their x and y alone, so grid
-vertices and the rings round eyes and mouth are shaped alike. Lengths here are millimetres.
+The face is what is pushed out of, or into, that plain head: displacements of points of the front surface that
+depend on their x and y alone, so grid vertices and the rings round eyes and mouth are shaped alike. Lengths
+of the face are in millimetres.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ HALF_COLUMNS = COLUMN_KEYS[-1]
 NUM_COLUMNS = 2 * HALF_COLUMNS
 
 _OUTLINES = Akima1DInterpolator(np.arange(len(KEY_OUTLINES)), KEY_OUTLINES, method="makima")
-_ROW_OF_KEY = np.concatenate([[0], np.cumsum(ROWS_BETWEEN)])
+_ROW_OF_KEY = np.concatenate([[0], np.cumsum(ROWS_BETWEEN)])  # (keys,)
 _T_OF_ROW = PchipInterpolator(_ROW_OF_KEY, np.arange(len(KEY_OUTLINES)))
 _ROW_OF_T = PchipInterpolator(np.arange(len(KEY_OUTLINES)), _ROW_OF_KEY)
 # Both halves at once, so that the columns stay evenly spaced across the middle of the face.
@@ -92,7 +90,7 @@ def surface(t: Array, theta: Array) -> Array:
     )
     end_y = np.where(in_front, front_y, back_y)
     y = side_y + (end_y - side_y) * cosine**2
-    return np.stack([radius * sine, y, side_z + radius * cosine], axis=-1) * MM
+    return np.stack([radius * sine, y, side_z + radius * cosine], axis=-1) * MM  # three of (...) -> (..., 3)
 
 
 def invert_front(x: Array, y: Array, steps: int = 12) -> tuple[Array, Array]:
@@ -242,7 +240,7 @@ LID_HALF_WIDTH = 14.8
 
 def lid_depth(points: Array, centre: Array, clearance: float) -> Array:
     """z (N,), mm, of a lid over the eyeball: ``clearance`` outside it, levelling out towards the corners."""
-    across, up, _ = (points / MM - centre).T
+    across, up, _ = (points / MM - centre).T  # (N, 3) -> three of (N,)
     sphere = np.sqrt(np.maximum((EYE_RADIUS + clearance) ** 2 - across**2 - up**2, 0))
     # The corner near the nose lies further forward than the outer one.
     corner = 5.6 - 1.0 * np.sign(centre[0]) * np.clip(across / LID_HALF_WIDTH, -1, 1)
@@ -253,7 +251,7 @@ def lid_depth(points: Array, centre: Array, clearance: float) -> Array:
 
 def clear_of_eyeball(points: Array, centre: Array, clearance: float) -> Array:
     """Push points (N, 3), metres, forward to lie ``clearance`` mm outside an eyeball (centre in mm)."""
-    across, up, _ = (points / MM - centre).T
+    across, up, _ = (points / MM - centre).T  # (N, 3) -> three of (N,)
     front = lid_depth(points, centre, clearance) * MM
     near = (across**2 + up**2 < (EYE_RADIUS + clearance) ** 2) & (points[:, 2] > 0)
     moved = points.copy()

@@ -60,25 +60,25 @@ def grid_cells(blocks: list[Block]) -> Ints:
     for block in blocks:
         inside = (row >= block.top) & (row < block.bottom)
         keep &= ~(inside & (column >= block.left) & (column < block.right))
-    return np.stack([row[keep], column[keep]], axis=1)
+    return np.stack([row[keep], column[keep]], axis=1)  # (Q, 2)
 
 
 def grid_faces(cells: Ints) -> Ints:
     """Triangles of grid cells, (N, 3, 2) as (row, column) corners, counter-clockwise seen from outside."""
     row, column = cells[:, 0], cells[:, 1]
-    corner = [
+    corner = [  # four of (Q, 2)
         np.stack([row + down, column + across], axis=1) for down, across in ((0, 0), (1, 0), (1, 1), (0, 1))
     ]
     # The diagonals mirror each other left and right of the middle.
-    left = (column < 0)[:, None, None]
-    first = np.where(
+    left = (column < 0)[:, None, None]  # (Q, 1, 1)
+    first = np.where(  # (Q, 3, 2)
         left, np.stack([corner[0], corner[1], corner[2]], 1), np.stack([corner[0], corner[1], corner[3]], 1)
     )
-    second = np.where(
+    second = np.where(  # (Q, 3, 2)
         left, np.stack([corner[0], corner[2], corner[3]], 1), np.stack([corner[3], corner[1], corner[2]], 1)
     )
     # The first row touches the single crown vertex: one of its triangles would be flat.
-    faces: Ints = np.concatenate([first, second])
+    faces: Ints = np.concatenate([first, second])  # (2*Q, 3, 2)
     crown = (faces[..., 0] == 0).sum(1)
     kept: Ints = faces[crown < 2]
     return kept
@@ -98,18 +98,20 @@ def ring_faces(rings: Ints, corner: int = 0) -> Ints:
     outer_next, inner_next = np.roll(outer, -1, axis=1), np.roll(inner, -1, axis=1)
     column = np.arange(count)
     leaves = (column < corner / 2) | ((column >= corner) & (column < (corner + count) / 2) & (corner > 0))
-    first = np.stack([outer, outer_next, np.where(leaves, inner, inner_next)], axis=-1)
-    second = np.stack([np.where(leaves, outer_next, outer), inner_next, inner], axis=-1)
+    first = np.stack([outer, outer_next, np.where(leaves, inner, inner_next)], axis=-1)  # (R-1, N, 3)
+    second = np.stack([np.where(leaves, outer_next, outer), inner_next, inner], axis=-1)  # (R-1, N, 3)
+    # two of (R-1, N or N-1, 3) -> (faces, 3)
     return np.concatenate([first.reshape(-1, 3), second.reshape(-1, 3)])
 
 
 def fan_faces(ring: Ints, centre: int) -> Ints:
     """Triangles that close a ring (N,) with a vertex in its middle."""
-    return np.stack([ring, np.roll(ring, -1), np.full_like(ring, centre)], axis=-1)
+    return np.stack([ring, np.roll(ring, -1), np.full_like(ring, centre)], axis=-1)  # (N, 3)
 
 
 def strip_faces(rows: Ints) -> Ints:
     """Triangles of an open patch (R, N) of vertex numbers; from outside, rows go down and columns right."""
     a, b, c, d = rows[:-1, :-1], rows[1:, :-1], rows[1:, 1:], rows[:-1, 1:]
-    first, second = np.stack([a, b, c], axis=-1), np.stack([a, c, d], axis=-1)
+    first, second = np.stack([a, b, c], axis=-1), np.stack([a, c, d], axis=-1)  # (R-1, N-1, 3) each
+    # two of (R-1, N or N-1, 3) -> (faces, 3)
     return np.concatenate([first.reshape(-1, 3), second.reshape(-1, 3)])

@@ -1,1 +1,1 @@
-"""Well-known classification networks, cut down to their features; names as in torchvision."""
+"""Well-known classification networks without their classifiers; names as in torchvision."""

@@ -14,10 +14,9 @@ from safa.errors import UserError
 from safa.weights import read_weights
 
 FEATURE_CHANNELS = 1280  # of the last layer, whatever the width
-STEM_CHANNELS = 32
-CHANNEL_MULTIPLE = 8
-MAX_LOSS = 0.9  # rounding may not take away more than a tenth of the channels
-
+STEM_CHANNELS = 32  # of the first layer at width 1
+CHANNEL_MULTIPLE = 8  # every count of channels is a multiple of this
+MIN_KEPT = 0.9  # share of the channels that rounding has to keep
 
 # Rows of table 2: channels are widened by the factor inside a block, and leave it as so many.
 _EXPANSIONS = (1, 6, 6, 6, 6, 6, 6)
@@ -29,12 +28,12 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)
 def mobilenet_v2_features(
     width: float = 1.0, blocks: Sequence[int] = BLOCKS, strides: Sequence[int] = STRIDES
 ) -> nn.Sequential:
-    """The layers of the trunk, started at random: (B, 3, H, W) -> (B, 1280, H/32, W/32).
+    """Build the layers, initialised at random: (B, 3, H, W) -> (B, 1280, H/32, W/32).
 
     Args:
         width: multiplies all channel counts but the last one's.
         blocks: of each of the seven stages; the published ones give layers ``0`` to ``18``.
-        strides: of the first block of each stage; they and the first layer's 2 shrink the picture.
+        strides: of the first block of each stage; they and the first layer's 2 shrink the image.
     """
     channels = _scaled(STEM_CHANNELS, width)
     layers: list[nn.Module] = [_conv_bn_relu(3, channels, kernel_size=3, stride=2)]
@@ -57,16 +56,16 @@ def load_imagenet_weights(features: nn.Sequential, path: Path) -> None:
     Raises:
         UserError: the file is missing or unreadable, or a layer is absent or of another shape.
     """
-    given = read_weights(path)
+    weights = read_weights(path)
     own = features.state_dict()
     for name, value in own.items():
         theirs = f"features.{name}"
-        if theirs not in given:
+        if theirs not in weights:
             raise UserError(f"no '{theirs}'", str(path), "Give torchvision's mobilenet_v2 state dict.")
-        if given[theirs].shape != value.shape:
-            shapes = f"{tuple(given[theirs].shape)}, not {tuple(value.shape)}"
+        if weights[theirs].shape != value.shape:
+            shapes = f"{tuple(weights[theirs].shape)}, not {tuple(value.shape)}"
             raise UserError(f"'{theirs}' is {shapes}", str(path), "It fits encoder_width 1 only.")
-        own[name] = given[theirs]
+        own[name] = weights[theirs]
     features.load_state_dict(own)
 
 
@@ -100,6 +99,6 @@ def _conv_bn_relu(
 
 def _scaled(channels: int, width: float) -> int:
     """Channels at a width: a multiple of 8, rounded, but never down by more than a tenth."""
-    wanted = channels * width
-    rounded = max(CHANNEL_MULTIPLE, int(wanted + CHANNEL_MULTIPLE / 2) // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE)
-    return rounded if rounded >= MAX_LOSS * wanted else rounded + CHANNEL_MULTIPLE
+    exact = channels * width
+    rounded = max(CHANNEL_MULTIPLE, int(exact + CHANNEL_MULTIPLE / 2) // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE)
+    return rounded if rounded >= MIN_KEPT * exact else rounded + CHANNEL_MULTIPLE

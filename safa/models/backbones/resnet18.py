@@ -1,4 +1,4 @@
-"""ResNet-18 as a trunk: feature maps at strides 8, 16 and 32.
+"""ResNet-18 as a backbone: feature maps at strides 8, 16 and 32.
 
 Source: He et al. (2016), table 1 (18 layers); names as in torchvision, without the classifier.
 """

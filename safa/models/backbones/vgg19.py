@@ -1,8 +1,8 @@
 """VGG19 up to relu5_1: the features of the perceptual loss.
 
 Source: Simonyan and Zisserman (2015), configuration E; the choice of layers is that of Johnson et al. (2016).
-MODEL.md, section 7. Layers keep the number that they have in torchvision's ``features``, so that its weights
-load by name.
+docs/model.md, section 7. Layers keep the number that they have in torchvision's ``features``, so that its
+weights load by name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ SMALLEST_INPUT = 16  # px: four poolings have to leave something
 
 
 class Vgg19Features(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] to five feature maps, relu1_1 to relu5_1. Never trained."""
+    """Images (B, 3, H, W) in [0, 1] to five feature maps, relu1_1 to relu5_1; it is never trained.
+
+    Map i is (B, c_i, H/2^i, W/2^i) with c = 64, 128, 256, 512, 512.
+    """
 
     slice1: nn.Sequential
     slice2: nn.Sequential
@@ -41,8 +44,8 @@ class Vgg19Features(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.mean = nn.Parameter(torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1))
-        self.std = nn.Parameter(torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))
+        self.mean = nn.Parameter(torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1))  # (3,) -> (1, 3, 1, 1)
+        self.std = nn.Parameter(torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))  # (3,) -> (1, 3, 1, 1)
         first = 0
         modules = _feature_modules()
         for number, end in enumerate(_SLICE_ENDS, start=1):
@@ -86,23 +89,23 @@ def load_vgg19(path: Path) -> Vgg19Features:
     Raises:
         UserError: the file is missing, is no state dict, or a layer is absent or of another shape.
     """
-    given = read_weights(path)
+    weights = read_weights(path)
     network = Vgg19Features()
     own = network.state_dict()
     for name, value in own.items():
         if not name.startswith("slice"):
             continue
         theirs = "features." + name.partition(".")[2]
-        if theirs not in given:
+        if theirs not in weights:
             raise UserError(
                 f"no '{theirs}' in the VGG19 weights", str(path), "Give torchvision's vgg19 state dict."
             )
-        if given[theirs].shape != value.shape:
+        if weights[theirs].shape != value.shape:
             raise UserError(
-                f"'{theirs}' is {tuple(given[theirs].shape)}, not {tuple(value.shape)}",
+                f"'{theirs}' is {tuple(weights[theirs].shape)}, not {tuple(value.shape)}",
                 str(path),
                 "Is it VGG19?",
             )
-        own[name] = given[theirs]
+        own[name] = weights[theirs]
     network.load_state_dict(own)
     return network.eval()

@@ -15,7 +15,7 @@ from safa.checkpoint.native import (
     keep_states,
     latest_state,
     load_state,
-    read_weights,
+    read_model_weights,
     save_state,
 )
 from safa.config import ModelConfig
@@ -42,11 +42,11 @@ class TwoNames(nn.Module):
         return out
 
 
-def _state(seed: int, *, fused: bool = True, average: bool = False, width: int = 4) -> TrainState:
+def _state(seed: int, *, fused: bool = True, ema: bool = False, width: int = 4) -> TrainState:
     torch.manual_seed(seed)
     network = TwoNames(width)
     adam = make_adam(network, 1e-2, (0.5, 0.999), StepConfig(fused_adam=fused))
-    averaged = TwoNames(width).requires_grad_(False) if average else None
+    averaged = TwoNames(width).requires_grad_(False) if ema else None
     return TrainState({"tdmm": network}, {"tdmm": adam}, averaged)
 
 
@@ -66,7 +66,7 @@ def _assert_same(a: TrainState, b: TrainState) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_going_on_from_a_state_equals_never_stopping(tmp_path: Path, fused: bool) -> None:
+def test_resuming_from_a_state_equals_never_stopping(tmp_path: Path, fused: bool) -> None:
     straight = _state(0, fused=fused)
     _train(straight, 3, seed=1)
     save_state(tmp_path, straight, Progress(3, 24, 0, 1.5), INFO)
@@ -91,17 +91,17 @@ def test_moments_take_the_layout_of_their_parameter(tmp_path: Path) -> None:
     _assert_same(first, second)
 
 
-def test_average_is_kept_and_is_what_inference_reads(tmp_path: Path) -> None:
-    state = _state(0, average=True)
-    assert state.average is not None
+def test_the_ema_is_kept_and_is_what_inference_reads(tmp_path: Path) -> None:
+    state = _state(0, ema=True)
+    assert state.ema is not None
     save_state(tmp_path, state, Progress(1), ModelInfo("head", ModelConfig(), 1, "a-run"))
-    weights, info = read_weights(tmp_path)
+    weights, info = read_model_weights(tmp_path)
     assert info.stage == "head"
-    torch.testing.assert_close(weights["tdmm.fc.weight"], state.average.state_dict()["fc.weight"])
-    other = _state(5, average=True)
+    torch.testing.assert_close(weights["tdmm.fc.weight"], state.ema.state_dict()["fc.weight"])
+    other = _state(5, ema=True)
     load_state(tmp_path / "step-00000001", other)
-    assert other.average is not None
-    torch.testing.assert_close(other.average.state_dict(), state.average.state_dict(), atol=0, rtol=0)
+    assert other.ema is not None
+    torch.testing.assert_close(other.ema.state_dict(), state.ema.state_dict(), atol=0, rtol=0)
 
 
 def test_newest_state_by_number_and_old_ones_removed(tmp_path: Path) -> None:
@@ -157,4 +157,4 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
 
 def test_nothing_to_load_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model or checkpoint here"):
-        read_weights(tmp_path)
+        read_model_weights(tmp_path)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from safa.checkpoint.native import load_model, load_state, read_weights
+from safa.checkpoint.native import load_model, load_state, read_model_weights
 from safa.checkpoint.released import FULL, export_released, import_released, read_released
 from safa.config import ModelConfig, parse_settings
 from safa.errors import UserError
@@ -150,7 +150,7 @@ def test_our_own_run_exports_to_the_released_layout(make_config: Callable[..., A
     released = read_released(tmp_path / "out.pth.tar")
     assert set(released.networks) == set(released.optimisers) == set(FULL)
     import_released(tmp_path / "out.pth.tar", tmp_path / "ours", config.model)
-    (before, _), (after, _) = read_weights(state), read_weights(tmp_path / "ours")
+    (before, _), (after, _) = read_model_weights(state), read_model_weights(tmp_path / "ours")
     _assert_equal(dict(sorted(before.items())), dict(sorted(after.items())))
     networks = make_stage(config, LocalContext()).networks
     for name, network in networks.items():

@@ -21,8 +21,8 @@ def config() -> DemoConfig:
 
 
 def test_each_stage_starts_from_the_one_before(config: DemoConfig) -> None:
-    clips, first, second = config.preprocess_settings(), config.pretrain_settings(), config.train_settings()
-    scored = config.evaluate_settings()
+    clips, first, second = config.preprocess, config.pretrain, config.train
+    scored = config.evaluate
     assert isinstance(clips.source, MetadataSource)
     assert clips.source.csv.parent == clips.source.videos.parent == config.videos
     assert first.data.clips == second.data.clips == scored.clips == clips.out / "clips"
@@ -33,17 +33,17 @@ def test_each_stage_starts_from_the_one_before(config: DemoConfig) -> None:
     assert scored.out == Path("some/run/report")
 
 
-def test_the_model_and_its_size_are_told_once(config: DemoConfig) -> None:
-    assert config.pretrain_settings().model == config.train_settings().model == config.model
-    assert config.preprocess_settings().size == config.model.image_size == 64
+def test_the_model_and_its_size_are_set_once(config: DemoConfig) -> None:
+    assert config.pretrain.model == config.train.model == config.model
+    assert config.preprocess.size == config.model.image_size == 64
 
 
 def test_stages_are_settings_of_their_own_programs(config: DemoConfig) -> None:
     """What the demo fills in is what each program would accept from a file."""
     for settings, kind in (
-        (config.preprocess_settings(), PreprocessConfig),
-        (config.train_settings(), TrainConfig),
-        (config.evaluate_settings(), EvaluateConfig),
+        (config.preprocess, PreprocessConfig),
+        (config.train, TrainConfig),
+        (config.evaluate, EvaluateConfig),
     ):
         assert type(settings) is kind
         assert parse_settings(yaml.safe_load(dump_settings(settings)), kind, "test") == settings
@@ -55,18 +55,48 @@ def test_a_dumped_demo_reads_back_to_the_same(config: DemoConfig) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["preprocess.out=x", "preprocess.size=32", "train.data.clips=x", "pretrain.name=x", "evaluate.model=x"],
+    [
+        "preprocess.source={kind: clips, folder: x}",
+        "preprocess.out=x",
+        "preprocess.size=32",
+        "pretrain.name=x",
+        "pretrain.runs=x",
+        "pretrain.model={image_size: 64}",
+        "train.data.clips=x",
+        "train.stage.init=x",
+        "evaluate.model=x",
+        "evaluate.clips=x",
+        "evaluate.out=x",
+        "evaluate.history=[x]",
+    ],
 )
-def test_nothing_can_be_told_twice(override: str) -> None:
-    key = override.partition("=")[0].rpartition(".")[2]
-    with pytest.raises(UserError, match=f"the demo sets {key} itself"):
+def test_what_the_demo_sets_is_refused_in_a_section(override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(UserError, match=rf"key '{key}' is .*: the demo sets this key itself\. Remove it\.$"):
         load_settings(CONFIG, DemoConfig, [override])
 
 
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("preprocess.min_framse=3", "unknown key 'preprocess.min_framse'"),
+        ("train.data.batch=3", "unknown key 'train.data.batch'"),
+        ("train.data={}", "missing key 'train.data.batch_size'"),
+        ("evaluate.frames=1", "key 'evaluate.frames' is 1"),
+        ("evaluate.frames='3'", "key 'evaluate.frames' is '3'"),
+        ("pretrain=3", "key 'pretrain' is 3"),
+        ("model.image_size=66", "key 'model' is .*does not fit"),
+    ],
+)
+def test_sections_are_as_strict_as_files(override: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as error:
+        load_settings(CONFIG, DemoConfig, [override])
+    assert "\n" not in str(error.value)
+    assert "more)" not in str(error.value)
+
+
 def test_stages_cannot_be_exchanged() -> None:
-    with pytest.raises(UserError, match=r"train\.stage\.kind must be full"):
+    with pytest.raises(UserError, match=r"key 'train\.stage\.kind' is 'head': must be full here"):
         load_settings(CONFIG, DemoConfig, ["train.stage={kind: head}"])
-    with pytest.raises(UserError, match=r"pretrain\.stage\.kind must be head"):
+    with pytest.raises(UserError, match=r"key 'pretrain\.stage\.kind' is 'full': must be head here"):
         load_settings(CONFIG, DemoConfig, ["pretrain.stage={kind: full}"])
-    with pytest.raises(UserError, match=r"sets train\.stage\.init itself"):
-        load_settings(CONFIG, DemoConfig, ["train.stage.init=x"])

@@ -1,4 +1,4 @@
-"""Downloads from a host that misbehaves: every fault has one of four ends, nothing half is left behind."""
+"""Downloads from a host that misbehaves: every error has one of four codes, no partial file stays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from safa.config.preprocess import MetadataSource, UrlDownload, YtDlpDownload
-from safa.data.download import TRANSIT, downloaded, make_downloader
 from safa.data.download.base import Downloader
-from safa.data.download.ytdlp import YtDlpDownloader, classified
+from safa.data.download.retry import TRANSIT, downloaded, make_downloader
+from safa.data.download.ytdlp import YtDlpDownloader, clip_error
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
 from tests.bad_host import Behaviour, serving
@@ -80,7 +80,7 @@ def test_a_download_is_whole_and_goes_afterwards(
     assert behaviour.count[name] >= 1
 
 
-def test_what_is_kept_is_not_fetched_again(host: tuple[Behaviour, str], tmp_path: Path) -> None:
+def test_what_is_kept_is_not_downloaded_again(host: tuple[Behaviour, str], tmp_path: Path) -> None:
     behaviour, address = host
     source = _source(tmp_path, _web(address).model_copy(update={"keep": True}))
     assert source.download is not None
@@ -105,12 +105,12 @@ def test_a_finished_download_of_a_killed_run_is_used(
 
 
 class _Never:
-    def get(self, video_id: str, part: Path) -> None:
+    def get(self, video_id: str, path: Path) -> None:
         raise AssertionError("nothing was to be downloaded")
 
 
 # way, code, requests that the web downloader makes
-FAULTS = {
+ERRORS = {
     "404": (FailureCode.UNAVAILABLE, 1),
     "410": (FailureCode.UNAVAILABLE, 1),
     "403": (FailureCode.UNAVAILABLE, 1),
@@ -123,13 +123,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("way", FAULTS)
-def test_faults_of_the_web(way: str, host: tuple[Behaviour, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ERRORS)
+def test_errors_of_the_web(way: str, host: tuple[Behaviour, str], tmp_path: Path) -> None:
     behaviour, address = host
     behaviour.ways["abc"] = way
     source = _source(tmp_path, _web(address))
     pauses: list[float] = []
-    code, requests = FAULTS[way]
+    code, requests = ERRORS[way]
     context = downloaded("abc", source, make_downloader(_web(address)), pauses.append)
     with pytest.raises(ClipError) as caught, context:
         raise AssertionError("there is nothing to work with")
@@ -143,14 +143,14 @@ def test_faults_of_the_web(way: str, host: tuple[Behaviour, str], tmp_path: Path
 
 
 @pytest.mark.parametrize("way", ["404", "403", "429", "500", "truncated", "stalled"])
-def test_faults_of_the_web_as_ytdlp_tells_them(way: str, host: tuple[Behaviour, str], tmp_path: Path) -> None:
+def test_errors_of_the_web_through_ytdlp(way: str, host: tuple[Behaviour, str], tmp_path: Path) -> None:
     behaviour, address = host
     behaviour.ways["abc"] = way
     source = _source(tmp_path, _ytdlp(address))
     context = downloaded("abc", source, make_downloader(_ytdlp(address)), lambda _: None)
     with pytest.raises(ClipError) as caught, context:
         raise AssertionError("there is nothing to work with")
-    assert caught.value.code is FAULTS[way][0]
+    assert caught.value.code is ERRORS[way][0]
     assert _left(tmp_path) == []
 
 
@@ -173,13 +173,13 @@ def test_words_of_youtube() -> None:
         "has been terminated.": FailureCode.UNAVAILABLE,
         "[youtube] x: Sign in to confirm you\u2019re not a bot. Use --cookies": FailureCode.BLOCKED,
         "[youtube] x: Sign in to confirm your age": FailureCode.UNAVAILABLE,
-        "[youtube] x: The uploader has not made this video available in your country": FailureCode.UNAVAILABLE,
+        "[youtube] x: The uploader has not made this video available": FailureCode.UNAVAILABLE,
         "unable to download video data: HTTP Error 429: Too Many Requests": FailureCode.RATE_LIMITED,
         "[youtube] x: Unable to download API page: The read operation timed out": FailureCode.TIMEOUT,
         "something that nobody has seen yet": FailureCode.TIMEOUT,
     }
     for message, code in known.items():
-        assert classified(message).code is code, message
+        assert clip_error(message).code is code, message
 
 
 def test_settings_reach_ytdlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +220,8 @@ def test_settings_reach_ytdlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert 3.0 <= slept[0] <= 4.0
 
 
-def test_missing_cookies_are_told_before_the_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file of cookies"):
+def test_missing_cookies_are_reported_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such cookies file"):
         make_downloader(YtDlpDownload(kind="yt_dlp", cookies=tmp_path / "none.txt"))
 
 
@@ -240,7 +240,7 @@ def test_what_comes_must_be_a_video(host: tuple[Behaviour, str], videos: Path, t
     _, address = host
     (videos / "noise.mp4").write_bytes(bytes(range(256)) * 40)
     context = downloaded("noise", _source(tmp_path, _web(address)), make_downloader(_web(address)))
-    with pytest.raises(ClipError, match="no video") as caught, context:
+    with pytest.raises(ClipError, match="not a video") as caught, context:
         raise AssertionError("noise was taken for a video")
     assert caught.value.code is FailureCode.DECODE
     assert _left(tmp_path) == []

@@ -158,7 +158,7 @@ def real_tubes(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideosSource, 
 
 
 @pytest.mark.slow
-def test_real_faces_are_followed_into_the_tubes_of_the_list(
+def test_real_faces_are_tracked_as_in_the_list(
     real_tubes: tuple[VideosSource, list[Entry], Path],
 ) -> None:
     from safa.config.preprocess import MetadataSource
@@ -186,7 +186,7 @@ def test_real_faces_are_followed_into_the_tubes_of_the_list(
 
 
 @pytest.mark.slow
-def test_a_damaged_file_of_tubes_is_told(
+def test_a_damaged_file_of_tracks_is_an_error(
     real_tubes: tuple[VideosSource, list[Entry], Path], tmp_path: Path
 ) -> None:
     _, (video,), folder = real_tubes

@@ -1,4 +1,4 @@
-"""Face tracks: who is whom from frame to frame, and which stretches become clips."""
+"""Face tracks: who is whom from frame to frame, and which tracks become clips."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def face(x: float, y: float = 50, size: float = 40, score: float = 0.9) -> Face:
     return Face(x, y, x + size, y + size, score)
 
 
-def spans(face_tracks: list[FaceTrack]) -> list[tuple[int, int, float]]:
-    return sorted((face_track.start, face_track.end, face_track.first.left) for face_track in face_tracks)
+def spans(tracks: list[FaceTrack]) -> list[tuple[int, int, float]]:
+    return sorted((track.start, track.end, track.first.left) for track in tracks)
 
 
 boxes = st.builds(
@@ -50,20 +50,20 @@ def test_the_face_that_is_meant() -> None:
     assert chosen([], "nearest", (0, 0)) is None
 
 
-def test_two_people_are_two_tubes_whatever_the_order_of_detections() -> None:
+def test_two_people_are_two_tracks_whatever_the_order_of_detections() -> None:
     frames = [[face(10 + t), face(150 - t)] if t % 2 else [face(150 - t), face(10 + t)] for t in range(8)]
-    face_tracks = list(track_faces(frames, CONFIG))
-    assert spans(face_tracks) == [(0, 8, 10), (0, 8, 150)]
-    left = min(face_tracks, key=lambda face_track: face_track.first.left)
+    tracks = list(track_faces(frames, CONFIG))
+    assert spans(tracks) == [(0, 8, 10), (0, 8, 150)]
+    left = min(tracks, key=lambda track: track.first.left)
     assert (left.union.left, left.union.right, left.n_faces) == (10, 57, 8)
 
 
-def test_a_face_that_drifts_off_its_first_box_starts_a_new_tube() -> None:
+def test_a_face_that_drifts_off_its_first_box_starts_a_new_track() -> None:
     # 40 px wide: at a shift of 24 the overlap with the first box is 16/64 = 0.25, at 25 it is below.
-    face_tracks = list(
+    tracks = list(
         track_faces([[face(float(t))] for t in range(30)], FaceTrackConfig(min_frames=1, max_frames=99))
     )
-    assert spans(face_tracks) == [(0, 25, 0), (25, 30, 25)]
+    assert spans(tracks) == [(0, 25, 0), (25, 30, 25)]
 
 
 def test_short_gaps_are_survived_and_long_ones_are_not() -> None:
@@ -72,57 +72,57 @@ def test_short_gaps_are_survived_and_long_ones_are_not() -> None:
     assert spans(list(track_faces([*seen, [], [], [], *seen], CONFIG))) == [(0, 4, 10), (7, 11, 10)]
 
 
-def test_long_tubes_are_cut_without_losing_a_frame() -> None:
+def test_long_tracks_are_split_without_losing_a_frame() -> None:
     assert spans(list(track_faces([[face(10)]] * 25, CONFIG))) == [(0, 10, 10), (10, 20, 10), (20, 25, 10)]
 
 
-def test_nothing_to_follow() -> None:
+def test_nothing_to_track() -> None:
     assert list(track_faces([], CONFIG)) == []
     assert list(track_faces([[], []], CONFIG)) == []
 
 
 @given(st.lists(st.lists(boxes, max_size=3), max_size=25))
-def test_every_face_is_in_exactly_one_tube(frames: list[list[Face]]) -> None:
-    face_tracks = list(track_faces(frames, CONFIG))
-    assert sum(face_track.n_faces for face_track in face_tracks) == sum(map(len, frames))
-    for face_track in face_tracks:
-        assert face_track.n_faces <= face_track.length <= CONFIG.max_frames + CONFIG.gap
-        assert 0 <= face_track.start < face_track.end <= len(frames)
+def test_every_face_is_in_exactly_one_track(frames: list[list[Face]]) -> None:
+    tracks = list(track_faces(frames, CONFIG))
+    assert sum(track.n_faces for track in tracks) == sum(map(len, frames))
+    for track in tracks:
+        assert track.n_faces <= track.length <= CONFIG.max_frames + CONFIG.gap
+        assert 0 <= track.start < track.end <= len(frames)
 
 
-def _tube(place: Face, length: int = 8) -> FaceTrack:
-    return FaceTrack(0, length, place, place, place, length)
+def _track(still: Face, length: int = 8) -> FaceTrack:
+    return FaceTrack(0, length, still, still, still, length)
 
 
 def test_the_clips_box_is_a_square_with_a_margin() -> None:
-    box = clip_box(_tube(face(100, 60)), FRAME, CONFIG)
+    box = clip_box(_track(face(100, 60)), FRAME, CONFIG)
     assert (box.left, box.top, box.right, box.bottom) == (96, 56, 144, 104)  # 40 px and a tenth at each side
     oblong = Face(100, 60, 120, 100, 0.9)
-    assert clip_box(_tube(oblong), FRAME, CONFIG).width == 48
+    assert clip_box(_track(oblong), FRAME, CONFIG).width == 48
 
 
 def test_the_margin_ends_at_the_frame() -> None:
-    box = clip_box(_tube(face(2, 60)), FRAME, CONFIG)
+    box = clip_box(_track(face(2, 60)), FRAME, CONFIG)
     assert (box.left, box.right) == (0, 46)
 
 
 @pytest.mark.parametrize(
-    ("face_track", "code"),
+    ("track", "code"),
     [
-        (_tube(face(100), 3), FailureCode.TOO_SHORT),
-        (_tube(face(0.5)), FailureCode.BORDER),
-        (_tube(face(259.5)), FailureCode.BORDER),
-        (_tube(face(100, 159.2)), FailureCode.BORDER),
-        (_tube(face(100, size=10)), FailureCode.TOO_SMALL),
+        (_track(face(100), 3), FailureCode.TOO_SHORT),
+        (_track(face(0.5)), FailureCode.BORDER),
+        (_track(face(259.5)), FailureCode.BORDER),
+        (_track(face(100, 159.2)), FailureCode.BORDER),
+        (_track(face(100, size=10)), FailureCode.TOO_SMALL),
     ],
 )
-def test_tubes_that_become_no_clip(face_track: FaceTrack, code: FailureCode) -> None:
+def test_tracks_that_become_no_clip(track: FaceTrack, code: FailureCode) -> None:
     with pytest.raises(ClipError) as caught:
-        clip_box(face_track, FRAME, CONFIG)
+        clip_box(track, FRAME, CONFIG)
     assert caught.value.code is code
 
 
-def test_border_tubes_are_kept_on_demand() -> None:
+def test_tracks_at_the_border_are_kept_on_demand() -> None:
     kept = CONFIG.model_copy(update={"drop_border": False})
-    assert clip_box(_tube(face(0.5)), FRAME, kept).left == 0
-    assert clip_box(replace(_tube(face(0.5)), end=9), FRAME, kept).width > 40
+    assert clip_box(_track(face(0.5)), FRAME, kept).left == 0
+    assert clip_box(replace(_track(face(0.5)), end=9), FRAME, kept).width > 40

@@ -1,4 +1,4 @@
-"""Where clips come from: lists with their faults, folders of crops, landmark tables; and one clip of each."""
+"""Where clips come from: lists with errors, folders of crops, landmark tables; and one clip of each."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     assert len(_listing(tmp_path, [_line()], "utf-8-sig").jobs) == 1
 
 
-def test_a_folder_of_videos_is_needed_only_without_a_fetcher(tmp_path: Path) -> None:
+def test_a_folder_of_videos_is_needed_only_without_a_download(tmp_path: Path) -> None:
     _listing(tmp_path, [_line()])
     source = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path / "later")
     with pytest.raises(UserError, match="no such folder of videos"):
@@ -131,7 +131,7 @@ def test_tables_of_another_kind(table: object) -> None:
 
 
 @given(st.sampled_from([23.976, 24.0, 25.0, 29.97, 30.0, 50.0, 59.94]), st.sampled_from([12.5, 25.0, 30.0]))
-def test_shown_at_is_shown_frames_anywhere(source_fps: float, fps: float) -> None:
+def test_source_frames_far_into_a_video_are_those_from_the_start(source_fps: float, fps: float) -> None:
     everywhere = source_frames_of(3000, source_fps, fps)
     for numbers in (np.arange(0, 40), np.arange(2900, 3000), np.array([7, 1234])):
         np.testing.assert_array_equal(source_frames_at(numbers, source_fps, fps), everywhere[numbers])
@@ -161,7 +161,7 @@ def _store(tmp_path: Path) -> ClipStore:
 
 
 @pytest.mark.parametrize("start", [0, 20])
-def test_sidecars_follow_the_films_own_frames_whatever_the_lists_rate(tmp_path: Path, start: int) -> None:
+def test_sidecars_follow_the_videos_own_frames_whatever_the_lists_rate(tmp_path: Path, start: int) -> None:
     """A 30 fps video, listed at 25 fps: each stored frame must have the landmarks of what it shows."""
     write_video(tmp_path / "v.mp4", _grey(FRAMES * 3 // 2), 30.0, crf=1)
     np.save(tmp_path / "v.landmarks.npy", _marked(FRAMES * 3 // 2))
@@ -220,24 +220,24 @@ def test_landmarks_of_another_folder(tmp_path: Path) -> None:
     assert make_clip(job, _config(tmp_path, landmarks=SidecarLandmarks(folder=tmp_path / "marks"))) == FRAMES
 
 
-# ---- plan --------------------------------------------------------------------------------------------------
+# ---- cost estimate -----------------------------------------------------------------------------------------
 
 
-def test_a_plan_adds_up(tmp_path: Path) -> None:
+def test_a_cost_estimate_adds_up(tmp_path: Path) -> None:
     listing = _listing(tmp_path, [_line(start=100 * n) for n in range(9)] + [_line("w")])
     rates = Rates(
         frames_per_core_s=50.0, bytes_per_frame=1000.0, landmarks_per_gpu_s=None, video_mb_per_s=1.0
     )
-    plan = estimate_cost(_config(tmp_path, size=256), listing.jobs, unusable=2, done=3, rates=rates)
-    assert (plan.clips, plan.videos, plan.unusable, plan.done) == (10, 2, 2, 3)
-    assert plan.hours == pytest.approx(40 / 3600)
-    assert plan.core_hours == pytest.approx(1000 / 50 / 3600)
-    assert plan.stored_bytes == 1_000_000
-    assert "10 of 2 videos (3 done, 2 unusable lines)" in plan.as_text()
-    assert plan.download_bytes is None
+    cost = estimate_cost(_config(tmp_path, size=256), listing.jobs, unusable=2, done=3, rates=rates)
+    assert (cost.clips, cost.videos, cost.unusable, cost.done) == (10, 2, 2, 3)
+    assert cost.hours == pytest.approx(40 / 3600)
+    assert cost.core_hours == pytest.approx(1000 / 50 / 3600)
+    assert cost.stored_bytes == 1_000_000
+    assert "10 from 2 videos (3 done, 2 unusable lines)" in cost.as_text()
+    assert cost.download_bytes is None
     policy = UrlDownload(kind="url", url="http://host/{video_id}.mp4")
     web = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path, download=policy)
-    told = estimate_cost(_config(tmp_path, source=web), listing.jobs, 0, 0, rates)
+    web_cost = estimate_cost(_config(tmp_path, source=web), listing.jobs, 0, 0, rates)
     # v until frame 900, w until 100, at 25 fps.
-    assert told.download_bytes == pytest.approx(40 * 2**20)
+    assert web_cost.download_bytes == pytest.approx(40 * 2**20)
     assert estimate_cost(_config(tmp_path, size=512), listing.jobs, 0, 0, rates).stored_bytes == 4_000_000

@@ -36,7 +36,7 @@ BACKENDS = [
 
 
 def naive_rasterize(vertices: Tensor, faces: Tensor, size: int) -> Fragments:
-    """The rules of MODEL.md, section 3, one face at a time."""
+    """The rules of docs/model.md, section 3, one face at a time."""
     shape = (len(vertices), size, size)
     face_index = torch.full(shape, -1)
     zbuf = torch.full(shape, torch.inf, dtype=vertices.dtype)

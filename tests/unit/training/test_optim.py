@@ -1,4 +1,4 @@
-"""Learning rates, clipping and the average of weights."""
+"""Learning rates, clipping and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from safa.training.optim import (
     clip_gradients,
     make_adam,
     scale_learning_rates,
-    trained_parameters,
 )
+from safa.weights import trained_parameters
 
 
 def test_milestones_in_epochs_follow_the_samples() -> None:
@@ -84,18 +84,18 @@ def test_clipping_bounds_the_norm_and_only_then() -> None:
     assert float(network.weight.grad.norm()) == pytest.approx(1, rel=1e-4)
 
 
-def test_average_is_the_recursion_written_out() -> None:
+def test_ema_is_the_recursion_written_out() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = EMA(model, decay=0.9)
+    ema = EMA(model, decay=0.9)
     wanted = model[0].weight.detach().clone()
     for step in range(1, 40):
         with torch.no_grad():
             model[0].weight.normal_()
             model[1].running_mean.normal_()
-        average.update(step)
+        ema.update(step)
         keep = min(0.9, (1 + step) / (10 + step))
         wanted = keep * wanted + (1 - keep) * model[0].weight.detach()
-    torch.testing.assert_close(average.model.state_dict()["0.weight"], wanted)
-    torch.testing.assert_close(average.model.state_dict()["1.running_mean"], model[1].running_mean)
-    assert not any(p.requires_grad for p in average.model.parameters())
-    assert not average.model.training
+    torch.testing.assert_close(ema.model.state_dict()["0.weight"], wanted)
+    torch.testing.assert_close(ema.model.state_dict()["1.running_mean"], model[1].running_mean)
+    assert not any(p.requires_grad for p in ema.model.parameters())
+    assert not ema.model.training

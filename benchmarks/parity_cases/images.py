@@ -1,4 +1,4 @@
-"""Everything that ends in a picture: dense motion, generator, face swap, attention, batches, animation."""
+"""Everything that ends in an image: dense motion, generator, face swap, attention, batches, animation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from parity_cases.golden import Array, Golden
-from parity_cases.hooks import tap
+from parity_cases.hooks import recorded_outputs
 from parity_cases.rows import Row, each, exact, levels, picture
 from safa.config.inference import TransferConfig
 from safa.geometry.gaussians import AntiAlias
@@ -24,8 +24,8 @@ TRANSFERS = {
     "rel": TransferConfig(mode="relative"),
     "abs": TransferConfig(mode="absolute"),
 }
-TAP_GRID = 64  # taps are recorded at this many rows and columns
-TAP_CHANNELS = (64, 8)  # from so many channels on, every 8th is recorded
+RECORDED_GRID = 64  # rows and columns of a recorded output
+RECORDED_CHANNELS = (64, 8)  # of 64 channels or more, every 8th is recorded
 
 
 def dense_motion(golden: Golden) -> Iterator[Row]:
@@ -46,13 +46,13 @@ def dense_motion(golden: Golden) -> Iterator[Row]:
 def generator(golden: Golden) -> Iterator[Row]:
     reference = golden.arrays("generator")
     names = [key.removeprefix("tap.") for key in reference if key.startswith("tap.")]
-    with tap(golden.safa.generator, names) as hooks:
+    with recorded_outputs(golden.safa.generator, names) as outputs:
         out = _reenact(golden)
     yield picture("generator", "prediction", out.prediction.numpy(), reference["prediction"])
     yield picture("generator", "deformed_s2", out.deformed[..., ::2, ::2].numpy(), reference["deformed_s2"])
     yield levels("generator", "prediction_u8", _to_8bit(out.prediction), reference["prediction_u8"])
     for name in names:
-        output = hooks[name]
+        output = outputs[name]
         if output.ndim == 4:
             mean = output.mean((2, 3)).numpy()
             yield picture("generator", f"tapmean.{name}", mean, reference[f"tapmean.{name}"])
@@ -128,10 +128,10 @@ def animation(name: str, golden: Golden) -> Iterator[Row]:
         "transformed_verts_s4": vertices,
     }.items():
         yield exact(case, tensor, ours.numpy(), reference[tensor])
-    frames_BHWC = golden.safa.reenact(source, moved).prediction.permute(0, 2, 3, 1)
-    thin = frames_BHWC[:, ::4, ::4].numpy()
+    frames = golden.safa.reenact(source, moved).prediction.permute(0, 2, 3, 1)  # (B, 3, H, W) -> (B, H, W, 3)
+    thin = frames[:, ::4, ::4].numpy()
     yield from each(picture, case, "pred_f32_s4", thin, reference["pred_f32_s4"])
-    yield from each(levels, case, "pred_u8", _to_8bit(frames_BHWC), reference["pred_u8"])
+    yield from each(levels, case, "pred_u8", _to_8bit(frames), reference["pred_u8"])
 
 
 def _reenact(golden: Golden, blend: Blend | None = None) -> Reenactment:
@@ -141,8 +141,8 @@ def _reenact(golden: Golden, blend: Blend | None = None) -> Reenactment:
 
 def _thin(output: Tensor) -> Tensor:
     """The part of a module's output that is recorded."""
-    many, step = TAP_CHANNELS
-    stride = output.shape[-1] // TAP_GRID
+    many, step = RECORDED_CHANNELS
+    stride = output.shape[-1] // RECORDED_GRID
     return output[:, :: step if output.shape[1] >= many else 1, ::stride, ::stride]
 
 
