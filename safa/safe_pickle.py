@@ -123,7 +123,7 @@ def dense(value: Any, where: str) -> np.ndarray[Any, Any]:
         UserError: the value is none of these, or a record lacks its numbers.
     """
     if isinstance(value, torch.Tensor):
-        return value.numpy()
+        return (value.float() if value.dtype is torch.bfloat16 else value).numpy()
     if isinstance(value, ChumpyArray):
         value = vars(value).get("x")
     if isinstance(value, SparseMatrix):

@@ -28,7 +28,7 @@ from safa.unpickle.symbols import (
     find_symbol,
     new_record,
 )
-from safa.unpickle.tensors import named_storage
+from safa.unpickle.tensors import FindStorage, named_storage
 from safa.unpickle.work import Damaged, Forbidden, Work
 
 MOST_MARKS = 1000  # containers open at once
@@ -44,14 +44,14 @@ class Machine(Stream):
         data: the bytes.
         work: counts what it costs.
         start: where the pickle begins.
-        inner: it is the pickle of a storage inside another one; the only kind that may name what lies behind
-            it, and the only kind that holds no further one.
+        find: gives the storages that lie outside of a pickle of torch's; None for other pickles, which name
+            nothing outside of them. Only these hold a file of torch's as bytes.
     """
 
-    def __init__(self, data: bytes, work: Work, start: int = 0, inner: bool = False) -> None:
+    def __init__(self, data: bytes, work: Work, start: int = 0, find: FindStorage | None = None) -> None:
         super().__init__(data, start)
         self.work = work
-        self._inner = inner
+        self._find = find
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # what lies under each mark
         self._memo: list[Any] = []
@@ -78,12 +78,12 @@ class Machine(Stream):
             action(self)
         raise Forbidden("it has far more steps than plain data of its size needs")
 
-    def load_inner(self, data: bytes, start: int) -> tuple[Any, int]:
-        """The value of a pickle inside this one, and where it ends."""
-        if self._inner:
+    def load_inner(self, data: bytes, start: int, find: FindStorage) -> tuple[Any, int]:
+        """The value of a pickle inside this one, and where it ends; ``find`` gives the storages it names."""
+        if self._find:
             raise Forbidden("it holds a tensor inside a tensor")
         self.work.weigh(RECORD_WEIGHT)
-        machine = Machine(data, self.work, start, inner=True)
+        machine = Machine(data, self.work, start, find)
         return machine.run(), machine.at
 
     # ---- the stack -----------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class Machine(Stream):
             target = target.result
         elif isinstance(target, InertRecord):
             self._set_attributes(target, state)
-        else:
+        elif type(target) is not OrderedDict:  # a state dict's state is versions, which nothing here needs
             raise Forbidden(f"it changes the state of {described(target)}, which is not plain data")
         self._push(target)
 
@@ -237,9 +237,10 @@ class Machine(Stream):
         vars(record).update(state)
 
     def _outside(self) -> None:
-        if not self._inner:
+        if not self._find:
             raise Forbidden("it asks for something kept outside of it")
-        self._push(named_storage(self._pop(), lambda kind: kind.storage if type(kind) is Symbol else None))
+        name = named_storage(self._pop(), lambda kind: kind.storage if type(kind) is Symbol else None)
+        self._push(self._find(name))
 
 
 def _unknown(code: int) -> Damaged | Forbidden:

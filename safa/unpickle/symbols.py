@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from safa.unpickle.arrays import ArrayDraft, DtypeDraft, array_from_bytes, draft_dtype, scalar
 from safa.unpickle.keys import check_key
 from safa.unpickle.records import ChumpyArray, InertRecord, SparseColumns, SparseRows, SparseTriples
-from safa.unpickle.tensors import STORAGES, Storage, read_storage, rebuilt_tensor
+from safa.unpickle.tensors import STORAGES, FindStorage, Storage, read_legacy, rebuilt_tensor
 from safa.unpickle.work import Damaged, Forbidden, Work, shown
 
 RECORD_WEIGHT = 250
@@ -28,8 +30,8 @@ class Reader(Protocol):
 
     work: Work
 
-    def load_inner(self, data: bytes, start: int) -> tuple[Any, int]:
-        """The value of a pickle inside this one, and where it ends."""
+    def load_inner(self, data: bytes, start: int, find: FindStorage) -> tuple[Any, int]:
+        """The value of a pickle inside this one, and where it ends; ``find`` gives the storages it names."""
 
 
 Args = tuple[Any, ...]
@@ -44,13 +46,13 @@ class Symbol:
         title: module and name, for errors.
         make: what calling it gives; None if it must not be called.
         record: the class of the record that stands in for it, if it is such a class.
-        storage: numpy's name for the elements, if it is a class of torch's storages.
+        storage: the type of the elements, if it is a class of torch's storages.
     """
 
     title: str
     make: Make | None = None
     record: type[InertRecord] | None = None
-    storage: str | None = None
+    storage: torch.dtype | None = None
 
 
 def find_symbol(module: str, name: str) -> Symbol:
@@ -199,12 +201,35 @@ def _reconstructor(reader: Reader, args: Args) -> InertRecord:
 
 def _load_from_bytes(reader: Reader, args: Args) -> Storage:
     (data,) = _taken(args, 1, 1)
-    return read_storage(data, reader.load_inner)
+    if type(data) is not bytes:
+        raise Damaged("a tensor without bytes")
+    reader.work.weigh(len(data))
+    value = read_legacy(BytesIO(data), data, len(data), reader.load_inner, reader.work)
+    if type(value) is not Storage:
+        raise Damaged("a tensor without its numbers")
+    return value
 
 
-def _rebuild_tensor(reader: Reader, args: Args) -> Any:
-    storage, offset, size, stride, *_ = _taken(args, 5, 7)  # gradients and hooks are left behind
-    return rebuilt_tensor(storage, offset, size, stride, reader.work)
+def _rebuild_tensor(reader: Reader, args: Args) -> torch.Tensor:
+    # Gradients and hooks are left behind. The last argument can say that numbers are to be negated.
+    storage, offset, size, stride, _, _, settings = _taken(args, 4, 7)
+    if settings is not None and (type(settings) is not dict or settings):
+        raise Forbidden("it holds a tensor with settings of its own")
+    return rebuilt_tensor(storage, offset, size, stride)
+
+
+def _rebuild_parameter(reader: Reader, args: Args) -> torch.Tensor:
+    tensor, _, _ = _taken(args, 3, 3)
+    if type(tensor) is not torch.Tensor:
+        raise Damaged("a parameter that is no tensor")
+    return tensor
+
+
+def _size(reader: Reader, args: Args) -> tuple[Any, ...]:
+    (sizes,) = _taken(args, 1, 1)
+    if type(sizes) is not tuple or not all(type(n) is int for n in sizes):
+        raise Damaged("a shape that is none")
+    return sizes
 
 
 _NDARRAY = Symbol("numpy.ndarray")
@@ -214,7 +239,10 @@ _CALLED: dict[tuple[str, str], Make] = {
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): _ordered_dict,
+    ("torch", "Size"): _size,
+    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,  # before version 0.4
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch.storage", "_load_from_bytes"): _load_from_bytes,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from safa.data.detectors import Face, chosen
 from safa.data.landmarks import Landmarks
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import UserError
+from safa.weights import read_weights
 
 # Names under which the weights are published. The first file is the network, the second its anchors.
 DETECTOR_FILES: dict[str, tuple[str, ...]] = {
@@ -71,7 +73,7 @@ class LibraryDetector:
     def __init__(self, config: DetectorConfig) -> None:
         self._name, self._batch = config.name, config.batch
         files = [_file(config.weights, name) for name in DETECTOR_FILES[config.name]]
-        arguments: dict[str, Any] = {"path_to_detector": str(files[0])}
+        arguments: dict[str, Any] = {"path_to_detector": _weights(config.name, files[0])}
         if config.name in _BLAZE:
             arguments |= {"path_to_anchor": str(files[1]), "back_model": config.name == "blazeface_back"}
         arguments[_THRESHOLD_NAMES[config.name]] = config.threshold
@@ -170,13 +172,35 @@ def _landmark_network(folder: Path, device: str) -> torch.nn.Module:
     path = _file(folder, LANDMARK_FILE)
     network: torch.nn.Module = _package("models").FAN(NUM_HOURGLASSES)
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(dict(read_weights(path)))
+    except UserError as error:
+        raise UserError(
+            f"not the weights of the landmark network ({error.what})", str(path), error.fix
+        ) from None
     except Exception as error:
         raise UserError(
             f"not the weights of the landmark network ({type(error).__name__}: {_first_line(error)})",
             str(path),
         ) from None
     return network.to(device).eval()
+
+
+def _weights(name: str, path: Path) -> str | io.BytesIO:
+    """What the package reads a detector's weights from.
+
+    The package reads PyTorch files with torch's own reader. It gets a copy in memory instead of a stranger's
+    file: what our reader took from it, written anew.
+    """
+    if path.suffix != ".pth":
+        return str(path)
+    try:
+        state = dict(read_weights(path))
+    except UserError as error:
+        raise UserError(f"not the weights of {name} ({error.what})", str(path), error.fix) from None
+    copy = io.BytesIO()
+    torch.save(state, copy)
+    copy.seek(0)
+    return copy
 
 
 def _package(part: str) -> Any:
