@@ -594,7 +594,7 @@ def app_animator(what: Callable[[Any], Any]) -> Callable[..., Any]:
 APP = [
     Row(
         *("app --checkpoint", lambda w: w.checkpoint, lambda w: w.other_checkpoint),
-        *(app_animator(lambda a: a.engine.model.config.num_keypoints), are(4, 3)),
+        *(app_animator(lambda a: a.runner.model.config.num_keypoints), are(4, 3)),
     ),
     Row(
         *("app --precision", "float32", "bfloat16", app_animator(lambda a: a._precision)),
@@ -604,7 +604,7 @@ APP = [
         "app --batch-size",
         4,
         2,
-        app_animator(lambda a: (a.batch_size, a.engine._batch_size)),
+        app_animator(lambda a: (a.batch_size, a.runner._batch_size)),
         are((4, 4), (2, 2)),
     ),
     *(Row(f"app {o}", one, other, look, rel) for o, one, other, look, rel in MODEL_OPTIONS),

@@ -71,7 +71,7 @@ def _passed_on() -> Iterator[tuple[str, Row]]:
                 yield section, row
 
 
-@pytest.mark.parametrize(("section", "row"), _passed_on(), ids=lambda part: getattr(part, "key", part))
+@pytest.mark.parametrize(("section", "row"), list(_passed_on()), ids=lambda part: getattr(part, "key", part))
 def test_a_section_reaches_its_stage(world: World, section: str, row: Row) -> None:
     key = plain_key(row.key)
     value = row.other(world) if callable(row.other) else row.other

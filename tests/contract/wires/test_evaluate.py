@@ -41,7 +41,7 @@ def settings(world: World, key: str, value: Any, changes: dict[str, Any]) -> Eva
         "model": str(world.checkpoint),
         "clips": str(world.faces),
         "out": str(world.root / "evaluation"),
-        "pictures": {"panel": 32, "strip_frames": 3},
+        "visuals": {"panel": 32, "strip_frames": 3},
     }
     for name, each in (*changes.items(), (key, value)):
         each = each(world) if callable(each) else each
@@ -443,10 +443,10 @@ def _rows() -> Iterator[Row]:
     yield Row("scorers.lpips", None, lambda w: w.parser_file, loaded("lpips"), are(False, True))
     yield Row("scorers.lpips", None, lambda w: w.parser_file, skipped("lpips"), are(True, False))
     yield Row("scorers.inception", None, script(_Pool), feature_files, are(0, 3))
-    yield Row("pictures.panel", 32, 64, width_of_strip, lambda a, b: b > 1.5 * a)
-    yield Row("pictures.panel", 32, 64, width_of_video, lambda a, b: b > 1.5 * a)
-    yield Row("pictures.strip_frames", 2, 4, height_of_strip, lambda a, b: b > 1.5 * a)
-    yield Row("pictures.crf", 10, 40, bytes_of_video, falls)
+    yield Row("visuals.panel", 32, 64, width_of_strip, lambda a, b: b > 1.5 * a)
+    yield Row("visuals.panel", 32, 64, width_of_video, lambda a, b: b > 1.5 * a)
+    yield Row("visuals.strip_frames", 2, 4, height_of_strip, lambda a, b: b > 1.5 * a)
+    yield Row("visuals.crf", 10, 40, bytes_of_video, falls)
     yield Row("history", [], _history, page, lambda a, b: "77 steps" in b and "77 steps" not in a)
     yield Row("max_unexpected", 0.25, 0.1, raises, are(False, True), {"clips": lambda w: w.faces})
     yield Row("scale.actors", 1, 3, ray_options("actors"), are(1, 3))

@@ -23,7 +23,7 @@ from safa.data import download as downloads
 from safa.data.clip_maker import make_clip
 from safa.data.detectors import Face
 from safa.data.detectors.face_alignment import LANDMARK_FILE, LibraryDetector, LibraryLandmarks
-from safa.data.download import downloaded, make_downloader
+from safa.data.download.retry import downloaded, make_downloader
 from safa.data.download.ytdlp import YtDlpDownloader
 from safa.data.face_tracks import find_face_tracks, list_tracked_clips, raw_videos, write_tracks
 from safa.data.images import decode_image

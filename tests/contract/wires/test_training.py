@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines import train as program
-from safa.checkpoint.native import read_weights
+from safa.checkpoint.native import read_model_weights
 from safa.config import parse_settings
 from safa.config.model import ModelConfig
 from safa.config.training import TrainConfig
@@ -23,7 +23,7 @@ from safa.data.clip_store import ClipStore
 from safa.errors import UserError
 from safa.training import dataloader, loop, steps
 from safa.training.context import LocalContext
-from safa.training.dataloader import TrainingData
+from safa.training.dataloader import TrainingDataLoader
 from safa.training.metrics_logger import MetricsLogger, read_metrics
 from safa.training.stages import make_stage
 from safa.training.steps import Criteria
@@ -58,7 +58,7 @@ def _stage(config: TrainConfig) -> Any:
 
 
 def _batch(config: TrainConfig) -> Any:
-    return next(TrainingData(config, LocalContext()).batches(0, 1))
+    return next(TrainingDataLoader(config, LocalContext()).batches(0, 1))
 
 
 # ---- the loop ---------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def _rows_of(world: World, config: TrainConfig, kind: str) -> list[dict[str, Any
 def name_of_run(world: World, config: TrainConfig) -> tuple[str, str]:
     """Of its folder, and as its model tells it."""
     folder = _fitted(world, config)
-    return folder.name, read_weights(folder / "model")[1].run
+    return folder.name, read_model_weights(folder / "model")[1].run
 
 
 def folder_of_runs(world: World, config: TrainConfig) -> str:
@@ -125,7 +125,7 @@ def states_beyond_the_newest(world: World, config: TrainConfig) -> int:
 
 def first_weights(world: World, config: TrainConfig) -> Tensor:
     """Of a run's model after its steps."""
-    weights, _ = read_weights(_fitted(world, config) / "model")
+    weights, _ = read_model_weights(_fitted(world, config) / "model")
     return weights["tdmm.encoder.model.features.0.0.weight"]
 
 
@@ -134,7 +134,7 @@ def first_weights(world: World, config: TrainConfig) -> Tensor:
 
 def ids(world: World, config: TrainConfig) -> set[str]:
     try:
-        data = TrainingData(config, LocalContext())
+        data = TrainingDataLoader(config, LocalContext())
     except UserError as error:
         return {error.what}
     batches = data.batches(0, 8)
@@ -142,13 +142,13 @@ def ids(world: World, config: TrainConfig) -> set[str]:
 
 
 def order_of_samples(world: World, config: TrainConfig) -> list[str]:
-    batches = TrainingData(config, LocalContext()).batches(0, 6)
+    batches = TrainingDataLoader(config, LocalContext()).batches(0, 6)
     return [name.split("#")[0] for batch in batches for name in batch.clip_ids]
 
 
 def refused(world: World, config: TrainConfig) -> bool:
     try:
-        TrainingData(config, LocalContext())
+        TrainingDataLoader(config, LocalContext())
     except UserError as error:
         return "min_identities" in str(error)
     return False
@@ -160,14 +160,14 @@ def length_of_batch(world: World, config: TrainConfig) -> int:
 
 def samples(world: World, config: TrainConfig) -> tuple[int, int]:
     """In an epoch, and in a step."""
-    data = TrainingData(config, LocalContext())
+    data = TrainingDataLoader(config, LocalContext())
     return data.samples_per_epoch, data.samples_per_step
 
 
 def loader_processes(world: World, config: TrainConfig) -> int:
     made = Recorder([])
     with patch.object(dataloader, "DataLoader", made):
-        TrainingData(config, LocalContext()).batches(0, 1)
+        TrainingDataLoader(config, LocalContext()).batches(0, 1)
     count: int = made.first[1]["num_workers"]
     return count
 
@@ -182,7 +182,7 @@ def frames_read_again(world: World, config: TrainConfig) -> int:
         return plain(store, clip, numbers)
 
     with patch.object(ClipStore, "frames", frames):
-        data = TrainingData(config, LocalContext())
+        data = TrainingDataLoader(config, LocalContext())
         next(data.batches(0, 1))
         first = count[0]
         next(data.batches(0, 1))
@@ -264,7 +264,7 @@ def order_in_pairs(world: World, config: TrainConfig) -> bool:
 
 def held_out(world: World, config: TrainConfig) -> tuple[int, int, float]:
     """Clips, driving frames of the first one, and its first pixel's sum: whose it is."""
-    clips = TrainingData(config, LocalContext()).held_out
+    clips = TrainingDataLoader(config, LocalContext()).held_out
     return len(clips), len(clips[0].driving), round(float(clips[0].source.sum()), 3)
 
 
@@ -354,7 +354,7 @@ def two_passes(world: World, config: TrainConfig) -> tuple[bool, bool]:
 
 def distance_from_checkpoint(world: World, config: TrainConfig) -> float:
     """Of the 3DMM and of the generator that the stage starts with."""
-    weights, _ = read_weights(world.checkpoint)
+    weights, _ = read_model_weights(world.checkpoint)
     state = _stage(config).model.state_dict()
     names = ("tdmm.encoder.fc.weight", "generator.final.weight")
     return float(sum((state[name] - weights[name]).abs().mean() for name in names))
@@ -377,7 +377,7 @@ def saved_model_is_the_average(world: World, config: TrainConfig) -> bool:
 
     folder = _fitted(world, config)
     state = read_state(latest_state(folder / "checkpoints"))
-    saved, _ = read_weights(folder / "model")
+    saved, _ = read_model_weights(folder / "model")
     return not torch.equal(saved["generator.final.weight"], state.networks["generator"]["final.weight"])
 
 
@@ -396,7 +396,7 @@ def batches_of_a_step(world: World, config: TrainConfig) -> tuple[int, int]:
     with patch("safa.training.stages.head_step", counted):
         folder = _fitted(world, config)
     del folder
-    return len(count), TrainingData(config, LocalContext()).samples_per_step
+    return len(count), TrainingDataLoader(config, LocalContext()).samples_per_step
 
 
 def gradient_norm(world: World, config: TrainConfig) -> float:
@@ -493,7 +493,7 @@ def threads(world: World, config: TrainConfig) -> int:
     asked = Recorder()
     with (
         patch.object(torch, "set_num_threads", asked),
-        patch.object(loop, "TrainingData", Recorder()),
+        patch.object(loop, "TrainingDataLoader", Recorder()),
         patch.object(loop, "_Run", Recorder(Recorder())),
         pytest.raises(AttributeError),
     ):
@@ -506,7 +506,7 @@ def where_it_trains(world: World, config: TrainConfig) -> str:
     with (
         patch.object(program, "train_locally", lambda _: used.append("here")),
         patch.object(program, "train_on_ray", lambda _: used.append("on Ray")),
-        patch.object(program, "read_weights", lambda _: (None, Recorder())),
+        patch.object(program, "read_model_weights", lambda _: (None, Recorder())),
         pytest.raises(AttributeError),
     ):
         program.train(config.model_copy(update={"runs": world.folder()}))
