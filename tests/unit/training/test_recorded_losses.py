@@ -24,8 +24,8 @@ from safa.training.dataloader import TrainingDataLoader
 from safa.training.stages import make_stage
 
 RECORDED = Path(__file__).with_name("recorded_losses.json")
-# An AMD and an Intel CPU differ by 1e-6 (relative) within these steps. In stage 2 they drift apart after that,
-# by 1e-5 in step 15 and by 7e-3 in step 20: there the rasteriser's float32 gives some pixel to another face.
+# Two kinds of CPU differ by 1e-6 (relative) within these steps. In stage 2 they drift apart later, by 1e-5
+# in step 15 and by 7e-3 in step 20: rounding grows with every step, as it does in float32 from the first.
 STEPS = {"head": 20, "full": 12}
 TOLERANCE = 1e-5  # relative
 
