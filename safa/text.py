@@ -1,6 +1,12 @@
-"""Numbers and nouns as messages and reports write them."""
+"""What messages and reports have in common: numbers with their nouns, and how to install what is missing."""
 
 from __future__ import annotations
+
+# How to install things from a clone of the repository: `safa` on the package index is another project.
+INSTALL = "make install"
+INSTALL_APP = ".venv/bin/python -m pip install -e '.[app]'"
+INSTALL_FACES = ".venv/bin/python -m pip install -e '.[faces]'"
+INSTALL_DOWNLOAD = ".venv/bin/python -m pip install -e '.[download]'"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safa.app.work import Limits, Workshop, make_example
-from safa.commands.flags import INSTALL_APP
 from safa.errors import UserError
 from safa.inference.face_animator import FaceAnimator
+from safa.text import INSTALL_APP
 
 Value = TypeVar("Value")
 
@@ -34,7 +34,7 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, por
         UserError: Gradio is missing, the model can't be loaded, or the port is in use.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise UserError("Gradio is not installed", "safa app", f"Install it: {INSTALL_APP}")
+        raise UserError("Gradio is not installed", "safa app", f"Install it: {INSTALL_APP}.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported, or it calls home
     with tempfile.TemporaryDirectory(prefix="safa-app-") as folder:
         # Gradio's copies of uploads are deleted with our files when the server stops.

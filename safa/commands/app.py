@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from safa.commands.flags import INSTALL_APP, add_model_flags, load_animator_from_flags
+from safa.commands.flags import add_model_flags, load_animator_from_flags
+from safa.text import INSTALL_APP
 
 
 def add_parser(subparsers: Any) -> None:

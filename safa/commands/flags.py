@@ -10,11 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from safa.inference.face_animator import FaceAnimator
 
-# How to install things from a clone of the repository: `safa` on the package index is another project.
-INSTALL = "make install"
-INSTALL_APP = ".venv/bin/python -m pip install -e '.[app]'"
-INSTALL_FACES = ".venv/bin/python -m pip install -e '.[faces]'"
-
 # Flags of the authors' scripts, and ours for them.
 UPSTREAM = {
     "--adapt_scale": "--adapt-scale",

@@ -106,7 +106,9 @@ def interpolate_vertices(fragments: Fragments, vertex_attributes: Tensor, faces:
     pixels, mesh, face = _hits(fragments.face_index)
     corners = (mesh * vertex_attributes.shape[1])[:, None] + faces[face]  # (P, 1) + (P, 3) -> (P, 3)
     values = vertex_attributes.flatten(0, 1).index_select(0, corners.flatten())  # (B*V, D) -> (P*3, D)
-    return _blend(fragments, pixels, values.reshape(len(pixels), 3, values.shape[-1]))  # (P*3, D) -> (P, 3, D)
+    return _blend(
+        fragments, pixels, values.reshape(len(pixels), 3, values.shape[-1])
+    )  # (P*3, D) -> (P, 3, D)
 
 
 def _hits(face_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -79,7 +79,7 @@ def _evaluator(config: EvaluateConfig) -> Evaluator:
 
 
 def keypoints_of_model(world: World, config: EvaluateConfig) -> int:
-    return int(_evaluator(config)._evaluator._animator.model.config.num_keypoints)
+    return int(_evaluator(config)._evaluator._runner.model.config.num_keypoints)
 
 
 def people(world: World, config: EvaluateConfig) -> set[str]:

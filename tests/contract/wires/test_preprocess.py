@@ -19,10 +19,10 @@ from pipelines import preprocess as program
 from pipelines.stages import ClipMaker
 from safa.config import parse_settings
 from safa.config.preprocess import PreprocessConfig
-from safa.data import download as downloads
 from safa.data.clip_maker import make_clip
 from safa.data.detectors import Face
 from safa.data.detectors.face_alignment import LANDMARK_FILE, LibraryDetector, LibraryLandmarks
+from safa.data.download import retry as downloads
 from safa.data.download.retry import downloaded, make_downloader
 from safa.data.download.ytdlp import YtDlpDownloader
 from safa.data.face_tracks import find_face_tracks, list_tracked_clips, raw_videos, write_tracks
@@ -54,7 +54,7 @@ def _world(world: World) -> Path:
         np.save(folder / "crops" / "take.landmarks.npy", points)
         np.save(folder / "landmarks" / "take.landmarks.npy", points + 2)
         write_video(folder / "other-crops" / "clip.mp4", iter(frames), FPS)
-        write_video(folder / "other-raw" / "film.mp4", iter(frames), FPS)
+        write_video(folder / "other-raw" / "video.mp4", iter(frames), FPS)
         box = "-".join(map(str, BOX))
         for name, person in (("list.csv", "ann"), ("other.csv", "ben")):
             line = f"take,0,{LENGTH},{box},{FPS:g},{WIDTH},{HEIGHT},train,{person}\n"
@@ -65,7 +65,9 @@ def _world(world: World) -> Path:
         for name in ("weights", "other-weights"):
             (folder / name).mkdir()
             for file in ("blazeface.pth", "anchors.npy", "s3fd-619a316812.pth"):
-                (folder / name / file).write_bytes(b"x")
+                (folder / name / file).write_bytes(b"x") if file.endswith(".npy") else torch.save(
+                    {}, folder / name / file
+                )
             fan = FakeFan()
             with torch.no_grad():
                 fan.gain.fill_(1.0 if name == "weights" else 2.0)
@@ -320,7 +322,7 @@ class _Sees:
 
 
 def _tracks(config: PreprocessConfig, sees: _Sees | None = None) -> Any:
-    video = Path(raw_videos(config.source)[0][0].where)
+    video = Path(raw_videos(config.source)[0][0].location)
     return find_face_tracks(video, config.source, config.fps, sees or _Sees())
 
 
@@ -574,7 +576,7 @@ def _rows() -> Iterator[Row]:
     )
     yield Row(
         *(f"{VIDEOS}.folder", in_folder("raw"), in_folder("other-raw"), kinds_of_jobs),
-        are(["take.mp4"], ["film.mp4"]),
+        are(["take.mp4"], ["video.mp4"]),
     )
     yield Row(f"{VIDEOS}.split", "train", "test", split_of_job, are("train", "test"), TRACKS)
     yield from _detector_rows(f"{VIDEOS}.detector")

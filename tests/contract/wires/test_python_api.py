@@ -92,7 +92,7 @@ def test_load_passes_everything_on(world: World) -> None:
 
 
 @pytest.mark.parametrize("crop", [True, False])
-def test_reconstruct_finds_the_face_unless_told_not_to(world: World, crop: bool) -> None:
+def test_reconstruct_finds_the_face_unless_asked_not_to(world: World, crop: bool) -> None:
     boxes: list[Any] = []
 
     def cropped(frame: Any, box: Any, size: int) -> Any:

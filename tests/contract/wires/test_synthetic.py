@@ -51,7 +51,7 @@ def _video(world: World, config: SyntheticConfig) -> Any:
             name = make_video(config, folder, video_jobs(config)[0])
         return folder / f"{name}.mp4"
 
-    return world.once(("film", config.model_dump_json()), make)
+    return world.once(("video", config.model_dump_json()), make)
 
 
 def jobs(world: World, config: SyntheticConfig) -> list[tuple[int, int, bool]]:

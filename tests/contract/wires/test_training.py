@@ -363,13 +363,13 @@ def distance_from_checkpoint(world: World, config: TrainConfig) -> float:
 def lag_of_average(world: World, config: TrainConfig) -> float | None:
     """How much of a change of the weights the average leaves out, long after the start."""
     stage = _stage(config)
-    if stage.average is None:
+    if stage.ema is None:
         return None
     with torch.no_grad():
         stage.model.generator.final.weight.fill_(1.0)
-        stage.average.model.generator.final.weight.fill_(0.0)
-    stage.average.update(100_000)
-    return round(1 - float(stage.average.model.generator.final.weight.mean()), 4)
+        stage.ema.model.generator.final.weight.fill_(0.0)
+    stage.ema.update(100_000)
+    return round(1 - float(stage.ema.model.generator.final.weight.mean()), 4)
 
 
 def saved_model_is_the_average(world: World, config: TrainConfig) -> bool:
