@@ -219,7 +219,7 @@ def texture_outside_the_face(seen: Seen) -> bool:
 
 
 def pictures(seen: Seen) -> Any:
-    return np.stack([frame.picture for frame in seen.frames])
+    return np.stack([frame.image for frame in seen.frames])
 
 
 def boxes(seen: Seen) -> list[list[float]]:
@@ -227,7 +227,7 @@ def boxes(seen: Seen) -> list[list[float]]:
 
 
 def size_of_result(seen: Seen) -> tuple[int, ...]:
-    return tuple(seen.frames[0].picture.shape)
+    return tuple(seen.frames[0].image.shape)
 
 
 def count_and_rate(seen: Seen) -> tuple[int, float]:

@@ -54,11 +54,11 @@ def test_reconstruct_is_driven_by_every_frame(world: World, animator: FaceAnimat
     face = animator.prepare(shown[0])
     for number, frame in enumerate(rendered):
         with torch.inference_mode():
-            state = world.model.analyse(animator.engine.to_batch([frame.driving]))
+            state = world.model.analyse(animator.runner.to_batch([frame.driving]))
             wanted = world.model.reenact(face, state).prediction[0].permute(1, 2, 0)
-        got = torch.from_numpy(frame.picture.astype(np.float32)) / 255
+        got = torch.from_numpy(frame.image.astype(np.float32)) / 255
         assert float((got - wanted).abs().max()) < 0.01, number
-    assert any((rendered[0].picture != frame.picture).any() for frame in rendered[1:])
+    assert any((rendered[0].image != frame.image).any() for frame in rendered[1:])
 
 
 def test_the_crop_of_a_camera_is_smoothed() -> None:
