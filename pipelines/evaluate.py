@@ -47,8 +47,8 @@ from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.evaluation.scorers import load_scorers, skipped_metrics
 from safa.files import atomic_file, remove_leftovers, write_json
 from safa.inference.swap_mask import load_mask
+from safa.messages import LogLines, Progress
 from safa.models.safa import Safa
-from safa.progress import LogLines, Progress
 from safa.report.compare import read_run, write_comparison
 from safa.report.content import ReportContent, TrainingRun, metrics_json, write_clips
 from safa.report.describe import describe_evaluation, describe_model, describe_training

@@ -40,7 +40,7 @@ from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.sources import ClipJob, Listing, list_jobs, location_of
 from safa.errors import Failure, FailureCode, UserError
 from safa.files import absolute, remove_leftovers, write_json
-from safa.progress import LogLines, Progress
+from safa.messages import LogLines, Progress
 from safa.report.dataset_page import write_page
 
 log = logging.getLogger(__name__)

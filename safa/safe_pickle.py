@@ -17,9 +17,7 @@ import numpy as np
 import torch
 
 from safa.errors import UserError
-from safa.unpickle.machine import Machine
-from safa.unpickle.plain import check_plain
-from safa.unpickle.records import (
+from safa.unpickle.arrays import (
     ChumpyArray,
     InertRecord,
     SparseColumns,
@@ -27,6 +25,8 @@ from safa.unpickle.records import (
     SparseRows,
     SparseTriples,
 )
+from safa.unpickle.machine import Machine
+from safa.unpickle.plain import check_plain
 from safa.unpickle.work import Damaged, Forbidden, Work
 
 __all__ = [

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from safa.app.work import Limits, Workshop, make_example
 from safa.errors import UserError
 from safa.inference.face_animator import FaceAnimator
-from safa.text import INSTALL_APP
+from safa.messages import INSTALL_APP
 
 Value = TypeVar("Value")
 

@@ -18,8 +18,8 @@ from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_crop import crop_face
 from safa.inference.inputs import open_frame_source
 from safa.inference.video_output import RenderedVideo
+from safa.messages import count
 from safa.synthetic import write_dataset
-from safa.text import count
 from safa.visualize.images import RgbImage, resized
 from safa.visualize.overlays import ESTIMATED, with_landmarks
 

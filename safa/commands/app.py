@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from safa.commands.flags import add_model_flags, load_animator_from_flags
-from safa.text import INSTALL_APP
+from safa.messages import INSTALL_APP
 
 
 def add_parser(subparsers: Any) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safa.text import count
+from safa.messages import count
 
 
 def add_parser(subparsers: Any) -> None:

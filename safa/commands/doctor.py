@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.text import INSTALL, INSTALL_APP, INSTALL_FACES
+from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES
 
 if TYPE_CHECKING:
     from safa.inference.face_tracking import DetectorStatus

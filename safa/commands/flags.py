@@ -1,11 +1,14 @@
-"""Flags that several commands share, upstream's names for them, and hints about installing."""
+"""What several commands share: flags, upstream's names for them, notes, and writing a video."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safa.messages import Progress, TerminalLine
 
 if TYPE_CHECKING:
     from safa.inference.face_animator import FaceAnimator
@@ -111,3 +114,30 @@ def translate_upstream_flags(argv: Sequence[str]) -> list[str]:
         else:
             words.append(UPSTREAM.get(name, name) + equals + value)
     return [argv[0], *(positionals[i] for i in sorted(positionals)), *words]
+
+
+if TYPE_CHECKING:
+    from safa.inference.video_output import RenderedVideo, SavedVideo
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Write one line for each thing that was guessed or converted."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
+def write_video_file(video: RenderedVideo, output: Path, grid: Path | None = None) -> SavedVideo:
+    """Write the video, with a progress line on a terminal.
+
+    Raises:
+        UserError: a frame that the model cannot take, or as ``RenderedVideo.save``.
+    """
+    from safa.errors import UserError
+
+    progress = Progress(TerminalLine(), video.count, "frames")
+    try:
+        return video.save(output, grid, lambda _: progress.add(1, 1))
+    except ValueError as error:
+        raise UserError(str(error), str(output)) from None
+    finally:
+        progress.close()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safa.batching import batched
-from safa.text import count
+from safa.messages import count
 
 if TYPE_CHECKING:
     from safa.data.clip_store import ClipInfo, ClipStore

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.flags import add_model_flags, add_no_crop, load_animator_from_flags
-from safa.commands.output import print_notes
-from safa.progress import Progress, TerminalLine
-from safa.text import count
+from safa.commands.flags import add_model_flags, add_no_crop, load_animator_from_flags, print_notes
+from safa.messages import Progress, TerminalLine, count
 
 if TYPE_CHECKING:
     from safa.inference.face_animator import FaceAnimator

@@ -7,9 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.flags import add_model_flags, add_no_crop, add_video_flags, load_animator_from_flags
-from safa.commands.output import print_notes, write_video_file
-from safa.text import count
+from safa.commands.flags import (
+    add_model_flags,
+    add_no_crop,
+    add_video_flags,
+    load_animator_from_flags,
+    print_notes,
+    write_video_file,
+)
+from safa.messages import count
 
 if TYPE_CHECKING:
     import torch

@@ -35,8 +35,8 @@ from safa.inference.mesh import MeshTable, export_mesh, mesh_of, reconstruct_hea
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import find_best_frame
 from safa.inference.swap_mask import SwapMask
+from safa.messages import count
 from safa.models.safa import AnimatedBatch, SourceCache
-from safa.text import count
 from safa.visualize.images import RgbImage, enlarge
 from safa.visualize.panels import (
     Panel,

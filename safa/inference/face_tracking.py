@@ -36,7 +36,7 @@ from safa.inference.face_crop import (
     smooth_track,
 )
 from safa.inference.inputs import FrameSource, first_frame
-from safa.text import count
+from safa.messages import count
 from safa.visualize.images import RgbImage
 
 NO_FACE: CropBox = np.full(3, np.nan)

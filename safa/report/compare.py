@@ -19,6 +19,7 @@ from safa.config.inference import Mode
 from safa.errors import UserError
 from safa.evaluation.clip_evaluator import VIDEO
 from safa.files import atomic_write
+from safa.messages import count
 from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
 from safa.report.content import UNKNOWN_INTERVAL, ClipRecord, read_clips
 from safa.report.rendering import UNKNOWN, format_interval, format_number, render
@@ -31,7 +32,6 @@ from safa.report.views import (
     RunScoreView,
     RunView,
 )
-from safa.text import count
 
 PAGE, NUMBERS = "index.html", "compare.json"
 SHOWN_VIDEOS = 3  # clips that gained most, and as many that lost most

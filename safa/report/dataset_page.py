@@ -10,10 +10,10 @@ from PIL import Image
 
 from safa.data.dataset_stats import DatasetStats, Sample
 from safa.files import atomic_write
+from safa.messages import count
 from safa.report.charts import bins
 from safa.report.rendering import jpeg_data_uri, render
 from safa.report.views import SampleView, ShareRow
-from safa.text import count
 from safa.visualize.overlays import Colour, with_landmarks
 
 PANEL = 160  # px, least side of an image on the contact sheet

@@ -9,13 +9,13 @@ from pathlib import Path
 from safa.config.inference import Mode
 from safa.evaluation.clip_evaluator import ClipResult
 from safa.files import atomic_write
+from safa.messages import count, duration
 from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
 from safa.report.clip_views import CLIPS, ClipViewer, clip_row, psnr_gain, reconstruction_rows
 from safa.report.content import Headline, ReportContent, headlines
 from safa.report.rendering import format_interval, format_score, render
 from safa.report.views import Card, Definition, FailureRow, ModeSection, ShareRow, TrainingSection
-from safa.text import count, duration
 
 __all__ = ["CLIPS", "render_page", "write_page"]
 

@@ -1,4 +1,4 @@
-"""Arrays out of the bytes of a pickle.
+"""Arrays out of the bytes of a pickle, and inert records in place of classes that are not imported.
 
 numpy's own constructors take any dtype and any buffer, which lets a file turn its bytes into pointers. The
 ones here take plain numbers and strings, and copy from exactly as many bytes as the shape asks for.
@@ -201,3 +201,27 @@ def as_bytes(value: object, work: Work) -> bytes | bytearray:
         raise Damaged("an array whose elements are no bytes")
     work.weigh(len(value))
     return value.encode("latin1")
+
+
+class InertRecord:
+    """Stands in for a class we do not import: keeps the attributes, has no behaviour."""
+
+
+class ChumpyArray(InertRecord):
+    """``chumpy.ch.Ch``; the numbers are in attribute ``x``."""
+
+
+class SparseMatrix(InertRecord):
+    """``scipy.sparse`` matrix: ``data`` and ``_shape``, and where each number stands."""
+
+
+class SparseColumns(SparseMatrix):
+    """Compressed by column (csc): ``indices``, ``indptr``."""
+
+
+class SparseRows(SparseMatrix):
+    """Compressed by row (csr): ``indices``, ``indptr``."""
+
+
+class SparseTriples(SparseMatrix):
+    """Row, column and number of each entry (coo): ``coords``, or ``row`` and ``col`` in older files."""

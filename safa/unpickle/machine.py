@@ -14,9 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from safa.unpickle.arrays import ArrayDraft, DtypeDraft, finish_array, finish_dtype
-from safa.unpickle.keys import check_key
-from safa.unpickle.records import InertRecord
+from safa.unpickle.arrays import ArrayDraft, DtypeDraft, InertRecord, finish_array, finish_dtype
 from safa.unpickle.stream import Stream
 from safa.unpickle.symbols import (
     ENTRY_WEIGHT,
@@ -29,7 +27,7 @@ from safa.unpickle.symbols import (
     new_record,
 )
 from safa.unpickle.tensors import FindStorage, named_storage
-from safa.unpickle.work import Damaged, Forbidden, Work
+from safa.unpickle.work import Damaged, Forbidden, Work, check_key
 
 MOST_MARKS = 1000  # containers open at once
 CONTAINER_WEIGHT = 64

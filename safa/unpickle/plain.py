@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from safa.unpickle.records import InertRecord
+from safa.unpickle.arrays import InertRecord
 from safa.unpickle.symbols import described
 from safa.unpickle.work import Damaged, Forbidden
 

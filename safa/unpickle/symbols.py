@@ -14,11 +14,20 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from safa.unpickle.arrays import ArrayDraft, DtypeDraft, array_from_bytes, draft_dtype, scalar
-from safa.unpickle.keys import check_key
-from safa.unpickle.records import ChumpyArray, InertRecord, SparseColumns, SparseRows, SparseTriples
+from safa.unpickle.arrays import (
+    ArrayDraft,
+    ChumpyArray,
+    DtypeDraft,
+    InertRecord,
+    SparseColumns,
+    SparseRows,
+    SparseTriples,
+    array_from_bytes,
+    draft_dtype,
+    scalar,
+)
 from safa.unpickle.tensors import STORAGES, FindStorage, Storage, read_legacy, rebuilt_tensor
-from safa.unpickle.work import Damaged, Forbidden, Work, shown
+from safa.unpickle.work import Damaged, Forbidden, Work, check_key, shown
 
 RECORD_WEIGHT = 250
 ENTRY_WEIGHT = 100  # of a dictionary

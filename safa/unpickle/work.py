@@ -1,6 +1,8 @@
-"""What one pickle may cost, and how it is refused."""
+"""The limits of one pickle: how much it may build, what may be a key, and the errors that refuse it."""
 
 from __future__ import annotations
+
+import numpy as np
 
 MOST_WEIGHT_PER_BYTE = 8
 FREE_WEIGHT = 16 << 20  # bytes; small files may hold shapes that cost more than a file of their size
@@ -44,3 +46,25 @@ class Work:
 def shown(name: str) -> str:
     """A name out of a file, fit to be printed: ASCII alone, and short."""
     return ascii(name[:80])[1:-1]
+
+
+LARGEST_KEY = 1 << 64
+KINDS = frozenset({type(None), bool, float, str, bytes})
+NUMPY_KINDS = (np.bool_, np.integer, np.floating, np.str_, np.bytes_)
+
+
+def check_key(key: object) -> None:
+    """Refuse what is no key of plain data: keys are numbers, strings and ``None``.
+
+    Long whole numbers and tuples are left out because a file could choose any number of one hash, and
+    because hashing a deep tuple ends the process.
+
+    Raises:
+        Forbidden: it is not.
+    """
+    kind = type(key)
+    if kind in KINDS or isinstance(key, NUMPY_KINDS):
+        return
+    if type(key) is int and -LARGEST_KEY < key < LARGEST_KEY:
+        return
+    raise Forbidden(f"it uses {kind.__name__} as a key, which is not plain data")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from safa.unpickle.records import InertRecord
+from safa.unpickle.arrays import InertRecord
 
 PLAIN = (type(None), bool, int, float, str, bytes, bytearray, torch.Tensor)
 

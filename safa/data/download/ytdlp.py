@@ -15,7 +15,7 @@ from typing import Any
 import imageio_ffmpeg
 
 from safa.config.preprocess import YtDlpDownload
-from safa.data.download.classify import classify_error
+from safa.data.download.base import classify_error
 from safa.errors import ClipError, FailureCode, UserError
 
 MEGABYTE = 2**20

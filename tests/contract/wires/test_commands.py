@@ -285,7 +285,7 @@ def _animator_arguments(world: World, command: str, options: dict[str, Any]) -> 
         face_alignment(),
         patch.object(loading, "FaceAnimator", animator),
         patch.object(torch.cuda, "device_count", lambda: 2),
-        patch("safa.data.detectors.face_alignment.LibraryDetector", detector),
+        patch("safa.inference.face_tracking.LibraryDetector", detector),
         patch("safa.app.serve", serve),
         pytest.raises(_Enough),
     ):
@@ -685,7 +685,7 @@ POSITIONALS = {"inspect dataset", "checkpoint inspect checkpoint"}
 OTHERS = [
     Row(
         *("doctor --assets", lambda w: w.root / "none", lambda w: w.detector_folder, said),
-        lambda a, b: "found by blazeface_back" in b and "found by" not in a,
+        lambda a, b: "blazeface_back (" in b and "blazeface_back (" not in a,
     ),
     Row(
         *("inspect dataset", lambda w: w.clips, lambda w: w.faces, said),

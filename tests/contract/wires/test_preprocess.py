@@ -508,14 +508,14 @@ def _detector_rows(key: str) -> Iterator[Row]:
     yield Row(f"{key}.name", "sfd", "blazeface", detector_setting("module"), are("sfd", "blazeface"))
     yield Row(
         *(f"{key}.weights", in_folder("weights"), in_folder("other-weights")),
-        *(detector_setting("path_to_detector"), are("weights", "other-weights")),
+        *(detector_setting("path_to_detector"), are(["weights"], ["other-weights"])),
     )
     yield Row(f"{key}.threshold", 0.5, 0.9, detector_setting("filter_threshold"), are(0.5, 0.9))
     yield Row(f"{key}.batch", 16, 7, detector_setting("batches"), are([16, 4], [7, 7, 6]))
     yield Row(f"{key}.device", "cpu", "meta", detector_setting("device"), are("cpu", "meta"))
 
 
-def _rows() -> Iterator[Row]:
+def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
     yield Row(
         *("source.kind", {"kind": "clips"}, {"kind": "videos"}, kinds_of_jobs),
         *(are(["take"], ["take.mp4"]),),
