@@ -5,15 +5,17 @@ BASE := .venv/.installed
 DEV := .venv/.installed-dev
 # Two test processes with one thread each: quicker than one with two. A file stays in one process, which starts Ray once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# What `make own` finds in VIDEOS: raw videos (`videos`), or videos already cropped to a face (`clips`).
+KIND ?= videos
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo real test test-fast check lint format bench clean
+.PHONY: help install demo own own-videos test test-fast coverage check lint format bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-install: $(DEV) ## create .venv with the pinned versions, every extra and the tools for tests
+install: $(DEV) ## create .venv with the pinned versions, all extras and the test tools
 
 $(BASE): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found. Install Python 3.11 or set PYTHON=..."; exit 2; }
@@ -25,17 +27,19 @@ $(DEV): $(BASE)
 	$(PIP) -e '.[app,dev,download,faces]'
 	@touch $@
 
-demo: $(BASE) ## the whole job on a built-in data set; writes runs/demo/report/index.html
+demo: $(BASE) ## everything on a built-in data set; report: runs/demo/report/index.html
 	$(BIN)/python -m pipelines.demo --config configs/demo.yaml
 
-real: install ## the whole job on the real clips of ../shared/real; writes runs/real/report/index.html
-	$(BIN)/python -m pipelines.preprocess --config configs/real/preprocess.yaml
-	$(BIN)/python -m pipelines.preprocess --config configs/real/clips.yaml
-	$(BIN)/python -m pipelines.train --config configs/real/pretrain.yaml
-	$(BIN)/python -m pipelines.train --config configs/real/train.yaml
-	$(BIN)/python -m pipelines.evaluate --config configs/real/evaluate.yaml
+own: own-videos install ## everything on your videos: make own VIDEOS=DIR (see docs/own_videos.md)
+	$(BIN)/python -m pipelines.preprocess --config configs/own/$(KIND).yaml --set "source.folder=$(VIDEOS)"
+	$(BIN)/python -m pipelines.train --config configs/own/pretrain.yaml
+	$(BIN)/python -m pipelines.train --config configs/own/train.yaml
+	$(BIN)/python -m pipelines.evaluate --config configs/own/evaluate.yaml
 
-test: install ## every test, the fast ones first
+own-videos: # before anything is installed
+	@test -d "$(VIDEOS)" || { echo "error: VIDEOS=$(VIDEOS) is not a folder. Run: make own VIDEOS=DIR"; exit 2; }
+
+test: install ## all tests, the fast ones first
 	$(PYTEST) -m 'not slow and not ray'
 	$(PYTEST) -m 'slow or ray'
 
@@ -47,14 +51,16 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test ## what must be green at every commit
+coverage: install ## line coverage of the fast tests; fails below the floor
+	$(PYTEST) -m 'not slow and not ray' --cov=safa --cov=pipelines --cov-report=term-missing:skip-covered --cov-fail-under=91
 
-format: install ## let ruff fix what it can; bring the README's file list up to date
-	$(BIN)/python docs/file_list.py
+check: lint test ## what must pass at every commit
+
+format: install ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## every benchmark; each prints a ratio measured in one run
+bench: install ## all benchmarks; each prints ratios measured in one run
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean: ## remove caches (keeps .venv and runs)

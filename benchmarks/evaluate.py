@@ -78,7 +78,7 @@ def _row(number: int, piece: int, frames: list[bytes], size: int, length: int) -
 
 
 def clip_id(number: int, length: int) -> str:
-    """Of the clip with this number."""
+    """The id of the clip with this number."""
     return f"p{number:05d}#v#000000#{length:06d}"
 
 
@@ -102,19 +102,19 @@ def settings(model: Path, clips: Path, out: Path, batch: int) -> EvaluateConfig:
 
 def speed(arguments: argparse.Namespace, model_path: Path, work: Path) -> None:
     """Print frames per second of the three ways."""
-    frames_wanted = arguments.frames
-    write_clips(work / "speed", arguments.size, [frames_wanted])
-    store, name = ClipStore(work / "speed"), clip_id(0, frames_wanted)
+    num_frames = arguments.frames
+    write_clips(work / "speed", arguments.size, [num_frames])
+    store, name = ClipStore(work / "speed"), clip_id(0, num_frames)
     model, _ = load_model(model_path, arguments.device)
-    animator = ModelRunner(model, arguments.device, arguments.batch)
+    runner = ModelRunner(model, arguments.device, arguments.batch)
     single = ModelRunner(model, arguments.device, 1)
     config = settings(model_path, work / "speed", work / "out", arguments.batch)
-    evaluator = ClipEvaluator(animator, store, config)
-    decoded = store.frames(name, range(frames_wanted))
-    few = decoded[: max(2, frames_wanted // 4)]
+    evaluator = ClipEvaluator(runner, store, config)
+    decoded = store.frames(name, range(num_frames))
+    few = decoded[: max(2, num_frames // 4)]
 
     def loop() -> int:
-        for _ in animator.reconstruct(animator.prepare(decoded[0]), decoded):
+        for _ in runner.reconstruct(runner.prepare(decoded[0]), decoded):
             pass
         return len(decoded)
 
@@ -169,11 +169,9 @@ def one_clip(arguments: argparse.Namespace) -> None:
     name = clip_id(0, arguments.frames)
     with tempfile.TemporaryDirectory() as out:
         config = settings(arguments.model, arguments.one_clip, Path(out), arguments.batch)
-        animator = ModelRunner(model, arguments.device, arguments.batch)
+        runner = ModelRunner(model, arguments.device, arguments.batch)
         store = ClipStore(arguments.one_clip, cache_bytes=0)
-        ClipEvaluator(animator, store, config).run(
-            EvaluationJob("reconstruction", name, name), Path(out) / "x"
-        )
+        ClipEvaluator(runner, store, config).run(EvaluationJob("reconstruction", name, name), Path(out) / "x")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -187,7 +185,7 @@ def overhead(arguments: argparse.Namespace, model_path: Path, work: Path) -> Non
 
     model, _ = load_model(model_path, arguments.device)
     torch.set_num_threads(1)  # as in an actor
-    animator = ModelRunner(model, arguments.device, arguments.batch)
+    runner = ModelRunner(model, arguments.device, arguments.batch)
     counts, spent = (arguments.ray, 3 * arguments.ray), []
     with ray_session():
         for count in (2, *counts):  # the first run is slow: Ray starts its processes
@@ -199,7 +197,7 @@ def overhead(arguments: argparse.Namespace, model_path: Path, work: Path) -> Non
     frames = ClipStore(clips).frames(clip_id(0, 2), [0, 1])
     began = time.perf_counter()
     for _ in range(20):
-        list(animator.reconstruct(animator.prepare(frames[0]), frames))
+        list(runner.reconstruct(runner.prepare(frames[0]), frames))
     model_seconds = (time.perf_counter() - began) / 20
     spent = spent[1:]
     per_clip = (spent[1] - spent[0]) / (counts[1] - counts[0])

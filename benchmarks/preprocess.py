@@ -25,7 +25,7 @@ import numpy as np
 import ray
 
 from pipelines.launch import set_up_logging
-from pipelines.preprocess import job_rows, plan
+from pipelines.preprocess import job_rows, print_cost_estimate
 from pipelines.stages import ClipMaker, Row, ok_row
 from safa.config.preprocess import (
     ClipsSource,
@@ -42,7 +42,7 @@ FRAMES = 250  # of the clip that is timed
 CLIPS = 12  # for two workers over one
 EMPTY_CLIPS = 2000  # for Ray's own cost
 LONG, SHORT = 7200, 120  # seconds of video
-FILM_FPS = 5  # of these, to keep the benchmark short; memory does not depend on it
+VIDEO_FPS = 5  # of these, to keep the benchmark short; memory does not depend on it
 LISTED = 20_075  # clips of VoxCeleb's list
 LARGE = 1_000_000
 BOX = (440, 60, 840, 460)
@@ -98,7 +98,7 @@ def _against_ffmpeg(folder: Path, video: Path) -> None:
     config = _config(folder)
 
     def ffmpeg_alone() -> None:
-        """The same cut, crop and scale to raw frames that nobody keeps."""
+        """The same trimming, cropping and scaling, to raw frames that are thrown away."""
         graph = "setpts=PTS-1/TB,fps=25:start_time=0,trim=end_frame=250,crop=400:400:440:60"
         graph += ",scale=256:256:flags=area+accurate_rnd+full_chroma_int"
         exe = imageio_ffmpeg.get_ffmpeg_exe()
@@ -113,7 +113,7 @@ def _against_ffmpeg(folder: Path, video: Path) -> None:
     alone, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     stored = next((folder / "out").rglob("*.parquet")).stat().st_size / FRAMES
     print(f"frames per core-second: ffmpeg alone {FRAMES / alone:.1f}, whole {FRAMES / ours:.1f}")
-    print(f"whole over ffmpeg alone: {alone / ours:.2f} (wanted: at least 0.6)")
+    print(f"whole over ffmpeg alone: {alone / ours:.2f} (aim: at least 0.6)")
     print(f"bytes per stored frame {stored:.0f}")
     for path in (folder / "out").rglob("*.parquet"):
         path.unlink()
@@ -123,7 +123,7 @@ def _workers(folder: Path, video: Path) -> None:
     """One worker on one core against two workers on two; a worker's ffmpeg runs on the worker's cores."""
     seconds = {cpus: _in_a_process(_on_ray, (folder, video, cpus)).result for cpus in (1, 2)}
     times = f"{seconds[1]:.1f} s, {seconds[2]:.1f} s"
-    print(f"2 workers over 1: {seconds[1] / seconds[2]:.2f}x ({times}; wanted: at least 1.7)")
+    print(f"2 workers over 1: {seconds[1] / seconds[2]:.2f}x ({times}; aim: at least 1.7)")
 
 
 def _on_ray(folder: Path, video: Path, cpus: int) -> float:
@@ -177,48 +177,48 @@ def _memory(folder: Path) -> None:
     peaks = {}
     for seconds in (SHORT, LONG):
         video = folder / f"video{seconds}.mp4"
-        _draw(video, "160x160", FILM_FPS, seconds)
-        np.save(video.with_suffix(".landmarks.npy"), np.ones((seconds * FILM_FPS, 68, 2), np.float32))
-        peaks[seconds] = _in_a_process(_whole_film, (folder, video))
+        _draw(video, "160x160", VIDEO_FPS, seconds)
+        np.save(video.with_suffix(".landmarks.npy"), np.ones((seconds * VIDEO_FPS, 68, 2), np.float32))
+        peaks[seconds] = _in_a_process(_whole_video, (folder, video))
         video.unlink()
     most = {seconds: memory.peak_mib for seconds, memory in peaks.items()}
     sizes = f"{most[LONG]:.0f} MiB over {most[SHORT]:.0f} MiB"
     ratio = most[LONG] / most[SHORT]
-    print(f"peak memory, a clip of 2 hours over one of 2 minutes: {ratio:.2f} ({sizes}; wanted: at most 1.3)")
+    print(f"peak memory, a clip of 2 hours over one of 2 minutes: {ratio:.2f} ({sizes}; aim: at most 1.3)")
 
 
-def _whole_film(folder: Path, video: Path) -> None:
-    config = _config(folder, size=64, fps=float(FILM_FPS)).model_copy(
+def _whole_video(folder: Path, video: Path) -> None:
+    config = _config(folder, size=64, fps=float(VIDEO_FPS)).model_copy(
         update={"landmarks": SidecarLandmarks()}
     )
     make_clip(ClipJob(video.stem, "p", "v", "train", str(video), 0, None, None, None, None, None), config)
 
 
 @dataclass(frozen=True)
-class _Told:
-    """Of a fresh process: its result, most memory that it held, and how much that is above its start."""
+class _Outcome:
+    """What a fresh process measured: its result, its peak memory, and how much that is above its start."""
 
     result: float
     peak_mib: float
     grown_mib: float
 
 
-def _in_a_process(work: Callable[..., float | None], arguments: tuple[object, ...]) -> _Told:
+def _in_a_process(work: Callable[..., float | None], arguments: tuple[object, ...]) -> _Outcome:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_told, args=(queue, work, arguments))
+    process = context.Process(target=_measure, args=(queue, work, arguments))
     process.start()
-    told: _Told = queue.get()
+    outcome: _Outcome = queue.get()
     process.join()
-    return told
+    return outcome
 
 
-def _told(queue: Any, work: Callable[..., float | None], arguments: tuple[object, ...]) -> None:
+def _measure(queue: Any, work: Callable[..., float | None], arguments: tuple[object, ...]) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak of the imports doesn't count
     before = _status("VmRSS")
     result = work(*arguments)
     peak = _status("VmHWM")
-    queue.put(_Told(result or 0.0, peak, peak - before))
+    queue.put(_Outcome(result or 0.0, peak, peak - before))
 
 
 def _status(name: str) -> float:
@@ -230,7 +230,7 @@ def _status(name: str) -> float:
 
 
 def _lists(folder: Path) -> None:
-    """Plan and anti-join; a tenth of the clips is there."""
+    """Cost estimate and anti-join; a tenth of the clips is done."""
     costs = []
     for count in (LISTED, LARGE):
         root = folder / f"list{count}"
@@ -239,12 +239,14 @@ def _lists(folder: Path) -> None:
         for name in _write_list(root / "list.csv", count)[::10]:
             (done / f"{name}.parquet").touch()
         began = _children_seconds()
-        memory = _in_a_process(_plan, (root,))
+        memory = _in_a_process(_estimate, (root,))
         costs.append((_children_seconds() - began, memory.grown_mib))
-        print(f"plan and anti-join of {count} clips: {costs[-1][0]:.1f} CPU s, {costs[-1][1]:.0f} MiB")
+        print(
+            f"cost estimate and anti-join of {count} clips: {costs[-1][0]:.1f} CPU s, {costs[-1][1]:.0f} MiB"
+        )
     growth = LARGE / LISTED
     seconds, mib = (large / small / growth for small, large in zip(*costs, strict=True))
-    print(f"growth over that of the list: time {seconds:.2f}, memory {mib:.2f} (wanted: at most 1)")
+    print(f"growth over that of the list: time {seconds:.2f}, memory {mib:.2f} (aim: at most 1)")
 
 
 def _children_seconds() -> float:
@@ -252,9 +254,9 @@ def _children_seconds() -> float:
     return now.children_user + now.children_system
 
 
-def _plan(root: Path) -> None:
+def _estimate(root: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        plan(_config(root, csv_file=root / "list.csv"))
+        print_cost_estimate(_config(root, csv_file=root / "list.csv"))
 
 
 def _write_list(path: Path, count: int) -> list[str]:

@@ -18,7 +18,6 @@ CHILD = """
 import json, sys, time
 began = time.perf_counter()
 import safa.inference.loading
-from safa.inference.facebox import cut
 imported = time.perf_counter()
 animator = safa.inference.loading.open_animator(sys.argv[1], device="cpu")
 loaded = time.perf_counter()

@@ -28,10 +28,10 @@ from train_cases import runs, step
 def parts(arguments: argparse.Namespace) -> None:
     """Where the time of a step goes."""
     case = step.Case(step.settings(arguments.batch), use_gpu=torch.cuda.is_available())
-    found = step.seconds_by_part(case, arguments.steps)
-    whole = sum(found.values())
+    seconds_of = step.seconds_by_part(case, arguments.steps)
+    whole = sum(seconds_of.values())
     print(f"stage 2, {case.batch.source.shape[-1]} px, batch {arguments.batch}, float32: {whole:.2f} s/step")
-    for name, seconds in sorted(found.items(), key=lambda item: -item[1]):
+    for name, seconds in sorted(seconds_of.items(), key=lambda item: -item[1]):
         print(f"  {name:<32} {seconds * 1000:9.1f} ms {seconds / whole:7.1%}")
 
 

@@ -1,7 +1,7 @@
-"""A chain of stages that can be stopped anywhere: what is finished is not done again.
+"""A chain of stages that can be stopped anywhere and resumed: what is finished is not done again.
 
-``stages.json`` in the run folder keeps, for each stage, a key made of its settings and of the stages before
-it, the wall time of all starts together, and whether it is finished.
+``stages.json`` in the run folder has, for each stage, a key made of its settings and of the stages before it,
+the wall time of all starts together, and whether it is finished.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from safa.files import write_json
 log = logging.getLogger(__name__)
 
 FILE_NAME = "stages.json"
-BEAT = 2.0  # seconds between notes of the time spent, which is what a killed run loses
+BEAT = 2.0  # seconds between updates of the wall time; a killed run loses less than that
 
 Seconds = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """One stage of a chain.
 
     Attributes:
-        settings: whatever its output depends on, except for what the stages before it made.
-        ignoring: top-level keys of ``settings`` that do not change the output.
+        settings: all that its output depends on, except for the output of the stages before it.
+        not_hashed: top-level keys of ``settings`` that do not change the output.
         folder: where its output is.
-        work: does it, or goes on with it; is told the wall time of all stages so far.
+        work: does or resumes the stage; it is called with the wall time of all stages so far.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a stage that was started."""
+    """What ``stages.json`` has of a stage that was started."""
 
     key: str
     seconds: float = 0.0
@@ -63,13 +63,13 @@ def run_chain(
     """Run the stages that are not finished, in order. Returns the wall time of each over all starts.
 
     Args:
-        session: what the stages run in; it is opened once, and only if there is something to do.
+        session: the context that the stages run in; opened once, and only if there is something to do.
 
     Raises:
-        UserError: output of other settings lies in the way, or another process works here.
+        UserError: there is output of other settings, or another process is running the chain.
     """
     run.mkdir(parents=True, exist_ok=True)
-    with _alone(run):
+    with _locked(run):
         records = _read(run)
         keys = _keys(stages)
         _refuse_other_settings(run, stages, keys, records)
@@ -85,9 +85,9 @@ def run_chain(
 
 
 def _run(run: Path, records: dict[str, Record], stage: Stage, label: str) -> None:
-    """Run one stage unless it is finished; the records follow."""
+    """Run one stage unless it is finished, and update the records."""
     if records[stage.name].done:
-        log.info("==== %s: finished before, in %.0f s", label, records[stage.name].seconds)
+        log.info("==== %s: already finished, in %.0f s", label, records[stage.name].seconds)
         return
     log.info("==== %s, in %s", label, stage.folder)
     with _clock(run, records, stage.name), honest_interrupts():
@@ -117,26 +117,26 @@ def _refuse_other_settings(
     ]
     if other:
         raise UserError(
-            f"made with other settings: {', '.join(other)}",
+            f"output of other settings: {', '.join(other)}",
             str(run),
-            "Delete these folders to make them anew, or choose another one with --set run=FOLDER.",
+            "Delete these folders to redo the stages, or choose another folder with --set run=FOLDER.",
         )
 
 
 @contextmanager
 def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
-    """Keep the stage's wall time in the file up to date, so that a killed run has it too."""
+    """Update the stage's wall time in the file all the while, so that a killed run has it too."""
     before, began, stopped = records[name], monotonic(), threading.Event()
 
-    def note() -> None:
+    def update() -> None:
         records[name] = replace(before, seconds=before.seconds + monotonic() - began)
         _write(run, records)
 
     def beat() -> None:
         while not stopped.wait(BEAT):
-            note()
+            update()
 
-    note()
+    update()
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
@@ -144,17 +144,19 @@ def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join()
-        note()
+        update()
 
 
 @contextmanager
-def _alone(run: Path) -> Iterator[None]:
-    """One process at a time; the lock goes when the process does, however it ends."""
+def _locked(run: Path) -> Iterator[None]:
+    """Keep other processes out. The lock is released when this process ends, however it ends."""
     with (run / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError("another process is at work here", str(run), "Wait for it, or end it.") from None
+            raise UserError(
+                "another process is using this folder", str(run), "Wait for it, or stop it."
+            ) from None
         yield
 
 

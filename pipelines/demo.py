@@ -1,8 +1,8 @@
-"""The whole job on a data set made here: ``python -m pipelines.demo --config configs/demo.yaml``.
+"""The whole chain on a synthetic data set: ``python -m pipelines.demo --config configs/demo.yaml``.
 
-Talking heads are drawn and preprocessed, the 3DMM is pre-trained, everything is trained together, held-out
-people are rebuilt and animated, and ``report/index.html`` in the run folder shows what came out. Stopped
-at any point and started again, it goes on.
+Talking heads are rendered and preprocessed, the 3DMM is pre-trained, all networks are trained together,
+held-out people are reconstructed and animated, and ``report/index.html`` in the run folder shows the results.
+If it is stopped at any point, run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -19,27 +19,26 @@ from pipelines.chain import Stage, run_chain
 from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
 from safa.metrics import COPY_SOURCE, METRICS
-from safa.report.rendering import shown
+from safa.report.rendering import format_score
 from safa.synthetic import write_dataset
 
 log = logging.getLogger(__name__)
 
 
 def demo(config: DemoConfig) -> str:
-    """Do what is not done yet. Returns the figures as text.
+    """Run the stages that are not finished. Returns the figures as text.
 
     Raises:
-        UserError: as the stages do.
+        UserError: as the stages.
     """
     seconds = run_chain(config.run, stages_of(config), ray_session)
-    numbers = json.loads((config.report / evaluate.NUMBERS).read_text(encoding="utf-8"))
+    numbers = json.loads((config.evaluate.out / evaluate.NUMBERS).read_text(encoding="utf-8"))
     return summary(numbers, seconds, config)
 
 
 def stages_of(config: DemoConfig) -> tuple[Stage, ...]:
-    """The stages in order."""
-    clips, first, second = config.preprocess_settings(), config.pretrain_settings(), config.train_settings()
-    scored = config.evaluate_settings()
+    """The stages in their order."""
+    clips, head, full, report = config.preprocess, config.pretrain, config.train, config.evaluate
     return (
         Stage(
             *("synthetic", config.synthetic, frozenset(), config.videos),
@@ -49,28 +48,28 @@ def stages_of(config: DemoConfig) -> tuple[Stage, ...]:
             *("preprocess", clips, preprocess.NOT_HASHED, clips.out),
             lambda _: preprocess.preprocess(clips),
         ),
-        Stage("pretrain", first, train.NOT_HASHED, first.folder, lambda _: train.train(first)),
-        Stage("train", second, train.NOT_HASHED, second.folder, lambda _: train.train(second)),
+        Stage("pretrain", head, train.NOT_HASHED, head.folder, lambda _: train.train(head)),
+        Stage("train", full, train.NOT_HASHED, full.folder, lambda _: train.train(full)),
         Stage(
-            *(evaluate.STAGE, scored, evaluate.NOT_HASHED, scored.out),
-            lambda seconds: evaluate.evaluate(scored, seconds),
+            *(evaluate.STAGE, report, evaluate.NOT_HASHED, report.out),
+            lambda seconds: evaluate.evaluate(report, seconds),
         ),
     )
 
 
 def summary(numbers: Mapping[str, Any], seconds: Mapping[str, float], config: DemoConfig) -> str:
-    """The figures, the time and where the report is."""
+    """The figures, the wall times and the path of the report, as text."""
     lines = [f"{name:<14} {spent:7.0f} s" for name, spent in seconds.items()]
-    lines += [f"{'in all':<14} {sum(seconds.values()):7.0f} s", ""]
+    lines += [f"{'total':<14} {sum(seconds.values()):7.0f} s", ""]
     for metric in METRICS:
         if metric.key in numbers:
             value, copied = (
-                shown(metric, numbers.get(metric.key + side, math.nan)) for side in ("", COPY_SOURCE)
+                format_score(metric, numbers.get(metric.key + side, math.nan)) for side in ("", COPY_SOURCE)
             )
             lines.append(f"{metric.label:<14} {value:>10}   copying the source: {copied}")
     counts = numbers["counts"]
-    lines.append("clips          {in} in, {ok} ok, {quarantined} quarantined".format(**counts))
-    lines += ["", f"report: {(config.report / evaluate.PAGE).resolve()}"]
+    lines.append("clips          {in}: {ok} ok, {quarantined} quarantined".format(**counts))
+    lines += ["", f"report: {(config.evaluate.out / evaluate.PAGE).resolve()}"]
     return "\n".join(lines) + "\n"
 
 
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = demo(config)
         sys.stdout.write(f"\n{text}")
 
-    return launch("demo", "The whole job on a data set made here.", DemoConfig, body, argv)
+    return launch("demo", "The whole chain on a synthetic data set.", DemoConfig, body, argv)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""Rebuild and animate held-out clips, score them, report: ``python -m pipelines.evaluate --config X.yaml``.
+"""Evaluation: reconstruct and animate held-out clips, score them, write a report.
+
+Run it as ``python -m pipelines.evaluate --config configs/evaluate.yaml``.
 
 Writes into ``out``:
     index.html                    the report; opens from disk
     metrics.json                  its numbers: means over clips, with intervals
-    clips.parquet, frames.parquet of every clip, and of every frame
+    clips.parquet, frames.parquet scores of every clip, and of every frame
     clips/<mode>/<clip>/          video, strip, scores, meshes of one clip
     quarantine/failures.parquet   one row for each clip that could not be evaluated, with its reason
 ``python -m pipelines.evaluate --compare RUN RUN ... --out FOLDER`` puts finished evaluations side by side.
 docs/evaluation.md defines the metrics.
-A clip is one task of an actor that holds the model. Its folder appears whole, so a stopped run loses the
-clips at work and nothing else; the next one does what is missing, and tries failures again.
+Each clip is one task of an actor that keeps the model loaded. Its folder is written atomically, so a stopped
+run loses only the clips in progress; the next run does what is missing, and tries failures again.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import argparse
 import hashlib
 import json
 import logging
-import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +31,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray.data
 
-from pipelines.launch import ProgressLog, launch, ray_session, set_up_logging
-from pipelines.quarantine import quarantine_row, write_quarantine
+from pipelines.launch import launch, ray_session, set_up_logging
+from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
 from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
-from pipelines.stages import Evaluator, clip_folder, failure_in
+from pipelines.stages import IN_PROGRESS, Evaluator, clip_folder, failure_in
 from safa.checkpoint.native import load_model
 from safa.config import dump_settings, load_settings
 from safa.config.inference import EvaluateConfig
@@ -43,14 +45,15 @@ from safa.evaluation.clip_evaluator import FRAMES, RESULT, ClipResult
 from safa.evaluation.frame_scores import FRAMES_SCHEMA, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.evaluation.scorers import load_scorers, skipped_metrics
-from safa.files import atomic_file, write_json
+from safa.files import atomic_file, remove_leftovers, write_json
 from safa.inference.swap_mask import load_mask
+from safa.messages import LogLines, Progress
 from safa.models.safa import Safa
 from safa.report.compare import read_run, write_comparison
 from safa.report.content import ReportContent, TrainingRun, metrics_json, write_clips
 from safa.report.describe import describe_evaluation, describe_model, describe_training
 from safa.report.page import CLIPS, write_page
-from safa.training.metrics_logger import FILE_NAME as RECORDS
+from safa.training.metrics_logger import FILE_NAME as METRICS_FILE
 from safa.training.metrics_logger import read_metrics
 
 log = logging.getLogger(__name__)
@@ -63,18 +66,21 @@ NOT_HASHED = frozenset({"title", "history", "max_unexpected", "scale"})
 
 
 class EvaluationKey(EvaluateConfig):
-    """The settings, and what they were applied to: another model at the same path is another evaluation."""
+    """The settings, and hashes of their inputs: another model at the same path is another evaluation."""
 
     model_sha256: str
     clips_sha256: str
-    files_sha256: str  # of the networks that score and parse, and of the list of pairs
+    files_sha256: str  # of the weights of scorers and face parser, and of the list of pairs
 
 
 def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Evaluate what is not evaluated yet, then write the report. Returns the content of ``metrics.json``.
+    """Evaluate the clips that are not evaluated yet, then write the report.
 
     Args:
-        seconds: wall times of the stages before, and of earlier starts of this one, for the report.
+        seconds: wall times of earlier stages, and of earlier starts of this one, for the report.
+
+    Returns:
+        The content of ``metrics.json``.
 
     Raises:
         UserError: nothing to evaluate, a model that does not fit the clips, a folder of another evaluation,
@@ -92,14 +98,14 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     }
     locked = EvaluationKey.model_validate({**dict(config), **hashes})
     lock_settings(config.out, locked, NOT_HASHED)
-    _sweep(config.out / CLIPS)
+    _clean_up(config.out / CLIPS)
     missing = [job for job in jobs if not (clip_folder(config.out, job) / RESULT).exists()]
-    log.info("evaluate: %d clips in, %d still to do, into %s", len(jobs), len(missing), config.out)
+    log.info("evaluate: %d clips, %d still to do, into %s", len(jobs), len(missing), config.out)
     with ray_session():
         failures = tuple(failure for failure in process(config, missing) if failure is not None)
     results = _results(config.out, jobs)
     assert len(jobs) == len(results) + len(failures), "a clip was lost"
-    # All failures of this run; those of earlier ones were tried again.
+    # The failures of this run alone, since it tried those of earlier ones again.
     write_quarantine(config.out / "quarantine" / "failures.parquet", [*map(quarantine_row, failures)])
     _write_frames(config.out, results)
     spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
@@ -110,16 +116,17 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     write_page(content, config.out / PAGE)
     write_json(config.out / NUMBERS, numbers)
     write_manifest(config.out, locked, numbers["counts"], spent)
-    log.info("evaluate: in %d == ok %d + quarantined %d", *numbers["counts"].values())
+    reasons = Counter(str(failure.code) for failure in failures)
+    log.info("evaluate: %s", counts_line(numbers["counts"], reasons))
     _refuse_too_many(failures, len(jobs), config)
     return numbers
 
 
-# ---- before ------------------------------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------------------
 
 
 def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> None:
-    """What would make every clip fail is told before anything starts."""
+    """Report what would make every clip fail before anything starts."""
     where = str(config.clips)
     if not clips:
         raise UserError(f"no clips of split {' or '.join(config.splits)}", where, "Choose other splits.")
@@ -127,11 +134,11 @@ def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> No
     other = next((clip for clip in clips if (clip.height, clip.width) != (size, size)), None)
     if other is not None:
         raise UserError(
-            f"clips are {other.width} x {other.height} px, the model's pictures {size} x {size}",
+            f"the clips are {other.width} x {other.height} px, and the model needs {size} x {size}",
             where,
             f"Preprocess with size: {size}.",
         )
-    # Read here first: a worker that cannot start would end the job with Ray's words instead of ours.
+    # Loaded here first: a worker that cannot start would end the job with Ray's message instead of ours.
     load_scorers(config.scorers, model.tdmm)
     if "swap" in config.modes:
         load_mask(config.swap, model.tdmm)
@@ -146,34 +153,33 @@ def _fingerprint(model: Safa) -> str:
 
 
 def _fingerprint_of_clips(clips: Sequence[ClipInfo]) -> str:
-    """By names and sizes: reading all frames would cost as much as evaluating them."""
+    """A hash of names and sizes, since reading all frames would cost as much as evaluating them."""
     sizes = [(clip.clip_id, clip.n_frames, [p.path.stat().st_size for p in clip.pieces]) for clip in clips]
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 
 def _fingerprint_of_files(config: EvaluateConfig) -> str:
     scorers = config.scorers
-    named = (config.animation.csv, config.swap.weights, scorers.landmarks, scorers.identity, scorers.lpips)
+    files = (config.animation.csv, config.swap.weights, scorers.landmarks, scorers.identity, scorers.lpips)
     digest = hashlib.sha256()
-    for path in (*named, scorers.inception):
+    for path in (*files, scorers.inception):
         digest.update(hashlib.sha256(path.read_bytes()).digest() if isinstance(path, Path) else b"-")
     return digest.hexdigest()
 
 
-def _sweep(clips: Path) -> None:
-    """Remove what a stopped run left half done, and its counts of attempts."""
-    for leftover in clips.glob("*/.*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+def _clean_up(clips: Path) -> None:
+    """Delete incomplete output of a stopped run, and its marks of clips in progress."""
+    for mode in clips.glob("*"):
+        remove_leftovers(mode)
+        for mark in mode.glob(f"*{IN_PROGRESS}"):
+            mark.unlink()
 
 
 # ---- the work, on Ray --------------------------------------------------------------------------------------
 
 
 def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob]) -> Iterator[Failure | None]:
-    """Do the jobs; a failure or None for each as it is finished, with a line of progress now and then."""
+    """Do the jobs on Ray; yield for each as it is finished its failure, or None. Logs the progress."""
     if not jobs:
         return
     scale = config.scale
@@ -185,27 +191,27 @@ def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob]) -> Iterator[F
         num_cpus=scale.cpus_per_actor,
         num_gpus=scale.gpus_per_actor or None,
     )
-    progress = ProgressLog(STAGE, len(jobs), "clips")
+    progress = Progress(LogLines(STAGE), len(jobs), "clips")
     for row in done.iter_rows():
         job = EvaluationJob.from_json(row["job"])
         failure = failure_in(row, f"{STAGE}/{job.mode}")
         if failure is not None:
-            log.warning("evaluate: %s refused (%s): %s", failure.name, failure.code, failure.detail)
+            log.warning("evaluate: %s quarantined (%s): %s", failure.name, failure.code, failure.detail)
         yield failure
         progress.add(1, row["n_frames"])
 
 
-# ---- after -------------------------------------------------------------------------------------------------
+# ---- results -----------------------------------------------------------------------------------------------
 
 
 def _results(out: Path, jobs: Sequence[EvaluationJob]) -> tuple[ClipResult, ...]:
-    """Read from disk, not what this run believes."""
+    """The results on disk, which are what counts."""
     paths = [clip_folder(out, job) / RESULT for job in jobs]
     return tuple(ClipResult.from_json(path.read_text(encoding="utf-8")) for path in paths if path.exists())
 
 
 def _write_frames(out: Path, results: Sequence[ClipResult]) -> None:
-    """The scored frames of all clips in one file, a row group per clip."""
+    """Write the scores of all frames into one file, a row group per clip."""
     with (
         atomic_file(out / ALL_FRAMES) as temporary,
         pq.ParquetWriter(temporary, FRAMES_SCHEMA) as writer,
@@ -236,14 +242,14 @@ def _content(
 
 
 def _fid(config: EvaluateConfig, results: Sequence[ClipResult]) -> tuple[float, float]:
-    rebuilt = [result.job for result in results if result.job.mode == "reconstruction"]
-    return fid_of_clips([clip_folder(config.out, job) for job in rebuilt])
+    reconstructed = [result.job for result in results if result.job.mode == "reconstruction"]
+    return fid_of_clips([clip_folder(config.out, job) for job in reconstructed])
 
 
 def _training_run(folder: Path) -> TrainingRun:
-    """A run folder of ``pipelines/train``."""
+    """Settings and metrics of a run folder of ``pipelines/train``."""
     config = load_settings(folder / "config.yaml", TrainConfig)
-    return TrainingRun(config.name, describe_training(config), read_metrics(folder / RECORDS))
+    return TrainingRun(config.name, describe_training(config), read_metrics(folder / METRICS_FILE))
 
 
 def _refuse_too_many(failures: Sequence[Failure], total: int, config: EvaluateConfig) -> None:
@@ -257,7 +263,7 @@ def _refuse_too_many(failures: Sequence[Failure], total: int, config: EvaluateCo
 
 
 def seconds_so_far(out: Path) -> dict[str, float]:
-    """Wall time of earlier finished runs into this folder, as ``evaluate`` wants it."""
+    """Wall time of earlier finished runs into this folder, as ``evaluate`` takes it."""
     manifest = out / MANIFEST
     if not manifest.exists():
         return {}
@@ -265,35 +271,37 @@ def seconds_so_far(out: Path) -> dict[str, float]:
 
 
 def compare(runs: Sequence[Path], out: Path) -> None:
-    """Put finished evaluations side by side in ``out``; the first one is what the others are measured by.
+    """Put finished evaluations side by side in ``out``; the first one is the baseline.
 
     Raises:
-        UserError: fewer than two, or a folder that is no evaluation.
+        UserError: fewer than two folders, or one that is not an evaluation.
     """
     if len(runs) < 2:
-        raise UserError("a comparison needs two runs", "--compare", "Name the folders of two evaluations.")
+        raise UserError(
+            "a comparison needs at least two runs", "--compare", "Give the folders of two evaluations."
+        )
     write_comparison([read_run(run) for run in runs], out)
     log.info("comparison: %s", (out / PAGE).resolve())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m pipelines.evaluate``."""
-    given = sys.argv[1:] if argv is None else argv
-    if "--compare" in given:
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--compare" in arguments:
         parser = argparse.ArgumentParser(
             prog="python -m pipelines.evaluate", description="Put finished evaluations side by side."
         )
         parser.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="folders of evaluations")
         parser.add_argument("--out", type=Path, required=True, help="folder for the page and its numbers")
-        arguments = parser.parse_args(given)
+        options = parser.parse_args(arguments)
         set_up_logging()
-        return run_reporting_errors(lambda: compare(arguments.compare, arguments.out))
+        return run_reporting_errors(lambda: compare(options.compare, options.out))
 
     def body(config: EvaluateConfig) -> None:
         evaluate(config, seconds_so_far(config.out))
         log.info("report: %s", (config.out / PAGE).resolve())
 
-    description = "Rebuild, animate, score, report. Finished runs: --compare RUN RUN ... --out FOLDER."
+    description = "Reconstruct, animate, score, report. To compare runs: --compare RUN RUN ... --out FOLDER."
     return launch("evaluate", description, EvaluateConfig, body, argv)
 
 

@@ -1,6 +1,7 @@
-"""What all pipeline programs share: flags, logging, exit codes, the Ray session.
+"""Starting a pipeline: ``launch`` is the body of ``main`` in every program of this package.
 
-``python -m pipelines.X --config Y.yaml [--set a.b=c ...]``, by hand or as what ``ray job submit`` runs.
+They are called as ``python -m pipelines.X --config Y.yaml [--set a.b=c ...]``, by hand or by
+``ray job submit``, and share flags, logging, progress lines, exit codes and the Ray session.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import argparse
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +21,6 @@ from ray.data import DataContext
 from safa.config import Settings, load_settings
 from safa.errors import run_reporting_errors
 
-log = logging.getLogger(__name__)
-
-LOG_EVERY = 5.0  # seconds between lines of progress
-
 S = TypeVar("S", bound=Settings)
 
 
@@ -34,12 +30,17 @@ def launch(
     settings: type[S],
     body: Callable[[S], int | None],
     argv: Sequence[str] | None = None,
-    instead: Mapping[str, tuple[str, Callable[[S], int | None]]] | None = None,
+    alternatives: Mapping[str, tuple[str, Callable[[S], int | None]]] | None = None,
 ) -> int:
-    """Read the settings, run ``body`` with them, return the exit code (2: a fault that the user can fix).
+    """Parse the command line, read the settings, run ``body`` with them.
 
     Args:
-        instead: flag -> (help, what to run instead of ``body``).
+        name: of the program, as in ``python -m pipelines.NAME``.
+        alternatives: flag -> (help, what it runs instead of ``body``).
+        argv: the arguments; None = those of this process.
+
+    Returns:
+        The exit code; 2 for an error that the user can fix, which is reported in one line.
     """
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=description)
     parser.add_argument("--config", type=Path, required=True, help="YAML file with the settings")
@@ -49,11 +50,13 @@ def launch(
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="change one setting, e.g. --set size=128; may be given often",
+        help="change one setting, e.g. --set size=128; may be repeated",
     )
-    chosen = parser.add_mutually_exclusive_group()
-    for flag, (words, other) in (instead or {}).items():
-        chosen.add_argument(flag, dest="body", action="store_const", const=other, default=body, help=words)
+    choice = parser.add_mutually_exclusive_group()
+    for flag, (help_text, other) in (alternatives or {}).items():
+        choice.add_argument(
+            flag, dest="body", action="store_const", const=other, default=body, help=help_text
+        )
     parser.set_defaults(body=body)
     arguments = parser.parse_args(argv)
     set_up_logging()
@@ -62,35 +65,8 @@ def launch(
     )
 
 
-class ProgressLog:
-    """A line with counts and rates every few seconds, and at the end.
-
-    Args:
-        total: how many inputs there are; ``what`` names them, e.g. ``clips``.
-    """
-
-    def __init__(self, stage: str, total: int, what: str) -> None:
-        self._stage, self._total, self._what = stage, total, what
-        self._count = self._frames = 0
-        self._began = self._last = time.monotonic()
-
-    def add(self, count: int, n_frames: int) -> None:
-        """So many more inputs are finished, with so many frames."""
-        self._count += count
-        self._frames += n_frames
-        now = time.monotonic()
-        if now - self._last > LOG_EVERY or self._count == self._total:
-            self._last = now
-            spent = now - self._began
-            left = (self._total - self._count) * spent / self._count
-            log.info(
-                "%s: %d/%d %s, %.1f frames/s, %.0f s left",
-                *(self._stage, self._count, self._total, self._what, self._frames / spent, left),
-            )
-
-
 def set_up_logging() -> None:
-    """One line per event, with the time; Ray's own chatter only from warnings on."""
+    """Log one line per event, with the time; of Ray's own messages only warnings and errors."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     for chatty in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -98,9 +74,9 @@ def set_up_logging() -> None:
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Ray for the block: the cluster in RAY_ADDRESS (a job has it set), otherwise this machine alone.
+    """Connect to Ray for the block: to the cluster in RAY_ADDRESS, which a job has set, or to this machine.
 
-    A session that was running before goes on afterwards.
+    A session that was running before is used, and left running.
     """
     if ray.is_initialized():
         yield
@@ -118,13 +94,13 @@ def ray_session() -> Iterator[None]:
 
 @contextmanager
 def honest_interrupts() -> Iterator[None]:
-    """Keep an interrupt an interrupt.
+    """Let an interrupt of the block end the program as an interrupt.
 
-    Ray Train answers one by ending the process with exit code 0, as if all were well, and leaves its handler
-    behind.
+    Ray Train responds to one by ending the process with exit code 0, as if all were well, and leaves its
+    signal handler behind.
 
     Raises:
-        KeyboardInterrupt: Where the block ended the process.
+        KeyboardInterrupt: where the block would end the process.
     """
     before = signal.getsignal(signal.SIGINT)
     try:

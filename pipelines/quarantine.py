@@ -1,14 +1,14 @@
-"""Inputs that did not become clips: one row for each, with its reason and the number of attempts.
+"""The quarantine: one row for each input that did not become output, with its reason and number of attempts.
 
-Rows are appended in files of their own, each whole; ``settle`` puts them into one file. A row that a later
-run makes good, or tries again, is superseded and goes when that run settles, never before: a run that is
-killed loses no reason.
+New rows go to files of their own, each written atomically; ``settle`` merges all rows into one file. The row
+of an input that a later run processes, or tries again, is deleted when that run settles and not before: a
+run that is killed loses no reason.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,31 +22,31 @@ from safa.files import atomic_file
 
 log = logging.getLogger(__name__)
 
-SHOWN = 20  # refusals that are logged one by one in a run; the rest is counted
+SHOWN = 20  # failures that are logged one by one in a run; the rest is only counted
 
 
 class Quarantine:
-    """The folder ``quarantine`` of a run folder."""
+    """The rows in the folder ``quarantine`` of a run folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         rows = [row for path in self._files() for row in pq.read_table(path).to_pylist()]
         rows.sort(key=lambda row: row["attempts"])
-        self._rows: dict[str, dict[str, Any]] = {row["id"]: row for row in rows}  # the last attempt stands
+        self._rows: dict[str, dict[str, Any]] = {row["id"]: row for row in rows}  # the last attempt counts
         self._shown = 0
-        self.fresh: set[str] = set()  # refused by this run
+        self.fresh: set[str] = set()  # ids that failed in this run
 
     def final(self) -> frozenset[str]:
-        """Ids that another run need not try: all but those whose error may pass."""
+        """Ids that another run need not try: all but those whose error may be transient."""
         return frozenset(name for name, row in self._rows.items() if row["code"] not in TRANSIENT)
 
     def rows(self, done: Set[str]) -> list[dict[str, Any]]:
-        """What is refused and not ``done``."""
+        """The rows of all inputs that are not ``done``."""
         return [row for name, row in self._rows.items() if name not in done]
 
     def add(self, failures: Iterable[Failure]) -> None:
-        """Keep these failures."""
+        """Write a row for each of these failures."""
         rows = [quarantine_row(failure, self._attempts(failure.name) + 1) for failure in failures]
         if not rows:
             return
@@ -59,7 +59,7 @@ class Quarantine:
         return int(self._rows[name]["attempts"]) if name in self._rows else 0
 
     def settle(self, done: Set[str]) -> None:
-        """One file, one row for each input that is refused and not ``done``."""
+        """Merge the rows into one file, with one row for each input that is not ``done``."""
         old = self._files()
         self._rows = {row["id"]: row for row in self.rows(done)}
         if len(old) > 1 or sum(pq.read_metadata(path).num_rows for path in old) != len(self._rows):
@@ -70,7 +70,7 @@ class Quarantine:
 
     def _log(self, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows[: max(0, SHOWN - self._shown)]:
-            log.warning("%s: %s refused (%s): %s", row["stage"], row["id"], row["code"], row["detail"])
+            log.warning("%s: %s quarantined (%s): %s", row["stage"], row["id"], row["code"], row["detail"])
         self._shown += len(rows)
 
     def _files(self) -> list[Path]:
@@ -88,6 +88,20 @@ def quarantine_row(failure: Failure, attempts: int = 1) -> dict[str, Any]:
 
 
 def write_quarantine(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A file of such rows, atomically."""
+    """Write a file of such rows, atomically."""
     with atomic_file(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=QUARANTINE_SCHEMA), temporary)
+
+
+def counts_line(counts: Mapping[str, int], reasons: Mapping[str, int]) -> str:
+    """The outcome of a run, e.g. ``96 clips: 90 ok, 6 quarantined (4 no_face, 2 decode), 0 pending``.
+
+    Args:
+        counts: ``in``, then the number of clips in each state, which add up to it.
+        reasons: failure code to number of clips; may be empty.
+    """
+    parts = {name: f"{count} {name}" for name, count in counts.items() if name != "in"}
+    if reasons:
+        most_first = sorted(reasons.items(), key=lambda item: -item[1])
+        parts["quarantined"] += f" ({', '.join(f'{count} {code}' for code, count in most_first)})"
+    return f"{counts['in']} clips: {', '.join(parts.values())}"

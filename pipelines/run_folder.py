@@ -1,7 +1,7 @@
-"""Run folders: whose settings made this output, what came out, written atomically.
+"""Run folders: the settings that a folder belongs to, and the manifest of what was done in it.
 
-A folder is claimed by the hash of its settings before anything is written, so that output of other settings
-never mixes in; its manifest says at the end what was done, with which versions, and how long it took.
+A folder is locked to the hash of its settings before anything else is written, so that output of different
+settings never mixes. At the end, the manifest records settings, versions, counts and wall time.
 """
 
 from __future__ import annotations
@@ -17,32 +17,33 @@ from safa.errors import UserError
 from safa.files import atomic_write, write_json
 
 MANIFEST = "manifest.json"
+DISTRIBUTION = "safa-ray"  # `safa` on the package index is somebody else's
 PACKAGES = ("ray", "torch", "numpy", "pyarrow", "pillow")
 
 
 def lock_settings(folder: Path, settings: Settings, not_hashed: frozenset[str] = frozenset()) -> None:
-    """Make ``folder`` the home of these settings.
+    """Lock ``folder`` to these settings.
 
     Args:
-        ignoring: top-level keys that do not change the output (resources, limits of patience).
+        not_hashed: top-level keys that do not change the output (resources, limits).
 
     Raises:
         UserError: it holds output of other settings.
     """
     digest = settings_hash(settings, ignore=not_hashed)
-    mark = folder / "settings.hash"
-    if mark.exists():
-        if mark.read_text().strip() != digest:
+    lock = folder / "settings.hash"
+    if lock.exists():
+        if lock.read_text().strip() != digest:
             raise UserError(
                 "holds output of other settings", str(folder), "Choose another folder, or delete this one."
             )
         return
     atomic_write(folder / "config.yaml", dump_settings(settings))
-    atomic_write(mark, digest + "\n")
+    atomic_write(lock, digest + "\n")
 
 
 def write_manifest(folder: Path, settings: Settings, counts: Mapping[str, Any], seconds: float) -> None:
-    """Say what was done: settings, versions, counts, wall time."""
+    """Write the manifest: settings, versions, counts, wall time."""
     write_json(
         folder / MANIFEST,
         {
@@ -56,6 +57,13 @@ def write_manifest(folder: Path, settings: Settings, counts: Mapping[str, Any], 
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {"python": platform.python_version(), "safa": metadata.version("safa")}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+    """Versions of the packages that the numbers depend on."""
+    own = {"python": platform.python_version(), "safa": _own_version()}
+    return own | {name: metadata.version(name) for name in PACKAGES}
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:  # run from a clone that nobody installed
+        return "not installed"

@@ -1,7 +1,7 @@
-"""Functions and actors that Ray Data runs on workers. They hold no mathematics: ``safa`` does the work.
+"""Functions and actors that Ray Data runs on workers. They contain no mathematics: ``safa`` does the work.
 
-A row stands for one input. What became of it is written into the row (``ok_row``, ``failure_row``), so that
-one bad clip never stops a run.
+A row stands for one input. Its outcome is written into the row (``ok_row``, ``failure_row``), so that one bad
+clip never stops a run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, Prepr
 from safa.data.clip_maker import LandmarkDetector, make_clip
 from safa.data.clip_store import ClipStore
 from safa.data.detectors import FaceDetector
+from safa.data.detectors.face_alignment import LibraryDetector, LibraryLandmarks
 from safa.data.download.base import Downloader
 from safa.data.download.retry import downloaded, make_downloader
 from safa.data.face_tracks import find_face_tracks, write_tracks
@@ -35,7 +36,8 @@ from safa.inference.model_runner import ModelRunner
 from safa.inference.swap_mask import load_mask
 from safa.report.page import CLIPS
 
-MAX_WORKER_DEATHS = 2  # at one clip; after that the clip is given up
+IN_PROGRESS = ".attempts"  # ends the name of a clip's mark, which counts the attempts
+MAX_WORKER_DEATHS = 2  # at one clip; after that the clip is quarantined
 STREAM_CACHE = 16 * 2**20  # bytes of encoded frames; clips are read once, from start to end
 
 # ``{id, code, detail, n_frames, seconds}``; an empty code means that the input became output.
@@ -48,18 +50,18 @@ def ok_row(name: str, n_frames: int, seconds: float = 0.0) -> Row:
 
 
 def failure_row(failure: Failure) -> Row:
-    """The row of an input that did not."""
+    """The row of an input that did not become output."""
     row = {"id": failure.name, "code": str(failure.code), "detail": failure.detail}
     return {**row, "n_frames": 0, "seconds": 0.0}
 
 
 def failure_in(row: Row, stage: str) -> Failure | None:
-    """The failure that a row holds; None if its input became output."""
+    """The failure that a row describes; None if its input became output."""
     return Failure(row["id"], FailureCode(row["code"]), row["detail"], stage) if row["code"] else None
 
 
 def _attempt(name: str, work: Callable[[], int]) -> Row:
-    """Do the work of one input, which returns its number of frames; whatever it raises becomes the row."""
+    """Do the work of one input, which returns its number of frames; an error becomes the row of a failure."""
     began = time.monotonic()
     try:
         n_frames = work()
@@ -74,7 +76,7 @@ def _attempt(name: str, work: Callable[[], int]) -> Row:
 class ClipMaker:
     """Makes the clips of one video and writes their files.
 
-    Networks are loaded and the downloader is made when the first row comes, on the worker.
+    Networks and the downloader are created on the worker, when the first row comes.
     """
 
     def __init__(self, config: PreprocessConfig) -> None:
@@ -84,16 +86,16 @@ class ClipMaker:
         self._blocked: ClipError | None = None
 
     def __call__(self, row: Row) -> list[Row]:
-        """Row ``{jobs}``, clips of one video as text, to one row each."""
+        """Turn a row ``{jobs}``, the clips of one video as text, into one row for each clip."""
         jobs = [ClipJob.from_json(text) for text in row["jobs"]]
         rows: list[Row] = []
         try:
-            if self._blocked is not None:  # don't knock again where we were sent away
+            if self._blocked is not None:  # don't ask the host again
                 raise self._blocked
             with self._video(jobs[0]) as video:
                 for job in jobs:
                     rows.append(self._make(replace(job, video=str(video))))
-        except Exception as error:  # of the whole video
+        except Exception as error:  # concerns the whole video
             if isinstance(error, ClipError) and error.code == FailureCode.BLOCKED:
                 self._blocked = error
             rows += [failure_row(Failure.of(job.clip_id, error)) for job in jobs[len(rows) :]]
@@ -111,8 +113,6 @@ class ClipMaker:
 
     def _landmark_detector(self) -> LandmarkDetector | None:
         if self._detector is None and isinstance(self._config.landmarks, FaceAlignmentLandmarks):
-            from safa.data.detectors.face_alignment import LibraryLandmarks  # heavy, and not everybody has it
-
             self._detector = LibraryLandmarks(self._config.landmarks)
         return self._detector
 
@@ -125,13 +125,11 @@ class FaceTrackFinder:
         self._detector: FaceDetector | None = None
 
     def __call__(self, row: Row) -> Row:
-        """Row ``{video}``, a path or URI, to its row; ``n_frames`` counts the clips found."""
+        """Turn a row ``{video}``, a path or URI, into its outcome; ``n_frames`` counts the clips found."""
         return _attempt(name_of(row["video"]), lambda: self._find(row["video"]))
 
     def _find(self, location: str) -> int:
         if self._detector is None:
-            from safa.data.detectors.face_alignment import LibraryDetector
-
             self._detector = LibraryDetector(self._source.detector)
         with local_copy(location) as video:
             tracks = find_face_tracks(video, self._source, self._fps, self._detector)
@@ -140,7 +138,7 @@ class FaceTrackFinder:
 
 
 def _sidecars(video: str) -> list[str]:
-    """What may lie beside a video of this name, or beside a folder of images, which has no suffix."""
+    """Names of sidecars of a video of this name, or of a folder of images, which has no suffix."""
     return [*sidecar_names(PurePath(video).stem), *sidecar_names(video)]
 
 
@@ -148,7 +146,7 @@ def _sidecars(video: str) -> list[str]:
 
 
 class Evaluator:
-    """An actor that holds the model and evaluates clips."""
+    """An actor that keeps the model loaded and evaluates clips."""
 
     def __init__(self, config: EvaluateConfig) -> None:
         torch.set_num_threads(config.scale.threads_per_actor)  # Ray presets 1
@@ -164,7 +162,7 @@ class Evaluator:
         self._out = config.out
 
     def __call__(self, row: Row) -> Row:
-        """Row ``{job}`` to the same with what became of it."""
+        """Add its outcome to a row ``{job}``."""
         job = EvaluationJob.from_json(row["job"])
         folder = clip_folder(self._out, job)
         return row | _attempt(job.title, lambda: self._evaluate(job, folder))
@@ -175,17 +173,17 @@ class Evaluator:
 
 
 def clip_folder(out: Path, job: EvaluationJob) -> Path:
-    """Where the files of one job appear."""
+    """The folder with the output of one job."""
     return out / CLIPS / job.mode / job.folder_name
 
 
 @contextmanager
 def _counting_worker_deaths(folder: Path) -> Iterator[None]:
-    """Leave a mark while a clip is at work; if workers have died at it again and again, give it up.
+    """Keep a mark while a clip is evaluated; if workers have died at it several times, quarantine it.
 
-    Ray starts a dead worker anew and hands it the same clip, without end.
+    Ray restarts a dead worker and gives it the same clip, endlessly.
     """
-    mark = folder.with_name(f".{folder.name}.attempts")
+    mark = folder.with_name(f".{folder.name}{IN_PROGRESS}")
     deaths = mark.stat().st_size if mark.exists() else 0
     if deaths >= MAX_WORKER_DEATHS:
         raise ClipError(FailureCode.UNEXPECTED, f"{deaths} workers died at this clip")
@@ -194,5 +192,5 @@ def _counting_worker_deaths(folder: Path) -> Iterator[None]:
         file.write(b".")
     try:
         yield
-    finally:  # whatever happened, this worker has lived through it
+    finally:  # whatever happened, this worker is still alive
         mark.unlink()

@@ -2,15 +2,15 @@
 
 ``scale.num_workers: 0`` trains in this process. From 1 on, Ray Train starts that many workers; one
 data-parallel wrapper per network averages their gradients. With ``scale.min_workers`` a run that lost
-machines goes on with fewer, and takes in more when they come. The run folder is ``runs/NAME``: settings,
-versions, metrics, curves, checkpoints, and at the end ``model/`` and the manifest. A run goes on from its
+machines continues with fewer, and adds more when they come. The run folder is ``runs/NAME``: settings,
+versions, metrics, curves, checkpoints, and at the end ``model/`` and the manifest. A run resumes from its
 newest checkpoint; a finished one is left alone.
 
-Checkpoints are written straight into the run folder by rank 0, not handed to ``ray.train.report``. The folder
-must be shared by all nodes either way (Ray's ``storage_path`` has the same need), the state is on disk before
-the next step begins, and one way of going on serves the local loop, a worker group that Ray restarts after a
-lost node, and a new job on another number of workers. Ray is told the metrics only. Each start gets a Ray
-Train name of its own, since Ray would take up an older run of the same name.
+Rank 0 writes checkpoints straight into the run folder and does not hand them to ``ray.train.report``. The
+folder must be shared by all nodes either way (Ray's ``storage_path`` has the same need), the state is on disk
+before the next step begins, and one way to resume serves the local loop, a worker group that Ray restarts
+after a lost node, and a new job on another number of workers. Ray gets the metrics only. Each start has a
+name of its own in Ray Train, since Ray would continue an older run of the same name.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from safa.training.out_of_memory import WorkerOutOfMemoryError
 log = logging.getLogger(__name__)
 
 VERSIONS = "versions.json"
-NOT_HASHED = frozenset({"scale"})  # settings that may change when a run goes on
+NOT_HASHED = frozenset({"scale"})  # settings that may change when a run is resumed
 
 
 class RayContext(GroupContext):
-    """A Ray Train worker. Its process group is Ray's."""
+    """A Ray Train worker, in Ray's process group."""
 
     def __init__(self) -> None:
         super().__init__(get_device())
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """All ranks, equally often: ``ray.train.report`` is a barrier."""
+        """See ``TrainContext``. ``ray.train.report`` is a barrier: all ranks call it equally often."""
         ray.train.report(dict(metrics))
 
 
 def train(config: TrainConfig) -> Path:
-    """Train, or go on training, until the schedule's end. Returns the run folder.
+    """Train, or resume training, until the schedule's end. Returns the run folder.
 
     Raises:
         UserError: the folder holds a run of other settings, or see ``safa.training.loop.fit``.
@@ -66,9 +66,9 @@ def train(config: TrainConfig) -> Path:
     began = time.monotonic()
     lock_settings(config.folder, config, NOT_HASHED)
     if (config.folder / MANIFEST).exists():
-        log.info("%s: finished already, nothing to do", config.folder)
+        log.info("%s: already finished, nothing to do", config.folder)
         return config.folder
-    check_clips(config)  # here, where a fault is one line, and not on a worker that waits for a GPU
+    check_clips(config)  # here, where an error is one line, and not on a worker
     write_json(config.folder / VERSIONS, versions())  # of this start; the manifest has those of the last one
     if config.scale.num_workers == 0:
         train_locally(config)
@@ -81,14 +81,14 @@ def train(config: TrainConfig) -> Path:
 
 
 def train_locally(config: TrainConfig) -> None:
-    """In this process. The first interrupt ends the run after the step at hand, with its state saved."""
+    """Train in this process. The first interrupt ends the run after the current step and saves the state."""
     context = LocalContext(use_gpu=config.scale.use_gpu)
     with context.listening():
         fit(config, context)
 
 
 def train_on_ray(config: TrainConfig) -> None:
-    """With Ray Train, on this job's cluster or one that starts here for the time.
+    """Train with Ray Train, on this job's cluster or on a local one for the time of the training.
 
     An interrupt ends the workers where they are; the newest checkpoint stays.
     """
@@ -109,38 +109,39 @@ def train_on_ray(config: TrainConfig) -> None:
             ),
         )
         try:
-            refusal = trainer.fit().return_value
+            user_error = trainer.fit().return_value
         except WorkerGroupError as error:
-            full = [e for e in error.worker_failures.values() if isinstance(e, WorkerOutOfMemoryError)]
-            if not full:
+            failures = error.worker_failures.values()
+            out_of_memory = [e for e in failures if isinstance(e, WorkerOutOfMemoryError)]
+            if not out_of_memory:
                 raise
-            raise full[0] from None
-    if refusal is not None:
-        raise UserError(*refusal)
+            raise out_of_memory[0] from None
+    if user_error is not None:
+        raise UserError(*user_error)
 
 
 def _check_machine(config: TrainConfig) -> None:
-    """On one machine, ask for no more than it has: Ray would wait for ever. A cluster may still grow."""
+    """Refuse to ask one machine for more than it has: Ray would wait forever. A cluster may still grow."""
     if "RAY_ADDRESS" in os.environ:
         return
-    scale, has = config.scale, ray.cluster_resources()
+    scale, available = config.scale, ray.cluster_resources()
     workers = scale.min_workers or scale.num_workers
-    wanted = {"CPU": workers * scale.cpus_per_worker}
-    wanted |= {"GPU": float(workers)} if scale.use_gpu else {}
-    for name, count in wanted.items():
-        if count > has.get(name, 0.0):
+    requested = {"CPU": workers * scale.cpus_per_worker}
+    requested |= {"GPU": float(workers)} if scale.use_gpu else {}
+    for name, count in requested.items():
+        if count > available.get(name, 0.0):
             raise UserError(
-                f"training asks for {count:g} {name}s, and this machine has {has.get(name, 0.0):g}",
+                f"training asks for {count:g} {name}s, and this machine has {available.get(name, 0.0):g}",
                 "scale",
                 "Lower scale.num_workers, set scale.use_gpu=false, or submit it to a cluster.",
             )
 
 
 def scaling(scale: ScaleConfig) -> ScalingConfig:
-    """What Ray Train is asked for.
+    """What the run requests from Ray Train.
 
-    A range of workers is elastic: Ray looks every minute whether their number should change, and starts the
-    group anew if so, which goes on from the newest checkpoint.
+    A range of workers is elastic: Ray checks every minute whether their number should change, and if so
+    restarts the group, which resumes from the newest checkpoint.
     """
     workers = scale.num_workers
     return ScalingConfig(
@@ -151,13 +152,13 @@ def scaling(scale: ScaleConfig) -> ScalingConfig:
 
 
 def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
-    """One worker's process.
+    """The main function of one worker.
 
-    A ``UserError`` that all workers have is returned, not raised: Ray would only try it again. Full memory is
-    one worker's alone; raised, it makes Ray end the others, which wait for it.
+    A ``UserError`` that all workers have is returned, not raised: Ray would only try again. One worker alone
+    can run out of memory; that is raised, so that Ray ends the others, which wait for it.
     """
     set_up_logging()
-    # Ray Train tells every report to a logger outside its own package; ours are the lines to read.
+    # Ray Train logs every report outside its own package; only our lines are worth reading.
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("safa").setLevel(logging.INFO)
     config = parse_settings(settings, TrainConfig, "settings")
@@ -171,7 +172,7 @@ def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
 
 
 def _thread_settings(config: TrainConfig) -> dict[str, str]:
-    """Ray gives a worker one OpenMP thread per reserved CPU, and none may wait by spinning.
+    """Environment of a worker: the threads that the settings ask for, none of which waits by spinning.
 
     Threads that spin at every barrier take the CPU from those they wait for as soon as anything else runs on
     the machine: a step was 4 to 6 times slower on two busy cores, and 20 % faster on two idle ones. Workers

@@ -1,4 +1,4 @@
-"""Structure-aware face animation: the model, its data, its training and its use. Never imports Ray."""
+"""SAFA, structure-aware face animation: the model, its data, training, inference and evaluation. No Ray."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def load(
     batch_size: int = 8,
     assets: str | Path = "assets",
 ) -> FaceAnimator:
-    """A model that animates photos; see docs/python.md.
+    """Load a model that takes photos and videos; docs/python.md shows what it can do.
 
     Args:
-        checkpoint: a run's folder, its ``model/``, one of its checkpoints, or a released file.
+        checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once.
-        assets: folder with the weights of a face detector, if there are any.
+        assets: folder that may hold the weights of a face detector.
 
     Raises:
-        safa.errors.UserError: no model there, or a device or precision that is not here.
+        safa.errors.UserError: there is no such model, device or precision.
     """
-    from safa.inference.loading import open_animator  # torch takes a second: only who loads a model waits
+    from safa.inference.loading import open_animator  # imports torch, which takes a second
 
     return open_animator(checkpoint, device=device, precision=precision, batch_size=batch_size, assets=assets)
 

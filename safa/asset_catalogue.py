@@ -1,6 +1,6 @@
-"""The optional files a user can supply: what each is for, whose it is, and whether it is there.
+"""The optional files that a user can supply: what each is for, who owns it, and whether it is present.
 
-None of them is needed for the built-in default, none is downloaded by us, and most may not be redistributed.
+The built-in defaults need none of them. None is downloaded by this program; most may not be redistributed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ DEFAULT_FOLDER = Path("assets")
 
 @dataclass(frozen=True)
 class Asset:
-    """One optional file. ``sha256`` is None where the owner's file is not pinned by anyone we can cite."""
+    """One optional file. ``sha256`` is None where nobody whom we can cite has published a hash."""
 
     file: str  # name inside the assets folder
     purpose: str
     licence: str
-    owner: str  # where its owner offers it
+    owner: str  # where its owner publishes it
     sha256: str | None = None
 
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """What was found for one asset: ``state`` is 'present', 'missing' or 'other sha256'."""
+    """The state of one asset: 'present', 'missing' or 'other sha256'."""
 
     asset: Asset
     path: Path
@@ -73,7 +73,7 @@ CATALOGUE: tuple[Asset, ...] = (
     ),
     Asset(
         "2DFAN4-11f355bf06.pth.tar",
-        "face-alignment: 68 landmarks from a picture",
+        "face-alignment: 68 landmarks from an image",
         "BSD 3-Clause, Adrian Bulat",
         "https://www.adrianbulat.com/face-alignment (file 2DFAN4-cd938726ad.zip)",
     ),

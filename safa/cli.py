@@ -1,6 +1,6 @@
-"""The ``safa`` command: one person at one machine.
+"""The ``safa`` command, for one person at one machine.
 
-Each subcommand lives in ``safa.commands`` and brings its own flags; heavy packages are imported only when a
+Each subcommand lives in ``safa.commands`` and adds its own flags; heavy packages are imported only when a
 command runs, so that ``safa --help`` answers at once.
 """
 
@@ -18,11 +18,11 @@ COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, assets, checkpoi
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, without running anything."""
+    """Build the parser of the whole command line; nothing heavy is imported."""
     parser = argparse.ArgumentParser(
         prog="safa",
         description="Structure-aware face animation: animate the face in a photo with the motion of a video.",
-        epilog="Whole data sets: python -m pipelines.{preprocess,train,evaluate,demo} --config FILE",
+        epilog="For whole data sets: python -m pipelines.{preprocess,train,evaluate,demo} --config FILE",
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (2 for a fault that the user can fix)."""
+    """Run one command and return the exit code: 2 for an error that the user can fix."""
     arguments = build_parser().parse_args(translate_upstream_flags(sys.argv[1:] if argv is None else argv))
     return run_reporting_errors(lambda: arguments.run(arguments))
 

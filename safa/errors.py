@@ -2,7 +2,7 @@
 
 Raise ``UserError`` for anything that the person at the keyboard can put right: a misspelt key in a config, a
 missing folder, weights of another shape. Raise ``ClipError`` for one input of many that cannot be used; a
-pipeline keeps it as a ``Failure`` and goes on with the next. Programming mistakes stay ``assert`` or
+pipeline keeps it as a ``Failure`` and continues with the next. Programming mistakes stay ``assert`` or
 ``ValueError``. docs/architecture.md draws the tree.
 """
 
@@ -26,7 +26,7 @@ class UserError(Exception):
 
     Args:
         what: the problem, e.g. ``"unknown key 'num_kpp'"``.
-        where: the place of it, e.g. a file and a key; may be empty.
+        where: its location, e.g. a file and a key; may be empty.
         fix: what the user can do; may be empty.
     """
 
@@ -56,21 +56,21 @@ def run_reporting_errors(body: Callable[[], int | None]) -> int:
 
 
 class FailureCode(StrEnum):
-    """Why one input did not become output; each code is a row's, never a run's."""
+    """Why one input did not become output. A code belongs to a row, never to a run."""
 
-    UNAVAILABLE = "unavailable"  # there is no such video, and there will be none
+    UNAVAILABLE = "unavailable"  # the video does not exist, which is final
     BLOCKED = "blocked"  # the host refuses all of us (bot check, sign-in): stops the run
     RATE_LIMITED = "rate_limited"  # still "too many requests" after every attempt
     TIMEOUT = "timeout"  # the host did not deliver, or broke off, at every attempt
     DUPLICATE = "duplicate"  # the list has this clip in another line
     BAD_ROW = "bad_row"  # the list's line makes no sense
-    DECODE = "decode"  # ffmpeg cannot read it to the end
+    DECODE = "decode"  # the video or an image cannot be decoded
     NO_FACE = "no_face"  # not one frame has landmarks
     NO_LANDMARKS = "no_landmarks"  # there is no landmark source for it
     TOO_SMALL = "too_small"
     TOO_SHORT = "too_short"
     BORDER = "border"  # too much of the box lies outside the frame
-    UNEXPECTED = "unexpected"  # an error of ours: the detail has its type and place
+    UNEXPECTED = "unexpected"  # a bug: the detail has the error's type and line
 
 
 # Tried again by every run; `blocked` is never stored, since its clips have not been tried.
@@ -81,7 +81,7 @@ class ClipError(Exception):
     """Raised where one input cannot be used; the pipelines turn it into a row with this code."""
 
     def __init__(self, code: FailureCode, detail: str) -> None:
-        super().__init__(code, detail)  # both, so that it survives the way between processes
+        super().__init__(code, detail)  # both, so that it can be pickled
         self.code, self.detail = code, detail
 
     def __str__(self) -> str:
@@ -107,12 +107,12 @@ class Failure:
 
     @classmethod
     def of(cls, name: str, error: Exception, stage: str = "") -> Failure:
-        """The failure that an exception stands for: the only mapping from one to the other."""
+        """Convert an exception to a failure. This is the only place where that is done."""
         if isinstance(error, ClipError):
             return cls(name, error.code, _one_line(error.detail), stage)
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(frame.filename).name}:{frame.lineno}"
-        detail = _one_line(f"{type(error).__name__} at {place}: {error}")
+        line = f"{Path(frame.filename).name}:{frame.lineno}"
+        detail = _one_line(f"{type(error).__name__} at {line}: {error}")
         return cls(name, FailureCode.UNEXPECTED, detail, stage)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safa.errors import UserError
+from safa.unpickle.torch_file import load_torch_file
 
 _SHOWN = 3  # names in an error
 
@@ -24,9 +24,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     plain = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        if value.data_ptr() in seen:
+        if value.untyped_storage().data_ptr() in seen:  # the format has no views of one storage either
             value = value.clone()
-        seen.add(value.data_ptr())
+        seen.add(value.untyped_storage().data_ptr())
         plain[name] = value
     save_file(plain, path)
     path.chmod(0o644)  # safetensors leaves it readable by its owner alone
@@ -52,23 +52,34 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     Raises:
         UserError: the file cannot be read, or holds anything but tensors by name.
     """
+    if not path.is_file():
+        raise UserError("cannot read the weights (no such file)", str(path))
+    state = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise UserError("no state dict of tensors", str(path))
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
     except OSError as error:
         raise UserError(f"cannot read the weights ({error.strerror or error})", str(path)) from None
     except Exception as error:  # bytes that are no weights fail anywhere inside the parsers, in any way
         reason = str(error).partition("\n")[0]
         raise UserError(f"no state dict of tensors ({type(error).__name__}: {reason})", str(path)) from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError("no state dict of tensors", str(path))
-    return state
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Select the tensors whose names start with ``prefix``, and drop it from their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name, in the order in which the optimiser numbers them."""
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

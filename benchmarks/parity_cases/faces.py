@@ -45,9 +45,9 @@ def tdmm(golden: Golden) -> Iterator[Row]:
     # The tensor was recorded before the camera; ours is behind it.
     code = golden.driving_face.code
     fixed = torch.from_numpy(reference["driving_flame_landmarks3d"])
-    wanted = weak_perspective(fixed, code.scale, code.translation).numpy()
+    target = weak_perspective(fixed, code.scale, code.translation).numpy()
     landmarks3d = golden.safa.tdmm.geometry(code).landmarks3d.numpy()
-    yield exact("tdmm", "driving_flame_landmarks3d", landmarks3d, wanted)
+    yield exact("tdmm", "driving_flame_landmarks3d", landmarks3d, target)
     yield from _encoder_layers(golden, reference)
 
 
@@ -73,10 +73,10 @@ def _encoder_layers(golden: Golden, reference: Mapping[str, Array]) -> Iterator[
     recorded = {key.removeprefix(prefix): value for key, value in reference.items() if key.startswith(prefix)}
     with recorded_outputs(golden.safa.tdmm.encoder, list(recorded)) as outputs:
         golden.safa.tdmm.estimate(golden.driving)
-    for name, wanted in recorded.items():
+    for name, target in recorded.items():
         ours = outputs[name]
-        step_c, step = ours.shape[1] // wanted.shape[1], ours.shape[-1] // wanted.shape[-1]
-        yield exact("tdmm", prefix + name, ours[:, ::step_c, ::step, ::step].numpy(), wanted)
+        step_c, step = ours.shape[1] // target.shape[1], ours.shape[-1] // target.shape[-1]
+        yield exact("tdmm", prefix + name, ours[:, ::step_c, ::step, ::step].numpy(), target)
 
 
 def texture(golden: Golden) -> Iterator[Row]:

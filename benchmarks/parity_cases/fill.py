@@ -1,4 +1,4 @@
-"""Deterministic weights by parameter name, as the reference tensors were made with.
+"""Deterministic weights by parameter name: those with which the reference tensors were computed.
 
 The rule stands in the README beside the reference tensors, section 1: a normal sample seeded by
 (seed, crc32(name)), scaled by what the name says. All arithmetic in float32.

@@ -90,10 +90,10 @@ def samples(
 
     The limit is a multiple of what the reference's own float32 samples are off by: median, 99th percentile.
     """
-    found = {name: g.double().flatten() for name, g in ours.items() if g is not None and name in double}
-    rms = {name: float(g.square().mean().sqrt()) for name, g in found.items()}
-    kept = [name for name in found if rms[name] > NEGLIGIBLE * max(rms.values())]
-    ours_error = np.concatenate([np.abs(_sampled(found[n]) - double[n]) / rms[n] for n in kept])
+    computed = {name: g.double().flatten() for name, g in ours.items() if g is not None and name in double}
+    rms = {name: float(g.square().mean().sqrt()) for name, g in computed.items()}
+    kept = [name for name in computed if rms[name] > NEGLIGIBLE * max(rms.values())]
+    ours_error = np.concatenate([np.abs(_sampled(computed[n]) - double[n]) / rms[n] for n in kept])
     noise = np.concatenate([np.abs(single[n] - double[n]) / rms[n] for n in kept])
     measured_median, measured_tail = _spread(ours_error)
     limit_median, limit_tail = (GRADIENT_SLACK * value for value in _spread(noise))
@@ -115,10 +115,10 @@ def _spread(errors: Array) -> tuple[float, float]:
 
 def _norm_errors(ours: Mapping[str, float | None], truth: Norms) -> dict[str, float]:
     """Relative error of each norm that is worth comparing."""
-    wanted = {name: recorded[0] for name, recorded in truth.items() if recorded is not None}
-    largest = max(wanted.values())
+    target = {name: recorded[0] for name, recorded in truth.items() if recorded is not None}
+    largest = max(target.values())
     return {
         name: abs((ours.get(name) or 0.0) - norm) / norm
-        for name, norm in wanted.items()
+        for name, norm in target.items()
         if norm >= NEGLIGIBLE * largest
     }

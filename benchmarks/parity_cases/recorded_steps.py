@@ -66,7 +66,7 @@ class FullStep:
     def adversarial_loss(self) -> Tensor:
         """The adversarial terms with a live discriminator.
 
-        ``generator_step`` spares these gradients, as nothing uses them. They are recorded, so they count here.
+        ``generator_step`` spares these gradients, as nothing uses them. They are recorded, so compare them.
         """
         outputs, scales = self.result.outputs, self.criteria.discriminator_scales
         keypoints = outputs.kp_driving.value.detach()
@@ -93,8 +93,8 @@ class _RecordedCriteria(Criteria):
 
 def rasterize_in_float32(vertices: Tensor, faces: Tensor, size: int) -> Fragments:
     """Rasterise in float32, as the float64 files do: the face a pixel sees is the same in any precision."""
-    found = rasterize(vertices.float(), faces, size)
-    return Fragments(found.face_index, found.zbuf.to(vertices), found.bary.to(vertices))
+    fragments = rasterize(vertices.float(), faces, size)
+    return Fragments(fragments.face_index, fragments.zbuf.to(vertices), fragments.bary.to(vertices))
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:
@@ -110,8 +110,8 @@ def with_softmax_scale(config: ModelConfig, scale: float) -> ModelConfig:
 def all_gradients(total: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
     """Gradients by name; the graph stays for the next group. None where the loss does not reach."""
     trained = {name: p for name, p in parameters.items() if p.requires_grad}
-    found = torch.autograd.grad(total, list(trained.values()), retain_graph=True, allow_unused=True)
-    return {**dict.fromkeys(parameters), **dict(zip(trained, found, strict=True))}
+    computed = torch.autograd.grad(total, list(trained.values()), retain_graph=True, allow_unused=True)
+    return {**dict.fromkeys(parameters), **dict(zip(trained, computed, strict=True))}
 
 
 def named_parameters(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -80,21 +80,21 @@ class Row:
 
 
 def exact(case: str, tensor: str, ours: Array, reference: Array, limit: float = RELATIVE) -> Row:
-    """For tensors computed without the rasteriser."""
+    """Compare tensors computed without the rasteriser."""
     error, largest = _errors(ours, reference)
     relative = _max(error) / largest
     return Row(case, tensor, _max(error), relative, f"relative <= {limit:g}", bool(relative <= limit))
 
 
 def equal(case: str, tensor: str, ours: Array, reference: Array) -> Row:
-    """For whole numbers that must not differ at all."""
+    """Compare whole numbers, which must not differ at all."""
     error, largest = _errors(ours, reference)
     worst = _max(error)
     return Row(case, tensor, worst, worst / largest, "equal", worst == 0)
 
 
 def picture(case: str, tensor: str, ours: Array, reference: Array, limits: ImageLimits = IMAGE) -> Row:
-    """For whatever lies behind the rasteriser. Errors are relative to max(1, |reference|max)."""
+    """Compare what lies behind the rasteriser. Errors are relative to max(1, |reference|max)."""
     error, largest = _errors(ours, reference)
     scaled = error / largest
     rms = float(np.sqrt(np.mean(np.square(scaled))))
@@ -109,12 +109,12 @@ def each(
     compare: Callable[[str, str, Array, Array], Row], case: str, tensor: str, ours: Array, reference: Array
 ) -> Iterator[Row]:
     """One row per sample of a batch."""
-    for i, (one, wanted) in enumerate(zip(ours, reference, strict=True)):
-        yield compare(case, f"{tensor}[{i}]", one, wanted)
+    for i, (one, target) in enumerate(zip(ours, reference, strict=True)):
+        yield compare(case, f"{tensor}[{i}]", one, target)
 
 
 def levels(case: str, tensor: str, ours: Array, reference: Array) -> Row:
-    """For 8-bit images."""
+    """Compare 8-bit images, by levels of 255."""
     error, largest = _errors(ours, reference)
     worst = _max(error)
     share = float(np.mean(error > 0))
@@ -123,7 +123,7 @@ def levels(case: str, tensor: str, ours: Array, reference: Array) -> Row:
 
 
 def labels(case: str, tensor: str, ours: Array, reference: Array, limit: float = FLIPPED_PIXELS) -> Row:
-    """For maps of indices, where single pixels on an edge may go either way."""
+    """Compare maps of indices, where single pixels on an edge may go either way."""
     different = np.asarray(ours != reference)
     share = float(different.mean())
     allowed = max(1, int(limit * different.size))
@@ -133,7 +133,7 @@ def labels(case: str, tensor: str, ours: Array, reference: Array, limit: float =
 
 
 def loss(case: str, tensor: str, ours: float, reference: float, limit: float = LOSS_RELATIVE) -> Row:
-    """For scalar losses: the error is relative to the reference itself."""
+    """Compare scalar losses: the error is relative to the reference itself."""
     error = abs(ours - reference)
     relative = error / max(abs(reference), 1e-12)
     tolerance = f"relative <= {limit:g}"
@@ -168,10 +168,10 @@ def _errors(ours: Array, reference: Array) -> tuple[NDArray[np.float64], float]:
     """Absolute errors, and max(1, |reference|max). Shapes must agree; a NaN counts as very wrong."""
     if ours.shape != reference.shape:
         raise ValueError(f"shape {ours.shape} is compared with {reference.shape}")
-    wanted = np.asarray(reference, dtype=np.float64)
-    error = np.abs(np.asarray(ours, dtype=np.float64) - wanted)
+    target = np.asarray(reference, dtype=np.float64)
+    error = np.abs(np.asarray(ours, dtype=np.float64) - target)
     error = np.where(np.isfinite(error), error, NOT_A_NUMBER)
-    return error, max(1.0, _max(np.abs(wanted)))
+    return error, max(1.0, _max(np.abs(target)))
 
 
 def _max(values: NDArray[np.float64]) -> float:

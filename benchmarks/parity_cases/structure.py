@@ -34,9 +34,9 @@ def state_dict_keys(golden: Golden) -> Iterator[Row]:
             (key, list(v.shape), str(v.dtype).removeprefix("torch."))
             for key, v in network.state_dict().items()
         ]
-        wanted = [(key, shape, dtype) for key, (shape, dtype) in reference[name].items()]
-        different = sum(a != b for a, b in zip(ours, wanted, strict=False)) + abs(len(ours) - len(wanted))
-        first = next((f"{a[0]} / {b[0]}" for a, b in zip(ours, wanted, strict=False) if a != b), "")
+        target = [(key, shape, dtype) for key, (shape, dtype) in reference[name].items()]
+        different = sum(a != b for a, b in zip(ours, target, strict=False)) + abs(len(ours) - len(target))
+        first = next((f"{a[0]} / {b[0]}" for a, b in zip(ours, target, strict=False) if a != b), "")
         detail = {"entries": str(len(ours)), "first": first or "-"}
         yield Row("state_dict_keys", name, float(different), 0.0, "same, in order", different == 0, detail)
 
@@ -63,11 +63,11 @@ def fill_check(golden: Golden) -> Iterator[Row]:
     for name, network in networks(golden).items():
         firsts, sums = [], []
         for key, tensor in network.state_dict().items():
-            wanted = reference.get(f"{golden.seed}/{name}/{key}")
-            if wanted is None:
+            target = reference.get(f"{golden.seed}/{name}/{key}")
+            if target is None:
                 continue
             values = tensor.double().flatten().numpy()
-            *first, total = wanted
+            *first, total = target
             firsts.append((values[: len(first)], np.array(first)))
             sums.append((values.sum(), total))
         if not firsts:  # a set whose seed the shared file does not list

@@ -67,8 +67,8 @@ def head_stage(golden: Golden) -> Iterator[Row]:
             result = head_step(network, batch, HeadLossConfig())
             yield from _loss_rows("pretrain", result, recorded["losses"], prefix, limit)
             yield loss("pretrain", f"{prefix}total", result.total.item(), recorded["total"], limit)
-            found = all_gradients(result.total, dict(named_parameters(network)))
-            yield gradients.norms("pretrain", f"{prefix}loss -> tdmm", found, truth, noise)
+            computed = all_gradients(result.total, dict(named_parameters(network)))
+            yield gradients.norms("pretrain", f"{prefix}loss -> tdmm", computed, truth, noise)
 
 
 def full_stage(golden: Golden) -> Iterator[Row]:
@@ -81,15 +81,15 @@ def full_stage(golden: Golden) -> Iterator[Row]:
     yield loss("train", "total", step.result.losses.total.item(), reference["total"])
     yield from _loss_rows("train", step.discriminator, reference["disc"]["losses"])
 
-    found = all_gradients(step.result.losses.total, step.parameters())
-    found |= all_gradients(step.adversarial_loss(), step.discriminator_parameters())
+    computed = all_gradients(step.result.losses.total, step.parameters())
+    computed |= all_gradients(step.adversarial_loss(), step.discriminator_parameters())
     single, double = reference["grads_norm_sum_numel"], truth["grads_norm_sum_numel"]
     for network in NETWORKS:
         noise = gradients.measured(_part(single, network), _part(double, network))
         noise = noise.at_least(STATED["total", network])
-        yield from _gradient_rows("train", "total", network, found, double, noise)
+        yield from _gradient_rows("train", "total", network, computed, double, noise)
     stem = "train_grad_samples_generator_step"
-    yield gradients.samples("train", "total", found, golden.arrays(stem), golden.arrays(f"{stem}_f64"))
+    yield gradients.samples("train", "total", computed, golden.arrays(stem), golden.arrays(f"{stem}_f64"))
     yield from _discriminator_rows(golden, step, truth["disc"]["grads_norm_sum_numel"])
 
 
@@ -102,11 +102,11 @@ def loss_groups(golden: Golden) -> Iterator[Row]:
     yield picture("train_soft", "prediction_s2", prediction.detach().numpy(), recorded, TRAINING_IMAGE)
     yield from _loss_rows("train_soft", step.result.losses, reference["f32"]["losses"])
     yield from _loss_rows("train_soft", step.discriminator, reference["f32"]["disc"]["losses"])
-    for group, found in _group_gradients(step, reference["groups"]):
+    for group, computed in _group_gradients(step, reference["groups"]):
         truth = reference["f64"][f"grads.{group}"]
         for network in _reached(truth):
             noise = STATED[group, network]
-            yield from _gradient_rows("train_soft", group, network, found, truth, noise)
+            yield from _gradient_rows("train_soft", group, network, computed, truth, noise)
     total = all_gradients(step.result.losses.total, step.parameters())
     single, double = (golden.arrays(f"train_soft_grad_samples_{kind}") for kind in ("f32", "f64"))
     yield gradients.samples("train_soft", "total", total, single, double)
@@ -127,10 +127,10 @@ def in_float64(golden: Golden) -> Iterator[Row]:
     step = FullStep(golden, with_softmax_scale(golden.config, SOFT_SCALE), torch.float64)
     reference = golden.json("train_soft")
     yield from _loss_rows("float64", step.result.losses, reference["f64"]["losses"], "soft.", DOUBLE_LOSS)
-    for group, found in _group_gradients(step, reference["groups"]):
+    for group, computed in _group_gradients(step, reference["groups"]):
         truth = reference["f64"][f"grads.{group}"]
         for network in _reached(truth):
-            yield from _gradient_rows("float64", f"soft.{group}", network, found, truth, DOUBLE_NOISE)
+            yield from _gradient_rows("float64", f"soft.{group}", network, computed, truth, DOUBLE_NOISE)
 
 
 def _loss_rows(
@@ -184,20 +184,20 @@ def _statistics_rows(golden: Golden, networks: Networks) -> Iterator[Row]:
 
 
 def _discriminator_rows(golden: Golden, step: FullStep, truth: Norms) -> Iterator[Row]:
-    found = all_gradients(step.discriminator.total, step.discriminator_parameters())
+    computed = all_gradients(step.discriminator.total, step.discriminator_parameters())
     noise = STATED["gan_fm", "discriminator"]
-    yield from _gradient_rows("train", "disc_gan", "discriminator", found, truth, noise)
+    yield from _gradient_rows("train", "disc_gan", "discriminator", computed, truth, noise)
     stem = "train_grad_samples_discriminator_step"
-    yield gradients.samples("train", "disc_gan", found, golden.arrays(stem), golden.arrays(f"{stem}_f64"))
+    yield gradients.samples("train", "disc_gan", computed, golden.arrays(stem), golden.arrays(f"{stem}_f64"))
 
 
 def _gradient_rows(
-    case: str, group: str, network: str, found: Gradients, truth: Norms, noise: gradients.Noise
+    case: str, group: str, network: str, computed: Gradients, truth: Norms, noise: gradients.Noise
 ) -> Iterator[Row]:
     tensor = f"{group} -> {network}"
-    ours, wanted = _part(found, network), _part(truth, network)
-    yield gradients.has_same_gradients(case, tensor, ours, wanted)
-    yield gradients.norms(case, tensor, ours, wanted, noise)
+    ours, target = _part(computed, network), _part(truth, network)
+    yield gradients.has_same_gradients(case, tensor, ours, target)
+    yield gradients.norms(case, tensor, ours, target, noise)
 
 
 def _group_gradients(step: FullStep, groups: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Gradients]]:
@@ -205,10 +205,10 @@ def _group_gradients(step: FullStep, groups: Mapping[str, Sequence[str]]) -> Ite
     terms = step.result.losses.terms
     for group, members in groups.items():
         total = torch.stack([terms[TERMS[member]] for member in members]).sum()
-        found = all_gradients(total, step.parameters())
+        computed = all_gradients(total, step.parameters())
         if group == ADVERSARIAL:
-            found |= all_gradients(step.adversarial_loss(), step.discriminator_parameters())
-        yield group, found
+            computed |= all_gradients(step.adversarial_loss(), step.discriminator_parameters())
+        yield group, computed
 
 
 def _reached(truth: Norms) -> list[str]:

@@ -17,7 +17,7 @@ from safa.config.demo import DemoConfig
 from safa.config.training import TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
 from safa.training.context import LocalContext
-from safa.training.dataloader import TrainingData
+from safa.training.dataloader import TrainingDataLoader
 from safa.training.metrics_logger import read_metrics
 from safa.training.stages import make_stage
 
@@ -49,8 +49,8 @@ def steps_per_second(settings: dict[str, Any], name: str, steps: int, **scale: A
     return statistics.median(float(row["steps_per_second"]) for row in rows[WARM_UP:])
 
 
-class _OneBatch(TrainingData):
-    """A feed that gives the first batch over and over."""
+class _OneBatch(TrainingDataLoader):
+    """A loader that gives the first batch over and over."""
 
     def batches(self, first_sample: int, steps: int) -> Iterator[FrameBatch | PairBatch]:
         batch = next(super().batches(first_sample, 1))
@@ -68,8 +68,8 @@ def data_and_cached(settings: dict[str, Any], steps: int, *, loader_workers: int
     spent: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(6):
         cached = turn % 2 == 1
-        feed = (_OneBatch if cached else TrainingData)(config, context)
-        batches = feed.batches(0, steps + WARM_UP)
+        data_loader = (_OneBatch if cached else TrainingDataLoader)(config, context)
+        batches = data_loader.batches(0, steps + WARM_UP)
         began = 0.0
         for number, batch in enumerate(batches):
             if number == WARM_UP:

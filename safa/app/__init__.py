@@ -1,4 +1,4 @@
-"""The page of ``safa app``: three tabs in a browser, served on this machine alone unless told otherwise."""
+"""The page of ``safa app``: three tabs in a browser, served only on this machine by default."""
 
 from safa.app.page import serve
 from safa.app.work import Limits

@@ -1,8 +1,4 @@
-"""What the page's buttons do. Knows files and models, and nothing of the page.
-
-XXX What the page takes, and how it refuses the rest.
-
-XXX Inputs to try the page with: two people that don't exist, drawn by the built-in data set."""
+"""What the buttons of the page do: limits on uploads, results as files, and an example. Knows no page."""
 
 from __future__ import annotations
 
@@ -22,19 +18,79 @@ from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_crop import crop_face
 from safa.inference.inputs import open_frame_source
 from safa.inference.video_output import RenderedVideo
+from safa.messages import count
 from safa.synthetic import write_dataset
 from safa.visualize.images import RgbImage, resized
 from safa.visualize.overlays import ESTIMATED, with_landmarks
 
-KEPT_RUNS = 12  # results whose files stay for downloading
-PREVIEW = 256  # px
+KEPT_RESULTS = 12  # whose files stay for downloading
+PREVIEW = 256  # px, side of a preview
 
-Progress = Callable[[float, str], None]  # share done, words
+ReportProgress = Callable[[float, str], None]  # share that is done, message
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which uploads are accepted.
+
+    Attributes:
+        max_seconds: longest video.
+        max_mb: largest file.
+    """
+
+    max_seconds: float = 60.0
+    max_mb: float = 100.0
+
+    def check_photo(self, path: str | None) -> Path:
+        """Check an uploaded photo.
+
+        Raises:
+            UserError: there is none, or it is too large.
+        """
+        return self._check_file(path, "photo")
+
+    def check_video(self, path: str | None) -> Path:
+        """Check an uploaded video.
+
+        Raises:
+            UserError: there is none, or it is unreadable, too large or too long.
+        """
+        file = self._check_file(path, "video")
+        try:
+            info = probe(file)
+        except DecodeError:
+            raise UserError("not a readable video", file.name, "Give an MP4, MOV, WebM or GIF.") from None
+        if info.duration > self.max_seconds:
+            raise UserError(
+                f"lasts {info.duration:.0f} s; at most {self.max_seconds:g} s are accepted",
+                file.name,
+                "Shorten it, or start `safa app` with a larger --max-seconds.",
+            )
+        return file
+
+    def _check_file(self, path: str | None, kind: str) -> Path:
+        if path is None:
+            raise UserError(f"there is no {kind} yet", "", f"Upload a {kind} first.")
+        file = Path(path)
+        size = file.stat().st_size / 1e6
+        if size > self.max_mb:
+            raise UserError(
+                f"has {size:.0f} MB; at most {self.max_mb:g} MB are accepted",
+                file.name,
+                "Upload a smaller file, or start `safa app` with a larger --max-mb.",
+            )
+        return file
 
 
 @dataclass(frozen=True)
 class Result:
-    """Attributes: video; grid, a second one or None; message, for the user."""
+    """A video that was written.
+
+    Attributes:
+        video: the file.
+        grid: a second video with all intermediate results; None if it was not asked for.
+        message: for the user.
+    """
 
     video: Path
     grid: Path | None
@@ -43,7 +99,14 @@ class Result:
 
 @dataclass(frozen=True)
 class HeadFiles:
-    """Attributes: overlay picture, turntable video, archive of all files, message."""
+    """A 3D head that was written.
+
+    Attributes:
+        overlay: image of the head over the photo.
+        turntable: video of the head in one turn.
+        archive: all files as a .zip.
+        message: for the user.
+    """
 
     overlay: Path
     turntable: Path
@@ -52,37 +115,36 @@ class HeadFiles:
 
 
 class Workshop:
-    """One model and a folder of results, the oldest of which are deleted.
+    """Does the work of the buttons with one model, and keeps the newest results in a folder.
 
     Args:
-        folder: where results go.
+        folder: where results are written.
     """
 
     def __init__(self, animator: FaceAnimator, limits: Limits, folder: Path) -> None:
         self._animator, self._limits, self._folder = animator, limits, folder
-        self._runs: deque[Path] = deque()
+        self._results: deque[Path] = deque()
 
     def preview(self, photo: str | None, video: str | None) -> list[tuple[RgbImage, str]]:
-        """What the model will see of both inputs, with the landmarks it finds."""
-        shown: list[tuple[RgbImage, str]] = []
+        """Show what the model will see of both inputs, with its landmarks."""
+        previews: list[tuple[RgbImage, str]] = []
         if photo is not None:
             source = self._animator.source(self._limits.check_photo(photo))
-            shown.append((self._marked(source.face), "photo"))
+            previews.append((self._with_landmarks(source.face), "photo"))
         if video is not None:
             frame_source = open_frame_source(self._limits.check_video(video)).limited(1)
             first = next(self._animator.track_video(frame_source, crop=True).open())
-            shown.append(
-                (self._marked(crop_face(first.frame, first.crop_box, self._animator.size)), "first frame")
-            )
-        if not shown:
+            face = crop_face(first.frame, first.crop_box, self._animator.size)
+            previews.append((self._with_landmarks(face), "first frame"))
+        if not previews:
             self._limits.check_photo(None)
-        return shown
+        return previews
 
     def animate(
         self,
         photo: str | None,
         video: str | None,
-        progress: Progress,
+        progress: ReportProgress,
         *,
         relative: bool,
         adapt_scale: bool,
@@ -92,10 +154,10 @@ class Workshop:
         crop: bool,
         grid: bool,
     ) -> Result:
-        """The photo with the video's motion.
+        """Animate the photo with the motion of the video.
 
         Raises:
-            UserError: inputs that are missing, too large, or cannot be used.
+            UserError: an input is missing, too large, or cannot be used.
         """
         result = self._animator.animate(
             self._limits.check_photo(photo),
@@ -110,9 +172,9 @@ class Workshop:
         return self._write(result, progress, "animated.mp4", grid=grid)
 
     def swap(
-        self, photo: str | None, video: str | None, progress: Progress, *, crop: bool, grid: bool
+        self, photo: str | None, video: str | None, progress: ReportProgress, *, crop: bool, grid: bool
     ) -> Result:
-        """The photo's face in the video.
+        """Put the face in the photo into the video.
 
         Raises:
             UserError: as ``animate``.
@@ -123,97 +185,58 @@ class Workshop:
         )
 
     def reconstruct(self, photo: str | None, *, crop: bool) -> HeadFiles:
-        """The 3D head of the largest face in a photo.
+        """Reconstruct the 3D head of the largest face in the photo.
 
         Raises:
             UserError: as ``animate``.
         """
         head = self._animator.mesh(self._limits.check_photo(photo), crop=crop)
-        folder = self._new_run()
+        folder = self._new_folder()
         files = head.save(folder / "head")
         archive = Path(shutil.make_archive(str(folder / "head"), "zip", folder / "head"))
         by_name = {path.name: path for path in files}
-        message = f"{len(head.mesh.vertices)} vertices, {len(head.mesh.faces)} faces."
+        mesh = head.mesh
+        vertices, faces = count(len(mesh.vertices), "vertex", "vertices"), count(len(mesh.faces), "face")
+        message = f"{vertices}, {faces}."
         return HeadFiles(by_name["overlay.png"], by_name["turntable.mp4"], archive, message)
 
-    def _write(self, video: RenderedVideo, progress: Progress, name: str, *, grid: bool) -> Result:
-        folder = self._new_run()
+    def _write(self, video: RenderedVideo, progress: ReportProgress, name: str, *, grid: bool) -> Result:
+        folder = self._new_folder()
         total = video.count
 
         def report(done: int) -> None:
-            progress(
-                min(1.0, done / total) if total else 0.0, f"{done} frames" + (f" of {total}" if total else "")
-            )
+            message = f"{done} of {count(total, 'frame')}" if total else count(done, "frame")
+            progress(min(1.0, done / total) if total else 0.0, message)
 
-        second = folder / "what-the-model-did.mp4" if grid else None
-        saved = video.save(folder / name, second, report)
-        lines = [f"{saved.frames} frames at {video.fps:g} fps."]
-        if saved.untouched:
-            lines.append(f"{saved.untouched} frames show no face and went through untouched.")
-        return Result(folder / name, second, " ".join(lines + [f"Note: {note}." for note in video.notes]))
+        grid_file = folder / "intermediate-results.mp4" if grid else None
+        saved = video.save(folder / name, grid_file, report)
+        lines = [f"{count(saved.n_frames, 'frame')} at {video.fps:g} fps."]
+        if saved.unchanged:
+            lines.append(f"{count(saved.unchanged, 'frame')} without a face left unchanged.")
+        return Result(folder / name, grid_file, " ".join(lines + [f"Note: {note}." for note in video.notes]))
 
-    def _marked(self, face: RgbImage) -> RgbImage:
+    def _with_landmarks(self, face: RgbImage) -> RgbImage:
         points = self._animator.landmarks(face) * (PREVIEW / len(face))
         return with_landmarks(resized(face, (PREVIEW, PREVIEW)), [(points, ESTIMATED)], PREVIEW)
 
-    def _new_run(self) -> Path:
-        run = Path(tempfile.mkdtemp(dir=self._folder))
-        self._runs.append(run)
-        while len(self._runs) > KEPT_RUNS:
-            shutil.rmtree(self._runs.popleft(), ignore_errors=True)
-        return run
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Attributes: max_seconds, longest video taken; max_mb, largest file taken."""
-
-    max_seconds: float = 60.0
-    max_mb: float = 100.0
-
-    def check_photo(self, path: str | None) -> Path:
-        """Raises ``UserError`` if no photo is given, or too large a one."""
-        return self._check_file(path, "photo")
-
-    def check_video(self, path: str | None) -> Path:
-        """Raises ``UserError`` if no video is given, an unreadable, too large or too long one."""
-        file = self._check_file(path, "video")
-        try:
-            info = probe(file)
-        except DecodeError:
-            raise UserError("not a readable video", file.name, "Give an MP4, MOV, WebM or GIF.") from None
-        if info.duration > self.max_seconds:
-            raise UserError(
-                f"lasts {info.duration:.0f} s; at most {self.max_seconds:g} s are taken here",
-                file.name,
-                "Cut it, or start `safa app --max-seconds` with more.",
-            )
-        return file
-
-    def _check_file(self, path: str | None, kind: str) -> Path:
-        if path is None:
-            raise UserError(f"there is no {kind} yet", "", f"Give a {kind} first.")
-        file = Path(path)
-        size = file.stat().st_size / 1e6
-        if size > self.max_mb:
-            raise UserError(
-                f"has {size:.0f} MB; at most {self.max_mb:g} MB are taken here",
-                file.name,
-                "Give a smaller file, or start `safa app --max-mb` with more.",
-            )
-        return file
+    def _new_folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        self._results.append(folder)
+        while len(self._results) > KEPT_RESULTS:
+            shutil.rmtree(self._results.popleft(), ignore_errors=True)
+        return folder
 
 
 @dataclass(frozen=True)
 class Example:
-    """Attributes: photo of one person; video of the other."""
+    """Inputs to try the page with: a photo of one synthetic person, a video of another."""
 
     photo: Path
     video: Path
 
 
 def make_example(folder: Path) -> Example:
-    """Draw them, once; takes some seconds."""
+    """Render the example into ``folder`` if it is not there yet; this takes some seconds."""
     config = SyntheticConfig(
         seed=4,
         num_people=2,
@@ -221,7 +244,7 @@ def make_example(folder: Path) -> Example:
         videos_per_person=1,
         frames_per_video=50,
         frame_size=(256, 256),
-        face_share=(0.55, 0.6),  # as VoxCeleb frames a face, so that nothing has to be cut
+        face_share=(0.55, 0.6),  # as in VoxCeleb, so that nothing has to be cropped
     )
     if not (folder / "photo.png").is_file():
         write_dataset(config, folder / "people", workers=1)

@@ -35,8 +35,7 @@ from safa.errors import UserError
 from safa.files import atomic_dir, remove_leftovers, write_json
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
-from safa.training.optim import trained_parameters
-from safa.weights import load_weights, read_tensors, strip_prefix, write_tensors
+from safa.weights import load_weights, read_tensors, strip_prefix, trained_parameters, write_tensors
 
 FORMAT = 1  # of the JSON files here
 STATE_FILE = "state.json"

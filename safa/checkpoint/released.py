@@ -2,17 +2,14 @@
 
 A released file is a ``torch.save``d dict: state dicts ``generator``, ``kp_detector``, ``discriminator``,
 ``tdmm``, one ``optimizer_<network>`` each, and ``epoch``; after 3DMM pre-training only ``tdmm``,
-``optimizer_tdmm``, ``epoch`` (docs/model.md, section 10). Our networks use the same names in the same order. That
-order is also how an optimiser numbers its parameters, so entry i belongs to the i-th parameter of the
+``optimizer_tdmm``, ``epoch`` (docs/model.md, section 10). Our networks use the same names in the same order.
+That order is also how an optimiser numbers its parameters, so entry i belongs to the i-th parameter of the
 network, a tensor with two names counted once.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
+from safa.unpickle.torch_file import load_torch_file
 from safa.weights import check_weights, load_weights
 
 FULL = ("generator", "kp_detector", "discriminator", "tdmm")
@@ -59,9 +57,9 @@ def read_released(path: Path) -> ReleasedCheckpoint:
     """Read a released checkpoint. Only tensors and plain containers are ever unpickled.
 
     Raises:
-        UserError: no such file, damaged, asking to run code, or not in the released layout.
+        UserError: as ``load_torch_file``, or the file is not in the released layout.
     """
-    content = _load_plain(path)
+    content = load_torch_file(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError("is not a dictionary of networks", str(path), _ADVICE)
     known = [*FULL, *(f"optimizer_{name}" for name in FULL), "epoch"]
@@ -85,23 +83,6 @@ def write_released(path: Path, checkpoint: ReleasedCheckpoint) -> None:
     content["epoch"] = checkpoint.epoch
     with atomic_file(path) as temporary:
         torch.save(content, temporary)
-
-
-def _load_plain(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError("no such file", str(path), "Check the path.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol; what cannot be read raises
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
-        reason = f"it asks for {asked[1]}, which is not plain data" if asked else "it is not plain data"
-        raise UserError(
-            f"refused to unpickle: {reason}", str(path), "Get it from its owner; nothing in it was run."
-        ) from None
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise UserError(f"not a readable checkpoint ({type(error).__name__})", str(path), _ADVICE) from None
 
 
 def _is_state_dict(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""``safa animate``: one photo, one video, one result."""
+"""``safa animate``: a photo takes on the motion of a video."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safa.commands.flags import add_model_flags, add_no_crop, add_video_flags, load_animator_from_flags
-from safa.commands.progress import say_notes, write_video_file
+from safa.commands.flags import (
+    add_model_flags,
+    add_no_crop,
+    add_video_flags,
+    load_animator_from_flags,
+    print_notes,
+    write_video_file,
+)
+from safa.messages import count
 
-CAMERA_FRAMES = 250  # a camera never ends by itself
+CAMERA_FRAMES = 250  # unless --max-frames is given, since a camera never ends by itself
 
 
 def add_parser(subparsers: Any) -> None:
@@ -18,35 +25,42 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "animate",
         help="animate the face in a photo with the motion of a video",
-        description="The face is found and cut out of both inputs; landmarks that lie beside a file "
+        description="The face is found and cropped in both inputs; landmarks beside a file "
         "(FILE.landmarks.npy) are used first. The result keeps the video's frame rate and sound.",
     )
     parser.add_argument("source", help="photo of the face to animate")
     parser.add_argument(
-        "driving", help="what moves it: a video, gif, folder of pictures, or a camera's number"
+        "driving", help="what drives it: a video, GIF, folder of images, or a camera's number"
     )
     add_model_flags(parser)
     motion = parser.add_argument_group("motion")
-    motion.add_argument("--relative", action="store_true", help="take on changes of pose, not the pose")
     motion.add_argument(
-        "--adapt-scale", action="store_true", help="with --relative: fit the motion to face size"
+        "--relative", action="store_true", help="transfer changes of pose, not the pose itself"
+    )
+    motion.add_argument(
+        "--adapt-scale", action="store_true", help="with --relative: scale the motion by the size of the face"
     )
     start = motion.add_mutually_exclusive_group()
     start.add_argument(
         "--find-best-frame",
         action="store_true",
-        help="with --relative: measure motion from the frame most like the photo, not from the first",
+        help="with --relative: measure motion from the frame most like the photo instead of the first",
     )
     start.add_argument(
-        "--best-frame", type=int, metavar="N", help="with --relative: measure from frame N (the first is 0)"
+        "--best-frame",
+        type=int,
+        metavar="N",
+        help="with --relative: measure motion from frame N (the first is 0)",
     )
-    motion.add_argument("--with-eye", action="store_true", help="take the eyes from the photo's texture, too")
-    framing = parser.add_argument_group("framing")
-    add_no_crop(framing)
-    framing.add_argument("--paste-back", action="store_true", help="return the face to the whole photo")
+    motion.add_argument(
+        "--with-eye", action="store_true", help="take the eyes, too, from the photo's texture"
+    )
+    crop = parser.add_argument_group("crop")
+    add_no_crop(crop)
+    crop.add_argument("--paste-back", action="store_true", help="paste the result back into the whole photo")
     output = add_video_flags(parser)
-    output.add_argument("--fps", type=float, help="read the video at this rate (default: its own)")
-    output.add_argument("--no-sound", action="store_true", help="leave the sound out")
+    output.add_argument("--fps", type=float, help="read the video at this frame rate (default: its own)")
+    output.add_argument("--no-sound", action="store_true", help="write no sound")
     parser.set_defaults(run=_animate)
 
 
@@ -71,11 +85,11 @@ def _animate(arguments: argparse.Namespace) -> int:
         fps=arguments.fps,
         max_frames=arguments.max_frames or (CAMERA_FRAMES if is_camera else None),
     )
-    say_notes(video.notes)
+    print_notes(video.notes)
     if arguments.no_sound:
         video = dataclasses.replace(video, sound=None)
     saved = write_video_file(video, arguments.output, arguments.grid)
-    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {video.fps:g} fps\n")
+    sys.stdout.write(f"wrote {arguments.output}: {count(saved.n_frames, 'frame')} at {video.fps:g} fps\n")
     if arguments.grid:
         sys.stdout.write(f"wrote {arguments.grid}\n")
     return 0
@@ -84,13 +98,13 @@ def _animate(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     from safa.errors import UserError
 
-    for flag, given in (
+    for flag, is_set in (
         ("--adapt-scale", arguments.adapt_scale),
         ("--find-best-frame", arguments.find_best_frame),
         ("--best-frame", arguments.best_frame is not None),
     ):
-        if given and not arguments.relative:
-            raise UserError(f"{flag} belongs to --relative", "safa animate", "Add --relative.")
+        if is_set and not arguments.relative:
+            raise UserError(f"{flag} needs --relative", "safa animate", "Add --relative.")
     for flag, value in (("--fps", arguments.fps), ("--max-frames", arguments.max_frames)):
         if value is not None and value <= 0:
-            raise UserError(f"{value:g} is too small", flag, "Give a number above 0.")
+            raise UserError(f"{value:g} is too small", flag, "Give a number greater than 0.")

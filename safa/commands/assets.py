@@ -1,4 +1,4 @@
-"""``safa assets check`` and ``safa assets convert``."""
+"""``safa assets check`` and ``safa assets convert``: optional files of others that the program can use."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safa.messages import count
+
 
 def add_parser(subparsers: Any) -> None:
     """Add ``safa assets`` to the command line."""
-    parser = subparsers.add_parser("assets", help="list optional assets; convert FLAME and DECA files")
+    parser = subparsers.add_parser("assets", help="list optional assets, convert FLAME and DECA files")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     check = actions.add_parser(
-        "check", help="list every optional asset: purpose, licence, owner, present or not"
+        "check", help="list every optional asset with purpose, licence, owner, and whether it is there"
     )
     check.add_argument(
         "--folder", type=Path, default=Path("assets"), help="where you keep them (default: assets/)"
@@ -23,8 +25,8 @@ def add_parser(subparsers: Any) -> None:
 
     convert = actions.add_parser(
         "convert",
-        help="read FLAME and DECA files and write one safe .npz",
-        description="Runs nothing inside the files, checks every shape, writes one .npz.",
+        help="convert FLAME and DECA files to one safe .npz",
+        description="No code inside the files is run, and every shape is checked.",
     )
     convert.add_argument("--flame", type=Path, required=True, help="generic_model.pkl of FLAME 2020 or 2023")
     convert.add_argument("--template", type=Path, required=True, help="head_template.obj of DECA")
@@ -43,12 +45,12 @@ def _check(arguments: argparse.Namespace) -> int:
         asset = status.asset
         sys.stdout.write(
             f"{status.state:<12} {status.path}\n"
-            f"             for      {asset.purpose}\n"
+            f"             purpose  {asset.purpose}\n"
             f"             licence  {asset.licence}\n"
-            f"             from     {asset.owner}\n"
+            f"             owner    {asset.owner}\n"
             f"             sha256   {asset.sha256 + '...' if asset.sha256 else 'not published'}\n"
         )
-    sys.stdout.write("None of these is needed for the built-in head and `make demo`.\n")
+    sys.stdout.write("The built-in head and `make demo` need none of these.\n")
     return 0
 
 
@@ -60,7 +62,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     assets.save(arguments.output)
     sys.stdout.write(
-        f"wrote {arguments.output}: {len(assets.v_template)} vertices, {len(assets.faces)} faces. "
+        f"wrote {arguments.output}: {count(len(assets.v_template), 'vertex', 'vertices')}, "
+        f"{count(len(assets.faces), 'face')}. "
         f"Use it with `--set model.head.assets={arguments.output}`.\n"
     )
     return 0

@@ -1,4 +1,4 @@
-"""``safa checkpoint inspect`` and ``safa checkpoint convert``."""
+"""``safa checkpoint inspect`` and ``safa checkpoint convert``: between the released layout and ours."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add ``safa checkpoint`` to the command line."""
-    parser = subparsers.add_parser("checkpoint", help="look into checkpoints; convert released ones and back")
+    parser = subparsers.add_parser(
+        "checkpoint", help="inspect checkpoints, convert released ones to ours and back"
+    )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    inspect = actions.add_parser("inspect", help="say what a checkpoint holds, released or ours")
-    inspect.add_argument("checkpoint", type=Path, help="a released file, or a folder of ours")
+    inspect = actions.add_parser("inspect", help="show what a checkpoint holds, released or ours")
+    inspect.add_argument("checkpoint", type=Path, help="a released file, or one of our folders")
     inspect.set_defaults(run=_inspect)
 
     convert = actions.add_parser(
         "convert",
-        help="a released file to a folder of ours, or back",
-        description="A file becomes a folder, a folder a file. Weights, optimiser states and epoch go along, "
-        "bit for bit. Only tensors are ever unpickled.",
+        help="convert a released file to one of our folders, or back",
+        description="A file becomes a folder, and a folder a file. Weights, optimiser states and epoch "
+        "are kept bit for bit. Only tensors are ever unpickled.",
     )
-    convert.add_argument("checkpoint", type=Path, help="a released file, or a training state of ours")
+    convert.add_argument("checkpoint", type=Path, help="a released file, or one of our training states")
     convert.add_argument("-o", "--output", type=Path, required=True, help="the folder or file to write")
     convert.add_argument(
-        "--config", type=Path, help="YAML with a `model` section, if the sizes are not the published ones"
+        "--config", type=Path, help="YAML with a `model` section, if the sizes differ from the published ones"
     )
     convert.set_defaults(run=_convert)
 
@@ -61,7 +63,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     source, output = arguments.checkpoint, arguments.output
     if output.exists():
-        raise UserError("is there already", str(output), "Choose another output, or delete it.")
+        raise UserError("already exists", str(output), "Give another output, or delete it.")
     if source.is_dir():
         export_released(source, output)
         sys.stdout.write(f"wrote {output} in the released layout\n")
@@ -72,7 +74,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _model_config(path: Path | None) -> Any:
-    """The sizes: of a config's ``model`` section, or the published ones."""
+    """Read the sizes from a config's ``model`` section; without a config they are the published ones."""
     from safa.config import ModelConfig, Settings, load_settings
 
     if path is None:

@@ -9,19 +9,24 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES
+
+if TYPE_CHECKING:
+    from safa.inference.face_tracking import DetectorStatus
 
 PACKAGES = ("torch", "numpy", "ray", "pyarrow", "pillow", "imageio-ffmpeg", "safetensors")
-EXTRAS = {
-    "face_alignment": ("finds faces", "pip install 'safa[faces]'"),
-    "gradio": ("the page of `safa app`", "pip install 'safa[app]'"),
+EXTRAS = {  # what each package is for, and how to install it
+    "face_alignment": ("detects faces", INSTALL_FACES),
+    "gradio": ("serves the page of `safa app`", INSTALL_APP),
     "pytorch3d": ("a second rasteriser; the built-in one needs nothing", "see its INSTALL.md"),
 }
 
 
 def add_parser(subparsers: Any) -> None:
     """Add ``safa doctor`` to the command line."""
-    parser = subparsers.add_parser("doctor", help="what is installed, what is missing, how to get it")
+    parser = subparsers.add_parser("doctor", help="show what is installed, what is missing and how to get it")
     parser.add_argument(
         "--assets",
         type=Path,
@@ -34,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from safa.asset_catalogue import check_assets
-    from safa.inference.face_tracking import available
+    from safa.inference.face_tracking import detector_status
 
     _line("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in PACKAGES:
@@ -42,18 +47,18 @@ def _doctor(arguments: argparse.Namespace) -> int:
     _line("ffmpeg", _ffmpeg())
     for line in _devices():
         _line("device", line)
-    for package, (purpose, how) in EXTRAS.items():
-        there = importlib.util.find_spec(package) is not None
-        _line(package, "installed" if there else f"missing: {purpose}. {how}")
-    found = available(arguments.assets)
-    if found.package and found.detector:
-        _line("faces", f"found by {found.detector} ({arguments.assets})")
+    for package, (purpose, fix) in EXTRAS.items():
+        is_installed = importlib.util.find_spec(package) is not None
+        _line(package, "installed" if is_installed else f"missing: {purpose}; {fix}")
+    status = detector_status(arguments.assets)
+    if status.package and status.detector:
+        _line("face detector", f"{status.detector} ({arguments.assets})")
     else:
-        _line("faces", f"not found: {_how_to_find(found.package, found.detector, arguments.assets)}")
-        _line("", "until then: landmarks beside a file (FILE.landmarks.npy), --no-crop, or the centre square")
-    for status in check_assets(arguments.assets):
-        _line(status.asset.file, f"{status.state}: {status.asset.purpose}")
-    _line("", "`safa assets check` tells licence and owner of each; none is needed for `make demo`")
+        _line("face detector", f"missing: {_detector_fix(status, arguments.assets)}")
+        _line("", "without it: landmarks beside a file (FILE.landmarks.npy), else the centre square")
+    for asset in check_assets(arguments.assets):
+        _line(asset.asset.file, f"{asset.state}: {asset.asset.purpose}")
+    _line("", "`safa assets check` lists their licences and owners; `make demo` needs none of them")
     return 0
 
 
@@ -65,7 +70,7 @@ def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "missing: pip install -c constraints.txt -e ."
+        return f"missing: {INSTALL}"
 
 
 def _ffmpeg() -> str:
@@ -90,10 +95,11 @@ def _devices() -> list[str]:
     return lines
 
 
-def _how_to_find(package: bool, detector: str | None, folder: Path) -> str:
+def _detector_fix(status: DetectorStatus, folder: Path) -> str:
+    from safa.data.detectors.face_alignment import DETECTOR_FILES
     from safa.inference.face_tracking import DETECTORS
 
-    wanted = " or ".join(" and ".join(files) for files, _ in DETECTORS.values())
-    parts = [] if package else ["install face-alignment (pip install 'safa[faces]')"]
-    parts += [] if detector else [f"put {wanted} into {folder}/"]
-    return " and ".join(parts)
+    choices = " or ".join(" and ".join(DETECTOR_FILES[name]) for name in DETECTORS)
+    steps = [] if status.package else [f"install face-alignment ({INSTALL_FACES})"]
+    steps += [] if status.detector else [f"put {choices} into {folder}/"]
+    return " and ".join(steps)

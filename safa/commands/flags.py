@@ -1,16 +1,19 @@
-"""Flags that commands share, and upstream's names for them."""
+"""What several commands share: flags, upstream's names for them, notes, and writing a video."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safa.messages import Progress, TerminalLine
 
 if TYPE_CHECKING:
     from safa.inference.face_animator import FaceAnimator
 
-# The names that the authors' scripts give to flags, and ours.
+# Flags of the authors' scripts, and ours for them.
 UPSTREAM = {
     "--adapt_scale": "--adapt-scale",
     "--find_best_frame": "--find-best-frame",
@@ -27,50 +30,56 @@ UPSTREAM_COMMANDS = ("animate", "swap")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """``--checkpoint``, ``--device`` and what else makes a ``FaceAnimator``; ``load_animator_from_flags`` reads them."""
+    """Add the flags that describe a ``FaceAnimator``; ``load_animator_from_flags`` reads them."""
     parser.add_argument(
         "--checkpoint",
         type=Path,
         required=True,
-        help="model: a run's folder, a converted one, or a released file",
+        help="the model: a training run's folder, a converted checkpoint, or a released file",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="of convolutions (default: auto, which is float32)",
+        help="precision of convolutions (default: auto, which is float32)",
     )
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="frames at once (default: 8)")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="driving frames at once (default: 8)"
+    )
     parser.add_argument(
         "--assets",
         type=Path,
         default=Path("assets"),
         metavar="DIR",
-        help="where a face detector's weights are (default: assets/)",
+        help="folder with a face detector's weights (default: assets/)",
     )
 
 
 def add_video_flags(parser: argparse.ArgumentParser) -> Any:
-    """What a command that writes a video shares: ``-o``, ``--grid``, ``--max-frames``. Returns the group."""
+    """Add the flags of commands that write a video, and return their group."""
     group = parser.add_argument_group("output")
-    group.add_argument("-o", "--output", type=Path, required=True, help="the .mp4, .mov or .mkv to write")
-    group.add_argument("--grid", type=Path, metavar="FILE", help="a second video: what the model did")
+    group.add_argument(
+        "-o", "--output", type=Path, required=True, help="the video to write (.mp4, .mov or .mkv)"
+    )
+    group.add_argument(
+        "--grid", type=Path, metavar="FILE", help="write a second video with all intermediate results"
+    )
     group.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
     return group
 
 
 def add_no_crop(group: Any) -> None:
-    """``--no-crop``, to a group of flags about framing."""
+    """Add ``--no-crop`` to a parser or a group of flags."""
     group.add_argument(
         "--no-crop",
         action="store_true",
-        help="inputs are cut around the face already; take the centre square",
+        help="the inputs are already cropped around the face: use the centre square",
     )
 
 
 def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
-    """The model that the flags of ``add_model_flags`` describe."""
+    """Load the model that the flags of ``add_model_flags`` describe."""
     from safa.inference.loading import open_animator
 
     return open_animator(
@@ -83,10 +92,10 @@ def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
 
 
 def translate_upstream_flags(argv: Sequence[str]) -> list[str]:
-    """A command line with upstream's flag names brought to ours.
+    """Translate a command line with upstream's flags to ours.
 
     ``--source_image_pth`` and ``--driving_video_pth`` become the two positional arguments, ``--cpu`` becomes
-    ``--device cpu``, and ``--config`` is left out, since our checkpoints know their sizes.
+    ``--device cpu``, and ``--config`` is dropped, since our checkpoints contain their sizes.
     """
     if not argv or argv[0] not in UPSTREAM_COMMANDS:
         return list(argv)
@@ -95,9 +104,9 @@ def translate_upstream_flags(argv: Sequence[str]) -> list[str]:
     rest = iter(argv[1:])
     for word in rest:
         name, equals, value = word.partition("=")
-        place = next((i for i, names in enumerate(UPSTREAM_POSITIONALS) if name in names), None)
-        if place is not None:
-            positionals[place] = value if equals else next(rest, "")
+        position = next((i for i, names in enumerate(UPSTREAM_POSITIONALS) if name in names), None)
+        if position is not None:
+            positionals[position] = value if equals else next(rest, "")
         elif name == "--config":
             _ = value if equals else next(rest, "")
         elif name == "--cpu":
@@ -105,3 +114,30 @@ def translate_upstream_flags(argv: Sequence[str]) -> list[str]:
         else:
             words.append(UPSTREAM.get(name, name) + equals + value)
     return [argv[0], *(positionals[i] for i in sorted(positionals)), *words]
+
+
+if TYPE_CHECKING:
+    from safa.inference.video_output import RenderedVideo, SavedVideo
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Write one line for each thing that was guessed or converted."""
+    for note in notes:
+        sys.stderr.write(f"note: {note}\n")
+
+
+def write_video_file(video: RenderedVideo, output: Path, grid: Path | None = None) -> SavedVideo:
+    """Write the video, with a progress line on a terminal.
+
+    Raises:
+        UserError: a frame that the model cannot take, or as ``RenderedVideo.save``.
+    """
+    from safa.errors import UserError
+
+    progress = Progress(TerminalLine(), video.count, "frames")
+    try:
+        return video.save(output, grid, lambda _: progress.add(1, 1))
+    except ValueError as error:
+        raise UserError(str(error), str(output)) from None
+    finally:
+        progress.close()

@@ -7,8 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.flags import add_model_flags, add_no_crop, add_video_flags, load_animator_from_flags
-from safa.commands.progress import say_notes, write_video_file
+from safa.commands.flags import (
+    add_model_flags,
+    add_no_crop,
+    add_video_flags,
+    load_animator_from_flags,
+    print_notes,
+    write_video_file,
+)
+from safa.messages import count
 
 if TYPE_CHECKING:
     import torch
@@ -16,9 +23,9 @@ if TYPE_CHECKING:
     from safa.inference.swap_mask import SwapMask
     from safa.models.tdmm import Tdmm
 
-OUTLINE = (
-    "no --parser, so the outline of the 3D head says where the face goes; "
-    "`safa assets check` tells where BiSeNet weights are offered"
+OUTLINE_NOTE = (
+    "no --parser: using the outline of the 3D head as the mask "
+    "(`safa assets check` says where to get BiSeNet weights)"
 )
 
 
@@ -27,27 +34,27 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "swap",
         help="put the face in a photo into a video",
-        description="The face is found in every frame and put back with soft edges. Frames that show no face "
-        "go through untouched and are counted.",
+        description="The face is found in every frame and pasted back with soft edges. Frames without a face "
+        "pass through unchanged and are counted.",
     )
     parser.add_argument("source", help="photo of the face to put in")
-    parser.add_argument("driving", help="video, gif or folder of pictures that it goes into")
+    parser.add_argument("driving", help="video, GIF or folder of images that it goes into")
     add_model_flags(parser)
-    mask = parser.add_argument_group("what is taken from the photo")
+    mask = parser.add_argument_group("mask")
     mask.add_argument("--parser", type=Path, metavar="FILE", help="weights of the face parser (BiSeNet)")
     mask.add_argument(
         "--classes",
         metavar="NAMES",
         help="with --parser: e.g. skin,nose,lips,eyes,brows (default: the whole face with ears and neck)",
     )
-    mask.add_argument("--hard", action="store_true", help="a mask of 0 and 1 instead of soft edges")
-    framing = parser.add_argument_group("framing").add_mutually_exclusive_group()
-    framing.add_argument(
+    mask.add_argument("--hard", action="store_true", help="use a mask of 0 and 1 instead of soft edges")
+    crop = parser.add_argument_group("crop").add_mutually_exclusive_group()
+    crop.add_argument(
         "--use-detection",
         action="store_true",
-        help="stop if faces can only be guessed, for want of a face tracker",
+        help="stop if there are neither landmarks nor a face detector, instead of using the centre square",
     )
-    add_no_crop(framing)
+    add_no_crop(crop)
     add_video_flags(parser)
     parser.set_defaults(run=_swap)
 
@@ -58,27 +65,30 @@ def _swap(arguments: argparse.Namespace) -> int:
     from safa.inference.video_output import check_container
 
     if arguments.classes and not arguments.parser:
-        raise UserError("--classes belongs to --parser", "safa swap", "Name the face parser's weights.")
+        raise UserError(
+            "--classes needs --parser", "safa swap", "Add --parser with the face parser's weights."
+        )
     check_container(arguments.output)
     animator = load_animator_from_flags(arguments)
     video = animator.swap(
         arguments.source,
         arguments.driving,
-        mask=_mask(arguments, animator.device, animator.engine.model.tdmm),
+        mask=_mask(arguments, animator.device, animator.tdmm),
         crop=not arguments.no_crop,
         max_frames=arguments.max_frames,
     )
     guessed = [note for note in video.notes if note.endswith(NO_DETECTOR)]
     if arguments.use_detection and guessed:
         raise UserError(
-            "no face detector here",
+            "no face detector installed",
             "--use-detection",
-            "`safa doctor` tells how to get one; or leave the flag.",
+            "`safa doctor` says how to install one. Or drop the flag.",
         )
-    say_notes(video.notes + (() if arguments.parser else (OUTLINE,)))
+    print_notes(video.notes + (() if arguments.parser else (OUTLINE_NOTE,)))
     saved = write_video_file(video, arguments.output, arguments.grid)
-    untouched = f", {saved.untouched} of them without a face and untouched" if saved.untouched else ""
-    sys.stdout.write(f"wrote {arguments.output}: {saved.frames} frames at {video.fps:g} fps{untouched}\n")
+    unchanged = f", {saved.unchanged} of them unchanged (no face)" if saved.unchanged else ""
+    frames = count(saved.n_frames, "frame")
+    sys.stdout.write(f"wrote {arguments.output}: {frames} at {video.fps:g} fps{unchanged}\n")
     return 0
 
 

@@ -125,6 +125,6 @@ def _require_kind(section: Mapping[str, Any], expected: str) -> None:
 
 def _error(key: str, value: object, message: str, fix: str) -> ValidationError:
     """An error at a key of a section; pydantic puts the section's name before it."""
-    error = PydanticCustomError("demo", message, {"fix": fix})  # type: ignore[arg-type]
+    error = PydanticCustomError("demo", message, {"fix": fix})
     details = InitErrorDetails(type=error, loc=tuple(key.split(".")), input=value)
     return ValidationError.from_exception_data("demo", [details])

@@ -86,20 +86,20 @@ class MeshConfig(Settings):
 
 
 class ScorerConfig(Settings):
-    """Networks that score. None = the metrics that need it are reported as skipped."""
+    """Networks that metrics need. None: the metrics that need it are reported as skipped."""
 
-    # 68 points of a picture: TorchScript, or "model": the evaluated model's own 3DMM, whose numbers compare
+    # 68 points of an image: TorchScript, or "model": the evaluated model's own 3DMM, whose numbers compare
     # only between evaluations of one model.
     landmarks: Literal["model"] | Path | None = None
-    identity: Path | None = None  # TorchScript: pictures to embeddings
+    identity: Path | None = None  # TorchScript: images to embeddings
     lpips: Path | None = None  # AlexNet's ImageNet weights in torchvision's names, .pth or .safetensors
     inception: Path | None = None  # TorchScript, as published with StyleGAN2-ADA (inception-2015-12-05.pt)
 
 
-class PictureConfig(Settings):
+class VisualsConfig(Settings):
     """Videos and strips of the report."""
 
-    panel: int = Field(default=192, ge=32)  # px; smaller pictures are enlarged to at least this side
+    panel: int = Field(default=192, ge=32)  # px; smaller images are enlarged to at least this side
     strip_frames: int = Field(default=4, ge=2)  # rows of a strip, evenly spaced over the clip
     crf: int = Field(default=20, ge=0, le=51)  # H.264 quality: 0 lossless, 23 usual, 51 worst
 
@@ -128,7 +128,7 @@ class EvaluateConfig(Settings):
     swap: SwapConfig = SwapConfig()
     mesh: MeshConfig = MeshConfig()
     scorers: ScorerConfig = ScorerConfig()
-    pictures: PictureConfig = PictureConfig()
+    visuals: VisualsConfig = VisualsConfig()
     history: tuple[Path, ...] = ()  # training runs whose settings and curves the report shows, in order
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` results that fails the run
     scale: EvaluateScale = EvaluateScale()

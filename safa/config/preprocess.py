@@ -48,7 +48,7 @@ class UrlDownload(_DownloadPolicy):
 
 
 class YtDlpDownload(_DownloadPolicy):
-    """Videos by yt-dlp, which must be installed (``pip install 'safa[download]'``)."""
+    """Videos by yt-dlp, which must be installed (``make install``, or ``pip install -e '.[download]'``)."""
 
     kind: Literal["yt_dlp"]
     page: str = "https://www.youtube.com/watch?v={video_id}"
@@ -77,7 +77,7 @@ class YtDlpDownload(_DownloadPolicy):
 
 
 class DetectorConfig(Settings):
-    """A face detector of the face-alignment library (``pip install 'safa[faces]'``)."""
+    """A face detector of the face-alignment library (``make install``, or ``pip install -e '.[faces]'``)."""
 
     name: Literal["sfd", "blazeface", "blazeface_back", "retinaface", "yunet", "scrfd"]
     weights: Path  # folder of the weight files; docs/data.md lists their names

@@ -1,7 +1,7 @@
 """Augmentation that keeps frames and landmarks together: mirror, similarity, colour jitter.
 
-Random numbers come from the caller's generator, so that a sample depends on its place in the data
-order alone.
+Random numbers come from the caller's generator, so that a sample depends on its number in the
+sample order alone.
 """
 
 from __future__ import annotations

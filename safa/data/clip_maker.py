@@ -5,15 +5,15 @@ Memory is bounded by one piece of frames, however long the clip is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from safa.batching import batched
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
 from safa.data.images import ImageFolder, encode_image
@@ -156,7 +156,7 @@ def _store(
     n_frames = n_faces = 0
     try:
         with closing(frames):
-            for piece in _pieces(frames, config.piece_frames):
+            for piece in batched(frames, config.piece_frames):
                 landmarks = landmark_source(piece, n_frames)
                 images = [encode_image(frame, config.encoding) for frame in piece]
                 shard.add_piece(job.clip_id, n_frames, images, landmarks.points, landmarks.scores)
@@ -177,11 +177,6 @@ def _check(config: PreprocessConfig, n_frames: int, n_faces: int) -> None:
         )
     if n_faces == 0 and not isinstance(config.landmarks, NoLandmarks):
         raise ClipError(FailureCode.NO_FACE, f"none of its {n_frames} frames has landmarks")
-
-
-def _pieces(frames: Iterator[Frame], length: int) -> Iterator[list[Frame]]:
-    while piece := list(islice(frames, length)):
-        yield piece
 
 
 def _record(job: ClipJob, config: PreprocessConfig, region: _Region) -> ClipRecord:

@@ -36,7 +36,10 @@ MEASURED = Rates(
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """The cost of what is left to do. ``unknown`` clips have no end in the list and count in ``clips`` only."""
+    """The cost of what is left to do.
+
+    ``unknown`` clips have no end in the list; they count in ``clips`` and in nothing else.
+    """
 
     clips: int
     videos: int
@@ -61,7 +64,7 @@ class CostEstimate:
         ]
         if self.download_bytes is not None:
             lines.append(
-                f"downloads          {self.download_bytes / GIB:.2f} GiB at least (up to each video's last clip)"
+                f"downloads          {self.download_bytes / GIB:.2f} GiB at least (to each video's last clip)"
             )
         if self.networks:
             hours = "not measured" if self.gpu_hours is None else f"{self.gpu_hours:.2f}"

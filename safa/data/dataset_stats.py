@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -125,23 +125,3 @@ def _sample(store: ClipStore, number: int) -> Sample:
     middle = store.n_frames(number) // 2
     (image,), (points,) = store.frames(number, [middle]), store.landmarks(number, [middle])
     return Sample(store.clip_id(number), image, points)
-
-
-@dataclass(frozen=True)
-class Bin:
-    """One bar of a histogram; ``share`` is its height over that of the tallest, 0 to 1."""
-
-    label: str
-    count: int
-    share: float
-
-
-def bins(values: Sequence[float], count: int = 12) -> tuple[Bin, ...]:
-    """Bins of equal width from the smallest to the largest value; none if there are no values."""
-    if not values:
-        return ()
-    counts, edges = np.histogram(values, bins=count if max(values) > min(values) else 1)
-    return tuple(
-        Bin(f"{low:.3g} to {high:.3g}", int(n), float(n / counts.max()))
-        for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
-    )

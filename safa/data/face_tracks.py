@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
 from safa.data.detectors import Face, FaceDetector, iou
@@ -146,7 +146,7 @@ def clip_box(track: FaceTrack, frame: tuple[int, int], config: FaceTrackConfig) 
 
 @dataclass(frozen=True)
 class Segment:
-    """The frames ``start`` to ``end`` (exclusive) of one track: a clip with a crop box, or why it is not one."""
+    """The frames ``start`` to ``end`` (exclusive) of a track: a clip with its box, or why it is none."""
 
     start: int
     end: int
@@ -158,7 +158,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class VideoTracks:
-    """All tracks of a video. Boxes are in a frame of ``width`` x ``height`` px; frames are counted at ``fps``."""
+    """All tracks of a video. Boxes are in a frame of ``width`` x ``height`` px, frame numbers at ``fps``."""
 
     video: str  # file name
     fps: float
@@ -199,8 +199,8 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
 
 
 def _detect(frames: Iterator[Any], detector: FaceDetector, batch: int) -> Iterator[tuple[Face, ...]]:
-    while piece := list(islice(frames, batch)):
-        yield from detector.detect(piece)
+    for chunk in batched(frames, batch):
+        yield from detector.detect(chunk)
 
 
 def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> Segment:
@@ -275,7 +275,7 @@ def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
 
 
 def list_tracked_clips(source: VideosSource, videos: Sequence[Entry], folder: Path) -> Listing:
-    """List the clips of the videos whose face tracks are known; a video without a single clip is a failure."""
+    """List the clips of the videos whose face tracks are known; a video without any clip is a failure."""
     jobs: list[ClipJob] = []
     bad: list[Failure] = []
     for video in videos:

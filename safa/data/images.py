@@ -1,4 +1,4 @@
-"""Image files: uint8 RGB frames to JPEG or PNG bytes and back, and folders of numbered PNGs read like videos."""
+"""Image files: frames to JPEG or PNG bytes and back, and folders of numbered PNGs read like videos."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Landmarks from sidecar files beside a video, and the video's frames that a stored frame shows.
 
 There are two kinds of sidecar: ``<video>.landmarks.npy``, (T, 68, 2) float32 in source pixels, NaN where no
-face is; and the reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read without running what is in it.
+face is; and the reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read as plain data.
 Points are continuous (0 is the left edge of the first pixel); both kinds count the video's own frames.
 """
 
@@ -21,7 +21,9 @@ from safa.safe_pickle import load_data_pickle
 
 Points = NDArray[np.float32]
 Scores = NDArray[np.float32]
-MAX_FRAMES = 10_000_000  # of a landmark pickle, a week of video; a larger number means damage
+MAX_FRAMES = 1_000_000  # of a landmark pickle: nine hours of video; a larger number is damage
+SPARSE_FRAMES = 300_000  # a table that reaches further lists at least one frame in MAX_GAP
+MAX_GAP = 100
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,19 @@ def points_of_dictionary(table: Any) -> Points:
         (T, 68, 2) float32 for frames 0 to the last one listed; NaN where a frame is not listed.
 
     Raises:
-        ValueError: anything else.
+        ValueError: anything else, or a few frames with numbers so high that the array would be all gaps.
     """
     if not isinstance(table, Mapping) or not table:
         raise ValueError("not a dictionary of frames")
-    frames = {_frame_number(key): _ldmk(value) for key, value in table.items()}
-    points = np.full((max(frames) + 1, NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
-    for number, face in frames.items():
-        points[number] = face
+    numbers = [_frame_number(key) for key in table]
+    last = max(numbers)
+    if last >= SPARSE_FRAMES and last >= MAX_GAP * len(numbers):
+        raise ValueError(f"{len(numbers)} frames up to number {last} are not the table of a video")
+    points = np.full((last + 1, NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
+    for number, value in zip(numbers, table.values(), strict=True):
+        face = _ldmk(value)
+        if face is not None:
+            points[number] = face
     return points
 
 
@@ -105,21 +112,23 @@ def _frame_number(key: object) -> int:
     text = PurePath(key).stem if isinstance(key, str) else key
     try:
         number = int(text)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{key!r} is not the number of a frame") from None
     if not 0 <= number < MAX_FRAMES:
         raise ValueError(f"{key!r} is not the number of a frame")
     return int(number)
 
 
-def _ldmk(value: object) -> Points:
+def _ldmk(value: object) -> Points | None:
+    """The points of one frame; None where no face was found."""
     face = value.get("ldmk") if isinstance(value, Mapping) else None
-    if face is None:  # a frame in which no face was found
-        return np.full((NUM_LANDMARKS, 2), np.nan, dtype=np.float32)
+    if face is None:
+        return None
     points = np.asarray(face)
     if points.shape != (NUM_LANDMARKS, 2) or points.dtype.kind not in "fiu":
         raise ValueError(f"landmarks of {points.dtype} {points.shape}, not (68, 2)")
-    return points.astype(np.float32)
+    with np.errstate(over="ignore"):  # a number beyond float32 is infinite there, and no place in a picture
+        return points.astype(np.float32)
 
 
 def source_frames_of(count: int, source_fps: float, fps: float) -> NDArray[np.int64]:

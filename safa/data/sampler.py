@@ -1,12 +1,12 @@
-"""What a training step receives: one batch of single frames (stage 1) or of frame pairs (stage 2).
+"""Samples and batches of training: single frames (stage 1) or frame pairs (stage 2).
+
+A sample is drawn as identity -> clip -> frames, from an endless order. Sample n of a run is a pure function
+of (data, seed, n), and worker r of W takes its share of every global batch. So the order does not depend on
+loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and resuming needs one number: how
+many samples were consumed.
 
 Images are (B, 3, H, W) float32 RGB in [0, 1]. Landmarks are (B, 68, 2) iBUG points in pixels of the frame; a
 frame without a face has NaN there, and the landmark loss leaves it out.
-
-Which frames it sees is drawn identity -> clip -> frames, by place in an endless sample order.
-Sample n of a run is a pure function of (data, seed, n). Worker r of W takes its share of every global batch.
-So the order does not depend on loader processes, 1 worker of batch 8 sees what 2 workers of batch 4 see, and
-going on after an interruption needs one number: how many samples were consumed.
 
 An epoch is every identity ``num_repeats`` times, shuffled anew each epoch (docs/model.md, section 7, "Data").
 """
@@ -29,10 +29,15 @@ from safa.config.training import HeadStage, JitterConfig, SimilarityConfig
 from safa.data.augment import ColourShift, Similarity, jitter_colours, mirror
 from safa.data.clip_store import ClipStore
 
+MEBIBYTE = 2**20
+
+
+# ---- batches -----------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class _Batch:
-    """What both batches can do. ``clip_ids`` names where each sample came from."""
+    """The base of both kinds of batch. ``clip_ids`` names the clip that each sample came from."""
 
     clip_ids: tuple[str, ...]
 
@@ -40,7 +45,7 @@ class _Batch:
         return len(self.clip_ids)
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Self:
-        """The batch on ``device``; images (the 4-d tensors) in ``memory_format``."""
+        """Move the batch to ``device``; its images (the 4-d tensors) take ``memory_format``."""
 
         def move(tensor: Tensor) -> Tensor:
             if tensor.ndim == 4:
@@ -50,7 +55,7 @@ class _Batch:
         return self._map(move)
 
     def pin_memory(self) -> Self:
-        """The batch in page-locked memory (``DataLoader`` calls this), so that copies to a GPU overlap."""
+        """Copy the batch to page-locked memory, so that copies to a GPU overlap. For ``DataLoader``."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Any) -> Self:
@@ -81,6 +86,9 @@ MEBIBYTE = 2**20
 B = TypeVar("B", FrameBatch, PairBatch)
 
 
+# ---- reading frames ----------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class ClipTable:
     """The clips that are drawn from, as arrays, so that a million of them take a few MB.
@@ -102,9 +110,7 @@ def clip_table(store: ClipStore, split: str) -> ClipTable:
     """The clips of a split by person."""
     numbers = store.numbers(split)
     people = store.column("person_id").take(pa.array(numbers)).dictionary_encode()
-    rank = np.argsort(
-        pc.sort_indices(people.dictionary).to_numpy()
-    )  # (P,): place of each name in their order
+    rank = np.argsort(pc.sort_indices(people.dictionary).to_numpy())  # (P,): each name's place in their order
     person = rank[people.indices.to_numpy(zero_copy_only=False)] if len(numbers) else np.empty(0, np.int64)
     order = np.argsort(person, kind="stable")  # clips of a person stay in the order of their ids
     counts = np.bincount(person, minlength=len(people.dictionary))
@@ -165,9 +171,12 @@ class FrameCache:
         return self._reader.clip_id(clip)
 
 
+# ---- the order of samples ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Draw:
-    """One place in the sample order: a clip's number, and the generator for every further choice of this sample."""
+    """One entry of the sample order: a clip's number, and the generator for every further choice."""
 
     clip: int
     rng: np.random.Generator
@@ -215,14 +224,17 @@ def choose_frames(has_face: np.ndarray, count: int, rng: np.random.Generator) ->
     return sorted(int(i) for i in candidates[rng.integers(len(candidates), size=count)])
 
 
+# ---- samplers ----------------------------------------------------------------------------------------------
+
+
 class _Sampler(ABC, Generic[B]):
-    """What both stages share: draw, read the chosen frames only, jitter the colours of a sample alike."""
+    """The base of both samplers: draw, read the chosen frames only, jitter the colours of a sample alike."""
 
     def __init__(self, order: SampleOrder, reader: FrameReader, jitter: JitterConfig) -> None:
         self._order, self._reader, self._jitter = order, reader, jitter
 
     def batch(self, numbers: Sequence[int]) -> B:
-        """The samples with these numbers."""
+        """Make a batch of the samples with these numbers."""
         frames, points, shifts, ids = [], [], [], []
         for n in numbers:
             draw = self._order.draw(n)
@@ -246,7 +258,7 @@ class _Sampler(ABC, Generic[B]):
         """The batch for the step."""
 
 
-UNMOVED = SimilarityConfig()
+NO_SIMILARITY = SimilarityConfig()  # leaves every frame as it is
 
 
 class FrameSampler(_Sampler[FrameBatch]):
@@ -264,7 +276,7 @@ class FrameSampler(_Sampler[FrameBatch]):
         (points,) = self._reader.landmarks(clip, chosen)
         if rng.random() < self._mirrored:
             frame, points = mirror(frame, points)
-        if self._similarity != UNMOVED:
+        if self._similarity != NO_SIMILARITY:
             frame, points = Similarity.draw(rng, self._similarity, frame.shape[1]).apply(frame, points)
         return [frame], points[None]  # (68, 2) -> (1, 68, 2)
 

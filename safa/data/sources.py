@@ -182,7 +182,7 @@ def _from_folder(source: ClipsSource) -> Listing:
 
 
 def _job_of_file(entry: Entry, source: ClipsSource) -> ClipJob:
-    """A file named by a clip id keeps it; any other name counts as a clip, a video and a person of its own."""
+    """A file named by a clip id keeps it; any other is a clip, a video and a person of its own."""
     name = entry.stem
     try:
         clip = ClipId.parse(name)

@@ -27,11 +27,11 @@ Frame = NDArray[np.uint8]
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 
 EARLY = 1.0  # seconds before a span at which decoding starts; longer than any frame is shown
-LATE = 1e-3  # seconds by which frames are moved: those half-way between two places always take the later one
+LATE = 1e-3  # seconds by which frames are moved: those half-way between two positions take the later one
 
 
 class DecodeError(Exception):
-    """A video that cannot be read; the message ends with ffmpeg's own last words."""
+    """A video that cannot be read; the message ends with the last line of ffmpeg's output."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ def read_frames(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
 ) -> Generator[Frame, None, None]:
-    """Decode, cut, crop and scale in one ffmpeg graph; yields frames as they come.
+    """Decode, trim, crop and scale in one ffmpeg graph, and yield the frames as they come.
 
     Args:
         span: the part to read; None = all.
-        box: what to cut out of the upright frame, inside it; None = all of it.
+        box: the crop of the upright frame, inside it; None = all of it.
         size: (height, width) to scale to, by area averaging; None = as it is.
         fps: rate to bring the frames to; None = the span's, or the file's. Without a span, frame n is then
             what is seen n / fps seconds after the file starts, even if its picture starts after its sound.
@@ -118,7 +118,7 @@ def read_frames(
 def _decode_command(
     path: Path, span: Span | None, box: Box | None, size: tuple[int, int], fps: float | None
 ) -> list[str]:
-    stream = _stretch(path, span) if span else ffmpeg.input(f"file:{path}").video
+    stream = _trimmed(path, span) if span else ffmpeg.input(f"file:{path}").video
     if box:
         stream = stream.filter("crop", box.width, box.height, box.left, box.top, exact=1)
     if fps and not (span and span.fps == fps):
@@ -131,10 +131,10 @@ def _decode_command(
     return command
 
 
-def _stretch(path: Path, span: Span) -> Any:
-    """The span's frames, each what is seen n / fps seconds after the file starts, wherever decoding starts.
+def _trimmed(path: Path, span: Span) -> Any:
+    """The stream of a span: frame n is what is seen n / fps seconds after the file starts.
 
-    Decoding starts early, so that the picture which is on when the span begins is among what is decoded.
+    Decoding starts before the span, so that the picture which is on when it begins is decoded too.
     """
     begin = span.start / span.fps
     skipped = max(0.0, begin - EARLY)
@@ -153,7 +153,7 @@ def write_video(
     comment: str | None = None,
     sound_from: Path | None = None,
 ) -> int:
-    """Write H.264 in yuv420p, playable in any browser; the file is written atomically.
+    """Write H.264 in yuv420p, playable in any browser, atomically.
 
     An odd last row or column is repeated once, since yuv420p needs even sizes.
 
@@ -194,7 +194,7 @@ def _encode(
         assert process.stdin is not None
         count = 0
         try:
-            # A broken pipe means that ffmpeg has ended; its exit code and last words say why.
+            # A broken pipe means that ffmpeg has ended; its exit code and last line say why.
             with contextlib.suppress(BrokenPipeError):
                 for frame in _chain(first, rest):
                     if frame.shape != first.shape:
@@ -203,7 +203,7 @@ def _encode(
                     count += 1
                 process.stdin.close()
             if process.wait() != 0:
-                raise RuntimeError(f"ffmpeg could not write {part.name}: {_last_words(errors)}")
+                raise RuntimeError(f"ffmpeg could not write {part.name}: {_last_message(errors)}")
         finally:
             process.kill()
             process.wait()
@@ -248,10 +248,10 @@ def _chain(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
 
 
 def _fail(path: Path, errors: Any) -> NoReturn:
-    raise DecodeError(f"{path}: {_last_words(errors) or 'ended in the middle of a frame'}")
+    raise DecodeError(f"{path}: {_last_message(errors) or 'ended in the middle of a frame'}")
 
 
-def _last_words(errors: Any) -> str:
+def _last_message(errors: Any) -> str:
     errors.seek(0)
     return _last_line(errors.read().decode(errors="replace"))
 

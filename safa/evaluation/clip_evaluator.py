@@ -1,9 +1,7 @@
-"""Evaluate one clip: put it through the model, score every frame, write a video, a strip and tables.
+"""Evaluation of one clip: run it through the model, score every frame, write a video, a strip and tables.
 
-A clip streams through in batches: an hour of it needs the memory of a minute.
-
-
-XXX What a person will look at: a clip's video, and a strip of some of its moments, made while it streams by."""
+A clip streams through in batches, so an hour of it needs no more memory than a minute.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from safa.config.inference import EvaluateConfig, PictureConfig
+from safa.config.inference import EvaluateConfig, VisualsConfig
 from safa.data.clip_store import ClipStore
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode
@@ -37,6 +35,7 @@ from safa.inference.mesh import MeshTable, export_mesh, mesh_of, reconstruct_hea
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import find_best_frame
 from safa.inference.swap_mask import SwapMask
+from safa.messages import count
 from safa.models.safa import AnimatedBatch, SourceCache
 from safa.visualize.images import RgbImage, enlarge
 from safa.visualize.panels import (
@@ -51,22 +50,23 @@ from safa.visualize.panels import (
 )
 
 RESULT, FRAMES, MESHES = "result.json", "frames.parquet", "mesh.parquet"
-
-__all__ = ["FRAMES", "MESHES", "RESULT", "STRIP", "VIDEO", "ClipEvaluator", "ClipResult"]
+VIDEO, STRIP = "video.mp4", "strip.jpg"
+STRIP_QUALITY = 88  # of the strip's JPEG, 0 to 100
 
 
 @dataclass(frozen=True)
 class ClipResult:
-    """What came out of one job.
+    """The result of one job.
 
     Attributes:
         job: what was done.
-        source_person, driving_person: ids.
-        n_frames: driving frames; in a reconstruction the source is the first of them.
-        fps: of the video.
-        scores: see ``ScoreTable.means``; NaN where no frame has one. Of an animation or a swap only those
-            that need no truth, since nobody knows what it should look like; empty if there are none.
-        seconds: of work.
+        source_person: id of the person who gives the face.
+        driving_person: id of the person who gives the motion.
+        n_frames: number of driving frames; in a reconstruction the first of them is the source.
+        fps: frames per second of the video.
+        scores: see ``ScoreTable.means``; NaN where no frame has one. An animation or a swap has no target, so
+            it has only scores that need none; there may be none at all.
+        seconds: working time.
     """
 
     job: EvaluationJob
@@ -78,49 +78,49 @@ class ClipResult:
     seconds: float
 
     def to_json(self) -> str:
-        """As text; NaN becomes null."""
+        """Return the result as JSON, in which NaN is null."""
         plain = asdict(self) | {"scores": {k: None if math.isnan(v) else v for k, v in self.scores.items()}}
         return json.dumps(plain, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> ClipResult:
-        """The inverse of ``to_json``."""
+        """Read a result from what ``to_json`` returned."""
         plain: dict[str, Any] = json.loads(text)
         scores = {key: math.nan if value is None else value for key, value in plain["scores"].items()}
         return cls(**plain | {"scores": scores, "job": EvaluationJob(**plain["job"])})
 
 
 class ClipEvaluator:
-    """Evaluates clips of a store with one model.
+    """Evaluates clips of a data set with one model.
 
     Args:
-        scorers: networks that score.
-        mask: where faces are swapped; needed for jobs of that mode.
+        scorers: networks that metrics need.
+        mask: where faces are swapped; needed for jobs of mode swap.
     """
 
     def __init__(
         self,
-        animator: ModelRunner,
+        runner: ModelRunner,
         store: ClipStore,
         config: EvaluateConfig,
         scorers: Scorers | None = None,
         mask: SwapMask | None = None,
     ) -> None:
-        self._animator, self._store, self._config = animator, store, config
+        self._runner, self._store, self._config = runner, store, config
         self._scorers, self._mask = scorers or Scorers(), mask
 
     def run(self, job: EvaluationJob, folder: Path) -> ClipResult:
-        """Do the job; its files appear in ``folder`` all at once.
+        """Do the job and write its files into ``folder``, which appears atomically.
 
         Raises:
-            ClipError: the clips cannot be evaluated, with the reason.
+            ClipError: the clips cannot be evaluated.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         source, driving = self._store.info(job.source), self._store.info(job.driving)
         n_frames = min(driving.n_frames, self._config.frames or driving.n_frames)
         if n_frames < 2:
             raise ClipError(
-                FailureCode.TOO_SHORT, f"{n_frames} frame; a source and a driving frame are needed"
+                FailureCode.TOO_SHORT, f"{count(n_frames, 'frame')}; a source and a driving frame are needed"
             )
         with atomic_dir(folder) as temporary:
             scores = (
@@ -135,7 +135,7 @@ class ClipEvaluator:
                 n_frames,
                 driving.fps,
                 scores,
-                seconds=round(time.monotonic() - began, 2),
+                seconds=round(time.monotonic() - start, 2),
             )
             (temporary / RESULT).write_text(result.to_json(), encoding="utf-8")
         return result
@@ -144,44 +144,46 @@ class ClipEvaluator:
 
     def _reenact(self, job: EvaluationJob, n_frames: int, folder: Path) -> dict[str, float]:
         face = next(self._frames(job.source, [0]))
-        cache = self._animator.prepare(face)
-        truth, driving = job.mode == "reconstruction", self._store.info(job.driving)
+        cache = self._runner.prepare(face)
+        has_target, driving = job.mode == "reconstruction", self._store.info(job.driving)
         with ExitStack() as stack:
             table = None
-            if truth or self._scorers.identity is not None:
-                table = ScoreTable(folder / FRAMES, job.mode, driving, job.source, first_counted=int(truth))
+            if has_target or self._scorers.identity is not None:
+                first_counted = int(has_target)
+                table = ScoreTable(folder / FRAMES, job.mode, driving, job.source, first_counted)
                 stack.enter_context(table)
-            clip_scorer = _ClipScorer(cache, self._scorers, table, folder, truth=truth)
-            shown = self._shown(job, face, cache, n_frames, clip_scorer)
-            write_pictures(folder, shown, n_frames, driving.fps, self._config.pictures)
+            clip_scorer = _ClipScorer(cache, self._scorers, table, folder, has_target=has_target)
+            visuals = self._visuals(job, face, cache, n_frames, clip_scorer)
+            write_visuals(folder, visuals, n_frames, driving.fps, self._config.visuals)
         return clip_scorer.means()
 
-    def _shown(
+    def _visuals(
         self, job: EvaluationJob, face: RgbImage, cache: SourceCache, n_frames: int, clip_scorer: _ClipScorer
-    ) -> Iterator[Shown]:
-        panel = self._config.pictures.panel
-        large, tdmm = enlarge(face, panel), self._animator.model.tdmm
-        given = _Landmarks(self._store.landmark_pieces(job.driving))
+    ) -> Iterator[FrameVisuals]:
+        """Run the model, score its frames as they pass, and yield what is to be shown of them."""
+        panel = self._config.visuals.panel
+        large, tdmm = enlarge(face, panel), self._runner.model.tdmm
+        stream = _LandmarkStream(self._store.landmark_pieces(job.driving))
         for batch in self._batches(job, cache, n_frames):
-            wanted = given.take(len(batch.driving))
-            found = landmarks_px(tdmm.geometry(batch.face.code), batch.driving.shape[-1]).cpu()
-            clip_scorer.see(batch, found, wanted)
-            points = wanted.numpy(), found.numpy()
+            landmarks = stream.take(len(batch.driving))
+            estimated = landmarks_px(tdmm.geometry(batch.face.code), batch.driving.shape[-1]).cpu()
+            clip_scorer.add(batch, estimated, landmarks)
+            targets, estimates = landmarks.numpy(), estimated.numpy()
             for i in range(len(batch.driving)):
-                strip = partial(strip_panels, face, batch, i, points[0][i], points[1][i], panel)
-                yield Shown(video_panels(large, batch, i), strip)
+                make_strip = partial(strip_panels, face, batch, i, targets[i], estimates[i], panel)
+                yield FrameVisuals(video_panels(large, batch, i), make_strip)
 
     def _batches(self, job: EvaluationJob, cache: SourceCache, n_frames: int) -> Iterator[AnimatedBatch]:
         frames = self._frames(job.driving, range(n_frames))
         if job.mode == "reconstruction":
-            return self._animator.reconstruct(cache, frames)
+            return self._runner.reconstruct(cache, frames)
         if job.mode == "swap":
-            assert self._mask is not None, "no mask for a swap"
-            return self._animator.swap(cache, frames, self._mask)
+            assert self._mask is not None, "a swap needs a mask"
+            return self._runner.swap(cache, frames, self._mask)
         transfer = self._config.animation.transfer
         best = self._best_frame(job, n_frames) if transfer.best_frame else 0
         reference = next(self._frames(job.driving, [best]))
-        return self._animator.animate(cache, frames, transfer, reference)
+        return self._runner.animate(cache, frames, transfer, reference)
 
     def _best_frame(self, job: EvaluationJob, n_frames: int) -> int:
         source, driving = (self._store.landmarks(clip) for clip in (job.source, job.driving))
@@ -195,26 +197,25 @@ class ClipEvaluator:
     def _reconstruct_meshes(self, job: EvaluationJob, n_frames: int, folder: Path) -> dict[str, float]:
         fps = self._store.info(job.driving).fps
         with MeshTable(folder / MESHES) as table:
-            shown = self._shown_meshes(job, n_frames, table, folder)
-            write_pictures(folder, shown, n_frames, fps, self._config.pictures)
+            visuals = self._mesh_visuals(job, n_frames, table, folder)
+            write_visuals(folder, visuals, n_frames, fps, self._config.visuals)
         return {}
 
-    def _shown_meshes(
+    def _mesh_visuals(
         self, job: EvaluationJob, n_frames: int, table: MeshTable, folder: Path
-    ) -> Iterator[Shown]:
-        config, panel = self._config.mesh, self._config.pictures.panel
+    ) -> Iterator[FrameVisuals]:
+        config, panel = self._config.mesh, self._config.visuals.panel
         exported = frozenset(chosen_frames(n_frames, config.export_frames) if config.export else ())
-        given, number = _Landmarks(self._store.landmark_pieces(job.driving)), 0
-        for batch in reconstruct_heads(self._animator, self._frames(job.driving, range(n_frames))):
+        stream, number = _LandmarkStream(self._store.landmark_pieces(job.driving)), 0
+        for batch in reconstruct_heads(self._runner, self._frames(job.driving, range(n_frames))):
             table.add(batch)
-            wanted = given.take(len(batch)).numpy()
+            targets = stream.take(len(batch)).numpy()
             for i in range(len(batch)):
                 if number in exported:
-                    mesh = mesh_of(self._animator.model.tdmm, batch, i)
+                    mesh = mesh_of(self._runner.model.tdmm, batch, i)
                     export_mesh(mesh, folder / f"frame{number:06d}", config.export)
-                yield Shown(
-                    mesh_video_panels(batch, i), partial(mesh_strip_panels, batch, i, wanted[i], panel)
-                )
+                make_strip = partial(mesh_strip_panels, batch, i, targets[i], panel)
+                yield FrameVisuals(mesh_video_panels(batch, i), make_strip)
                 number += 1
 
     def _frames(self, clip_id: str, numbers: Iterable[int]) -> Iterator[RgbImage]:
@@ -225,20 +226,29 @@ class ClipEvaluator:
                 raise ClipError(FailureCode.DECODE, f"{clip_id}, frame {number}: {error}") from None
 
 
+# ---- what it takes -----------------------------------------------------------------------------------------
+
+
 class _ClipScorer:
-    """Scores what passes, if there is anything to score."""
+    """Scores the batches of one clip, as far as there is anything to score."""
 
     def __init__(
-        self, cache: SourceCache, scorers: Scorers, table: ScoreTable | None, folder: Path, *, truth: bool
+        self,
+        cache: SourceCache,
+        scorers: Scorers,
+        table: ScoreTable | None,
+        folder: Path,
+        *,
+        has_target: bool,
     ) -> None:
         self._source, self._table = cache.image, table
-        self._scorer = FrameScorer(cache.image, scorers, truth=truth)
-        wanted = truth and scorers.inception is not None
-        self._features = FeatureFiles(folder, scorers.inception) if wanted and scorers.inception else None
+        self._scorer = FrameScorer(cache.image, scorers, has_target=has_target)
+        inception = scorers.inception if has_target else None
+        self._features = FeatureFiles(folder, inception) if inception is not None else None
 
-    def see(self, batch: AnimatedBatch, estimated: Tensor, given: Tensor) -> None:
+    def add(self, batch: AnimatedBatch, estimated: Tensor, landmarks: Tensor) -> None:
         if self._table is not None:
-            self._table.add(self._scorer.scores(batch, estimated, given), len(batch.driving))
+            self._table.add(self._scorer.scores(batch, estimated, landmarks), len(batch.driving))
         if self._features is not None:
             self._features.add(self._source, batch)
 
@@ -246,46 +256,47 @@ class _ClipScorer:
         return {} if self._table is None else self._table.means()
 
 
-class _Landmarks:
-    """A clip's landmarks, read piece by piece as they are needed."""
+class _LandmarkStream:
+    """The landmarks of a clip, read piece by piece as they are needed."""
 
     def __init__(self, pieces: Iterator[NDArray[np.float32]]) -> None:
         self._pieces = pieces
         self._rest: NDArray[np.float32] = np.empty((0, 68, 2), np.float32)
 
-    def take(self, count: int) -> Tensor:
-        """The next ``count`` frames' (count, 68, 2)."""
-        while len(self._rest) < count:
+    def take(self, n_frames: int) -> Tensor:
+        """Return the landmarks (n_frames, 68, 2) px of the next frames."""
+        while len(self._rest) < n_frames:
             self._rest = np.concatenate([self._rest, next(self._pieces)])
-        taken, self._rest = self._rest[:count], self._rest[count:]
+        taken, self._rest = self._rest[:n_frames], self._rest[n_frames:]
         return torch.from_numpy(taken.copy())
 
 
-VIDEO, STRIP = "video.mp4", "strip.jpg"
-STRIP_QUALITY = 88  # of its JPEG
-
-
 @dataclass(frozen=True)
-class Shown:
-    """One frame: the panels of the video, and how to make those of the strip, which few frames need."""
+class FrameVisuals:
+    """What one frame adds to the video and the strip.
+
+    Attributes:
+        video: the panels of the video.
+        strip: makes the panels of the strip, which only a few frames need.
+    """
 
     video: list[Panel]
     strip: Callable[[], list[Panel]]
 
 
-def write_pictures(
-    folder: Path, shown: Iterable[Shown], n_frames: int, fps: float, pictures: PictureConfig
+def write_visuals(
+    folder: Path, visuals: Iterable[FrameVisuals], n_frames: int, fps: float, config: VisualsConfig
 ) -> None:
-    """Write ``VIDEO`` and ``STRIP`` of ``n_frames`` frames."""
-    chosen = frozenset(chosen_frames(n_frames, pictures.strip_frames))
+    """Write ``VIDEO`` and ``STRIP`` of ``n_frames`` frames while they stream by."""
+    chosen = frozenset(chosen_frames(n_frames, config.strip_frames))
     rows: list[list[Panel]] = []
 
     def frames() -> Iterator[RgbImage]:
-        for number, frame in enumerate(shown):
+        for number, frame in enumerate(visuals):
             if number in chosen:
                 rows.append(frame.strip())
-            yield captioned(frame.video, pictures.panel)
+            yield captioned(frame.video, config.panel)
 
-    write_video(folder / VIDEO, frames(), fps, crf=pictures.crf)
-    picture = Image.fromarray(strip(rows, pictures.panel))
-    picture.save(folder / STRIP, "jpeg", quality=STRIP_QUALITY, subsampling=0)
+    write_video(folder / VIDEO, frames(), fps, crf=config.crf)
+    image = Image.fromarray(strip(rows, config.panel))
+    image.save(folder / STRIP, "jpeg", quality=STRIP_QUALITY, subsampling=0)

@@ -1,11 +1,9 @@
-"""Scores of a clip's frames: taken batch by batch while it streams through the model, written as they come.
+"""Scores of a clip's frames, taken batch by batch while the clip streams through the model.
 
-Nothing here grows with the clip's length but the file.
-
-
-XXX Inception features of a clip in a folder, and the Fréchet distance of all clips together.
-
-Features are raw float32 rows, so that a long clip can be appended to and read in parts.
+``FrameScorer`` computes them, ``ScoreTable`` writes them and keeps their means. ``FeatureFiles`` writes
+Inception features beside them, from which ``fid_of_clips`` computes the Fréchet distance of all clips; they
+are raw float32 rows, so that a long clip can be appended to and read in parts. Only files grow with the
+length of a clip, never the memory.
 """
 
 from __future__ import annotations
@@ -33,16 +31,16 @@ from safa.metrics import (
     DETECTION_RATE,
     FLICKER,
     FRAME_METRICS,
-    IMAGE_METRICS,
-    LANDMARK_NME,
     LPIPS,
     MS_SSIM,
+    Columns,
     akd,
     cosine,
     detected,
     euclidean,
     flicker,
-    landmark_nme,
+    image_scores,
+    landmark_scores,
 )
 from safa.metrics.frechet import FeatureSums, frechet_distance
 from safa.metrics.images import MS_SSIM_MIN_SIZE
@@ -56,108 +54,107 @@ FRAMES_SCHEMA = pa.schema(
         ("source_id", pa.string()),
         ("person_id", pa.string()),
         ("frame", pa.int32()),  # frame 0 of a reconstruction is the source: it is in no mean
-        *((score, pa.float64()) for score in SCORES),  # NaN: no such number
+        *((score, pa.float64()) for score in SCORES),  # NaN: the frame has no such score
     ]
 )
-ROWS_AT_ONCE = 1024  # frames in memory before they are written
+ROWS_AT_ONCE = 1024  # frames in memory before they are written, or while they are read
+PREDICTION, TARGET, SOURCE = "made.f32", "true.f32", "source.f32"  # files of Inception features
 
-Columns = dict[str, Tensor]
+
+# ---- computed ----------------------------------------------------------------------------------------------
 
 
 class FrameScorer:
-    """Scores of the batches of one clip, in order.
+    """Scores the batches of one clip in order.
 
     Args:
-        source: (1, 3, S, S), whose pixels stand for copy-the-source.
-        truth: whether the driving frames are what the predictions should be (a reconstruction). Otherwise
-            nobody knows what they should look like, and only identity is scored, against the source.
+        source: (1, 3, S, S), which the baseline shows instead of every prediction.
+        has_target: whether the driving frames are what the predictions should look like, as in a
+            reconstruction. Otherwise there is no target, and only identity is scored, against the source.
     """
 
     @torch.inference_mode()
-    def __init__(self, source: Tensor, scorers: Scorers, *, truth: bool) -> None:
-        self._source, self._scorers, self._truth = source, scorers, truth
-        self._before: tuple[Tensor, Tensor] | None = None  # last prediction and driving frame
-        self._source_points = scorers.landmarks(source) if scorers.landmarks and truth else None
+    def __init__(self, source: Tensor, scorers: Scorers, *, has_target: bool) -> None:
+        self._source, self._scorers, self._has_target = source, scorers, has_target
+        self._before: tuple[Tensor, Tensor] | None = None  # last prediction and last target
+        self._source_points = scorers.landmarks(source) if scorers.landmarks and has_target else None
         self._source_identity = scorers.identity(source) if scorers.identity else None
-        self._source_given: Tensor | None = None
+        self._source_landmarks: Tensor | None = None  # (1, 68, 2) px, that came with the data
 
     @torch.inference_mode()
-    def scores(self, batch: AnimatedBatch, estimated: Tensor, target: Tensor) -> Columns:
-        """Columns (B,) of ``SCORES`` for the next batch; what is not known is left out.
+    def scores(self, batch: AnimatedBatch, estimated: Tensor, landmarks: Tensor) -> Columns:
+        """Return columns (B,) of ``SCORES`` for the next batch; scores that do not exist are left out.
 
         Args:
-            estimated: the 3DMM's landmarks (B, 68, 2) px of the driving frames.
-            target: those that came with the data, NaN where a frame has no face.
+            estimated: (B, 68, 2) px, the 3DMM's landmarks of the driving frames.
+            landmarks: (B, 68, 2) px, those that came with the data; NaN where a frame has no face.
         """
-        made, wanted = batch.result.prediction, batch.driving
-        if not self._truth:
-            return self._identity(made, None)
-        columns: Columns = {}
-        for side, image in (("", made), (COPY_SOURCE, self._source)):
-            for metric in IMAGE_METRICS:
-                columns[metric.key + side] = metric.function(image, wanted)
-            if min(wanted.shape[-2:]) >= MS_SSIM_MIN_SIZE:
-                columns[MS_SSIM.key + side] = MS_SSIM.function(image, wanted)
+        prediction, target = batch.result.prediction, batch.driving
+        if not self._has_target:
+            return self._identity(prediction, None)
+        if self._source_landmarks is None:
+            self._source_landmarks = landmarks[:1].clone()
+        columns = image_scores(prediction, self._source, target)
+        for side, image in (("", prediction), (COPY_SOURCE, self._source)):
+            if min(target.shape[-2:]) >= MS_SSIM_MIN_SIZE:
+                columns[MS_SSIM.key + side] = MS_SSIM.function(image, target)
             if self._scorers.lpips is not None:
-                columns[LPIPS.key + side] = self._scorers.lpips(image, wanted)
-        columns |= self._flicker(made, wanted) | self._landmarks(estimated.cpu(), target)
-        return columns | self._points(made, wanted) | self._identity(made, wanted)
+                columns[LPIPS.key + side] = self._scorers.lpips(image, target)
+        columns |= self._flicker(prediction, target)
+        columns |= landmark_scores(estimated.cpu(), self._source_landmarks, landmarks)
+        return columns | self._detected(prediction, target) | self._identity(prediction, target)
 
-    def _flicker(self, made: Tensor, wanted: Tensor) -> Columns:
-        before = self._before or (made[:1], wanted[:1])
-        made_before = torch.cat([before[0], made[:-1]])
-        wanted_before = torch.cat([before[1], wanted[:-1]])
-        still = self._source.expand_as(wanted)
+    def _flicker(self, prediction: Tensor, target: Tensor) -> Columns:
+        before = self._before or (prediction[:1], target[:1])
+        prediction_before = torch.cat([before[0], prediction[:-1]])
+        target_before = torch.cat([before[1], target[:-1]])
+        still = self._source.expand_as(target)
         columns = {
-            FLICKER.key: flicker(made, wanted, made_before, wanted_before),
-            FLICKER.key + COPY_SOURCE: flicker(still, wanted, still, wanted_before),
+            FLICKER.key: flicker(prediction, target, prediction_before, target_before),
+            FLICKER.key + COPY_SOURCE: flicker(still, target, still, target_before),
         }
-        if self._before is None:  # the clip's first frame has no frame before
+        if self._before is None:  # the clip's first frame has no frame before it
             for values in columns.values():
                 values[0] = math.nan
-        # Copies: views would keep the whole batch.
-        self._before = made[-1:].clone(), wanted[-1:].clone()
+        # Copies, since views would keep the whole batch in memory.
+        self._before = prediction[-1:].clone(), target[-1:].clone()
         return columns
 
-    def _landmarks(self, estimated: Tensor, given: Tensor) -> Columns:
-        if self._source_given is None:
-            self._source_given = given[:1].clone()
-        return {
-            LANDMARK_NME.key: landmark_nme(estimated, given),
-            LANDMARK_NME.key + COPY_SOURCE: landmark_nme(self._source_given, given),
-        }
-
-    def _points(self, made: Tensor, wanted: Tensor) -> Columns:
+    def _detected(self, prediction: Tensor, target: Tensor) -> Columns:
+        """Compare the landmarks that the detector finds in both."""
         if self._scorers.landmarks is None or self._source_points is None:
             return {}
-        size, found = wanted.shape[-1], self._scorers.landmarks(wanted)
+        size, target_points = target.shape[-1], self._scorers.landmarks(target)
         columns: Columns = {}
-        for side, points in (("", self._scorers.landmarks(made)), (COPY_SOURCE, self._source_points)):
-            columns[AKD.key + side] = akd(points, found, size)
-            columns[DETECTION_RATE.key + side] = detected(points, found)
+        for side, points in (("", self._scorers.landmarks(prediction)), (COPY_SOURCE, self._source_points)):
+            columns[AKD.key + side] = akd(points, target_points, size)
+            columns[DETECTION_RATE.key + side] = detected(points, target_points)
         return columns
 
-    def _identity(self, made: Tensor, wanted: Tensor | None) -> Columns:
-        """With ``wanted``, its identity is the one to have; without, the source's."""
+    def _identity(self, prediction: Tensor, target: Tensor | None) -> Columns:
+        """Compare identities with the target's or, where there is none, with the source's."""
         if self._scorers.identity is None or self._source_identity is None:
             return {}
-        shown = self._scorers.identity(made)
-        if wanted is None:
-            copied = cosine(self._source_identity, self._source_identity).expand(len(made))
-            return {CSIM.key: cosine(shown, self._source_identity), CSIM.key + COPY_SOURCE: copied}
-        true = self._scorers.identity(wanted)
+        predicted = self._scorers.identity(prediction)
+        if target is None:
+            copied = cosine(self._source_identity, self._source_identity).expand(len(prediction))
+            return {CSIM.key: cosine(predicted, self._source_identity), CSIM.key + COPY_SOURCE: copied}
+        target_identity = self._scorers.identity(target)
         columns: Columns = {}
-        for side, embedding in (("", shown), (COPY_SOURCE, self._source_identity)):
-            columns[AED.key + side] = euclidean(embedding, true)
-            columns[CSIM.key + side] = cosine(embedding, true)
+        for side, embedding in (("", predicted), (COPY_SOURCE, self._source_identity)):
+            columns[AED.key + side] = euclidean(embedding, target_identity)
+            columns[CSIM.key + side] = cosine(embedding, target_identity)
         return columns
+
+
+# ---- written -----------------------------------------------------------------------------------------------
 
 
 class ScoreTable:
-    """The file of a clip's frame scores (``FRAMES_SCHEMA``), and their means; use as a context.
+    """Writes the file of a clip's frame scores (``FRAMES_SCHEMA``) and keeps their means; a context manager.
 
     Args:
-        first_counted: the first frame that is part of the means.
+        first_counted: number of the first frame that counts in the means.
     """
 
     def __init__(self, path: Path, mode: str, clip: ClipInfo, source_id: str, first_counted: int) -> None:
@@ -175,7 +172,7 @@ class ScoreTable:
         self._rows = np.empty((ROWS_AT_ONCE, len(SCORES)))
 
     def add(self, columns: Mapping[str, Tensor], n_frames: int) -> None:
-        """The next ``n_frames`` frames, at most ``ROWS_AT_ONCE``; columns that are left out are NaN."""
+        """Add the next ``n_frames`` frames, at most ``ROWS_AT_ONCE``; missing columns become NaN."""
         if self._waiting + n_frames > ROWS_AT_ONCE:
             self._flush()
         rows = self._rows[self._waiting : self._waiting + n_frames]
@@ -189,7 +186,7 @@ class ScoreTable:
         self._numbers += known.sum(axis=0)
 
     def means(self) -> dict[str, float]:
-        """The clip's score of each kind (``clip_score``); NaN where no frame has one."""
+        """Return the clip's score of each kind (``clip_score``); NaN where no frame has one."""
         pairs = zip(SCORES, self._sums.tolist(), self._numbers.tolist(), strict=True)
         return {score: total / number if number else math.nan for score, total, number in pairs}
 
@@ -212,29 +209,25 @@ class ScoreTable:
         self._writer.close()
 
 
-MADE, TRUE, SOURCE = "made.f32", "true.f32", "source.f32"
-ROWS_AT_ONCE = 1024  # in memory
-
-
 class FeatureFiles:
-    """Writes the features of a clip's predictions, of its true frames and of its source.
+    """Writes Inception features of a clip's predictions, targets and source.
 
-    The first frame, which is the source, is left out of predictions and truth.
+    The first frame is the source, so it is left out of predictions and targets.
     """
 
     def __init__(self, folder: Path, inception: Network) -> None:
-        self._folder, self._inception, self._begun = folder, inception, False
+        self._folder, self._inception, self._has_begun = folder, inception, False
 
     @torch.inference_mode()
     def add(self, source: Tensor, batch: AnimatedBatch) -> None:
-        """The next batch; ``source`` is (1, 3, S, S)."""
-        first = 0 if self._begun else 1
-        if not self._begun:
+        """Add the next batch; ``source`` is (1, 3, S, S)."""
+        first = 0 if self._has_begun else 1
+        if not self._has_begun:
             self._append(SOURCE, self._inception(source))
         if len(batch.driving) > first:
-            self._append(MADE, self._inception(batch.result.prediction[first:]))
-            self._append(TRUE, self._inception(batch.driving[first:]))
-        self._begun = True
+            self._append(PREDICTION, self._inception(batch.result.prediction[first:]))
+            self._append(TARGET, self._inception(batch.driving[first:]))
+        self._has_begun = True
 
     def _append(self, name: str, features: Tensor) -> None:
         with (self._folder / name).open("ab") as file:
@@ -242,25 +235,26 @@ class FeatureFiles:
 
 
 def fid_of_clips(folders: list[Path]) -> tuple[float, float]:
-    """FID of the predictions in these folders, and of copying the sources; NaN if there are no features.
+    """Return the FID of the predictions in these folders, and of copying the sources; NaN without features.
 
-    Sums are taken clip by clip in the order given, so the number does not depend on who made the features.
+    Sums are taken clip by clip in the order of the folders, so the number does not depend on which worker
+    wrote the features.
     """
     folders = [folder for folder in folders if (folder / SOURCE).exists()]
     if not folders:
         return math.nan, math.nan
-    width = (folders[0] / SOURCE).stat().st_size // 4
-    made, true, copied = FeatureSums(width), FeatureSums(width), FeatureSums(width)
+    width = (folders[0] / SOURCE).stat().st_size // 4  # features of one image; 4 bytes each
+    prediction, target, copied = FeatureSums(width), FeatureSums(width), FeatureSums(width)
     for folder in folders:
-        for sums, name in ((made, MADE), (true, TRUE)):
-            for rows in _rows(folder / name, width):
+        for sums, name in ((prediction, PREDICTION), (target, TARGET)):
+            for rows in _read_rows(folder / name, width):
                 sums.add(rows)
-        num_frames = (folder / TRUE).stat().st_size // (4 * width)
-        copied.add(next(_rows(folder / SOURCE, width)), times=num_frames)
-    return frechet_distance(made, true), frechet_distance(copied, true)
+        num_frames = (folder / TARGET).stat().st_size // (4 * width)
+        copied.add(next(_read_rows(folder / SOURCE, width)), times=num_frames)
+    return frechet_distance(prediction, target), frechet_distance(copied, target)
 
 
-def _rows(path: Path, width: int) -> Iterator[NDArray[np.float32]]:
+def _read_rows(path: Path, width: int) -> Iterator[NDArray[np.float32]]:
     with path.open("rb") as file:
         while data := file.read(ROWS_AT_ONCE * width * 4):
             yield np.frombuffer(data, np.float32).reshape(-1, width)

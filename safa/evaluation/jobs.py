@@ -1,4 +1,4 @@
-"""What an evaluation does: clips by themselves (rebuilt, in 3D), and pairs of clips (animated, swapped)."""
+"""Evaluation jobs: single clips (reconstruction, mesh) and pairs of clips (animation, swap)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from safa.data.clip_store import ClipInfo
 from safa.data.schema import ClipId
 from safa.errors import UserError
 
-ALONE = ("reconstruction", "mesh")  # modes in which a clip is its own source
-LONGEST_NAME = 200  # characters of a folder's name; file systems take 255
+SINGLE_CLIP_MODES = ("reconstruction", "mesh")  # a clip is its own source
+LONGEST_NAME = 200  # characters of a folder's name; file systems allow 255
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """One clip to evaluate.
+    """One evaluation of one clip or of a pair of clips.
 
-    ``source`` gives the face (its frame 0), ``driving`` the motion: clip ids, the same one in a
-    reconstruction and in mode mesh.
+    Attributes:
+        mode: what is done.
+        source: id of the clip whose frame 0 gives the face.
+        driving: id of the clip that gives the motion; the same one in a reconstruction and in mode mesh.
     """
 
     mode: Mode
@@ -35,15 +37,15 @@ class EvaluationJob:
 
     @property
     def title(self) -> str:
-        """For people: the clip, or source and driving clip."""
+        """The clip, or source and driving clip, for people to read."""
         return self.driving if self.source == self.driving else f"{self.source} ← {self.driving}"
 
     @property
     def folder_name(self) -> str:
-        """A name for files and links, safe in both, one for each job of a mode.
+        """A folder name that is safe in paths and links, and unique among the jobs of a mode.
 
         Raises:
-            ValueError: an id that is not a clip id.
+            ValueError: an id is not a clip id.
         """
         parts = dict.fromkeys((self.source, self.driving))
         name = "~~".join(str(ClipId.parse(part)).replace("#", "~") for part in parts)
@@ -52,30 +54,30 @@ class EvaluationJob:
         return name[: LONGEST_NAME - 17] + "~" + hashlib.sha256(name.encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """As text, for a column of a data set."""
+        """Return the job as JSON, for a column of a table."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> EvaluationJob:
-        """The inverse of ``to_json``."""
+        """Read a job from what ``to_json`` returned."""
         return cls(**json.loads(text))
 
 
 def list_jobs(clips: Sequence[ClipInfo], config: EvaluateConfig) -> tuple[EvaluationJob, ...]:
-    """All jobs of an evaluation of these clips, the same ones in every run.
+    """List all jobs of an evaluation of these clips; the list is the same in every run.
 
     Raises:
-        UserError: an animation of people, and there is only one; or a list of pairs with an unknown clip.
+        UserError: pairs are needed and all clips show one person, or a list of pairs names an unknown clip.
     """
     jobs = [
         EvaluationJob(mode, clip.clip_id, clip.clip_id)
         for mode in config.modes
-        if mode in ALONE
+        if mode in SINGLE_CLIP_MODES
         for clip in clips
     ]
-    in_pairs = [mode for mode in config.modes if mode not in ALONE]
-    pairs = _pairs(clips, config) if in_pairs else []
-    jobs += [EvaluationJob(mode, source, driving) for mode in in_pairs for source, driving in pairs]
+    pair_modes = [mode for mode in config.modes if mode not in SINGLE_CLIP_MODES]
+    pairs = _pairs(clips, config) if pair_modes else []
+    jobs += [EvaluationJob(mode, source, driving) for mode in pair_modes for source, driving in pairs]
     return tuple(jobs)
 
 
@@ -85,7 +87,7 @@ def _pairs(clips: Sequence[ClipInfo], config: EvaluateConfig) -> list[tuple[str,
     pairs = draw_pairs(clips, config.animation)
     if not pairs:
         raise UserError(
-            "animation needs clips of two people, and there is one",
+            "animation needs clips of two people, but there is only one",
             str(config.clips),
             "Add splits, or set modes: [reconstruction].",
         )
@@ -93,42 +95,45 @@ def _pairs(clips: Sequence[ClipInfo], config: EvaluateConfig) -> list[tuple[str,
 
 
 def read_pairs(path: Path, known: Container[str]) -> list[tuple[str, str]]:
-    """(source, driving) clip ids from a CSV with these two columns, in its order; others are ignored.
+    """Read (source, driving) clip ids in order from a CSV with these two columns; others are ignored.
 
     Raises:
-        UserError: unreadable, a column is missing, empty, a pair twice, or a clip that is not evaluated.
+        UserError: the file is unreadable or empty, lacks a column, repeats a pair, or names an unknown clip.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot be read ({error})", str(path), "Fix animation.csv.") from None
+        raise UserError(f"cannot be read ({error})", str(path), "Fix the key animation.csv.") from None
     if not rows or not {"source", "driving"} <= set(rows[0]):
-        raise UserError("no pairs in columns source and driving", str(path), "Add them.")
+        raise UserError("no pairs in the columns source and driving", str(path), "Add them.")
     pairs: list[tuple[str, str]] = []
     for number, row in enumerate(rows, start=2):
         pair = ((row["source"] or "").strip(), (row["driving"] or "").strip())
         where = f"{path}, line {number}"
         unknown = next((clip for clip in pair if clip not in known), None)
         if unknown is not None:
-            raise UserError(f"no clip {unknown!r} in the splits evaluated", where, "Fix the pair or splits.")
+            raise UserError(
+                f"no clip {unknown!r} in the evaluated splits", where, "Fix the pair, or the key splits."
+            )
         if pair in pairs:
-            raise UserError("the same pair twice", where, "Remove one.")
+            raise UserError("this pair is listed twice", where, "Remove one.")
         pairs.append(pair)
     return pairs
 
 
 def draw_pairs(clips: Sequence[ClipInfo], config: AnimationConfig) -> list[tuple[str, str]]:
-    """Distinct (source, driving) clip ids of different people.
+    """Draw distinct pairs of (source, driving) clip ids of different people.
 
-    Every clip drives once before one drives again; its sources are drawn at random.
+    Every clip drives once before any drives again; its sources are drawn at random.
     """
     rng = np.random.default_rng(config.seed)
     ordered = sorted(clips, key=lambda clip: clip.clip_id)
     drivers = [ordered[i] for i in rng.permutation(len(ordered))[: config.pairs]]
-    of_driver = []
+    pairs_by_driver = []
     for driver in drivers:
         others = [clip for clip in ordered if clip.person_id != driver.person_id]
-        of_driver.append([(others[i].clip_id, driver.clip_id) for i in rng.permutation(len(others))])
-    turns = chain.from_iterable(zip_longest(*of_driver))
-    return [pair for pair in turns if pair is not None][: config.pairs]
+        order = rng.permutation(len(others))
+        pairs_by_driver.append([(others[i].clip_id, driver.clip_id) for i in order])
+    in_turns = chain.from_iterable(zip_longest(*pairs_by_driver))
+    return [pair for pair in in_turns if pair is not None][: config.pairs]

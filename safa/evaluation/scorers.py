@@ -1,13 +1,13 @@
-"""The networks that judge, read from a user's files, and what is skipped without them.
+"""Scorers: networks that metrics need, read from the user's files; their metrics are skipped without them.
 
 Landmark detector, identity embedding and Inception are TorchScript files (``torch.jit.load``): a network as
-data, without its Python code, so that any lab's network fits. Their contracts:
+data, without its Python code, so that any network fits that keeps to the contract:
 
-- landmarks: pictures (B, 3, S, S) in [0, 1] to (B, 68, 2) px of them, NaN where there is no face;
-- identity: pictures (B, 3, S, S) in [0, 1] to embeddings (B, D);
-- inception: pictures (B, 3, S, S) uint8 and ``return_features=True`` to features (B, D).
+- landmarks: images (B, 3, S, S) in [0, 1] to (B, 68, 2) px of them, NaN where there is no face;
+- identity: images (B, 3, S, S) in [0, 1] to embeddings (B, D);
+- inception: images (B, 3, S, S) uint8 and ``return_features=True`` to features (B, D).
 
-TorchScript is no sandbox either: use files from people you trust.
+TorchScript is no sandbox: use only files from people you trust.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from safa.metrics.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from safa.metrics.lpips import Lpips, load_lpips
 from safa.models.tdmm import Tdmm
 
-Network = Callable[[Tensor], Tensor]  # pictures (B, 3, S, S) in [0, 1] to one row each
+Network = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] to one row each
 
 
 @dataclass(frozen=True)
 class Scorers:
-    """What there is of the networks; None where no file was named.
+    """The networks that were loaded; None where the user named no file.
 
     Attributes:
-        landmarks: to (B, 68, 2) px, NaN: no face.
-        identity: to (B, D).
-        lpips: compares pictures.
-        inception: to (B, D).
+        landmarks: images to landmarks (B, 68, 2) px; NaN where there is no face.
+        identity: images to embeddings (B, D).
+        lpips: compares images.
+        inception: images to features (B, D).
     """
 
     landmarks: Network | None = None
@@ -49,13 +49,13 @@ class Scorers:
 
 
 def load_scorers(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device = "cpu") -> Scorers:
-    """Read the files that are named.
+    """Load the networks that the settings name.
 
     Args:
-        tdmm: finds landmarks where ``landmarks: model`` is asked for.
+        tdmm: estimates the landmarks if the setting is ``landmarks: model``.
 
     Raises:
-        UserError: a file cannot be read, or is no such network.
+        UserError: a file cannot be read, or its network does not keep to the contract.
     """
     size = tdmm.image_size
     return Scorers(
@@ -67,7 +67,7 @@ def load_scorers(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device = 
 
 
 def skipped_metrics(config: ScorerConfig, image_size: int) -> dict[str, str]:
-    """Keys of the metrics that an evaluation leaves out, each with its reason."""
+    """Return the keys of the metrics that an evaluation leaves out, each with the reason."""
     reasons = {
         AKD.key: _missing(config.landmarks, "landmarks"),
         DETECTION_RATE.key: _missing(config.landmarks, "landmarks"),
@@ -78,7 +78,7 @@ def skipped_metrics(config: ScorerConfig, image_size: int) -> dict[str, str]:
     }
     for metric, least in ((MS_SSIM, MS_SSIM_MIN_SIZE), (LPIPS, LPIPS_MIN_SIZE)):
         if image_size < least:
-            reasons[metric.key] = f"skipped: pictures of {image_size} px, it needs {least}"
+            reasons[metric.key] = f"skipped: images have {image_size} px, but it needs {least} px"
     return {key: reason for key, reason in reasons.items() if reason}
 
 
@@ -99,7 +99,7 @@ def _landmarks(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device) -> 
 
 
 def _script(path: Path | None, device: str | torch.device, size: int, key: str) -> Network | None:
-    """A TorchScript file, tried once on a black picture."""
+    """Load a TorchScript file and try it once on a black image."""
     if path is None:
         return None
     script = _load(path, device, key)
@@ -107,9 +107,7 @@ def _script(path: Path | None, device: str | torch.device, size: int, key: str) 
     def network(image: Tensor) -> Tensor:
         result = script(image)
         if not isinstance(result, Tensor) or len(result) != len(image):
-            raise UserError(
-                "does not give one row per picture", str(path), f"See {key} in docs/evaluation.md."
-            )
+            raise UserError("does not give one row per image", str(path), f"See {key} in docs/evaluation.md.")
         return result
 
     _try(lambda: network(torch.zeros(1, 3, size, size, device=device)), path, key)
@@ -137,16 +135,16 @@ def _load(path: Path, device: str | torch.device, key: str) -> Callable[..., Ten
         script = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"no TorchScript file ({reason})", str(path), f"Fix {key}.") from None
-    frozen: Callable[..., Tensor] = script.eval()
-    return frozen
+        raise UserError(f"not a TorchScript file ({reason})", str(path), f"Fix {key}.") from None
+    network: Callable[..., Tensor] = script.eval()
+    return network
 
 
 def _try(call: Callable[[], Tensor], path: Path, key: str) -> None:
     try:
         call()
-    except (RuntimeError, torch.jit.Error) as error:  # of the interpreter, of a script's own assertions
+    except (RuntimeError, torch.jit.Error) as error:  # from the interpreter, or from the script's assertions
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UserError(
-            f"fails on a picture ({lines[-1][:200]})", str(path), f"See {key} in docs/evaluation.md."
+            f"fails on an image ({lines[-1][:200]})", str(path), f"See {key} in docs/evaluation.md."
         ) from None

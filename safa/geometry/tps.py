@@ -75,7 +75,7 @@ class EquivarianceTransform:
         return warp(image, moved, padding="reflection")
 
     def _offsets(self, points: Tensor) -> Tensor:
-        """From every control point to every point: (B, N, C, 2)."""
+        """Vectors from every control point to every point: (B, N, C, 2)."""
         side = round(self.control_params.shape[-1] ** 0.5)
         # (n, n, 2) -> (C, 2), row by row
         control = identity_grid(side, side, dtype=points.dtype, device=points.device).reshape(-1, 2)

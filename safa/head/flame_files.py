@@ -90,6 +90,9 @@ def read_flame_model(path: Path) -> dict[str, Floats | Ints]:
         raise UserError("holds no dictionary", str(path))
     keys = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "kintree_table", "weights")
     raw = {key: dense(_field(content, key, path), f"{path}: {key}") for key in keys}
+    single = [key for key, array in raw.items() if array.ndim == 0]
+    if single:
+        raise UserError(f"'{single[0]}' is one number, not an array", str(path))
     num_vertices = len(raw["v_template"])
     components = raw["shapedirs"].shape[-1]
     expected = {

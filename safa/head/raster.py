@@ -95,7 +95,7 @@ def interpolate(fragments: Fragments, face_attributes: Tensor) -> Tensor:
 
 
 def interpolate_vertices(fragments: Fragments, vertex_attributes: Tensor, faces: Tensor) -> Tensor:
-    """As ``interpolate``, for values that faces share at their vertices.
+    """Do what ``interpolate`` does, for values that faces share at their vertices.
 
     The same as ``interpolate(fragments, vertex_attributes[:, faces])`` without that large tensor.
 
@@ -106,7 +106,9 @@ def interpolate_vertices(fragments: Fragments, vertex_attributes: Tensor, faces:
     pixels, mesh, face = _hits(fragments.face_index)
     corners = (mesh * vertex_attributes.shape[1])[:, None] + faces[face]  # (P, 1) + (P, 3) -> (P, 3)
     values = vertex_attributes.flatten(0, 1).index_select(0, corners.flatten())  # (B*V, D) -> (P*3, D)
-    return _blend(fragments, pixels, values.reshape(len(pixels), 3, -1))  # (P*3, D) -> (P, 3, D)
+    return _blend(
+        fragments, pixels, values.reshape(len(pixels), 3, values.shape[-1])
+    )  # (P*3, D) -> (P, 3, D)
 
 
 def _hits(face_index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -273,7 +275,7 @@ def _pixel_centre(index: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 def rasterize_pytorch3d(vertices: Tensor, faces: Tensor, size: int) -> Fragments:
-    """The same ``Fragments`` by PyTorch3D, whose x and y axes point the other way."""
+    """Compute the same ``Fragments`` by PyTorch3D, whose x and y axes point the other way."""
     from pytorch3d.renderer.mesh import rasterize_meshes
     from pytorch3d.structures import Meshes
 

@@ -1,1 +1,1 @@
-"""Using a trained model: motion transfer, animation of a stream of frames, evaluation of clips."""
+"""Inference: a trained model applied to people's own photos and videos."""

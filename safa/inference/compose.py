@@ -1,90 +1,88 @@
-"""A face that is to be animated, with the photo it comes from; and the frames that come of it.
-
-XXX ``safa swap``: the source's face in every frame of a video that shows one; others go through untouched."""
+"""From batches of the model to finished frames: cropped faces alone, or pasted back into photo or video."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from safa.inference.face_crop import crop_face, paste_face
+from safa.batching import batched
+from safa.inference.face_crop import CropBox, crop_face, paste_face
 from safa.inference.face_tracking import TrackedVideo
 from safa.inference.video_output import RenderedFrame
 from safa.models.safa import AnimatedBatch, SourceCache
-from safa.visualize.grids import grid_picture
+from safa.visualize.grids import grid_image
 from safa.visualize.images import RgbImage, from_tensor
+
+RunSwap = Callable[[list[RgbImage]], Iterator[AnimatedBatch]]  # driving crops (S, S, 3) to swapped faces
 
 
 @dataclass(frozen=True)
 class Source:
-    """A face to animate.
+    """The face to animate, with the photo it comes from.
 
     Attributes:
         photo: (H, W, 3), the whole photo.
-        square: (3,) px, where the face is in it.
-        face: (S, S, 3), cut out.
-        cache: all the model knows of it.
-        notes: for the user.
+        crop_box: (3,) px of the photo, around the face.
+        face: (S, S, 3), the crop that the model sees.
+        cache: what the model computes from the face alone.
+        notes: what was guessed or converted, for the user.
     """
 
     photo: RgbImage
-    crop_box: NDArray[np.float64]
+    crop_box: CropBox
     face: RgbImage
     cache: SourceCache
     notes: tuple[str, ...]
 
 
-def rendered_frames_of(
-    batches: Iterator[AnimatedBatch], subject: Source, *, paste_back: bool
+def fit_photo(photo: RgbImage, crop_box: CropBox, longest_side: int | None) -> tuple[RgbImage, CropBox]:
+    """Scale a photo down to ``longest_side`` px, together with its crop box; None keeps its size."""
+    longest = max(photo.shape[:2])
+    if longest_side is None or longest <= longest_side:
+        return photo, crop_box
+    scale = longest_side / longest
+    size = (round(photo.shape[1] * scale), round(photo.shape[0] * scale))
+    return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)), crop_box * scale
+
+
+def animated_frames(
+    batches: Iterator[AnimatedBatch], source: Source, *, paste_back: bool
 ) -> Iterator[RenderedFrame]:
-    """Animated frames one by one, in the whole photo if they are to go back."""
+    """Yield the predictions one by one, as (S, S, 3) crops or pasted into the whole photo."""
     for batch in batches:
         for i in range(len(batch.driving)):
-            picture = from_tensor(batch.result.prediction[i])
+            image = from_tensor(batch.result.prediction[i])
             if paste_back:
-                picture = paste_face(subject.photo, subject.crop_box, picture)
-            yield RenderedFrame(picture, from_tensor(batch.driving[i]), True, grid_of(subject, batch, i))
-
-
-def grid_of(subject: Source, batch: AnimatedBatch, i: int) -> Callable[[], RgbImage]:
-    """``grid_picture`` of a frame, drawn only if somebody asks."""
-    keypoints = subject.cache.face.keypoints.value[0].float().cpu().numpy()
-    return partial(grid_picture, subject.face, keypoints, batch, i)
-
-
-def scaled_to(
-    pixels: RgbImage, crop_box: NDArray[np.float64], largest: int | None
-) -> tuple[RgbImage, NDArray[np.float64]]:
-    """A photo whose longer side is at most ``largest`` px, and its square there."""
-    longest = max(pixels.shape[:2])
-    if largest is None or longest <= largest:
-        return pixels, crop_box
-    scale = largest / longest
-    size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), crop_box * scale
-
-
-Swapped = Callable[[list[RgbImage]], Iterator[AnimatedBatch]]  # driving crops to the swapped ones
+                image = paste_face(source.photo, source.crop_box, image)
+            yield RenderedFrame(image, from_tensor(batch.driving[i]), True, _grid(source, batch, i))
 
 
 def swapped_frames(
-    subject: Source, tracked: TrackedVideo, swapped: Swapped, size: int, batch_size: int
+    source: Source, tracked: TrackedVideo, run_swap: RunSwap, size: int, batch_size: int
 ) -> Iterator[RenderedFrame]:
-    """All frames of a video in order, ``batch_size`` at once; those without a face as they are."""
-    frames = tracked.open()
-    while chunk := list(islice(frames, batch_size)):
+    """Yield all frames of a video in order; those without a face pass through unchanged.
+
+    Args:
+        size: px, side of the crops that the model takes.
+        batch_size: frames that are read at once.
+    """
+    for chunk in batched(tracked.open(), batch_size):
         crops = [crop_face(item.frame, item.crop_box, size) for item in chunk if item.seen]
-        done = ((batch, i) for batch in swapped(crops) for i in range(len(batch.driving)))
+        swapped = ((batch, i) for batch in run_swap(crops) for i in range(len(batch.driving)))
         for item in chunk:
             if not item.seen:
                 yield RenderedFrame(item.frame, item.frame, False, None)
                 continue
-            batch, i = next(done)
-            picture = paste_face(item.frame, item.crop_box, from_tensor(batch.result.prediction[i]))
-            yield RenderedFrame(picture, item.frame, True, grid_of(subject, batch, i))
+            batch, i = next(swapped)
+            image = paste_face(item.frame, item.crop_box, from_tensor(batch.result.prediction[i]))
+            yield RenderedFrame(image, item.frame, True, _grid(source, batch, i))
+
+
+def _grid(source: Source, batch: AnimatedBatch, i: int) -> Callable[[], RgbImage]:
+    """Return a call that draws ``grid_image`` of frame ``i``: most frames are never asked for it."""
+    keypoints = source.cache.face.keypoints.value[0].float().cpu().numpy()
+    return partial(grid_image, source.face, keypoints, batch, i)

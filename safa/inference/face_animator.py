@@ -1,7 +1,7 @@
-"""One person, one machine: photos and videos in, videos and heads out. ``safa.load`` makes one.
+"""The model for one person at one machine: photos and videos in, videos and 3D heads out.
 
-This is the model of ``animator`` with everything around it that a user would otherwise do by hand: finding
-the face, cutting it out, choosing the frame to measure motion from, and putting the result back.
+``FaceAnimator`` wraps a ``ModelRunner`` with the steps that a user would otherwise do by hand: find the face,
+crop it, choose the frame that motion is measured from, and paste the result back. ``safa.load`` makes one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from safa.batching import batched
 from safa.config.inference import TransferConfig
 from safa.data.video import Frame
 from safa.errors import UserError
 from safa.head.model import landmarks_px
-from safa.inference.compose import Source, rendered_frames_of, scaled_to, swapped_frames
-from safa.inference.face_crop import crop_face
-from safa.inference.face_tracking import (
-    FaceTracker,
-    TrackedVideo,
-    crop_of_photo,
-    crops_of_people,
-    track_video,
-)
+from safa.inference.compose import Source, animated_frames, fit_photo, swapped_frames
+from safa.inference.face_crop import CropBox, crop_face
+from safa.inference.face_tracking import FaceTracker, TrackedVideo, crop_people, crop_photo, track_video
 from safa.inference.inputs import FrameSource, Photo, open_frame_source, read_photo
 from safa.inference.mesh import Head, reconstruct_heads
 from safa.inference.model_runner import ModelRunner
@@ -36,23 +31,29 @@ from safa.inference.motion_transfer import find_best_frame
 from safa.inference.swap_mask import HeadOutline, SwapMask
 from safa.inference.video_output import RenderedFrame, RenderedVideo
 from safa.models.safa import AnimatedBatch, Safa, SourceCache
+from safa.models.tdmm import Tdmm
 from safa.visualize.images import RgbImage
 
-LARGEST_RESULT = 1920  # px, longer side of a photo that the result is put back into
+LARGEST_RESULT = 1920  # px, longer side of a photo that the result is pasted into
 
 Item = TypeVar("Item")
 BestFrame = int | Literal["find"]
 
 
 class FaceAnimator:
-    """A model, ready for photos and videos.
+    """A model that takes photos and videos as they are.
 
     Args:
-        model: on its device, from ``safa.training.checkpoint.load_model``.
+        model: from ``safa.checkpoint.native.load_model``.
         device: where to run it.
         precision: of convolutions; positions and renders keep float32.
-        batch_size: driving frames at once.
-        finder: how faces are found where no landmarks lie beside a file; None = the centre square is taken.
+        batch_size: driving frames that pass through the model at once.
+        face_tracker: finds faces where no landmarks lie beside a file; with None the centre square is used.
+
+    Attributes:
+        model: the networks.
+        runner: runs the model on faces that are cropped already.
+        size: px, side of the square crop that the model sees.
     """
 
     def __init__(
@@ -63,11 +64,19 @@ class FaceAnimator:
         batch_size: int = 8,
         face_tracker: FaceTracker | None = None,
     ) -> None:
-        self.engine = ModelRunner(model, device, batch_size)
-        self.size = self.engine.size  # px, of the square that the model sees
+        self.model = model
+        self.runner = ModelRunner(model, device, batch_size)
+        self.size = self.runner.size
         self.device, self.batch_size = device, batch_size
         self._precision = precision
         self._face_tracker = face_tracker
+
+    @property
+    def tdmm(self) -> Tdmm:
+        """The 3D morphable head model that is part of the model."""
+        return self.model.tdmm
+
+    # ---- videos ----------------------------------------------------------------------------------------
 
     def animate(
         self,
@@ -83,23 +92,26 @@ class FaceAnimator:
         fps: float | None = None,
         max_frames: int | None = None,
     ) -> RenderedVideo:
-        """Animate the face of a photo with the motion of a video. Frames are made as they are asked for.
+        """Animate the face in a photo with the motion of a video.
 
         Args:
             source: photo, as a path or (H, W, 3) uint8 RGB.
-            driving: path of a video, gif, photo or folder of pictures; a camera's number; or frames.
-            relative: take on changes of pose, not the pose itself.
-            adapt_scale: with ``relative``, fit the motion to the size of the face.
-            best_frame: with ``relative``, the driving frame that motion is measured from: a number from 0, or
-                "find" for the one most like the source; None = the first.
-            with_eyes: the eyes, too, are taken from the photo's texture.
-            crop: find the face; else the centre square is taken as it is.
-            paste_back: return the result in the whole photo instead of its square.
-            fps: rate to read the video at; None = its own.
-            max_frames: stop after so many frames.
+            driving: path of a video, GIF, photo or folder of images; a camera's number; or frames.
+            relative: transfer changes of pose instead of the pose itself.
+            adapt_scale: with ``relative``, scale the motion by the sizes of the two faces.
+            best_frame: with ``relative``, the driving frame that motion is measured from: its number,
+                counted from 0, or "find" for the one most like the source; None is the first.
+            with_eyes: take the eyes, too, from the photo's texture.
+            crop: find the face; otherwise the centre square is used.
+            paste_back: return the whole photo instead of the crop.
+            fps: frames per second to read the video at; None is its own rate.
+            max_frames: stop after this many frames.
+
+        Returns:
+            A video whose frames are computed as they are asked for.
 
         Raises:
-            UserError: an input that cannot be read, or shows no face. Also while frames are made.
+            UserError: an input cannot be read or shows no face; also while frames are computed.
         """
         transfer = TransferConfig(
             mode="relative" if relative else "absolute",
@@ -107,32 +119,30 @@ class FaceAnimator:
             best_frame=best_frame is not None,
         )
         frame_source = open_frame_source(driving, fps).limited(max_frames)
-        subject = self.source(source, with_eyes=with_eyes, crop=crop, largest=LARGEST_RESULT)
-        tracked = track_video(frame_source, self._face_tracker, crop=crop)
-        reference = self._reference(tracked, frame_source, subject, best_frame)
-        crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
-        batches = self.in_precision(self.engine.animate(subject.cache, crops, transfer, reference))
-        rendered_frames = rendered_frames_of(batches, subject, paste_back=paste_back)
-        return _rendered_video(frame_source, subject.notes + tracked.notes, rendered_frames)
+        prepared = self.source(source, with_eyes=with_eyes, crop=crop, longest_side=LARGEST_RESULT)
+        tracked = self.track_video(frame_source, crop=crop)
+        reference = self._reference_frame(tracked, frame_source, prepared, best_frame)
+        crops = self._crops(tracked)
+        batches = self.in_precision(self.runner.animate(prepared.cache, crops, transfer, reference))
+        frames = animated_frames(batches, prepared, paste_back=paste_back)
+        return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
 
     def reconstruct(self, clip: str | Path | Iterable[Frame], *, crop: bool = True) -> RenderedVideo:
-        """Rebuild a video from its first frame: how good the model is with this face.
+        """Reconstruct a video from its own first frame, which shows how well the model knows this face.
 
         Raises:
             UserError: as ``animate``.
         """
         frame_source = open_frame_source(clip)
-        tracked = track_video(frame_source, self._face_tracker, crop=crop)
+        tracked = self.track_video(frame_source, crop=crop)
         first = next(tracked.open(), None)
         if first is None:
-            raise UserError("holds no frame with a face", frame_source.name, "Give another video.")
+            raise UserError("no frame shows a face", frame_source.name, "Give another video.")
         face = crop_face(first.frame, first.crop_box, self.size)
-        subject = Source(first.frame, first.crop_box, face, self.prepare(face), ())
-        crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
-        batches = self.in_precision(self.engine.reconstruct(subject.cache, crops))
-        return _rendered_video(
-            frame_source, tracked.notes, rendered_frames_of(batches, subject, paste_back=False)
-        )
+        prepared = Source(first.frame, first.crop_box, face, self.prepare(face), ())
+        batches = self.in_precision(self.runner.reconstruct(prepared.cache, self._crops(tracked)))
+        frames = animated_frames(batches, prepared, paste_back=False)
+        return _rendered_video(frame_source, tracked.notes, frames)
 
     def swap(
         self,
@@ -143,55 +153,59 @@ class FaceAnimator:
         crop: bool = True,
         max_frames: int | None = None,
     ) -> RenderedVideo:
-        """Put the face of a photo into a video; frames that show no face go through untouched.
+        """Put the face in a photo into a video; frames without a face pass through unchanged.
 
         Args:
-            mask: where in a driving frame the face goes, e.g. of ``load_mask``; None = the outline of
-                the 3D head.
-            crop: find the faces; else the centre squares are taken as they are.
-            max_frames: stop after so many frames.
+            mask: where in a driving frame the face goes, e.g. from ``load_mask``; None is the outline of the
+                3D head.
+            crop: find the faces; otherwise the centre squares are used.
+            max_frames: stop after this many frames.
 
         Raises:
             UserError: as ``animate``.
         """
         frame_source = open_frame_source(driving).limited(max_frames)
-        subject = self.source(source, crop=crop)
-        tracked = track_video(frame_source, self._face_tracker, crop=crop)
-        place = HeadOutline(self.engine.model.tdmm) if mask is None else mask
+        prepared = self.source(source, crop=crop)
+        tracked = self.track_video(frame_source, crop=crop)
+        region = HeadOutline(self.tdmm) if mask is None else mask
 
-        def swapped(crops: list[RgbImage]) -> Iterator[AnimatedBatch]:
-            return self.in_precision(self.engine.swap(subject.cache, crops, place))
+        def run_swap(crops: list[RgbImage]) -> Iterator[AnimatedBatch]:
+            return self.in_precision(self.runner.swap(prepared.cache, crops, region))
 
-        rendered_frames = swapped_frames(subject, tracked, swapped, self.size, self.batch_size)
-        return _rendered_video(frame_source, subject.notes + tracked.notes, rendered_frames)
+        frames = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
+        return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
+
+    # ---- 3D heads --------------------------------------------------------------------------------------
 
     def mesh(self, photo: str | Path | RgbImage, *, crop: bool = True) -> Head:
-        """The 3D head of the largest face in a photo.
+        """Reconstruct the 3D head of the largest face in a photo.
 
         Raises:
-            UserError: not a readable photo, or no face in it.
+            UserError: the photo cannot be read or shows no face.
         """
         return self.meshes(photo, crop=crop)[0]
 
     def meshes(self, photo: str | Path | RgbImage, *, crop: bool = True) -> list[Head]:
-        """The 3D heads of all faces in a photo, the largest first.
+        """Reconstruct the 3D heads of all faces in a photo, the largest first.
 
-        Landmarks beside the file know of one face, and so does a photo that is cut already.
+        There is one head where landmarks lie beside the photo, and one where ``crop`` is False.
 
         Raises:
-            UserError: not a readable photo, or no face in it.
+            UserError: the photo cannot be read or shows no face.
         """
         path = Path(photo) if isinstance(photo, str | Path) else None
         pixels = read_photo(path).pixels if path else np.asarray(photo)
-        crop_boxes = crops_of_people(pixels, path, self._face_tracker, crop=crop)
+        crop_boxes = crop_people(pixels, path, self._face_tracker, crop=crop)
         return [self.head(pixels, crop_box) for crop_box in crop_boxes]
 
-    def head(self, frame: RgbImage, crop_box: NDArray[np.float64]) -> Head:
-        """The 3D head in a square of a frame."""
+    def head(self, frame: RgbImage, crop_box: CropBox) -> Head:
+        """Reconstruct the 3D head inside a crop box (3,) px of a frame (H, W, 3)."""
         face = crop_face(frame, crop_box, self.size)
         with self._autocast():
-            batch = next(reconstruct_heads(self.engine, [face]))
-        return Head(frame, crop_box, batch, self.engine.model.tdmm)
+            batch = next(reconstruct_heads(self.runner, [face]))
+        return Head(frame, crop_box, batch, self.tdmm)
+
+    # ---- steps -----------------------------------------------------------------------------------------
 
     def source(
         self,
@@ -199,42 +213,50 @@ class FaceAnimator:
         *,
         with_eyes: bool = False,
         crop: bool = True,
-        largest: int | None = None,
+        longest_side: int | None = None,
     ) -> Source:
-        """Read a photo, find the face and do all work on it that does not depend on what drives it.
+        """Read a photo, find its face and do all work that does not depend on the driving frames.
 
         Args:
-            largest: px; a larger photo is scaled down to it, its face is cut out before.
+            longest_side: px; a larger photo is scaled down to this after its face has been cropped.
 
         Raises:
-            UserError: not a readable photo, or no face in it.
+            UserError: the photo cannot be read or shows no face.
         """
         path = Path(source) if isinstance(source, str | Path) else None
         photo = read_photo(path) if path else Photo(np.asarray(source))
-        tracked = crop_of_photo(photo.pixels, path, self._face_tracker, crop=crop)
-        face = crop_face(photo.pixels, tracked.crop_box, self.size)
-        pixels, crop_box = scaled_to(photo.pixels, tracked.crop_box, largest)
+        cropped = crop_photo(photo.pixels, path, self._face_tracker, crop=crop)
+        face = crop_face(photo.pixels, cropped.crop_box, self.size)
+        pixels, crop_box = fit_photo(photo.pixels, cropped.crop_box, longest_side)
         cache = self.prepare(face, with_eyes=with_eyes)
-        return Source(pixels, crop_box, face, cache, photo.notes + tracked.notes)
+        return Source(pixels, crop_box, face, cache, photo.notes + cropped.notes)
 
     @torch.inference_mode()
     def prepare(self, face: RgbImage, *, with_eyes: bool = False) -> SourceCache:
-        """All the model knows of a face (S, S, 3)."""
+        """Compute what the model needs of a source face (S, S, 3) once for all driving frames."""
         with self._autocast():
-            cache = self.engine.prepare(face)
+            cache = self.runner.prepare(face)
             if not with_eyes:
                 return cache
-            albedo = self.engine.model.tdmm.texture(cache.image, cache.side.geometry, with_eyes=True)
+            albedo = self.tdmm.texture(cache.image, cache.side.geometry, with_eyes=True)
             return dataclasses.replace(cache, albedo=albedo)
 
     @torch.inference_mode()
     def landmarks(self, face: RgbImage) -> NDArray[np.float32]:
-        """The 3D head's 68 landmarks (68, 2), px of the face (S, S, 3)."""
+        """Estimate the 68 landmarks (68, 2) px of a face (S, S, 3) with the 3D head."""
         points: NDArray[np.float32] = self._landmarks([face])[0]
         return points
 
+    def track_video(self, frame_source: FrameSource, *, crop: bool) -> TrackedVideo:
+        """Find the crop box of every frame of a video.
+
+        Raises:
+            UserError: the video cannot be read or shows no face.
+        """
+        return track_video(frame_source, self._face_tracker, crop=crop)
+
     def in_precision(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Each item computed in the chosen precision, which does not leak to the caller in between."""
+        """Compute each item in the chosen precision, which does not leak to the caller in between."""
         while True:
             with self._autocast():
                 item = next(items, None)
@@ -242,36 +264,37 @@ class FaceAnimator:
                 return
             yield item
 
-    def track_video(self, frame_source: FrameSource, *, crop: bool) -> TrackedVideo:
-        """The squares of a video."""
-        return track_video(frame_source, self._face_tracker, crop=crop)
+    def _crops(self, tracked: TrackedVideo) -> Iterator[RgbImage]:
+        return (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
 
-    def _reference(
-        self, tracked: TrackedVideo, frame_source: FrameSource, subject: Source, best: BestFrame | None
+    def _reference_frame(
+        self, tracked: TrackedVideo, frame_source: FrameSource, source: Source, best_frame: BestFrame | None
     ) -> RgbImage | None:
-        """The driving frame that motion is measured from; None = the first."""
-        if best is None:
+        """Return the crop that motion is measured from; None stands for the first frame."""
+        if best_frame is None:
             return None
-        if not frame_source.again:
-            raise UserError("has no best frame, as it is seen once", frame_source.name, "Record a video.")
-        number = self._most_alike(tracked, subject) if best == "find" else best
+        if not frame_source.repeatable:
+            raise UserError(
+                "no best frame can be chosen from a stream that is read only once",
+                frame_source.name,
+                "Record a video first.",
+            )
+        number = self._find_best_frame(tracked, source) if best_frame == "find" else best_frame
         item = next(islice(tracked.open(), number, None), None) if number >= 0 else None
         if item is None:
-            raise UserError(f"has no frame {number}", frame_source.name, "The first one is frame 0.")
+            raise UserError(f"has no frame {number}", frame_source.name, "Frames are counted from 0.")
         return crop_face(item.frame, item.crop_box, self.size)
 
-    def _most_alike(self, tracked: TrackedVideo, subject: Source) -> int:
-        """The driving frame whose 3D head looks most like the source's."""
-        crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
-        found = [self._landmarks(batch) for batch in _batched(crops, self.batch_size)]
-        return find_best_frame(self.landmarks(subject.face), np.concatenate(found))
+    def _find_best_frame(self, tracked: TrackedVideo, source: Source) -> int:
+        """Return the number of the driving frame whose 3D head looks most like the source's."""
+        landmarks = [self._landmarks(faces) for faces in batched(self._crops(tracked), self.batch_size)]
+        return find_best_frame(self.landmarks(source.face), np.concatenate(landmarks))
 
     @torch.inference_mode()
     def _landmarks(self, faces: list[RgbImage]) -> NDArray[np.float32]:
-        tdmm = self.engine.model.tdmm
         with self._autocast():
-            code = tdmm.estimate(self.engine.to_batch(faces)).code
-        points: NDArray[np.float32] = landmarks_px(tdmm.geometry(code), self.size).float().cpu().numpy()
+            code = self.tdmm.estimate(self.runner.to_batch(faces)).code
+        points: NDArray[np.float32] = landmarks_px(self.tdmm.geometry(code), self.size).float().cpu().numpy()
         return points
 
     def _autocast(self) -> torch.autocast:
@@ -280,18 +303,12 @@ class FaceAnimator:
 
 
 def _rendered_video(
-    frame_source: FrameSource, notes: tuple[str, ...], rendered_frames: Iterator[RenderedFrame]
+    frame_source: FrameSource, notes: tuple[str, ...], frames: Iterator[RenderedFrame]
 ) -> RenderedVideo:
     return RenderedVideo(
         frame_source.fps,
         frame_source.count,
         notes,
         frame_source.file if frame_source.has_sound else None,
-        rendered_frames,
+        frames,
     )
-
-
-def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chosen := list(islice(iterator, size)):
-        yield chosen

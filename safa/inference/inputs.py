@@ -1,13 +1,13 @@
-"""Photos in, as upright RGB pictures, with a word about everything that had to be changed.
+"""Inputs: photos, and frame sources: videos, GIFs, folders of images, cameras and frames in memory.
 
-XXX Moving pictures in: a video or gif, a folder of pictures, one photo, a camera, or frames from memory.
-
-Frames are (H, W, 3) uint8 RGB, upright, at a constant rate: frame n is what is seen n / fps seconds after the
-file starts, so that pictures and sound stay together.
+Photos and frames are (H, W, 3) uint8 RGB, upright. Every conversion that may surprise is noted. Frames come
+at a constant rate: frame n is what is seen n / fps seconds after the file starts, so that video and sound
+stay together.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -24,99 +24,108 @@ from safa.data.video import DecodeError, Frame, probe, read_frames
 from safa.errors import UserError
 from safa.visualize.images import RgbImage
 
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LARGEST_SIDE = 16384  # px
-SMALLEST_SIDE = 16
-PAPER = (255, 255, 255)  # behind transparent parts
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+SMALLEST_SIDE = 16  # px
+BACKGROUND = (255, 255, 255)  # behind transparent parts
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of Pillow
+
+DEFAULT_FPS = 25.0  # of images and frames, which have no rate of their own
+CAMERA_SIZE = (640, 480)  # px, width and height
+_CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}  # ffmpeg's format and device
+
+
+# ---- photos ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Photo:
-    """Attributes: pixels (H, W, 3) uint8 RGB, upright; notes, what was converted, one sentence each."""
+    """A decoded photo.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright.
+        notes: what was converted, one sentence each.
+    """
 
     pixels: RgbImage
     notes: tuple[str, ...] = ()
 
 
 def read_photo(path: Path) -> Photo:
-    """Read a photo: upright by its EXIF tag, without transparency, 8 bits, RGB.
+    """Read a photo as 8-bit RGB, turned upright by its EXIF tag, transparent parts white.
 
     Raises:
-        UserError: not a readable picture, of floating-point values, or too small or large.
+        UserError: the file is not a readable image, holds floating-point values, or is too small or large.
     """
     try:
-        with Image.open(path) as picture:
-            width, height = picture.size
+        with Image.open(path) as image:
+            width, height = image.size
             if max(width, height) > LARGEST_SIDE or min(width, height) < SMALLEST_SIDE:
                 raise UserError(
                     f"is {width} x {height} px",
                     str(path),
                     f"Give a photo of {SMALLEST_SIDE} to {LARGEST_SIDE} px a side.",
                 )
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
+            image.load()
+            upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise UserError("no such photo", str(path), "Check the path.") from None
     except UnidentifiedImageError:
-        raise UserError(
-            "not a readable photo (of no known format)", str(path), "Give a JPEG or PNG."
-        ) from None
+        raise UserError("not a readable photo (unknown format)", str(path), "Give a JPEG or PNG.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"not a readable photo ({error})", str(path), "Give a JPEG or PNG.") from None
     rgb, note = _to_rgb(upright, path)
     return Photo(np.asarray(rgb), (f"{path.name} {note}",) if note else ())
 
 
-def _to_rgb(picture: Image.Image, path: Path) -> tuple[Image.Image, str]:
-    """The picture in RGB, and what that took."""
-    if picture.mode in _SIXTEEN_BITS:
-        values = np.asarray(picture, np.float64)
+def _to_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, str]:
+    """Convert an image to RGB; also return a note, empty if nothing was lost."""
+    if image.mode in _SIXTEEN_BITS:
+        values = np.asarray(image, np.float64)
         grey = Image.fromarray(np.rint(np.clip(values / 257, 0, 255)).astype(np.uint8))
-        return grey.convert("RGB"), "has 16 bits a pixel; brought to 8"
-    if picture.mode == "F":
+        return grey.convert("RGB"), "has 16 bits per channel; reduced to 8"
+    if image.mode == "F":
         raise UserError("holds floating-point values", str(path), "Save it as an 8-bit JPEG or PNG.")
-    if picture.mode == "CMYK":
-        return picture.convert("RGB"), "is CMYK; converted to RGB, colours may differ from the print"
-    if picture.has_transparency_data:
-        pixels = picture.convert("RGBA")
-        paper = Image.new("RGBA", pixels.size, (*PAPER, 255))
+    if image.mode == "CMYK":
+        return image.convert("RGB"), "is CMYK; converted to RGB, colours may differ from the print"
+    if image.has_transparency_data:
+        pixels = image.convert("RGBA")
+        background = Image.new("RGBA", pixels.size, (*BACKGROUND, 255))
         note = "has transparent parts; they are drawn white"
         is_opaque = pixels.getchannel("A").getextrema() == (255, 255)
-        return Image.alpha_composite(paper, pixels).convert("RGB"), "" if is_opaque else note
-    return picture.convert("RGB"), ""
+        return Image.alpha_composite(background, pixels).convert("RGB"), "" if is_opaque else note
+    return image.convert("RGB"), ""
 
 
-DEFAULT_FPS = 25.0  # of pictures that have no rate of their own
-CAMERA_SIZE = (640, 480)  # width, height
-_CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
+# ---- frame sources -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class FrameSource:
-    """Frames that can be asked for.
+    """A stream of frames that has not been read yet.
 
     Attributes:
         name: for messages.
-        fps: their rate.
-        count: how many there are, as far as is known before they are read.
-        again: whether ``frames`` gives the same frames each time it is called; a camera doesn't.
+        fps: frames per second.
+        count: number of frames; None if it is not known before they are read.
+        repeatable: whether ``frames`` yields the same frames each time it is called; a camera doesn't.
         file: the video they come from, for its sound and its landmarks; None if there is none.
+        has_sound: whether ``file`` has a sound track.
     """
 
     name: str
     fps: float
     count: int | None
-    again: bool
+    repeatable: bool
     file: Path | None
     has_sound: bool
     _open: Callable[[], Iterator[Frame]]
 
     def frames(self) -> Iterator[Frame]:
-        """All frames from the first one.
+        """Yield all frames from the first one on.
 
         Raises:
-            UserError: when a frame cannot be decoded.
+            UserError: a frame cannot be decoded.
         """
         try:
             yield from self._open()
@@ -124,34 +133,31 @@ class FrameSource:
             raise UserError(str(error), "", "Give a video that ffmpeg can read.") from None
 
     def limited(self, count: int | None) -> FrameSource:
-        """The first ``count`` frames of it; None = all."""
+        """Return a source of the first ``count`` frames; None keeps all."""
         if count is None:
             return self
         known = count if self.count is None else min(count, self.count)
-        inner = self._open
-        return FrameSource(
-            *(self.name, self.fps, known, self.again, self.file, self.has_sound),
-            lambda: islice(inner(), count),
-        )
+        whole = self._open
+        return dataclasses.replace(self, count=known, _open=lambda: islice(whole(), count))
 
 
 def open_frame_source(driving: str | Path | Iterable[Frame], fps: float | None = None) -> FrameSource:
-    """Tell what kind of input it is.
+    """Open any kind of moving input.
 
     Args:
-        driving: path of a video, gif, photo or folder of pictures; the number of a camera; or frames.
-        fps: rate to read a video at (None = its own), or that pictures and frames have (None = 25).
+        driving: path of a video, GIF, photo or folder of images; the number of a camera; or frames.
+        fps: rate to read a video at (None is its own), or that images and frames have (None is 25).
 
     Raises:
-        UserError: no such file, or nothing readable in it.
+        UserError: there is no such file, or nothing readable in it.
     """
     if not isinstance(driving, str | Path):
         return _from_memory(driving, fps or DEFAULT_FPS)
     path = Path(driving)
     if path.is_dir():
         return _folder(path, fps or DEFAULT_FPS)
-    if path.suffix.lower() in PHOTO_ENDINGS and path.is_file():
-        return _pictures(path.name, [path], fps or DEFAULT_FPS)
+    if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
+        return _images(path.name, [path], fps or DEFAULT_FPS)
     if str(driving).isdecimal() and not path.exists():
         return _camera(int(str(driving)), fps or DEFAULT_FPS)
     return _video(path, fps)
@@ -170,22 +176,22 @@ def _video(path: Path, fps: float | None) -> FrameSource:
 
 
 def _folder(folder: Path, fps: float) -> FrameSource:
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PHOTO_ENDINGS]
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES]
     if not paths:
-        raise UserError("no pictures in this folder", str(folder), f"Known are {', '.join(PHOTO_ENDINGS)}.")
-    return _pictures(folder.name, sorted(paths, key=_by_number), fps)
+        raise UserError("no images in this folder", str(folder), f"Supported: {', '.join(PHOTO_SUFFIXES)}.")
+    return _images(folder.name, sorted(paths, key=_by_number), fps)
 
 
-def _pictures(name: str, paths: list[Path], fps: float) -> FrameSource:
+def _images(name: str, paths: list[Path], fps: float) -> FrameSource:
     return FrameSource(
         name, fps, len(paths), True, None, False, lambda: (read_photo(path).pixels for path in paths)
     )
 
 
 def _from_memory(frames: Iterable[Frame], fps: float) -> FrameSource:
-    again = iter(frames) is not frames  # a list starts anew each time, a generator goes on
+    repeatable = iter(frames) is not frames  # a list starts anew each time, a generator does not
     count = len(frames) if isinstance(frames, list | tuple | np.ndarray) else None
-    return FrameSource("frames", fps, count, again, None, False, lambda: iter(frames))
+    return FrameSource("frames", fps, count, repeatable, None, False, lambda: iter(frames))
 
 
 def _camera(number: int, fps: float) -> FrameSource:
@@ -194,14 +200,14 @@ def _camera(number: int, fps: float) -> FrameSource:
         raise UserError(f"cameras are not supported on {sys.platform}", f"camera {number}", "Record a video.")
     device = kind[1].format(number)
     if sys.platform == "linux" and not Path(device).exists():
-        raise UserError(f"there is no {device}", f"camera {number}", "Plug it in, or give a video.")
+        raise UserError(f"there is no {device}", f"camera {number}", "Connect it, or give a video.")
     return FrameSource(
         f"camera {number}", fps, None, False, None, False, lambda: _camera_frames(kind[0], device, fps)
     )
 
 
 def _camera_frames(kind: str, device: str, fps: float) -> Iterator[Frame]:
-    """What the camera shows from now on, until nobody asks any more."""
+    """Yield what the camera sees, until the caller stops asking."""
     width, height = CAMERA_SIZE
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", kind, "-i", device]
     command += ["-vf", f"fps={fps},scale={width}:{height}", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:"]
@@ -217,19 +223,19 @@ def _camera_frames(kind: str, device: str, fps: float) -> Iterator[Frame]:
 
 
 def first_frame(frame_source: FrameSource) -> tuple[Frame, Iterator[Frame]]:
-    """The first frame, and all frames including it; a camera is opened once.
+    """Return the first frame, and all frames including it; a camera is opened only once.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no frame.
     """
     frames = frame_source.frames()
     first = next(frames, None)
     if first is None:
-        raise UserError("holds no frame", frame_source.name, "Give a video with pictures in it.")
+        raise UserError("holds no frame", frame_source.name, "Give another video.")
     return first, chain([first], frames)
 
 
 def _by_number(path: Path) -> list[tuple[int, int, str]]:
-    """2.png before 10.png."""
+    """Sort key that puts 2.png before 10.png."""
     parts = re.split(r"(\d+)", path.name)
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]

@@ -1,4 +1,4 @@
-"""From a checkpoint and a few words to a ``FaceAnimator``: device, precision, face detector."""
+"""Loading: from a checkpoint and names to a ``FaceAnimator`` with its device, precision and face detector."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ def open_animator(
     batch_size: int = 8,
     assets: str | Path = ASSETS,
 ) -> FaceAnimator:
-    """Load a model and whatever finds faces here.
+    """Load a model, and the best face detector that is installed.
 
     Args:
-        checkpoint: a run's folder, its ``model/``, one of its checkpoints, or a released file.
+        checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
-        batch_size: driving frames at once.
-        assets: folder with the weights of a face detector, if there are any.
+        batch_size: driving frames that pass through the model at once.
+        assets: folder that may hold the weights of a face detector.
 
     Raises:
-        UserError: no model there, or a device or precision that is not here.
+        UserError: there is no such model, device or precision.
     """
-    chosen = choose_device(device)
-    kind = choose_precision(precision, chosen)
+    torch_device = choose_device(device)
+    dtype = choose_precision(precision, torch_device)
     if batch_size < 1:
         raise UserError(f"{batch_size} is too small", "--batch-size", "Give 1 or more.")
     path = Path(checkpoint)
     model = released_model(path) if path.is_file() else load_model(path)[0]
-    return FaceAnimator(model, chosen, kind, batch_size, load_face_tracker(chosen, Path(assets)))
+    face_tracker = load_face_tracker(torch_device, Path(assets))
+    return FaceAnimator(model, torch_device, dtype, batch_size, face_tracker)
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of this name; ``auto`` is CUDA where it is there.
+    """Return the device of this name; ``auto`` is CUDA where there is one.
 
     Raises:
-        UserError: no such device.
+        UserError: there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -59,20 +60,22 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"{name} is not supported", "--device", "Use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"no CUDA device {name} here", "--device", "Use auto or cpu.")
+        raise UserError(f"there is no CUDA device {name}", "--device", "Use auto or cpu.")
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of this name.
+    """Return the dtype of this name; ``auto`` is float32.
 
     Raises:
-        UserError: no such precision, or none of this device.
+        UserError: there is no such precision, or this device lacks it.
     """
     if name == "auto":
         return torch.float32
     if name not in PRECISIONS:
-        raise UserError(f"no precision {name!r}", "--precision", f"Use auto, {', '.join(PRECISIONS)}.")
+        raise UserError(
+            f"there is no precision {name!r}", "--precision", f"Use one of auto, {', '.join(PRECISIONS)}."
+        )
     if name == "float16" and device.type == "cpu":
-        raise UserError("float16 is for GPUs", "--precision", "Use float32 or bfloat16 on the CPU.")
+        raise UserError("float16 needs a GPU", "--precision", "Use float32 or bfloat16 on the CPU.")
     return PRECISIONS[name]

@@ -1,10 +1,9 @@
-"""3D reconstruction of a stream of frames: heads and meshes as a table, and as files for other programs.
+"""3D reconstruction: heads of a stream of frames as meshes, and one head of a photo with all its files.
 
 Vertices are in model space: metres, posed, y up, x to the subject's left, z towards the viewer, before any
-camera. Source: SAFA (Wang et al., 2021), section 3.1; docs/model.md, section 8.
-
-
-XXX ``safa reconstruct3d``: the head in a photo as files that other programs open, and pictures of it."""
+camera. Meshes are written as one Parquet table for all frames, or as files that other programs open.
+Source: SAFA (Wang et al., 2021), section 3.1; docs/model.md, section 8.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from safa.geometry.grids import warp
 from safa.head.model import HeadCode, HeadGeometry
 from safa.head.raster import make_rasterizer
 from safa.head.render import render_side
-from safa.inference.face_crop import crop_face
+from safa.inference.face_crop import CropBox, crop_face
 from safa.inference.model_runner import ModelRunner
 from safa.inference.video_output import COMMENT
 from safa.models.tdmm import HeadBatch, Tdmm, heads_of
@@ -38,10 +37,15 @@ from safa.visualize.overlays import ESTIMATED, with_landmarks
 
 MATERIAL = "head"
 FLOAT_DIGITS = 6  # of OBJ text: micrometres
+IMAGE_SIZE = 384  # px, side of overlay and turntable
+TURNTABLE_FRAMES, TURNTABLE_FPS = 72, 24.0  # one turn in three seconds
+TURNTABLE_BATCH = 12  # frames rendered at once
+CLAY = 0.62  # grey of what the photo does not show
+FILL = 0.9  # share of the turntable's width that the head takes
+BACKGROUND = 0.12  # grey behind the turntable
 
-# One row per frame.
 _LISTS = ("shape", "expression", "rotation", "jaw", "scale", "translation")
-MESH_SCHEMA = pa.schema(
+MESH_SCHEMA = pa.schema(  # one row per frame
     [
         ("frame", pa.int32()),
         *((name, pa.list_(pa.float32())) for name in _LISTS),
@@ -60,7 +64,7 @@ class Mesh:
         faces: (F, 3) vertex numbers, counted from 0.
         uv: (T, 2) in [0, 1], origin at the lower left.
         uv_faces: (F, 3) numbers into ``uv``.
-        texture: picture; its first row is v = 1.
+        texture: (H, W, 3); its first row is v = 1.
     """
 
     vertices: NDArray[np.float32]
@@ -70,14 +74,17 @@ class Mesh:
     texture: RgbImage
 
 
-def reconstruct_heads(animator: ModelRunner, frames: Iterable[RgbImage]) -> Iterator[HeadBatch]:
-    """Find the head in every frame (S, S, 3) uint8; frames pass in batches and come out in order."""
-    for image in animator.batches(frames):
-        yield heads_of(animator.model.tdmm, image)
+# ---- from frames to heads ----------------------------------------------------------------------------------
+
+
+def reconstruct_heads(runner: ModelRunner, frames: Iterable[RgbImage]) -> Iterator[HeadBatch]:
+    """Fit the 3D head to every frame (S, S, 3) uint8; batches come out in order."""
+    for image in runner.batches(frames):
+        yield heads_of(runner.model.tdmm, image)
 
 
 def mesh_of(tdmm: Tdmm, batch: HeadBatch, i: int) -> Mesh:
-    """Frame ``i`` of a batch, ready to be written."""
+    """Return the textured mesh of frame ``i`` of a batch."""
     uv = tdmm.uvcoords[0, :, :2].cpu().numpy()
     return Mesh(
         vertices=batch.vertices[i].cpu().numpy(),
@@ -91,8 +98,8 @@ def mesh_of(tdmm: Tdmm, batch: HeadBatch, i: int) -> Mesh:
 class MeshTable:
     """A Parquet file with one row per frame (``MESH_SCHEMA``), written batch by batch.
 
-    Use as a context; the file is complete when it closes. Head topology (``faces``, ``uv``) is the same for
-    all frames and stands in the OBJ files.
+    It is a context manager; the file is complete when it closes. Head topology (``faces``, ``uv``) is the
+    same for all frames and stands in the OBJ files.
     """
 
     def __init__(self, path: Path) -> None:
@@ -100,7 +107,7 @@ class MeshTable:
         self._count = 0
 
     def add(self, batch: HeadBatch) -> None:
-        """The next frames, one row group."""
+        """Write the next frames as one row group."""
         columns = {name: getattr(batch.code, name) for name in _LISTS}
         columns |= {"landmarks": batch.landmarks, "vertices": batch.vertices}
         frames = pa.array(range(self._count, self._count + len(batch)), pa.int32())
@@ -117,8 +124,11 @@ class MeshTable:
         self._writer.close()
 
 
+# ---- files -------------------------------------------------------------------------------------------------
+
+
 def export_mesh(mesh: Mesh, stem: Path, formats: Sequence[Literal["obj", "ply"]]) -> None:
-    """Write ``stem`` with the ending of each format."""
+    """Write one file per format: ``stem`` with the format as its suffix."""
     if "obj" in formats:
         write_obj(stem.with_suffix(".obj"), mesh)
     if "ply" in formats:
@@ -126,7 +136,7 @@ def export_mesh(mesh: Mesh, stem: Path, formats: Sequence[Literal["obj", "ply"]]
 
 
 def write_obj(path: Path, mesh: Mesh) -> None:
-    """Wavefront OBJ with its ``.mtl`` and ``.png`` of the same name beside it."""
+    """Write a Wavefront OBJ, and beside it its ``.mtl`` and ``.png`` of the same name."""
     stem = path.stem
     lines = [f"mtllib {stem}.mtl", f"usemtl {MATERIAL}"]
     lines += [
@@ -142,7 +152,7 @@ def write_obj(path: Path, mesh: Mesh) -> None:
 
 
 def write_ply(path: Path, mesh: Mesh) -> None:
-    """Binary little-endian PLY: vertices and faces, without texture."""
+    """Write vertices and faces as binary little-endian PLY, without texture."""
     header = (
         f"ply\nformat binary_little_endian 1.0\nelement vertex {len(mesh.vertices)}\n"
         "property float x\nproperty float y\nproperty float z\n"
@@ -154,78 +164,77 @@ def write_ply(path: Path, mesh: Mesh) -> None:
 
 
 def _lists(values: Tensor) -> pa.Array:
-    """(B, ...) as one list of float32 per row."""
+    """Convert (B, ...) to one list of float32 per row."""
     flat = values.detach().float().flatten(1).cpu().numpy()
     ends = pa.array(np.arange(len(flat) + 1) * flat.shape[1], pa.int32())
     return pa.ListArray.from_arrays(ends, pa.array(flat.ravel()))
 
 
-SIZE = 384  # px, of the pictures
-TURN_FRAMES, TURN_FPS = 72, 24.0
-TURN_BATCH = 12
-CLAY = 0.62  # grey of what the photo does not show
-FILL = 0.9  # share of the turntable's width that the head takes
-PAPER = 0.12
+# ---- one head ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Head:
-    """One reconstructed head.
+    """A head that was reconstructed from one photo.
 
     Attributes:
-        photo: (H, W, 3), where it was seen.
-        square: (3,) px, what the model saw of it.
-        batch: batch 1.
-        tdmm: the model that found it.
+        photo: (H, W, 3).
+        crop_box: (3,) px of the photo: the part that the model saw.
+        batch: the reconstruction, batch 1.
+        tdmm: the 3D head model.
     """
 
     photo: RgbImage
-    crop_box: NDArray[np.float64]
+    crop_box: CropBox
     batch: HeadBatch
     tdmm: Tdmm
 
     @property
     def landmarks(self) -> NDArray[np.float64]:
-        """(68, 2) px of the photo, continuous: 0 is its left edge."""
+        """The 68 landmarks (68, 2) px of the photo, continuous: 0 is its left or top edge."""
         points = self.batch.landmarks[0].double().cpu().numpy()
         return _to_photo(points, self.crop_box, self.batch.image.shape[-1])
 
     @property
     def mesh(self) -> Mesh:
-        """Vertices in metres, faces and texture."""
+        """The textured mesh, in metres."""
         return mesh_of(self.tdmm, self.batch, 0)
 
     def overlay(self) -> RgbImage:
-        """The face, and beside it the shaded head over it with the 68 landmarks."""
-        face = crop_face(self.photo, self.crop_box, SIZE)
-        shaded, alpha = _shaded(self.tdmm, self.batch.geometry, None, SIZE)
+        """Draw the face and, beside it, the shaded head with the 68 landmarks over the face."""
+        face = crop_face(self.photo, self.crop_box, IMAGE_SIZE)
+        shaded, alpha = _shaded(self.tdmm, self.batch.geometry, None, IMAGE_SIZE)
         blend = torch.from_numpy(face.copy()).permute(2, 0, 1).float() / 255
         over = from_tensor(torch.lerp(blend, shaded[0].cpu(), 0.6 * alpha[0].cpu()))
-        points = self.batch.landmarks[0].cpu().numpy() * (SIZE / self.batch.image.shape[-1])
-        return side_by_side([face, with_landmarks(over, [(points, ESTIMATED)], SIZE)])
+        points = self.batch.landmarks[0].cpu().numpy() * (IMAGE_SIZE / self.batch.image.shape[-1])
+        return side_by_side([face, with_landmarks(over, [(points, ESTIMATED)], IMAGE_SIZE)])
 
     def turntable(self) -> Iterator[RgbImage]:
-        """The textured head in one full turn, (SIZE, SIZE, 3) each."""
+        """Yield frames (IMAGE_SIZE, IMAGE_SIZE, 3) of the textured head in one full turn."""
         vertices = self.batch.geometry.vertices
         middle = (vertices.amax(1, keepdim=True) + vertices.amin(1, keepdim=True)) / 2
         centred = vertices - middle
         centred = centred * (FILL / centred.norm(dim=-1).amax())
-        angles = torch.arange(TURN_FRAMES) * (2 * math.pi / TURN_FRAMES)
-        for part in torch.split(angles, TURN_BATCH):
+        angles = torch.arange(TURNTABLE_FRAMES) * (2 * math.pi / TURNTABLE_FRAMES)
+        for part in torch.split(angles, TURNTABLE_BATCH):
             turned = centred @ _about_y(part).to(centred).transpose(1, 2)
             geometry = HeadGeometry(turned, turned[:, :68], turned[:, :68])
             albedo = self.batch.albedo.expand(len(part), -1, -1, -1)
-            shaded, alpha = _shaded(self.tdmm, geometry, albedo, SIZE)
-            yield from map(from_tensor, torch.lerp(torch.full_like(shaded, PAPER), shaded, alpha))
+            shaded, alpha = _shaded(self.tdmm, geometry, albedo, IMAGE_SIZE)
+            yield from map(from_tensor, torch.lerp(torch.full_like(shaded, BACKGROUND), shaded, alpha))
 
     def save(self, folder: Path) -> list[Path]:
-        """Write mesh (``head.obj``, ``.mtl``, ``.png``), ``landmarks.json``, ``code.json``, pictures."""
+        """Write mesh (``head.obj``, ``.mtl``, ``.png``), landmarks, parameters, overlay and turntable.
+
+        Returns:
+            The paths of all files in the folder.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         write_obj(folder / "head.obj", self.mesh)
         (folder / "landmarks.json").write_text(json.dumps(self._landmark_record(), indent=1))
         (folder / "code.json").write_text(json.dumps(code_record(self.batch.code), indent=1))
         Image.fromarray(self.overlay()).save(folder / "overlay.png")
-        write_video(folder / "turntable.mp4", self.turntable(), TURN_FPS, comment=COMMENT)
+        write_video(folder / "turntable.mp4", self.turntable(), TURNTABLE_FPS, comment=COMMENT)
         return sorted(folder.iterdir())
 
     def _landmark_record(self) -> dict[str, object]:
@@ -238,36 +247,37 @@ class Head:
 
 
 def code_record(code: HeadCode) -> dict[str, list[float]]:
-    """The head's parameters as plain numbers; batch 1."""
+    """Return the head's parameters (batch 1) as plain numbers."""
     return {field.name: getattr(code, field.name)[0].float().tolist() for field in fields(code)}
 
 
 def _shaded(tdmm: Tdmm, geometry: HeadGeometry, albedo: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """Heads lit from the viewer (B, 3, size, size), and where they are (B, 1, size, size).
+    """Render heads lit from the viewer (B, 3, size, size), and their alpha (B, 1, size, size).
 
-    Grey where the texture has no face, and everywhere without a texture.
+    Heads are grey where the texture shows no face, and everywhere if there is no texture.
     """
     with torch.inference_mode():
         side = render_side(geometry, tdmm.surface, size, make_rasterizer("native"))
         colour = torch.full_like(side.normals, CLAY)
         if albedo is not None:
             # The albedo has been multiplied by the mask already; outside of both is clay, too.
-            place = side.uv.permute(0, 2, 3, 1)
-            mask = warp(tdmm.uv_face_eye_mask.expand(len(albedo), -1, -1, -1), place)
-            colour = warp(albedo, place) + CLAY * (1 - mask)
+            uv = side.uv.permute(0, 2, 3, 1)  # (B, 2, H, W) -> (B, H, W, 2)
+            mask = warp(tdmm.uv_face_eye_mask.expand(len(albedo), -1, -1, -1), uv)
+            colour = warp(albedo, uv) + CLAY * (1 - mask)
         light = 0.35 + 0.65 * (-side.normals[:, 2:]).clamp(0, 1)
         return colour * light, side.alpha
 
 
 def _about_y(angles: Tensor) -> Tensor:
-    """Rotations (N, 3, 3) about the vertical axis."""
+    """Return rotations (N, 3, 3) about the vertical axis by angles (N,) in radians."""
     sine, cosine = angles.sin(), angles.cos()
     zero, one = torch.zeros_like(angles), torch.ones_like(angles)
     rows = [cosine, zero, sine, zero, one, zero, -sine, zero, cosine]
     return torch.stack(rows, dim=1).reshape(-1, 3, 3)
 
 
-def _to_photo(points: NDArray[np.float64], crop_box: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def _to_photo(points: NDArray[np.float64], crop_box: CropBox, size: int) -> NDArray[np.float64]:
+    """Convert points (N, 2) from px of a crop of ``size`` px to px of the photo."""
     x, y, side = crop_box
-    placed: NDArray[np.float64] = points * (side / size) + np.array([x - side / 2, y - side / 2])
-    return placed
+    in_photo: NDArray[np.float64] = points * (side / size) + np.array([x - side / 2, y - side / 2])
+    return in_photo

@@ -1,6 +1,6 @@
-"""Animate one face with a stream of driving frames.
+"""Running the model: one source face and a stream of driving frames in, predictions out.
 
-All work on the source is done once; driving frames pass through in batches and come out in order, so a video
+All work on the source is done once. Driving frames pass through in batches and come out in order, so a video
 of any length needs the memory of one batch.
 """
 
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from safa.batching import batched
 from safa.config.inference import TransferConfig
 from safa.inference.motion_transfer import Transfer, absolute, make_transfer
 from safa.inference.swap_mask import SwapMask
@@ -25,35 +26,39 @@ log = logging.getLogger(__name__)
 
 
 class ModelRunner:
-    """A model on a device, ready to animate.
+    """Runs a model on faces that are cropped already.
 
-    Frames are (S, S, 3) uint8 RGB with S the model's image size.
+    Frames are (S, S, 3) uint8 RGB, where S is the model's image size.
 
     Args:
-        model: is put into eval mode and on the device.
-        batch_size: driving frames that pass through the model at once; halved, permanently, whenever the GPU's
-            memory does not hold so many.
+        model: is put into eval mode and moved to the device.
+        batch_size: driving frames that pass through the model at once; it is halved permanently whenever they
+            do not fit into the GPU's memory.
+
+    Attributes:
+        model: the networks.
+        size: S, px.
     """
 
     def __init__(self, model: Safa, device: str | torch.device = "cpu", batch_size: int = 8) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; at least 1 frame has to pass")
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         self.model = model.to(device).eval()
         self.size = model.config.image_size
         self._device, self._batch_size = torch.device(device), batch_size
 
     @torch.inference_mode()
     def prepare(self, frame: RgbImage) -> SourceCache:
-        """All that depends on the source alone."""
+        """Compute all that depends on the source alone."""
         return self.model.prepare_source(self.to_batch([frame]))
 
     @torch.inference_mode()
     def analyse(self, frame: RgbImage) -> FaceState:
-        """Keypoints and 3D head of one frame, for instance of the reference of relative motion."""
+        """Estimate keypoints and 3D head of one frame, e.g. of the reference frame of relative motion."""
         return self.model.analyse(self.to_batch([frame]))
 
     def reconstruct(self, source: SourceCache, driving: Iterable[RgbImage]) -> Iterator[AnimatedBatch]:
-        """Drive a face by other frames of the same clip: their states are used as they are."""
+        """Drive a face with frames of its own clip: their states are used as they are."""
         return self._run(source, driving, lambda face: face)
 
     def animate(
@@ -63,12 +68,12 @@ class ModelRunner:
         transfer: TransferConfig,
         reference: RgbImage | None = None,
     ) -> Iterator[AnimatedBatch]:
-        """Put the driving motion on the source.
+        """Transfer the driving motion to the source.
 
         Args:
-            reference: the driving frame that relative motion is measured from; None = the first one.
-                Animating forward and backward from a best frame and joining both gives the same frames: each
-                depends on its own driving frame and the reference alone.
+            reference: the driving frame that relative motion is measured from; None is the first one. Each
+                result depends on its own driving frame and the reference alone, so frames need not be
+                animated forward and backward from a best frame.
         """
         frames = iter(driving)
         if reference is None:
@@ -76,26 +81,26 @@ class ModelRunner:
             if first is None:
                 return
             reference, frames = first, chain([first], frames)
-        rule = make_transfer(source.face, self.analyse(reference), transfer)
-        yield from self._run(source, frames, rule)
+        to_source = make_transfer(source.face, self.analyse(reference), transfer)
+        yield from self._run(source, frames, to_source)
 
     def swap(
         self, source: SourceCache, driving: Iterable[RgbImage], mask: SwapMask
     ) -> Iterator[AnimatedBatch]:
-        """Put the source's face into the driving frames, where the mask says so; motion is absolute."""
+        """Put the source's face into the driving frames where the mask is 1; motion is absolute."""
         return self._run(source, driving, lambda face: absolute(source.face, face), mask)
 
     def batches(self, frames: Iterable[RgbImage]) -> Iterator[Tensor]:
-        """Frames in model input's form, ``batch_size`` at once, in order."""
+        """Yield batches (B, 3, S, S) of at most ``batch_size`` frames in order."""
         iterator = iter(frames)
-        while chosen := list(islice(iterator, self._batch_size)):
-            yield self.to_batch(chosen)
+        while chunk := next(batched(iterator, self._batch_size), None):  # the size may have been halved
+            yield self.to_batch(chunk)
 
     def to_batch(self, frames: list[RgbImage]) -> Tensor:
-        """Frames to model input: (B, 3, S, S) in [0, 1] on the device.
+        """Convert frames to the model's input: (B, 3, S, S) in [0, 1] on the device.
 
         Raises:
-            ValueError: a frame that is not (S, S, 3) uint8.
+            ValueError: a frame is not (S, S, 3) uint8.
         """
         for frame in frames:
             if frame.shape != (self.size, self.size, 3) or frame.dtype != np.uint8:
@@ -122,7 +127,7 @@ class ModelRunner:
     def _step_or_less(
         self, source: SourceCache, driving: Tensor, transfer: Transfer, mask: SwapMask | None
     ) -> AnimatedBatch | None:
-        """The step, or None and smaller batches from here on, where the GPU's memory does not hold it."""
+        """Run a step; where the GPU's memory is too small, halve the batch size and return None."""
         try:
             return self._step(source, driving, transfer, mask)
         except torch.OutOfMemoryError:
@@ -130,7 +135,7 @@ class ModelRunner:
                 raise
         # Out here the error, and all the tensors that its traceback holds, are gone.
         self._batch_size = len(driving) // 2
-        log.warning("the GPU's memory is full: %d frames at once from here on", self._batch_size)
+        log.warning("the GPU's memory is full: continuing with batches of %d", self._batch_size)
         torch.cuda.empty_cache()
         return None
 
@@ -142,12 +147,12 @@ class ModelRunner:
         face = self.model.analyse(driving)
         if mask is None:
             return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face)))
-        place = mask.of(driving)
-        blend = Blend(self.model.generator.encode(driving), place)
-        return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face), blend=blend), place)
+        region = mask.of(driving)
+        blend = Blend(self.model.generator.encode(driving), region)
+        return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face), blend=blend), region)
 
 
 def predictions(batches: Iterable[AnimatedBatch]) -> Iterator[RgbImage]:
-    """The animated frames alone, one by one, for instance for ``write_video``."""
+    """Yield the predictions alone, one by one, e.g. for ``write_video``."""
     for batch in batches:
         yield from map(from_tensor, batch.result.prediction)

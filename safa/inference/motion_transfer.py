@@ -1,7 +1,7 @@
-"""Motion transfer: what a source face should do, told from what a driving face does.
+"""Motion transfer: from the state of a driving face to the state that the source takes on.
 
-Source states have batch 1, driving states (B, ...). *Reference* is the driving frame that relative motion is
-measured from: the first one, or the one most like the source (``find_best_frame``).
+Source states have batch 1, driving states (B, ...). The *reference* is the driving frame that relative motion
+is measured from: the first one, or the one most like the source (``find_best_frame``).
 Source: First Order Motion Model (Siarohin et al., 2019), section 3.3; SAFA (Wang et al., 2021), section 3;
 docs/model.md, section 8.
 """
@@ -21,14 +21,14 @@ from safa.head.model import HeadCode
 from safa.models.keypoints import Keypoints
 from safa.models.safa import FaceState
 
-Transfer = Callable[[FaceState], FaceState]
+Transfer = Callable[[FaceState], FaceState]  # driving states (B, ...) to those that the source takes on
 
 
 def make_transfer(source: FaceState, reference: FaceState, config: TransferConfig) -> Transfer:
-    """The chosen way of transfer as a function of the driving state.
+    """Return the chosen kind of transfer as a function of the driving state.
 
     Raises:
-        ValueError: with ``adapt_scale``, keypoints that all lie on one line.
+        ValueError: with ``adapt_scale``, all keypoints lie on one line.
     """
     if config.mode == "absolute":
         return lambda driving: absolute(source, driving)
@@ -37,7 +37,7 @@ def make_transfer(source: FaceState, reference: FaceState, config: TransferConfi
 
 
 def absolute(source: FaceState, driving: FaceState) -> FaceState:
-    """The driving frame's keypoints, expression, pose and camera, on the source's head shape."""
+    """Combine the driving frame's keypoints, expression, pose and camera with the source's head shape."""
     shape = source.code.shape.expand_as(driving.code.shape)
     return FaceState(driving.keypoints, driving.code.replace(shape=shape), driving.feature)
 
@@ -45,9 +45,12 @@ def absolute(source: FaceState, driving: FaceState) -> FaceState:
 def relative(
     source: FaceState, driving: FaceState, reference: FaceState, *, keypoint_gain: float = 1.0
 ) -> FaceState:
-    """The source, changed as the driving face has changed since the reference frame.
+    """Change the source as the driving face has changed since the reference frame.
 
-    The feature is the driving frame's own. ``keypoint_gain`` scales the keypoints' way.
+    The feature is the driving frame's own.
+
+    Args:
+        keypoint_gain: scales the displacement of the keypoints.
     """
     return FaceState(
         keypoints=_relative_keypoints(
@@ -69,7 +72,7 @@ def _relative_keypoints(
 
 
 def _relative_code(source: HeadCode, driving: HeadCode, reference: HeadCode) -> HeadCode:
-    """Differences are added, the camera's scale is multiplied."""
+    """Add the differences of all parameters, but multiply by the ratio of the camera's scale."""
     return HeadCode(
         shape=source.shape + driving.shape - reference.shape,
         expression=source.expression + driving.expression - reference.expression,
@@ -81,35 +84,35 @@ def _relative_code(source: HeadCode, driving: HeadCode, reference: HeadCode) -> 
 
 
 def movement_gain(source: Keypoints, reference: Keypoints) -> float:
-    """How much larger the source's face is than the driving one.
+    """Return how much larger the source's face is than the driving one.
 
-    The root of the ratio of the areas of the keypoints' convex hulls. Both are (1, K, ...).
+    It is the root of the ratio of the areas of the keypoints' convex hulls. Both are (1, K, ...).
 
     Raises:
-        ValueError: keypoints that all lie on one line.
+        ValueError: all keypoints lie on one line.
     """
     areas = [hull_area(_points(keypoints.value)) for keypoints in (source, reference)]
     return float(np.sqrt(areas[0] / areas[1]))
 
 
 def find_best_frame(source_landmarks: NDArray[np.floating], driving_landmarks: NDArray[np.floating]) -> int:
-    """The driving frame whose face looks most like the source's.
+    """Return the number of the driving frame whose face looks most like the source's.
 
     Landmarks are centred and divided by the root of their convex hull's area; the frame with the smallest sum
-    of squared differences wins, the first of equal ones.
+    of squared differences wins, and the first of equal ones.
 
     Args:
         source_landmarks: (68, 2) or (68, 3); x and y are used.
-        driving_landmarks: (T, 68, 2) or (T, 68, 3); frames with NaN have no face and are passed over.
+        driving_landmarks: (T, 68, 2) or (T, 68, 3); frames with NaN have no face and are skipped.
 
     Raises:
-        ValueError: no face in the source or in any driving frame.
+        ValueError: there is no face in the source, or in no driving frame.
     """
     if not np.isfinite(source_landmarks).all():
         raise ValueError("the source has no landmarks")
-    wanted = _normalised(source_landmarks)
+    target = _normalised(source_landmarks)
     distances = [
-        ((_normalised(points) - wanted) ** 2).sum() if np.isfinite(points).all() else np.inf
+        ((_normalised(points) - target) ** 2).sum() if np.isfinite(points).all() else np.inf
         for points in driving_landmarks
     ]
     if not np.isfinite(distances).any():
@@ -118,10 +121,10 @@ def find_best_frame(source_landmarks: NDArray[np.floating], driving_landmarks: N
 
 
 def hull_area(points: NDArray[np.floating]) -> float:
-    """Area of the convex hull of (N, 2) points.
+    """Return the area of the convex hull of (N, 2) points.
 
     Raises:
-        ValueError: fewer than three points, or all on one line.
+        ValueError: there are fewer than three points, or all lie on one line.
     """
     try:
         return float(ConvexHull(points).volume)  # of a flat hull, "volume" is the area
@@ -136,7 +139,8 @@ def _normalised(points: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def _points(value: Tensor) -> NDArray[np.float64]:
+    """Keypoints (1, K, 2) as an array (K, 2)."""
     if len(value) != 1:
-        raise ValueError(f"one face is wanted, not a batch of {len(value)}")
+        raise ValueError(f"one face is needed, not a batch of {len(value)}")
     points: NDArray[np.float64] = value[0].detach().double().cpu().numpy()
     return points

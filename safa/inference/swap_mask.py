@@ -1,9 +1,9 @@
-"""Face swap: where the source's face goes in the driving frame.
+"""Face swap: the mask that says where in the driving frame the source's face goes.
 
 The mask is the face parser's probability of the chosen classes in the driving frame, or, without a parser,
 the face of the 3D head that is fitted to it. The generator blends there, at its bottleneck; outside the mask
 the driving frame's own features stay.
-Source: SAFA (Wang et al., 2021), face swapping; docs/model.md, sections 5 (step 4), 8 and 9.
+Source: SAFA (Wang et al., 2021), face swapping; docs/model.md, sections 5 (step 4) and 8.
 """
 
 from __future__ import annotations
@@ -22,81 +22,10 @@ from safa.models.face_parser import FaceParser, blend_mask
 from safa.models.tdmm import Tdmm
 from safa.weights import check_weights, read_weights
 
-HARD = 0.5  # threshold of a hard mask
+HARD_THRESHOLD = 0.5  # of a hard mask
 
 
-class SwapMask(Protocol):
-    """Says where in driving images the source's face goes."""
-
-    def of(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to masks (B, 1, M, M) in [0, 1]; 1 where the face goes."""
-        ...
-
-
-@dataclass(frozen=True)
-class FaceMask:
-    """A parser and what of it to use.
-
-    Attributes:
-        classes: numbers of the parser's classes.
-        hard: 0 or 1 instead of probabilities.
-    """
-
-    parser: FaceParser
-    classes: tuple[int, ...]
-    hard: bool
-
-    @torch.inference_mode()
-    def of(self, image: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to masks (B, 1, 512, 512) in [0, 1]; 1 where the face goes."""
-        return blend_mask(self.parser.probabilities(image), self.classes, hard=self.hard)
-
-
-@dataclass(frozen=True)
-class HeadOutline:
-    """The part of the fitted 3D head that is face, eyes included: a mask that needs no weights.
-
-    Attributes:
-        hard: 0 or 1 instead of soft edges.
-    """
-
-    tdmm: Tdmm
-    hard: bool = False
-
-    @torch.inference_mode()
-    def of(self, image: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in [0, 1] to masks (B, 1, S, S)."""
-        side = self.tdmm.render_side(self.tdmm.geometry(self.tdmm.estimate(image).code))
-        texels = self.tdmm.uv_face_eye_mask.expand(len(image), -1, -1, -1)
-        mask = warp(texels, side.uv.permute(0, 2, 3, 1)) * side.alpha
-        return (mask >= HARD).to(mask.dtype) if self.hard else mask
-
-
-def load_mask(config: SwapConfig, tdmm: Tdmm, device: str | torch.device = "cpu") -> SwapMask:
-    """The mask that the settings ask for.
-
-    Args:
-        tdmm: the 3D head that draws the outline where no parser is named; on the device already.
-
-    Raises:
-        UserError: the file is not a face parser's.
-    """
-    if config.weights is None:
-        return HeadOutline(tdmm, config.hard)
-    parser = FaceParser()
-    weights = read_weights(config.weights)
-    check_weights(_needed(parser.state_dict()), _needed(weights), str(config.weights))
-    parser.load_state_dict(dict(weights), strict=False)
-    classes = tuple(FACE_CLASS_NAMES.index(name) for name in config.classes or WHOLE_FACE)
-    return FaceMask(parser.to(device).eval(), classes, config.hard)
-
-
-def _needed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without BatchNorm's counters of batches: some published files lack them, and inference has no use."""
-    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-
-
-# Words for classes that come in pairs.
+# Names of classes that come in pairs.
 GROUPS: dict[str, tuple[FaceClass, ...]] = {
     "brows": ("left_brow", "right_brow"),
     "eyes": ("left_eye", "right_eye"),
@@ -105,21 +34,92 @@ GROUPS: dict[str, tuple[FaceClass, ...]] = {
 }
 
 
-def parse_classes(text: str) -> tuple[FaceClass, ...]:
-    """``skin,nose,eyes`` or upstream's ``1,10,4,5`` to classes of the face parser.
+class SwapMask(Protocol):
+    """Decides where in driving images the source's face goes."""
+
+    def of(self, image: Tensor) -> Tensor:
+        """Return masks (B, 1, M, M) in [0, 1] of images (B, 3, H, W) in [0, 1]; 1 where the face goes."""
+        ...
+
+
+@dataclass(frozen=True)
+class FaceMask:
+    """The face parser's probability of some of its classes.
+
+    Attributes:
+        classes: numbers of the parser's classes that are swapped.
+        hard: threshold the mask to 0 or 1.
+    """
+
+    parser: FaceParser
+    classes: tuple[int, ...]
+    hard: bool
+
+    @torch.inference_mode()
+    def of(self, image: Tensor) -> Tensor:
+        """Return masks (B, 1, 512, 512) in [0, 1] of images (B, 3, H, W) in [0, 1]; 1 where the face goes."""
+        return blend_mask(self.parser.probabilities(image), self.classes, hard=self.hard)
+
+
+@dataclass(frozen=True)
+class HeadOutline:
+    """The face of the fitted 3D head, eyes included: a mask that needs no weights.
+
+    Attributes:
+        hard: threshold the mask to 0 or 1.
+    """
+
+    tdmm: Tdmm
+    hard: bool = False
+
+    @torch.inference_mode()
+    def of(self, image: Tensor) -> Tensor:
+        """Return masks (B, 1, S, S) in [0, 1] of images (B, 3, S, S) in [0, 1]."""
+        side = self.tdmm.render_side(self.tdmm.geometry(self.tdmm.estimate(image).code))
+        texels = self.tdmm.uv_face_eye_mask.expand(len(image), -1, -1, -1)
+        mask = warp(texels, side.uv.permute(0, 2, 3, 1)) * side.alpha
+        return (mask >= HARD_THRESHOLD).to(mask.dtype) if self.hard else mask
+
+
+def load_mask(config: SwapConfig, tdmm: Tdmm, device: str | torch.device = "cpu") -> SwapMask:
+    """Make the mask that the settings describe.
+
+    Args:
+        tdmm: the 3D head model, on the device; it draws the mask where no parser is named.
 
     Raises:
-        UserError: a class that the parser doesn't know.
+        UserError: the file holds no face parser.
     """
-    chosen: list[FaceClass] = []
+    if config.weights is None:
+        return HeadOutline(tdmm, config.hard)
+    parser = FaceParser()
+    weights = read_weights(config.weights)
+    check_weights(_without_counters(parser.state_dict()), _without_counters(weights), str(config.weights))
+    parser.load_state_dict(dict(weights), strict=False)
+    classes = tuple(FACE_CLASS_NAMES.index(name) for name in config.classes or WHOLE_FACE)
+    return FaceMask(parser.to(device).eval(), classes, config.hard)
+
+
+def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop BatchNorm's counters of batches: some published files lack them, and inference needs none."""
+    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def parse_classes(text: str) -> tuple[FaceClass, ...]:
+    """Read classes of the face parser from ``skin,nose,eyes`` or, as upstream writes them, ``1,10,4,5``.
+
+    Raises:
+        UserError: the parser has no such class.
+    """
+    classes: list[FaceClass] = []
     for word in (word.strip() for word in text.split(",")):
         if word in GROUPS:
-            chosen += GROUPS[word]
+            classes += GROUPS[word]
         elif word.isdecimal() and int(word) < len(FACE_CLASS_NAMES):
-            chosen.append(FACE_CLASS_NAMES[int(word)])
+            classes.append(FACE_CLASS_NAMES[int(word)])
         elif word in FACE_CLASS_NAMES:
-            chosen.append(FACE_CLASS_NAMES[FACE_CLASS_NAMES.index(word)])
+            classes.append(FACE_CLASS_NAMES[FACE_CLASS_NAMES.index(word)])
         else:
             known = ", ".join([*GROUPS, *FACE_CLASS_NAMES])
-            raise UserError(f"no class {word!r}", "--classes", f"Known are {known}.")
-    return tuple(dict.fromkeys(chosen))
+            raise UserError(f"no class {word!r}", "--classes", f"Use any of {known}.")
+    return tuple(dict.fromkeys(classes))

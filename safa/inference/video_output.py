@@ -1,4 +1,4 @@
-"""A video as it is being made: frames one by one, and files of them."""
+"""Output of inference: frames that are computed as they are asked for, and the video files that hold them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from safa.data.video import Frame, write_video
 from safa.errors import UserError
 from safa.visualize.images import RgbImage
 
-COMMENT = "synthetic: face animation by SAFA"  # stored in every file that is made
+COMMENT = "synthetic: face animation by SAFA"  # stored in every video that is written
 CONTAINERS = (".mp4", ".mov", ".mkv")
-_WAITING = 4  # frames that the second video may lie behind
+QUEUE_LENGTH = 4  # frames that the side video may lag behind
 
 
 @dataclass(frozen=True)
 class RenderedFrame:
-    """One frame.
+    """One frame of the result.
 
     Attributes:
-        picture: (H, W, 3), what is written.
-        driving: (S, S, 3), what the model saw; the whole frame where no face was seen.
-        changed: False for a frame that went through untouched.
-        grid: call it for everything the model did with this frame; None if it did nothing.
+        image: (H, W, 3), what is written.
+        driving: (S, S, 3), what the model saw; the whole frame where there was no face.
+        changed: False for a frame that passed through unchanged.
+        grid: draws all intermediate results of this frame; None if the model did not see it.
     """
 
-    picture: RgbImage
+    image: RgbImage
     driving: RgbImage
     changed: bool
     grid: Callable[[], RgbImage] | None
@@ -36,14 +36,14 @@ class RenderedFrame:
 
 @dataclass(frozen=True)
 class RenderedVideo:
-    """Frames that are made when they are asked for: iterate over it, or ``save`` it. Once.
+    """A video whose frames are computed as they are asked for: iterate over it or ``save`` it, once.
 
     Attributes:
         fps: frames per second.
-        count: how many frames there will be, as far as is known; else None.
-        notes: what was guessed or converted on the way, one sentence each.
-        sound: file whose sound belongs to it, or None.
-        rendered_frames: the frames with what is known of them.
+        count: number of frames; None if it is not known in advance.
+        notes: what was guessed or converted, one sentence each.
+        sound: file whose sound track goes with it; None if there is none.
+        rendered_frames: the frames, with intermediate results.
     """
 
     fps: float
@@ -53,86 +53,97 @@ class RenderedVideo:
     rendered_frames: Iterator[RenderedFrame]
 
     def __iter__(self) -> Iterator[Frame]:
-        return (shot.picture for shot in self.rendered_frames)
+        return (frame.image for frame in self.rendered_frames)
 
     def save(
         self, path: Path, grid: Path | None = None, progress: Callable[[int], None] | None = None
     ) -> SavedVideo:
-        """Write the video, marked as synthetic, and beside it what the model did; atomically.
+        """Write the video atomically, marked as synthetic.
 
         Args:
-            path, grid: .mp4, .mov or .mkv.
-            progress: called with the number of frames done.
+            path: the file to write: .mp4, .mov or .mkv.
+            grid: a second file of this kind, which shows all intermediate results.
+            progress: called with the number of frames that are finished.
 
         Raises:
-            UserError: another ending, or no frame.
+            UserError: a suffix is not supported, or there is no frame.
         """
-        for wanted in (path, grid):
-            if wanted is not None:
-                check_container(wanted)
-        untouched = 0
+        for output in (path, grid):
+            if output is not None:
+                check_container(output)
+        unchanged = 0
 
         def frames() -> Iterator[Frame]:
-            nonlocal untouched
-            for number, shot in enumerate(self.rendered_frames, start=1):
-                if second is not None and shot.grid is not None:
-                    second.add(shot.grid())
-                untouched += not shot.changed
-                yield shot.picture
+            nonlocal unchanged
+            for number, frame in enumerate(self.rendered_frames, start=1):
+                if side_video is not None and frame.grid is not None:
+                    side_video.add(frame.grid())
+                unchanged += not frame.changed
+                yield frame.image
                 if progress is not None:
                     progress(number)
 
-        second = SideVideoWriter(grid, self.fps) if grid is not None else None
+        side_video = SideVideoWriter(grid, self.fps) if grid is not None else None
         try:
-            count = write_video(path, frames(), self.fps, comment=COMMENT, sound_from=self.sound)
+            n_frames = write_video(path, frames(), self.fps, comment=COMMENT, sound_from=self.sound)
         except BaseException:
-            if second is not None:
-                second.give_up()
+            if side_video is not None:
+                side_video.abort()
             raise
-        if second is not None:
-            second.finish()
-        return SavedVideo(count, untouched)
+        if side_video is not None:
+            side_video.finish()
+        return SavedVideo(n_frames, unchanged)
 
 
 @dataclass(frozen=True)
 class SavedVideo:
-    """Attributes: frames written; how many of them went through untouched."""
+    """What ``RenderedVideo.save`` wrote.
 
-    frames: int
-    untouched: int
+    Attributes:
+        n_frames: number of frames.
+        unchanged: how many of them show no face and passed through unchanged.
+    """
+
+    n_frames: int
+    unchanged: int
 
 
 def check_container(path: Path) -> None:
-    """Raises ``UserError`` for a file that a video cannot be written to."""
+    """Check that a video can be written to this path.
+
+    Raises:
+        UserError: the suffix is not supported, or the path is a folder.
+    """
     if path.suffix.lower() not in CONTAINERS:
-        raise UserError("is not a video's name", str(path), f"Let it end in {', '.join(CONTAINERS)}.")
+        supported = f"{', '.join(CONTAINERS[:-1])} or {CONTAINERS[-1]}"
+        raise UserError(f"unsupported format; use {supported}", str(path))
     if path.is_dir():
         raise UserError("is a folder", str(path), "Give the name of a file.")
 
 
 class SideVideoWriter:
-    """A video that is written beside another one, by a thread that takes frames as they come."""
+    """Writes a video beside another one, in a thread that takes frames as they come."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        self._queue: Queue[Frame | None] = Queue(_WAITING)  # None is the end
-        self._ended = self._given_up = False
-        self._fault: BaseException | None = None
+        self._queue: Queue[Frame | None] = Queue(QUEUE_LENGTH)  # None is the end
+        self._ended = self._aborted = False
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._write, args=(path, fps), daemon=True)
         self._thread.start()
 
     def add(self, frame: Frame) -> None:
-        """The next frame."""
+        """Write the next frame."""
         self._queue.put(frame)
 
     def finish(self) -> None:
-        """No more frames: wait until the file is there."""
+        """Wait until all frames are written; raise the error if writing failed."""
         self._end()
-        if self._fault is not None:
-            raise self._fault
+        if self._error is not None:
+            raise self._error
 
-    def give_up(self) -> None:
-        """The first video failed: leave no file."""
-        self._given_up = True
+    def abort(self) -> None:
+        """Leave no file, since the main video failed."""
+        self._aborted = True
         self._end()
 
     def _end(self) -> None:
@@ -142,14 +153,14 @@ class SideVideoWriter:
     def _write(self, path: Path, fps: float) -> None:
         try:
             write_video(path, self._frames(), fps, comment=COMMENT)
-        except BaseException as fault:  # told to whoever waits in `finish`
-            self._fault = fault
-        while not self._ended:  # the first video must not wait for a reader that has failed
+        except BaseException as error:  # raised again in `finish`, where somebody waits
+            self._error = error
+        while not self._ended:  # the main video must not wait for a reader that has failed
             self._ended = self._queue.get() is None
 
     def _frames(self) -> Iterator[Frame]:
         while (frame := self._queue.get()) is not None:
             yield frame
         self._ended = True
-        if self._given_up:
-            raise RuntimeError("the video beside it failed")
+        if self._aborted:
+            raise RuntimeError("the main video failed")

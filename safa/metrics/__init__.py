@@ -1,8 +1,8 @@
-"""Metrics by name: what tables, reports and files call them.
+"""Metrics by name, as tables, reports and files call them.
 
-``images`` compares pictures, ``landmarks`` points, ``identity`` embeddings, ``frechet`` sets of pictures;
-``statistics`` gets from frames to one number with its interval. docs/evaluation.md holds the definitions for
-readers outside the code.
+``images`` compares images, ``landmarks`` points, ``identity`` embeddings, ``frechet`` sets of images;
+``statistics`` makes one number with its interval from the scores of frames. docs/evaluation.md defines all of
+them for readers outside the code.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from safa.metrics import frechet, identity, images, landmarks, lpips
 from safa.metrics.identity import cosine, euclidean
@@ -35,6 +37,7 @@ __all__ = [
     "MS_SSIM",
     "PSNR",
     "SSIM",
+    "Columns",
     "Interval",
     "Metric",
     "akd",
@@ -44,15 +47,19 @@ __all__ = [
     "detected",
     "euclidean",
     "flicker",
+    "image_scores",
     "l1",
     "landmark_nme",
+    "landmark_scores",
     "ms_ssim",
     "overall_score",
     "psnr",
     "ssim",
 ]
 
-COPY_SOURCE = "_copy_source"
+COPY_SOURCE = "_copy_source"  # suffix of a baseline's key: the score of showing the source all the time
+
+Columns = dict[str, Tensor]  # key to one score per frame, (F,) or (1,) float64
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,10 @@ class Metric:
     """A score as tables and reports name it; its definition is the function's docstring.
 
     Attributes:
-        key: its name in files; copy-the-source has ``key`` and ``COPY_SOURCE``.
-        unit: behind a shown number; shown numbers are multiplied by ``shown_times``.
-        digits: decimals of a shown number.
+        key: its name in files; the baseline, copying the source, has ``key + COPY_SOURCE``.
+        label: its name in reports.
+        unit: of the number that reports show, which is the score times ``display_scale``.
+        digits: decimals that reports show.
     """
 
     key: str
@@ -70,12 +78,12 @@ class Metric:
     function: Callable[..., Any]
     higher_is_better: bool
     unit: str = ""
-    shown_times: float = 1.0
+    display_scale: float = 1.0
     digits: int = 3
 
     @property
     def definition(self) -> str:
-        """What is computed, its range and unit: the docstring up to its arguments, in one line."""
+        """What is computed, with its range and unit: the function's docstring up to its arguments."""
         text = inspect.getdoc(self.function) or ""
         return " ".join(text.partition("Args:")[0].split())
 
@@ -87,16 +95,42 @@ L1 = Metric("l1", "L1", images.l1, higher_is_better=False, digits=4)
 LPIPS = Metric("lpips", "LPIPS", lpips.Lpips.forward, higher_is_better=False)
 FLICKER = Metric("flicker", "Flicker", images.flicker, higher_is_better=False, digits=4)
 LANDMARK_NME = Metric(
-    "landmark_nme", "Landmark NME", landmarks.landmark_nme, False, unit="%", shown_times=100, digits=2
+    "landmark_nme", "Landmark NME", landmarks.landmark_nme, False, unit="%", display_scale=100, digits=2
 )
 AKD = Metric("akd", "AKD", landmarks.akd, higher_is_better=False, unit="px", digits=2)
 DETECTION_RATE = Metric(
-    "detection_rate", "Detection rate", landmarks.detected, True, unit="%", shown_times=100, digits=1
+    "detection_rate", "Detection rate", landmarks.detected, True, unit="%", display_scale=100, digits=1
 )
 AED = Metric("aed", "AED", identity.euclidean, higher_is_better=False)
 CSIM = Metric("csim", "CSIM", identity.cosine, higher_is_better=True)
 FID = Metric("fid", "FID", frechet.frechet_distance, higher_is_better=False, digits=2)
 
-IMAGE_METRICS = (PSNR, SSIM, L1)  # of a prediction and the frame it should be, at any size, without networks
+IMAGE_METRICS = (PSNR, SSIM, L1)  # compare a prediction with its target at any size, without networks
 FRAME_METRICS = (PSNR, SSIM, MS_SSIM, L1, LPIPS, FLICKER, LANDMARK_NME, AKD, DETECTION_RATE, AED, CSIM)
-METRICS = (*FRAME_METRICS, FID)  # FID is of all clips together
+METRICS = (*FRAME_METRICS, FID)  # FID is one number of all clips together
+
+
+def image_scores(prediction: Tensor, source: Tensor, target: Tensor) -> Columns:
+    """Score images (F, 3, H, W) with ``IMAGE_METRICS``, and beside them the baseline.
+
+    Args:
+        source: (1, 3, H, W), which the baseline shows instead of every prediction.
+    """
+    return {
+        metric.key + side: metric.function(image, target)
+        for side, image in (("", prediction), (COPY_SOURCE, source))
+        for metric in IMAGE_METRICS
+    }
+
+
+def landmark_scores(prediction: Tensor, source: Tensor, target: Tensor) -> Columns:
+    """Score landmarks (F, 68, 2) px with the NME, and beside it the baseline.
+
+    Args:
+        source: (1, 68, 2), the source frame's landmarks that came with the data.
+        target: the driving frames' landmarks that came with the data; NaN where there is no face.
+    """
+    return {
+        LANDMARK_NME.key: landmark_nme(prediction, target),
+        LANDMARK_NME.key + COPY_SOURCE: landmark_nme(source, target),
+    }

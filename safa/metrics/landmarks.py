@@ -1,19 +1,19 @@
-"""How close predicted faces are to the true ones: landmarks and identity. One number per frame, float64."""
+"""How close predicted landmarks are to their targets: one number per frame, float64."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 OUTER_EYE_CORNERS = (36, 45)  # iBUG numbers, counted from 0
-AKD_SIZE = 256  # px, the side of the picture that AKD's pixels are of
+AKD_SIZE = 256  # px, side of the image in whose pixels AKD is measured
 
 
 def landmark_nme(prediction: Tensor, target: Tensor) -> Tensor:
-    """Normalised mean error of the 68 landmarks: 0 (equal) upwards, lower is better; 0.08 is said as 8 %.
+    """Normalised mean error of the 68 landmarks: 0 (equal) upwards, lower is better; 0.08 is shown as 8 %.
 
-    Mean distance of a point from where it should be, over the inter-ocular distance, which is the distance of
-    the outer eye corners (points 36 and 45, from 0) of the wanted landmarks. The points are the 3DMM's of the
-    driving frame; wanted are those that came with the data. No unit. NaN where the frame has no face.
+    Mean distance of a point from its target, over the inter-ocular distance, which is the distance of the
+    outer eye corners (points 36 and 45, from 0) of the target landmarks. The points are the 3DMM's of the
+    driving frame; the targets are those that came with the data. No unit. NaN where the frame has no face.
 
     Args:
         prediction, target: (F, 68, 2) in any unit, the same for both; either may be (1, 68, 2).
@@ -26,15 +26,15 @@ def landmark_nme(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def akd(prediction: Tensor, target: Tensor, size: int) -> Tensor:
-    """Average keypoint distance: 0 (equal) upwards, lower is better, in pixels of a picture of 256 x 256.
+    """Average keypoint distance: 0 (equal) upwards, lower is better, in pixels of an image of 256 x 256.
 
     Mean absolute difference, over the 68 points and over x and y, of the landmarks that a detector finds in
-    the prediction and in the true frame. NaN where it finds no face in one of them; the detection rate says
+    the prediction and in the target frame. NaN where it finds no face in one of them; the detection rate says
     how often it does.
 
     Args:
-        prediction, target: (F, 68, 2) px of the pictures; either may be (1, 68, 2).
-        size: side of the pictures, px.
+        prediction, target: (F, 68, 2) px of the images; either may be (1, 68, 2).
+        size: side of the images, px.
     """
     _check_points(prediction, target)
     difference = (prediction.double() - target.double()).abs().flatten(1).mean(1)
@@ -42,9 +42,9 @@ def akd(prediction: Tensor, target: Tensor, size: int) -> Tensor:
 
 
 def detected(prediction: Tensor, target: Tensor) -> Tensor:
-    """Detection rate: share of frames in which the detector finds a face in the prediction and in the truth.
+    """Detection rate: share of frames in which the detector finds a face in the prediction and in the target.
 
-    0 to 1, higher is better, said as %. AKD is the mean over these frames alone: read both together.
+    0 to 1, higher is better, shown as %. AKD is the mean over these frames alone: read both together.
 
     Args:
         prediction, target: (F, 68, 2), NaN where no face was found; either may be (1, 68, 2).

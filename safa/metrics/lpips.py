@@ -1,4 +1,4 @@
-"""Learned perceptual distance between pictures (Zhang et al., CVPR 2018), version 0.1 on AlexNet."""
+"""LPIPS: learned perceptual distance between images (Zhang et al., CVPR 2018), version 0.1 on AlexNet."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from safa.weights import load_weights, read_weights
 
 CHANNELS = (64, 192, 384, 256, 256)  # of the five ReLUs
-TAPS = (1, 4, 7, 9, 11)  # their numbers in torchvision's ``features``
-# The network's own normalisation, of pictures in [-1, 1].
+LAYERS = (1, 4, 7, 9, 11)  # their numbers in torchvision's ``features``
+# The network's own normalisation, of images in [-1, 1].
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 UNIT_EPSILON = 1e-10
-MIN_SIZE = 31  # px; smaller pictures do not survive two poolings
+MIN_SIZE = 31  # px; smaller images vanish in the poolings
 
 
 class Lpips(nn.Module):
-    """AlexNet with torchvision's names, and one weight per channel of five of its layers."""
+    """AlexNet under torchvision's names, with one weight per channel of five of its layers."""
 
     shift: Tensor
     scale: Tensor
@@ -32,42 +32,42 @@ class Lpips(nn.Module):
         self.register_buffer("shift", torch.tensor(SHIFT).reshape(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor(SCALE).reshape(1, 3, 1, 1))
 
-    def forward(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Learned perceptual image patch similarity: 0 (equal) upwards, lower is better. No unit.
 
         Zhang et al., 2018, version 0.1 with AlexNet: squared differences of its five ReLU layers, each
-        scaled to unit length over channels, weighed per channel, meant over positions, summed over layers.
-        Pictures go in at the model's own size, not enlarged.
+        scaled to unit length over channels, weighted per channel, averaged over positions, summed over
+        layers. Images go in at the model's own size, not enlarged.
 
         Args:
-            predicted, wanted: (F, 3, H, W) in [0, 1]; either may be (1, 3, H, W).
+            prediction, target: (F, 3, H, W) in [0, 1]; either may be (1, 3, H, W).
         """
-        distance = predicted.new_zeros(())
-        for mine, theirs, weight in zip(
-            self._layers(predicted), self._layers(wanted), self.weights, strict=True
-        ):
-            difference = (_unit(mine) - _unit(theirs)).square() * weight
+        distance = prediction.new_zeros(())
+        for x, y, weight in zip(self._layers(prediction), self._layers(target), self.weights, strict=True):
+            difference = (_unit(x) - _unit(y)).square() * weight
             distance = distance + difference.sum(dim=1).mean(dim=(1, 2))
         return distance.double()
 
     def _layers(self, image: Tensor) -> list[Tensor]:
-        x, found = (image * 2 - 1 - self.shift) / self.scale, []
+        x, features = (image * 2 - 1 - self.shift) / self.scale, []
         for number, layer in enumerate(self.features):
             x = layer(x)
-            if number in TAPS:
-                found.append(x)
-        return found
+            if number in LAYERS:
+                features.append(x)
+        return features
 
 
 def load_lpips(path: Path) -> Lpips:
-    """AlexNet's ImageNet weights from a file; the channel weights come with torchmetrics.
+    """Read AlexNet's ImageNet weights from a file; the channel weights come with torchmetrics.
 
     Raises:
-        UserError: the file cannot be read or is not torchvision's AlexNet.
+        UserError: the file cannot be read, or is not torchvision's AlexNet.
     """
     network = Lpips()
-    given = {name: value for name, value in read_weights(path).items() if name.startswith("features.")}
-    load_weights(network.features, {k.removeprefix("features."): v for k, v in given.items()}, str(path))
+    prefix = "features."  # the file's classifier is not needed
+    weights = read_weights(path)
+    features = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+    load_weights(network.features, features, str(path))
     packaged = resources.files("torchmetrics.functional.image").joinpath("lpips_models/alex.pth")
     with resources.as_file(packaged) as file:
         linear = read_weights(file)

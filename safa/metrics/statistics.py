@@ -1,4 +1,4 @@
-"""From frames to one number, and how sure it is.
+"""From the scores of frames to one number, and how certain it is.
 
 ``clip_score`` is the mean over a clip's frames, ``overall_score`` the mean over clips, so that a long clip
 weighs as much as a short one. NaN marks a frame or clip that has no such number and is left out.
@@ -17,33 +17,34 @@ Scores = NDArray[np.float64]
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 SEED = 0
-_AT_ONCE = 2**20  # drawn clips in memory
+_DRAWN_AT_ONCE = 2**20  # clips, so that all resamples together need not fit into memory
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Ends of a confidence interval; NaN where there are fewer than two clips."""
+    """A confidence interval; both ends are NaN where there are fewer than two clips."""
 
     low: float
     high: float
 
     @property
     def known(self) -> bool:
+        """Whether there is an interval."""
         return math.isfinite(self.low)
 
 
 def clip_score(frames: Scores) -> float:
-    """Mean over a clip's frames (F,); NaN if no frame has a number."""
+    """Return the mean over a clip's frames (F,); NaN if no frame has a number."""
     return _mean_of_known(frames)
 
 
 def overall_score(clips: Scores) -> float:
-    """Mean over clips (C,) of their ``clip_score``; NaN if no clip has one."""
+    """Return the mean over clips (C,) of their ``clip_score``; NaN if no clip has one."""
     return _mean_of_known(clips)
 
 
 def bootstrap_interval(clips: Scores) -> Interval:
-    """95 % interval of ``overall_score``: percentile bootstrap over clips, 2000 resamples, the same seed.
+    """Return the 95 % interval of ``overall_score``: percentile bootstrap over clips, 2000 resamples.
 
     Clips are drawn with replacement, as many as there are; the interval holds the middle 95 % of their means.
     It says how much the number would move with other clips of the same kind, not with another training run.
@@ -52,7 +53,7 @@ def bootstrap_interval(clips: Scores) -> Interval:
     if len(known) < 2:
         return Interval(math.nan, math.nan)
     rng = np.random.default_rng(SEED)
-    rows = max(1, _AT_ONCE // len(known))
+    rows = max(1, _DRAWN_AT_ONCE // len(known))
     means = [
         known[rng.integers(len(known), size=(min(rows, RESAMPLES - start), len(known)))].mean(axis=1)
         for start in range(0, RESAMPLES, rows)

@@ -168,8 +168,9 @@ def _modulate(x: Tensor, scale: Tensor, shift: Tensor, mask: Tensor) -> Tensor:
 def _blend(out: Tensor, blend: Blend) -> Tensor:
     """Driving features outside the mask, ``out`` inside; the mask is anti-aliased down to their size."""
     down = AntiAlias(1, out.shape[-1] / blend.mask.shape[-1]).to(out)
-    # (1 or B, 1, h, w) -> (B, C, h, w)
-    return torch.lerp(blend.features, out, down(blend.mask).expand_as(out))
+    mask = down(blend.mask).to(out).expand_as(out)  # (1 or B, 1, h, w) -> (B, C, h, w)
+    # Under autocast the convolved features are of lower precision than what has been modulated.
+    return torch.lerp(blend.features.to(out), out, mask)
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:

@@ -165,7 +165,7 @@ class Tdmm(nn.Module):
         load_imagenet_weights(self.encoder.model.features, path)
 
     def keep_encoder_bn_frozen(self) -> None:
-        """From now on ``train()`` leaves the encoder's BatchNorm layers in eval mode (stage 2)."""
+        """Make ``train()`` leave the encoder's BatchNorm layers in eval mode from now on (stage 2)."""
         self._encoder_bn_frozen = True
         self.train(self.training)
 

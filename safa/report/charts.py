@@ -1,4 +1,4 @@
-"""Curves and comparisons laid out for SVG: numbers to positions; the template draws them."""
+"""Charts and histograms laid out for SVG: numbers become positions; the template draws them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEIGHT = 300, 170  # of the drawing's own units
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 22  # margins
+import numpy as np
+
+from safa.batching import batched
+
+WIDTH, HEIGHT = 300, 170  # units of the drawing
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 22  # margins, in these units
 MOST_POINTS = 240  # of a line; longer ones are averaged down
-TICKS = 4
+TICKS = 4  # of an axis, about
 BINS = 20  # of a histogram
 LOG_RANGE = 10.0  # values that span more than this factor are drawn on a logarithmic axis
 
-Point = tuple[float, float]
+Point = tuple[float, float]  # step and value, or x and y of the drawing
 
 
 @dataclass(frozen=True)
 class Line:
-    """Values over steps. The baseline is drawn dashed."""
+    """Values over steps; a baseline is drawn dashed."""
 
     label: str
     points: tuple[Point, ...]
@@ -28,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, and what it says."""
+    """A mark on an axis: its position in the drawing, and its label."""
 
     at: float
     label: str
@@ -36,10 +40,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Path:
-    """A line in the drawing's units; ``d`` are the points of an SVG polyline."""
+    """A line in the drawing's units; ``points`` are those of an SVG polyline."""
 
     label: str
-    d: str
+    points: str
     last: Point
     last_value: str
     baseline: bool
@@ -47,7 +51,7 @@ class Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A title and axes on WIDTH x HEIGHT units; ``left`` to ``bottom`` are the edges of the inside."""
+    """A title and axes on WIDTH x HEIGHT units; ``left``, ``right`` and ``bottom`` are the plot's edges."""
 
     title: str
     x_ticks: tuple[Tick, ...]
@@ -67,7 +71,7 @@ class Chart(Drawing):
 
 
 def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
-    """Lay out lines over a common axis; None if there is nothing to draw."""
+    """Lay out lines over a common axis; return None if there is nothing to draw."""
     drawn = [Line(line.label, _thinned(_finite(line.points)), line.baseline) for line in lines]
     drawn = [line for line in drawn if line.points]
     if not drawn:
@@ -79,13 +83,31 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
     y_axis = _Axis(min(values), max(values), HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
 
     def path(line: Line) -> Path:
-        places = [(x_axis.place(x), y_axis.place(y)) for x, y in line.points]
-        d = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        return Path(line.label, d, places[-1], number(line.points[-1][1]), line.baseline)
+        positions = [(x_axis.position(x), y_axis.position(y)) for x, y in line.points]
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
+        return Path(line.label, points, positions[-1], number(line.points[-1][1]), line.baseline)
 
     whole_steps = tuple(tick for tick in x_axis.ticks() if "." not in tick.label)
     paths = tuple(path(line) for line in drawn)
     return Chart(title=title, paths=paths, x_ticks=whole_steps, y_ticks=y_axis.ticks())
+
+
+@dataclass(frozen=True)
+class Bin:
+    """How many values lie between ``low`` and ``high``."""
+
+    low: float
+    high: float
+    count: int
+
+
+def bins(values: Sequence[float], low: float, high: float, number_of_bins: int) -> tuple[Bin, ...]:
+    """Count finite values in equal bins from ``low`` to ``high``; the last bin includes ``high``."""
+    counts, edges = np.histogram(values, bins=number_of_bins, range=(low, high))
+    return tuple(
+        Bin(float(left), float(right), int(count))
+        for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -101,30 +123,30 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram(Drawing):
-    """How values spread."""
+    """How values are distributed."""
 
     bars: tuple[Bar, ...]
 
 
-def histogram(title: str, model: Sequence[float], copied: Sequence[float]) -> Histogram | None:
-    """Counts of clips over a common axis, the baseline behind the model; None if there is nothing to draw."""
-    sides = [[value for value in side if math.isfinite(value)] for side in (copied, model)]
+def histogram(title: str, model: Sequence[float], baseline: Sequence[float]) -> Histogram | None:
+    """Lay out counts over a common axis, the baseline behind the model; None if there is nothing to draw."""
+    sides = [[value for value in side if math.isfinite(value)] for side in (baseline, model)]
     values = [value for side in sides for value in side]
     if not values:
         return None
     low, high = min(values), max(values)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    counts = [_counts(side, low, high) for side in sides]
+    counts = [[item.count for item in bins(side, low, high, BINS)] for side in sides]
     x_axis = _Axis(low, high, LEFT, WIDTH - RIGHT)
     y_axis = _Axis(0, max(map(max, counts)), HEIGHT - BOTTOM, TOP)
-    width, bottom = (WIDTH - RIGHT - LEFT) / BINS, y_axis.place(0)
+    width, bottom = (WIDTH - RIGHT - LEFT) / BINS, y_axis.position(0)
     bars = [
         Bar(
             LEFT + index * width + 0.5,
-            y_axis.place(count),
+            y_axis.position(count),
             width - 1,
-            bottom - y_axis.place(count),
+            bottom - y_axis.position(count),
             number == 0,
         )
         for number, side in enumerate(counts)
@@ -135,19 +157,12 @@ def histogram(title: str, model: Sequence[float], copied: Sequence[float]) -> Hi
     return Histogram(title=title, bars=tuple(bars), x_ticks=x_axis.ticks(), y_ticks=whole)
 
 
-def _counts(values: Sequence[float], low: float, high: float) -> list[int]:
-    counts = [0] * BINS
-    for value in values:
-        counts[min(BINS - 1, int((value - low) / (high - low) * BINS))] += 1
-    return counts
-
-
 def training_charts(records: Sequence[Mapping[str, Any]], baseline_suffix: str) -> tuple[Chart, ...]:
-    """One chart for each loss term, and one for each held-out score with its baseline.
+    """Lay out one chart for each held-out score with its baseline, and one for each loss term.
 
     Args:
         records: rows of ``metrics.jsonl``.
-        baseline_suffix: a score of this ending is the baseline of the score without it.
+        baseline_suffix: a score whose key ends in this is the baseline of the score without it.
     """
     losses = _series(records, "train", "losses")
     scores = _series(records, "validate", "scores")
@@ -164,31 +179,31 @@ def training_charts(records: Sequence[Mapping[str, Any]], baseline_suffix: str) 
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent where a person would write none."""
+    """Format three significant digits, without an exponent where a person would write none."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return f"{value:.1e}"
 
 
 class _Axis:
-    """Values to positions, and round marks between the ends."""
+    """Maps values to positions, and places round marks between the ends."""
 
     def __init__(
         self, low: float, high: float, first: float, last: float, *, logarithmic: bool = False
     ) -> None:
         self._log = logarithmic
         self._low, self._high = self._scaled(low), self._scaled(high)
-        if self._high == self._low:  # a level line runs through the middle
+        if self._high == self._low:  # a constant line runs through the middle
             self._low, self._high = self._low - 0.5, self._high + 0.5
         self._first, self._last = first, last
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         share = (self._scaled(value) - self._low) / (self._high - self._low)
         return self._first + share * (self._last - self._first)
 
     def ticks(self) -> tuple[Tick, ...]:
         values = [10**power for power in self._powers()] if self._log else self._round_values()
-        return tuple(Tick(self.place(value), number(value)) for value in values)
+        return tuple(Tick(self.position(value), number(value)) for value in values)
 
     def _scaled(self, value: float) -> float:
         return math.log10(value) if self._log else value
@@ -219,9 +234,9 @@ def _finite(points: Sequence[Point]) -> tuple[Point, ...]:
 
 
 def _thinned(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """Means of equal groups of neighbours, so that a long run draws as fast as a short one."""
+    """Average equal groups of neighbours, so that a long run is drawn as fast as a short one."""
     group = -(-len(points) // MOST_POINTS)
     if group <= 1:
         return points
-    groups = [points[i : i + group] for i in range(0, len(points), group)]
+    groups = batched(points, group)
     return tuple((sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups)

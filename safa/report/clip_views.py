@@ -1,12 +1,9 @@
-"""Clips as the page shows them: rows of its tables, and pieces with video and strip."""
+"""Views of clips: rows of the report's tables, and clips with video and strip."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,124 +11,87 @@ from PIL import Image
 
 from safa.evaluation.clip_evaluator import STRIP, VIDEO, ClipResult
 from safa.metrics import COPY_SOURCE, PSNR, Metric
-from safa.report.rendering import bare, shown
+from safa.report.rendering import format_number, format_score, jpeg_data_uri
+from safa.report.views import Cell, ClipRow, ClipView, GainBar, ScoreView
 
 CLIPS = "clips"  # folder beside the page: clips/<mode>/<folder name>/
-STRIP_WIDTH = 1600  # px of a strip inside the page; a click opens the whole one
-STRIP_QUALITY = 85
-STRIPS_BYTES = 12 * 2**20  # of all strips inside the page; later ones stay files beside it
+STRIP_WIDTH = 1600  # px of a strip inside the page; a click opens the file, which may be larger
+STRIPS_BYTES = 12 * 2**20  # of all strips inside the page; further ones stay files beside it
 
 
-@dataclass(frozen=True)
-class Row:
-    """A clip in the table.
-
-    Attributes:
-        cells: shown text and sort key of every score.
-        bar: where copy-the-source's PSNR and the model's lie, 0 to 100.
-    """
-
-    name: str
-    video: str
-    people: str
-    n_frames: int
-    cells: tuple[tuple[str, float], ...]
-    bar: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Showpiece:
-    """A clip with its video and strip; addresses are relative to the page.
-
-    Attributes:
-        scores: label, model, copy-the-source.
-        strip: a data address, small enough for the page, or that of the file.
-    """
-
-    title: str
-    people: str
-    scores: tuple[tuple[str, str, str], ...]
-    video: str
-    strip: str
-    whole_strip: str
-
-
-class Showcase:
-    """Makes showpieces of clips whose files lie in ``folder``, within a budget of bytes for their strips."""
+class ClipViewer:
+    """Makes views of clips whose files lie in ``folder``, within a budget of bytes for their strips."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._left = folder, STRIPS_BYTES
+        self._folder, self._bytes_left = folder, STRIPS_BYTES
 
-    def piece(self, result: ClipResult, metrics: Sequence[Metric]) -> Showpiece:
-        """One clip, with its scores of these metrics."""
-        scores = result.scores
-        lines = [
-            tuple(shown(metric, scores.get(metric.key + side, math.nan)) for side in ("", COPY_SOURCE))
-            for metric in metrics
-        ]
-        return Showpiece(
+    def view(self, result: ClipResult, metrics: Sequence[Metric]) -> ClipView:
+        """View one clip with its scores of these metrics."""
+        return ClipView(
             title=result.job.title,
-            people=_who(result),
-            scores=tuple((m.label, made, copied) for m, (made, copied) in zip(metrics, lines, strict=True)),
-            video=address(result, VIDEO),
+            people=_people_of(result),
+            scores=tuple(_score(result, metric) for metric in metrics),
+            video=clip_uri(result, VIDEO),
             strip=self._strip(result),
-            whole_strip=address(result, STRIP),
+            full_strip=clip_uri(result, STRIP),
         )
 
     def _strip(self, result: ClipResult) -> str:
-        data = _data_address(self._folder / _place(result, STRIP))
-        if len(data) > self._left:
-            return address(result, STRIP)
-        self._left -= len(data)
+        data = _data_uri(self._folder / _location(result, STRIP))
+        if len(data) > self._bytes_left:
+            return clip_uri(result, STRIP)
+        self._bytes_left -= len(data)
         return data
 
 
 def psnr_gain(result: ClipResult) -> float:
-    """dB that a reconstruction gains on copying the source; the worst possible if it has no number."""
+    """Return the dB that a reconstruction gains on copying the source; -inf if there is no number."""
     gain = result.scores[PSNR.key] - result.scores[PSNR.key + COPY_SOURCE]
     return gain if math.isfinite(gain) else -math.inf
 
 
-def rows_of(results: Sequence[ClipResult], metrics: Sequence[Metric]) -> list[Row]:
-    """Rows of reconstructions, with a bar on a common scale."""
+def reconstruction_rows(results: Sequence[ClipResult], metrics: Sequence[Metric]) -> tuple[ClipRow, ...]:
+    """View reconstructions as rows with a bar, all on one scale."""
     ends = [result.scores[PSNR.key + side] for result in results for side in ("", COPY_SOURCE)]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
-    span = (low - 0.05 * (high - low), (high - low) * 1.1 or 1.0)
-    return [row_of(result, metrics, span) for result in results]
+    left, width = low - 0.05 * (high - low), (high - low) * 1.1 or 1.0  # dB
+    return tuple(clip_row(result, metrics, _bar(result, left, width)) for result in results)
 
 
-def row_of(result: ClipResult, metrics: Sequence[Metric], span: tuple[float, float] | None = None) -> Row:
-    """One clip's row; ``span`` is the PSNR at the bar's left end and the bar's width in dB."""
+def clip_row(result: ClipResult, metrics: Sequence[Metric], bar: GainBar | None = None) -> ClipRow:
+    """View one clip as a row with its scores of these metrics."""
     keys = [(metric, metric.key + side) for metric in metrics for side in ("", COPY_SOURCE)]
     values = [(metric, result.scores.get(key, math.nan)) for metric, key in keys]
-    bar = None
-    if span is not None:
-        low, width = span
-        model, copied = (100 * (result.scores[PSNR.key + side] - low) / width for side in ("", COPY_SOURCE))
-        bar = (copied, model)
-    cells = tuple((bare(metric, value), value) for metric, value in values)
-    return Row(result.job.title, address(result, VIDEO), _who(result), result.n_frames, cells, bar)
+    cells = tuple(Cell(format_number(metric, value), value) for metric, value in values)
+    video = clip_uri(result, VIDEO)
+    return ClipRow(result.job.title, video, _people_of(result), result.n_frames, cells, bar)
 
 
-def address(result: ClipResult, file: str) -> str:
-    """Of a clip's file, relative to the page."""
-    return quote(_place(result, file))
+def clip_uri(result: ClipResult, file: str) -> str:
+    """Return the URI of a clip's file, relative to the page."""
+    return quote(_location(result, file))
 
 
-def _who(result: ClipResult) -> str:
+def _score(result: ClipResult, metric: Metric) -> ScoreView:
+    model, copied = (result.scores.get(metric.key + side, math.nan) for side in ("", COPY_SOURCE))
+    return ScoreView(metric.label, format_score(metric, model), format_score(metric, copied))
+
+
+def _bar(result: ClipResult, left: float, width: float) -> GainBar:
+    copied, model = (100 * (result.scores[PSNR.key + side] - left) / width for side in (COPY_SOURCE, ""))
+    return GainBar(copied, model)
+
+
+def _people_of(result: ClipResult) -> str:
     if result.source_person == result.driving_person:
         return result.driving_person
     return f"{result.source_person} driven by {result.driving_person}"
 
 
-def _place(result: ClipResult, file: str) -> str:
+def _location(result: ClipResult, file: str) -> str:
     return f"{CLIPS}/{result.job.mode}/{result.job.folder_name}/{file}"
 
 
-def _data_address(path: Path) -> str:
-    """A picture as part of the page."""
-    with Image.open(path) as picture:
-        picture.thumbnail((STRIP_WIDTH, picture.height))
-        buffer = io.BytesIO()
-        picture.save(buffer, "jpeg", quality=STRIP_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _data_uri(path: Path) -> str:
+    with Image.open(path) as image:
+        return jpeg_data_uri(image, (STRIP_WIDTH, image.height))

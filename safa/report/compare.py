@@ -1,4 +1,4 @@
-"""Evaluations side by side: the same clips, paired differences, and how sure they are."""
+"""Comparison of evaluations: the same clips, paired differences, and how certain they are."""
 
 from __future__ import annotations
 
@@ -19,65 +19,80 @@ from safa.config.inference import Mode
 from safa.errors import UserError
 from safa.evaluation.clip_evaluator import VIDEO
 from safa.files import atomic_write
+from safa.messages import count
 from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
-from safa.report.content import UNKNOWN_INTERVAL, ClipRow, read_clips
-from safa.report.rendering import UNKNOWN, bare, render, shown_interval
+from safa.report.content import UNKNOWN_INTERVAL, ClipRecord, read_clips
+from safa.report.rendering import UNKNOWN, format_interval, format_number, render
+from safa.report.views import (
+    Cell,
+    ComparisonRow,
+    ComparisonSection,
+    PairedClip,
+    RunClip,
+    RunScoreView,
+    RunView,
+)
 
 PAGE, NUMBERS = "index.html", "compare.json"
-SHOWN_VIDEOS = 3  # of the clips that gained most, and of those that lost most
-MOST_ROWS = 2000  # in the page; the numbers of all are in the runs' tables
+SHOWN_VIDEOS = 3  # clips that gained most, and as many that lost most
+MOST_ROWS = 2000  # in the page; the runs' tables have the numbers of all clips
 Key = tuple[str, str, str]  # mode, source, driving
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished evaluation.
+    """A finished evaluation, read from its folder.
 
     Attributes:
-        title: of its report.
-        clips: by ``ClipRow.key``.
-        numbers: its ``metrics.json``.
-        settings: its settings, with the hashes of what they were applied to.
+        folder: where it is.
+        title: title of its report.
+        clips: clips by their ``key``.
+        numbers: content of its ``metrics.json``.
+        settings: its settings, with hashes of the model and the data set.
     """
 
     folder: Path
     title: str
-    clips: Mapping[Key, ClipRow]
+    clips: Mapping[Key, ClipRecord]
     numbers: Mapping[str, Any]
     settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Side:
+class RunScore:
     """One run's number of a metric, and how much it differs from the first run's, clip by clip.
 
     Attributes:
-        difference: mean over clips of (this run - first run); NaN for the first.
-        verdict: better, worse or unclear, the last where the interval of the difference holds 0.
+        value: mean over clips.
+        interval: of the value.
+        difference: mean over clips of (this run - first run); NaN for the first run.
+        difference_interval: of the difference.
+        verdict: ``reference`` for the first run; else ``better``, ``worse``, or ``unclear`` where the
+            interval of the difference contains 0.
     """
 
     value: float
     interval: Interval
     difference: float
-    spread: Interval
+    difference_interval: Interval
     verdict: str
 
 
 @dataclass(frozen=True)
-class Line:
-    """A metric over the clips that all runs have a number for."""
+class Comparison:
+    """A metric over the clips for which all runs have a number; one score per run."""
 
     mode: Mode
     metric: Metric
     n_clips: int
-    sides: tuple[Side, ...]
+    scores: tuple[RunScore, ...]
 
 
 def read_run(folder: Path) -> Run:
-    """A folder that ``pipelines.evaluate`` finished.
+    """Read a folder that ``pipelines.evaluate`` finished.
 
     Raises:
-        UserError: it is none.
+        UserError: the folder holds no finished evaluation.
     """
     clips = read_clips(folder / "clips.parquet")
     try:
@@ -91,72 +106,71 @@ def read_run(folder: Path) -> Run:
     return Run(folder, title, {clip.key: clip for clip in clips}, numbers, settings)
 
 
-def compare(runs: Sequence[Run]) -> tuple[Line, ...]:
-    """All metrics that all runs have, over the clips they share. The first run is the reference."""
-    lines = []
+def compare(runs: Sequence[Run]) -> tuple[Comparison, ...]:
+    """Compare all metrics that all runs have over the clips they share, with the first run as reference."""
+    comparisons = []
     for mode in get_args(Mode):
         shared = [key for key in shared_clips(runs) if key[0] == mode]
         for metric in FRAME_METRICS:
-            scores = np.array(
+            table = np.array(
                 [[run.clips[key].scores.get(metric.key, math.nan) for key in shared] for run in runs]
             ).reshape(len(runs), len(shared))
-            known = scores[:, np.isfinite(scores).all(axis=0)]
+            known = table[:, np.isfinite(table).all(axis=0)]
             if known.shape[1]:
-                sides = tuple(_side(metric, row, known[0], first=i == 0) for i, row in enumerate(known))
-                lines.append(Line(mode, metric, known.shape[1], sides))
-    return tuple(lines) + _fid(runs)
+                scores = tuple(_run_score(metric, row, known[0], first=i == 0) for i, row in enumerate(known))
+                comparisons.append(Comparison(mode, metric, known.shape[1], scores))
+    return tuple(comparisons) + _fid(runs)
 
 
 def shared_clips(runs: Sequence[Run]) -> list[Key]:
-    """Keys of the clips that every run has, in order."""
+    """Return the keys of the clips that every run has, in order."""
     return sorted(set.intersection(*(set(run.clips) for run in runs)))
 
 
 def warnings_of(runs: Sequence[Run]) -> list[str]:
-    """What makes a comparison less than one of the same clips under the same rules."""
-    shared, found = len(shared_clips(runs)), []
+    """List what keeps the runs from being of the same clips under the same conditions."""
+    num_shared, warnings = len(shared_clips(runs)), []
     for letter, run in zip(string.ascii_uppercase, runs, strict=False):
-        if (left := len(run.clips) - shared) == 1:
-            found.append(f"{letter} has 1 clip that is left out: not all runs have it.")
-        elif left:
-            found.append(f"{letter} has {left} clips that are left out: not all runs have them.")
-    for key, words in (
-        ("clips_sha256", "were made from different data sets"),
-        ("frames", "take different numbers of frames of a clip"),
-        ("files_sha256", "differ in the networks that score or parse, or in their list of pairs"),
+        if num_left_out := len(run.clips) - num_shared:
+            warnings.append(f"{count(num_left_out, 'clip')} of run {letter} left out: not in all runs.")
+    for key, difference in (
+        ("clips_sha256", "used different data sets"),
+        ("frames", "used different numbers of frames per clip"),
+        ("files_sha256", "used different scorers, face parsers or lists of pairs"),
     ):
         if len({json.dumps(run.settings.get(key)) for run in runs}) > 1:
-            found.append(f"The runs {words}.")
-    if not shared:
-        found.append("The runs share no clip: there is nothing to compare.")
-    return found
+            warnings.append(f"The runs {difference}.")
+    if not num_shared:
+        warnings.append("The runs share no clip: there is nothing to compare.")
+    return warnings
 
 
 def write_comparison(runs: Sequence[Run], out: Path) -> None:
     """Write the page and its numbers into ``out``; videos stay in the runs' folders and are linked."""
     if len(runs) > len(string.ascii_uppercase):
-        raise UserError(f"{len(runs)} runs do not fit on a page", "--compare", "Name at most 26.")
-    lines = compare(runs)
+        raise UserError(f"{len(runs)} runs do not fit on a page", "--compare", "Give at most 26.")
+    comparisons = compare(runs)
     out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / NUMBERS, json.dumps(compare_json(runs, lines), indent=2) + "\n")
-    atomic_write(out / PAGE, render_comparison(runs, lines, out))
+    atomic_write(out / NUMBERS, json.dumps(compare_json(runs, comparisons), indent=2) + "\n")
+    atomic_write(out / PAGE, render_comparison(runs, comparisons, out))
 
 
-def compare_json(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:
-    """The numbers for programs."""
+def compare_json(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Return the numbers for programs."""
     metrics: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        sides = [
+    for comparison in comparisons:
+        scores = [
             {
-                "value": side.value,
-                "interval": _ends(side.interval),
-                "difference": _finite(side.difference),
-                "difference_interval": _ends(side.spread),
-                "verdict": side.verdict,
+                "value": score.value,
+                "interval": _ends(score.interval),
+                "difference": _finite(score.difference),
+                "difference_interval": _ends(score.difference_interval),
+                "verdict": score.verdict,
             }
-            for side in line.sides
+            for score in comparison.scores
         ]
-        metrics.setdefault(line.mode, {})[line.metric.key] = {"clips": line.n_clips, "runs": sides}
+        of_mode = metrics.setdefault(comparison.mode, {})
+        of_mode[comparison.metric.key] = {"clips": comparison.n_clips, "runs": scores}
     return {
         "runs": [{"folder": str(run.folder), "title": run.title} for run in runs],
         "warnings": warnings_of(runs),
@@ -164,60 +178,61 @@ def compare_json(runs: Sequence[Run], lines: Sequence[Line]) -> dict[str, Any]:
     }
 
 
-def render_comparison(runs: Sequence[Run], lines: Sequence[Line], folder: Path) -> str:
-    """The page's text; ``folder`` is where it will lie, videos are linked from there."""
+def render_comparison(runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path) -> str:
+    """Return the page's HTML; ``folder`` is where it will lie, and links to videos start there."""
     letters = string.ascii_uppercase[: len(runs)]
-    rebuilt = [key for key in shared_clips(runs) if key[0] == "reconstruction"]
-    modes = dict.fromkeys(line.mode for line in lines)
+    reconstructed = [key for key in shared_clips(runs) if key[0] == "reconstruction"]
     ranked = _ranked(runs)
     ends = [*ranked[:SHOWN_VIDEOS], *ranked[max(SHOWN_VIDEOS, len(ranked) - SHOWN_VIDEOS) :]]
     return render(
         "compare.html",
-        letters=letters,
-        runs=[
-            (letter, run, _from(folder, run.folder / "index.html"))
-            for letter, run in zip(letters, runs, strict=True)
-        ],
+        runs=[_run_view(letter, run, folder) for letter, run in zip(letters, runs, strict=True)],
         warnings=warnings_of(runs),
-        groups=[(mode, [_shown(line) for line in lines if line.mode == mode]) for mode in modes],
-        rows=[_row(runs, key, folder) for key in rebuilt[:MOST_ROWS]],
-        videos=[_row(runs, key, folder) for key in ends],
+        sections=_sections(comparisons),
+        rows=[_paired_clip(runs, key, folder) for key in reconstructed[:MOST_ROWS]],
+        clips=[_paired_clip(runs, key, folder) for key in ends],
     )
 
 
 # ---- numbers -----------------------------------------------------------------------------------------------
 
 
-def _side(
+def _run_score(
     metric: Metric, values: NDArray[np.float64], reference: NDArray[np.float64], *, first: bool
-) -> Side:
+) -> RunScore:
     interval = bootstrap_interval(values)
     if first:
-        return Side(overall_score(values), interval, math.nan, UNKNOWN_INTERVAL, "reference")
+        return RunScore(overall_score(values), interval, math.nan, UNKNOWN_INTERVAL, "reference")
     paired = values - reference
-    difference, spread = overall_score(paired), bootstrap_interval(paired)
-    return Side(overall_score(values), interval, difference, spread, _verdict(metric, difference, spread))
+    difference, difference_interval = overall_score(paired), bootstrap_interval(paired)
+    return RunScore(
+        overall_score(values),
+        interval,
+        difference,
+        difference_interval,
+        _verdict(metric, difference, difference_interval),
+    )
 
 
-def _verdict(metric: Metric, difference: float, spread: Interval) -> str:
-    if not spread.known or spread.low <= 0 <= spread.high:
+def _verdict(metric: Metric, difference: float, difference_interval: Interval) -> str:
+    if not difference_interval.known or difference_interval.low <= 0 <= difference_interval.high:
         return "unclear"
     return "better" if (difference > 0) == metric.higher_is_better else "worse"
 
 
-def _fid(runs: Sequence[Run]) -> tuple[Line, ...]:
-    """FID is a number of all clips together: it has a difference, but no pairs and no interval."""
+def _fid(runs: Sequence[Run]) -> tuple[Comparison, ...]:
+    """Compare FID, which is one number of all clips together: it has no pairs and no interval."""
     if any(FID.key not in run.numbers for run in runs):
         return ()
     values = [float(run.numbers[FID.key]) for run in runs]
-    first = Side(values[0], UNKNOWN_INTERVAL, math.nan, UNKNOWN_INTERVAL, "reference")
-    others = [Side(v, UNKNOWN_INTERVAL, v - values[0], UNKNOWN_INTERVAL, "unclear") for v in values[1:]]
+    first = RunScore(values[0], UNKNOWN_INTERVAL, math.nan, UNKNOWN_INTERVAL, "reference")
+    others = [RunScore(v, UNKNOWN_INTERVAL, v - values[0], UNKNOWN_INTERVAL, "unclear") for v in values[1:]]
     n_clips = min(sum(key[0] == "reconstruction" for key in run.clips) for run in runs)
-    return (Line("reconstruction", FID, n_clips, (first, *others)),)
+    return (Comparison("reconstruction", FID, n_clips, (first, *others)),)
 
 
 def _ranked(runs: Sequence[Run]) -> list[Key]:
-    """Reconstructed clips by what the last run gained on the first, the most first."""
+    """Sort reconstructed clips by what the last run gained on the first, the largest gain first."""
 
     def gain(key: Key) -> float:
         first, last = (run.clips[key].scores.get(PSNR.key, math.nan) for run in (runs[0], runs[-1]))
@@ -227,38 +242,62 @@ def _ranked(runs: Sequence[Run]) -> list[Key]:
     return sorted(keys, key=gain, reverse=True)
 
 
-# ---- words -------------------------------------------------------------------------------------------------
+# ---- views -------------------------------------------------------------------------------------------------
 
 
-def _shown(line: Line) -> dict[str, Any]:
-    metric = line.metric
-    return {
-        "label": f"{metric.label}{f' {metric.unit}' if metric.unit else ''}",
-        "arrow": "higher is better" if metric.higher_is_better else "lower is better",
-        "n_clips": line.n_clips,
-        "sides": [
-            {
-                "value": bare(metric, side.value),
-                "interval": shown_interval(metric, side.interval),
-                "difference": f"{side.difference * metric.shown_times:+.{metric.digits}f}"
-                if math.isfinite(side.difference)
+def _run_view(letter: str, run: Run, folder: Path) -> RunView:
+    return RunView(
+        letter=letter,
+        title=run.title,
+        folder=str(run.folder),
+        page=_uri(folder, run.folder / PAGE),
+        n_clips=len(run.clips),
+        n_quarantined=run.numbers["counts"]["quarantined"],
+    )
+
+
+def _sections(comparisons: Sequence[Comparison]) -> list[ComparisonSection]:
+    modes = dict.fromkeys(comparison.mode for comparison in comparisons)
+    return [
+        ComparisonSection(mode, tuple(_comparison_row(item) for item in comparisons if item.mode == mode))
+        for mode in modes
+    ]
+
+
+def _comparison_row(comparison: Comparison) -> ComparisonRow:
+    metric = comparison.metric
+    return ComparisonRow(
+        label=f"{metric.label} {metric.unit}".rstrip(),
+        direction="higher is better" if metric.higher_is_better else "lower is better",
+        n_clips=comparison.n_clips,
+        scores=tuple(
+            RunScoreView(
+                value=format_number(metric, score.value),
+                interval=format_interval(metric, score.interval),
+                difference=f"{score.difference * metric.display_scale:+.{metric.digits}f}"
+                if math.isfinite(score.difference)
                 else "",
-                "spread": shown_interval(metric, side.spread),
-                "verdict": side.verdict,
-            }
-            for side in line.sides
-        ],
-    }
+                difference_interval=format_interval(metric, score.difference_interval),
+                verdict=score.verdict,
+            )
+            for score in comparison.scores
+        ),
+    )
 
 
-def _row(runs: Sequence[Run], key: Key, folder: Path) -> dict[str, Any]:
+def _paired_clip(runs: Sequence[Run], key: Key, folder: Path) -> PairedClip:
     scores = [run.clips[key].scores.get(PSNR.key, math.nan) for run in runs]
-    return {
-        "title": runs[0].clips[key].title,
-        "cells": [(bare(PSNR, score), score) for score in scores],
-        "differences": [(_signed(score - scores[0]), score - scores[0]) for score in scores[1:]],
-        "videos": [_from(folder, run.folder / run.clips[key].folder / VIDEO) for run in runs],
-    }
+    return PairedClip(
+        title=runs[0].clips[key].title,
+        runs=tuple(
+            RunClip(
+                psnr=Cell(format_number(PSNR, score), score),
+                difference=Cell(_signed(score - scores[0]), score - scores[0]),
+                video=_uri(folder, run.folder / run.clips[key].folder / VIDEO),
+            )
+            for run, score in zip(runs, scores, strict=True)
+        ),
+    )
 
 
 def _signed(value: float) -> str:
@@ -273,5 +312,5 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _from(folder: Path, file: Path) -> str:
+def _uri(folder: Path, file: Path) -> str:
     return quote(Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix())

@@ -1,6 +1,7 @@
-"""What a report tells, before it is a page.
+"""The content of a report before it becomes a page, and ``clips.parquet``, its table of clips.
 
-XXX Scores of clips as a Parquet table: what a report is made of, and what two reports are compared by."""
+Two evaluations are compared by their ``clips.parquet``.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +32,24 @@ from safa.metrics import (
 )
 
 UNKNOWN_INTERVAL = Interval(math.nan, math.nan)
+CLIPS_SCHEMA = pa.schema(
+    [
+        ("mode", pa.string()),
+        ("source_id", pa.string()),  # clip
+        ("driving_id", pa.string()),  # clip
+        ("source_person", pa.string()),
+        ("driving_person", pa.string()),
+        ("folder", pa.string()),  # beside the table: video, strip, frames
+        ("n_frames", pa.int32()),
+        ("seconds", pa.float64()),  # of work
+        *((score, pa.float64()) for score in SCORES),  # mean over frames; NaN: none has one
+    ]
+)
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One stage of training: its rows of ``metrics.jsonl``, and its settings in plain words."""
+    """One stage of training: its settings in words, and its rows of ``metrics.jsonl``."""
 
     name: str
     settings: tuple[str, ...]
@@ -44,19 +58,20 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """Everything on the page.
+    """Everything that the page shows.
 
     Attributes:
+        title: heading of the page.
         results: of all modes.
-        failures: of all modes; ``in == len(results) + len(failures)``.
-        settings: of the model and the evaluation, in plain words.
-        runs: training runs behind the model, in order.
+        failures: of all modes; there are ``len(results) + len(failures)`` jobs.
+        settings: settings of the model and the evaluation in words.
+        runs: the training runs behind the model, in order.
         seconds: wall time of each stage, in order.
-        versions: of what the numbers depend on.
+        versions: versions of the software that the numbers depend on.
         config: the evaluation's settings as YAML.
-        fid: of all reconstructed clips together, and of copying their sources; NaN if it was not taken.
-        skipped: keys of the metrics left out, each with its reason.
-        hashes: of the model and the data set.
+        fid: FID of all reconstructed clips together, and of copying their sources; NaN if not measured.
+        skipped: keys of the metrics that were left out, each with the reason.
+        hashes: hashes of the model and the data set.
     """
 
     title: str
@@ -72,13 +87,13 @@ class ReportContent:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def of_mode(self, mode: Mode) -> tuple[ClipResult, ...]:
-        """The results of one mode, by name."""
+        """Return the results of one mode in the order of their names."""
         return tuple(sorted((r for r in self.results if r.job.mode == mode), key=lambda r: r.job.folder_name))
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A metric over all clips, beside copying the source; intervals are of 95 % over clips."""
+    """A metric over all clips, beside copying the source; intervals are 95 % intervals over clips."""
 
     metric: Metric
     value: float
@@ -88,7 +103,7 @@ class Headline:
 
     @property
     def gain(self) -> float:
-        """How much better than copying the source; positive is better, whatever the metric."""
+        """How much better the model is than copying the source; positive is better for every metric."""
         difference = self.value - self.copy_source
         return difference if self.metric.higher_is_better else -difference
 
@@ -98,26 +113,28 @@ def headlines(
     fid: tuple[float, float] = (math.nan, math.nan),
     mode: Mode = "reconstruction",
 ) -> tuple[Headline, ...]:
-    """Every metric's mean over the clips of a mode; one without a single number is left out."""
+    """Average every metric over the clips of a mode; metrics without a single number are left out."""
     scores = [result.scores for result in results if result.job.mode == mode]
 
     def clips(key: str) -> NDArray[np.float64]:
         return np.array([score.get(key, math.nan) for score in scores], dtype=np.float64)
 
     lines = [
-        Headline(metric, overall_score(made), overall_score(copied), *map(bootstrap_interval, (made, copied)))
+        Headline(
+            metric, overall_score(model), overall_score(copied), *map(bootstrap_interval, (model, copied))
+        )
         for metric in FRAME_METRICS
-        for made, copied in [(clips(metric.key), clips(metric.key + COPY_SOURCE))]
+        for model, copied in [(clips(metric.key), clips(metric.key + COPY_SOURCE))]
     ]
     lines.append(Headline(FID, *fid))
     return tuple(line for line in lines if math.isfinite(line.value))
 
 
 def metrics_json(content: ReportContent) -> dict[str, Any]:
-    """The numbers of the report for programs: a key per metric and per baseline, counts and wall times.
+    """Return the numbers of the report for programs: a key per metric and baseline, counts and wall times.
 
-    Reconstructions stand at the top, the scores of other modes under the mode's name; ``intervals`` has the
-    ends of each number's interval, ``skipped`` the reasons of what is not there.
+    Scores of reconstructions stand at the top, those of other modes under the mode's name; ``intervals`` has
+    the ends of each number's interval, ``skipped`` the reason why a metric is missing.
     """
     ok, quarantined = len(content.results), len(content.failures)
     of_modes = {
@@ -148,24 +165,12 @@ def _numbers(lines: Sequence[Headline]) -> dict[str, Any]:
     return numbers | ({"intervals": intervals} if intervals else {})
 
 
-CLIPS_SCHEMA = pa.schema(
-    [
-        ("mode", pa.string()),
-        ("source_id", pa.string()),  # clip
-        ("driving_id", pa.string()),  # clip
-        ("source_person", pa.string()),
-        ("driving_person", pa.string()),
-        ("folder", pa.string()),  # beside the table: video, strip, frames
-        ("n_frames", pa.int32()),
-        ("seconds", pa.float64()),  # of work
-        *((score, pa.float64()) for score in SCORES),  # mean over frames; NaN: none has one
-    ]
-)
+# ---- clips.parquet -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ClipRow:
-    """A clip of a table: what was done, where its files are, its scores."""
+class ClipRecord:
+    """A row of ``clips.parquet``: what was done with a clip, where its files are, and its scores."""
 
     mode: Mode
     source_id: str
@@ -175,19 +180,19 @@ class ClipRow:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The same in every evaluation of the same clips."""
+        """Identifies the clip in every evaluation of the same clips."""
         return self.mode, self.source_id, self.driving_id
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The clip, or source and driving clip, for people to read."""
         if self.source_id == self.driving_id:
             return self.driving_id
         return f"{self.source_id} ← {self.driving_id}"
 
 
 def write_clips(path: Path, results: Sequence[ClipResult], folder: str) -> None:
-    """One row per result, in the order given; ``folder`` holds ``<mode>/<clip>/``."""
+    """Write one row per result in their order; ``folder`` holds ``<mode>/<clip>/``."""
     rows = [
         {
             "mode": result.job.mode,
@@ -206,16 +211,16 @@ def write_clips(path: Path, results: Sequence[ClipResult], folder: str) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=CLIPS_SCHEMA), temporary)
 
 
-def read_clips(path: Path) -> tuple[ClipRow, ...]:
-    """What ``write_clips`` wrote.
+def read_clips(path: Path) -> tuple[ClipRecord, ...]:
+    """Read what ``write_clips`` wrote.
 
     Raises:
-        UserError: no such file, or of another kind.
+        UserError: there is no such file, or it is not a table of clips.
     """
     try:
         rows = pq.read_table(path).to_pylist()
         return tuple(
-            ClipRow(
+            ClipRecord(
                 row["mode"],
                 row["source_id"],
                 row["driving_id"],
@@ -228,5 +233,5 @@ def read_clips(path: Path) -> tuple[ClipRow, ...]:
         raise UserError(
             f"no table of evaluated clips ({type(error).__name__})",
             str(path),
-            "Name folders that pipelines.evaluate wrote.",
+            "Give folders that pipelines.evaluate wrote.",
         ) from None

@@ -1,4 +1,4 @@
-"""Settings that decide what the numbers mean, in plain words."""
+"""Settings that decide what the numbers of a report mean, described in words."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from safa.config.training import FullStage, HeadStage, TrainConfig
 
 
 def describe_model(config: ModelConfig) -> tuple[str, ...]:
-    """The model's size and where its parts come from."""
+    """Describe the model's size and where its parts come from."""
     head = config.head
     return (
-        f"Pictures: {config.image_size} x {config.image_size} px (published: 256 x 256).",
+        f"Images: {config.image_size} x {config.image_size} px (published: 256 x 256).",
         f"Generator: {config.generator.block_expansion} base channels (published: 64), "
         f"{config.num_keypoints} keypoints.",
         "3D head: the built-in one." if head.assets is None else f"3D head: {head.assets.name}.",
@@ -21,25 +21,25 @@ def describe_model(config: ModelConfig) -> tuple[str, ...]:
 
 
 def describe_training(config: TrainConfig) -> tuple[str, ...]:
-    """One stage: how long, on what, with which stand-ins."""
+    """Describe one stage of training: how long, with which batch, and with which stand-ins."""
     workers = max(1, config.scale.num_workers)
     batch = config.data.batch_size * workers * config.step.accumulate
     length = f"{config.schedule.length} {config.schedule.unit}, batch {batch}."
     if isinstance(config.stage, HeadStage):
-        return (f"3DMM alone: {length}",)
-    return (f"Everything together: {length}", *_full_stage(config.stage))
+        return (f"3DMM only: {length}",)
+    return (f"All networks: {length}", *_full_stage(config.stage))
 
 
 def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
-    """What was evaluated and how."""
+    """Describe what was evaluated and how."""
     held_out = config.splits == ("test",)
-    people = "people held out from training" if held_out else "training people included"
+    people = "people held out from training" if held_out else "including people of the training set"
     lines = [f"Clips: split {' and '.join(config.splits)} ({people})."]
     if config.frames is not None:
-        lines.append(f"Only the first {config.frames} frames of a clip.")
+        lines.append(f"Only the first {config.frames} frames of each clip.")
     if "reconstruction" in config.modes:
         lines.append(
-            "Reconstruction: a clip's first frame is the source; its other frames drive and are scored."
+            "Reconstruction: the first frame of a clip is the source; its other frames drive and are scored."
         )
     if {"animation", "swap"} & set(config.modes):
         drawn = f"drawn with seed {config.animation.seed}"
@@ -47,10 +47,10 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
         lines.append(f"Pairs of source and driving clip: {pairs}.")
     if "animation" in config.modes:
         transfer = config.animation.transfer
-        how = [f"{transfer.mode} motion"]
-        how += ["adapted to the size of the face"] if transfer.adapt_scale else []
-        how += ["measured from the best frame"] if transfer.best_frame else []
-        lines.append(f"Animation: one person driven by another, {', '.join(how)}.")
+        motion = [f"{transfer.mode} motion"]
+        motion += ["scaled to the size of the face"] if transfer.adapt_scale else []
+        motion += ["measured from the best frame"] if transfer.best_frame else []
+        lines.append(f"Animation: one person driven by another, {', '.join(motion)}.")
     if "swap" in config.modes:
         lines.append(f"Face swap: absolute motion, {_mask(config.swap)}.")
     if "mesh" in config.modes:
@@ -67,11 +67,11 @@ def _mask(config: SwapConfig) -> str:
 
 
 def _scorers(config: ScorerConfig) -> list[str]:
-    """Numbers of one network do not compare with those of another: each is named."""
+    """Name every network, since scores by different networks cannot be compared."""
     lines = []
     if config.landmarks == "model":
         lines.append(
-            "AKD: landmarks by the evaluated model's own 3DMM; compares only evaluations of this model."
+            "AKD: landmarks by the model's own 3DMM; comparable only between evaluations of this model."
         )
     elif config.landmarks is not None:
         lines.append(f"AKD: landmarks by {config.landmarks.name}.")
@@ -88,7 +88,7 @@ def _encoder(head: HeadConfig) -> str:
     width = "" if head.encoder_width == 1 else f", {head.encoder_width:g} of the published width"
     published = HeadConfig()
     if (head.encoder_blocks, head.encoder_strides) != (published.encoder_blocks, published.encoder_strides):
-        width += ", of other depth"
+        width += ", of another depth"
     start = "random start, no ImageNet weights" if head.encoder_weights is None else "ImageNet start"
     return f"3DMM encoder: {start}{width}."
 

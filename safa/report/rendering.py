@@ -1,18 +1,22 @@
-"""Templates of this package to pages, and pages to files.
-
-XXX Numbers as they are shown."""
+"""Rendering: templates to pages, and scores and images to what stands in them."""
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
 
 from safa.metrics import Interval, Metric
 
+UNKNOWN = "–"
+JPEG_QUALITY = 85  # of images inside pages, 0 to 100
+
 
 def render(template: str, /, **values: object) -> str:
-    """A template with its values, as text. Everything put into it is escaped; a missing value is an error."""
+    """Fill a template. All values are escaped; a missing value is an error."""
     environment = Environment(
         loader=PackageLoader("safa.report"),
         autoescape=True,
@@ -23,41 +27,31 @@ def render(template: str, /, **values: object) -> str:
     return environment.get_template(template).render(values)
 
 
-UNKNOWN = "–"
+def format_score(metric: Metric, value: float) -> str:
+    """Format a score with its unit; a dash where there is none."""
+    unit = f" {metric.unit}" if metric.unit and math.isfinite(value) else ""
+    return f"{format_number(metric, value)}{unit}"
 
 
-def shown(metric: Metric, value: float) -> str:
-    """A metric's value with its unit; a dash where there is none."""
-    if not math.isfinite(value):
-        return UNKNOWN
-    unit = f" {metric.unit}" if metric.unit else ""
-    return f"{bare(metric, value)}{unit}"
+def format_number(metric: Metric, value: float) -> str:
+    """Format a score without its unit, for tables that name it in the heading."""
+    return f"{value * metric.display_scale:.{metric.digits}f}" if math.isfinite(value) else UNKNOWN
 
 
-def bare(metric: Metric, value: float) -> str:
-    """The same without its unit, for tables that name it above."""
-    return f"{value * metric.shown_times:.{metric.digits}f}" if math.isfinite(value) else UNKNOWN
+def format_interval(metric: Metric, interval: Interval) -> str:
+    """Format both ends without unit; empty where there is no interval."""
+    if not interval.known:
+        return ""
+    return f"{format_number(metric, interval.low)} to {format_number(metric, interval.high)}"
 
 
-def shown_interval(metric: Metric, interval: Interval) -> str:
-    """Both ends without unit; empty where there is no interval."""
-    return f"{bare(metric, interval.low)} to {bare(metric, interval.high)}" if interval.known else ""
+def jpeg_data_uri(image: Image.Image, largest: tuple[int, int]) -> str:
+    """Encode an image as a data URI that holds the image itself; the image is shrunk in place.
 
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours as words."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 clip``, ``2 clips``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def people(number: int) -> str:
-    """``1 person``, ``2 people``."""
-    return "1 person" if number == 1 else f"{number} people"
+    Args:
+        largest: px, width and height that it must not exceed.
+    """
+    image.thumbnail(largest)
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,8 +1,8 @@
-"""A talking-head data set made from nothing: seeded people who talk, blink, turn and lean.
+"""A synthetic talking-head data set: rendered people who talk, blink, turn and lean, all from a seed.
 
-``people`` (who), ``motion`` and ``performance`` (what they do), ``hair``, ``clothes``, ``paint`` and
-``backdrop`` (what they look like), ``scene`` and ``render`` (pictures), ``clips`` and ``truth`` (what is
-known of them), ``writer`` (files).
+``people`` chooses who they are, ``motion`` and ``performance`` how they move; ``hair``, ``clothes``,
+``painted_mesh`` and ``backdrop`` give them their looks; ``scene`` and ``render`` make the frames; ``truth``
+has the exact head codes, landmarks and clips; ``writer`` writes the files.
 """
 
 from safa.synthetic.writer import SyntheticSummary, write_dataset

@@ -1,4 +1,4 @@
-"""``python -m safa.data.synthetic --config X.yaml --out DIR``: the data set without a pipeline around it."""
+"""``python -m safa.synthetic --config X.yaml --out DIR`` writes the data set without a pipeline around it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from safa.synthetic.writer import write_dataset
 
 def _body() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m safa.data.synthetic", description="Make a data set of talking heads."
+        prog="python -m safa.synthetic", description="Make a synthetic data set of talking heads."
     )
     parser.add_argument("--config", type=Path, required=True, help="e.g. configs/synthetic.yaml")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the data set; goes on with what is there"
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the data set; if some of it exists, the rest is made",
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. num_people=20")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting, e.g. num_people=20",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

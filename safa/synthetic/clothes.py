@@ -111,8 +111,10 @@ def _collar(outfit: Outfit, body: Body) -> PaintedMesh:
 
 
 def _skin(skin: Colour, body: Body, angle: Field, start: Field) -> PaintedMesh:
-    depth = np.linspace(0, 1, _SKIN_ROWS)[:, None] * (start + 0.03)  # goes on a little under the cloth
-    shadow = 1 - 0.06 * np.exp(-depth.reshape(-1, 1) / 0.3)  # of the chin; goes on from the head's own neck
+    depth = np.linspace(0, 1, _SKIN_ROWS)[:, None] * (start + 0.03)  # ends a little under the cloth
+    shadow = 1 - 0.06 * np.exp(
+        -depth.reshape(-1, 1) / 0.3
+    )  # of the chin; continues that on the head's own neck
     grid = body.surface(depth, np.broadcast_to(angle, depth.shape))
     return _mesh(grid, depth, True, skin * shadow, 0.05)
 

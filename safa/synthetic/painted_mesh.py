@@ -1,6 +1,7 @@
-"""Painted triangle meshes: the common form of head, hair and clothes before they are drawn.
+"""Triangle meshes with a colour per vertex: the common form of head, hair and clothes before rendering.
 
-XXX Colours of the head's own skin, lips, eyes, teeth, brows and beard: one for each vertex."""
+``paint_head`` chooses the colours of the head's own skin, lips, eyes, teeth, brows and beard.
+"""
 
 from __future__ import annotations
 
@@ -83,6 +84,8 @@ def lumps(
     field: NDArray[np.float64] = np.cos(points @ directions.T + phases).sum(axis=1) * np.sqrt(2 / waves)
     return field
 
+
+# ---- the head ----------------------------------------------------------------------------------------------
 
 Regions = Mapping[str, Field]  # soft masks (V,) of the built-in head
 

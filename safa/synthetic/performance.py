@@ -25,7 +25,7 @@ _MEASURED = 3  # the landmarks' way and room are measured on every third frame
 _CORRECTIONS = 3  # travel grows a little less than in proportion to the amplitude
 _AMPLITUDES = (0.2, 2.0)
 _COURSES = 8  # tried at most: in a short clip a course may come to little
-_ENOUGH = 0.97  # of the wanted travel
+_ENOUGH = 0.97  # of the travel that is asked for
 # In frame heights:
 _MARGIN = 0.05  # always between the landmarks and the border
 _OFF_CENTRE = 0.10  # the face's place varies this much around the middle

@@ -19,7 +19,7 @@ from safa.synthetic.hair import Skull, coverage, grow_hair
 from safa.synthetic.painted_mesh import Faces, Field, PaintedMesh, Points, join, paint_head
 from safa.synthetic.people import Light, Person, sample_light, sample_outfit, sample_person
 from safa.synthetic.performance import FaceFrame, perform
-from safa.synthetic.truth import Spans, Track, cut
+from safa.synthetic.truth import Spans, Track, clip_spans
 
 _ROOT = 0  # joint
 _HIDDEN = 0.97  # cover of hair that nothing shows through
@@ -105,7 +105,7 @@ def build_scene(config: SyntheticConfig, person_index: int, video_index: int, he
     neck, neck_size = _neck(vertices, regions["neck"], joints[_ROOT])
     bust = build_bust(sample_outfit(cloth_rng), person.complexion.skin, neck, neck_size, cloth_rng)
     two = bool(clip_rng.random() < config.two_clip_share)
-    spans = cut(clip_rng, config.frames_per_video, two)
+    spans = clip_spans(clip_rng, config.frames_per_video, two)
     return Scene(
         track=perform(motion_rng, person, FaceFrame.of(landmarks), spans, config, head_model()),
         spans=spans,

@@ -1,11 +1,11 @@
-"""What is exactly known of a synthetic video: the codes behind each frame, the clips, the landmarks.
+"""The ground truth of a synthetic video: head codes and landmarks of each frame, clips and their boxes.
 
 The camera of the codes looks at a square **canvas** of the frame's longer side, centred on the frame. A
 point of the model at x in [-1, 1] lies at ``x * side / 2 + side / 2 - left`` in frame pixels, and y likewise;
-``left`` and ``top`` are how far the canvas goes beyond the frame.
+``left`` and ``top`` are how far the canvas extends beyond the frame.
 
-
-XXX Which parts of a video are clips, and the box around the face of each, as VoxCeleb's lists give them."""
+Clips and the boxes around their faces are as in VoxCeleb's lists.
+"""
 
 from __future__ import annotations
 
@@ -114,6 +114,8 @@ def load_truth(path: Path) -> tuple[Track, Canvas, tuple[Clip, ...]]:
     return track, Canvas(side, left, top), clips
 
 
+# ---- clips -------------------------------------------------------------------------------------------------
+
 # Where the box of VoxCeleb-style crops lies around the landmarks of a clip (measured on example crops):
 # brows to chin fill 0.3 to 0.9 of the height, with the face in the middle.
 _TOP, _BOTTOM = 0.31, 0.90
@@ -123,7 +125,7 @@ _SIDES = 0.06  # at least this much room left and right, of the box
 Spans = tuple[tuple[int, int], ...]  # (start, end) frames, end exclusive
 
 
-def cut(rng: Generator, frames: int, two: bool) -> Spans:
+def clip_spans(rng: Generator, frames: int, two: bool) -> Spans:
     """One or two (start, end) spans inside a video, a few frames away from its ends and from each other."""
     margin = max(1, min(6, frames // 20))
     start, end = (int(rng.integers(1, margin + 1)) for _ in range(2))

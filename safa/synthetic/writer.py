@@ -1,9 +1,8 @@
-"""The data set on disk: videos, sidecars and the list of clips, made by a few processes, restartable.
+"""Writes the data set: videos, sidecars and the list of clips, in several processes, resumable.
 
-A video counts as made when its three files are there; each is written atomically.
-
-
-XXX A few processes that share a list of jobs, and end with the one that started them."""
+A video is done when its three files exist; each is written atomically. The processes share a list of jobs,
+and end with the one that started them.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ from safa.config import settings_hash
 from safa.config.synthetic import SyntheticConfig
 from safa.data.video import write_video
 from safa.errors import UserError
-from safa.files import atomic_file, write_json
+from safa.files import atomic_file, remove_leftovers, write_json
 from safa.head import builtin
 from safa.synthetic.render import render
 from safa.synthetic.scene import build_scene, head_model
@@ -41,7 +40,7 @@ from safa.synthetic.truth import Canvas, Clip, face_box, landmarks_in_frame, loa
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
-RECIPE = 2  # raised whenever the same settings give other pictures
+RECIPE = 2  # raised whenever the same settings give different frames
 LOG_LINES = 12  # of progress, about
 
 Progress = Callable[[int, int], None]  # videos done, videos in all
@@ -102,7 +101,7 @@ def video_jobs(config: SyntheticConfig) -> tuple[VideoJob, ...]:
 def write_dataset(
     config: SyntheticConfig, out: Path, *, workers: int = 2, progress: Progress | None = None
 ) -> SyntheticSummary:
-    """Make what is missing of the data set in ``out``.
+    """Write what is missing of the data set in ``out``.
 
     Writes ``videos/<video>.mp4``, ``.landmarks.npy`` ((T, 68, 2) float32, frame pixels) and ``.truth.npz``,
     then ``metadata.csv``, one line for each clip, and ``summary.json``. Files depend on the settings only.
@@ -114,10 +113,10 @@ def write_dataset(
         UserError: the folder holds a data set of other settings.
     """
     began = time.monotonic()
-    _claim(out, config)
+    _lock_settings(out, config)
     videos = out / "videos"
     jobs = video_jobs(config)
-    missing = [job for job in jobs if not _is_made(videos, job)]
+    missing = [job for job in jobs if not _is_done(videos, job)]
     logger.info("synthetic: %d of %d videos to make in %s", len(missing), len(jobs), out)
     done = len(jobs) - len(missing)
     for _ in in_processes(partial(make_video, config, videos), missing, workers):
@@ -130,9 +129,9 @@ def write_dataset(
     return _publish(config, out, jobs, len(missing), began)
 
 
-def _claim(out: Path, config: SyntheticConfig) -> None:
-    """Note what this folder is made of, or refuse it if it is something else; clear what a crash left."""
-    mark = {
+def _lock_settings(out: Path, config: SyntheticConfig) -> None:
+    """Refuse a folder with another data set; delete incomplete files of a run that was killed."""
+    lock = {
         "recipe": RECIPE,
         "head": _head_digest(),
         "hash": settings_hash(config),
@@ -141,19 +140,18 @@ def _claim(out: Path, config: SyntheticConfig) -> None:
     path = out / "settings.json"
     (out / "videos").mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_json(path, mark)
+        write_json(path, lock)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        existing = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        found = None
-    if found != mark:
+        existing = None
+    if existing != lock:
         raise UserError(
             "holds a synthetic data set of other settings or of another version",
             str(out),
             "Choose another folder, or delete this one.",
         )
-    for leftover in (out / "videos").glob(".*"):
-        leftover.unlink()
+    remove_leftovers(out / "videos")
 
 
 def _head_digest() -> str:
@@ -168,12 +166,12 @@ def _head_digest() -> str:
 
 
 def _paths(videos: Path, job: VideoJob) -> tuple[Path, Path, Path]:
-    names = (f"{job.video_id}{ending}" for ending in (".mp4", ".landmarks.npy", ".truth.npz"))
-    movie, landmarks, truth = (videos / name for name in names)
-    return movie, landmarks, truth
+    names = (f"{job.video_id}{suffix}" for suffix in (".mp4", ".landmarks.npy", ".truth.npz"))
+    video, landmarks, truth = (videos / name for name in names)
+    return video, landmarks, truth
 
 
-def _is_made(videos: Path, job: VideoJob) -> bool:
+def _is_done(videos: Path, job: VideoJob) -> bool:
     return all(path.exists() for path in _paths(videos, job))
 
 
@@ -183,12 +181,12 @@ def make_video(config: SyntheticConfig, videos: Path, job: VideoJob) -> str:
         canvas = Canvas.around(config.frame_size)
         scene = build_scene(config, job.person, job.video, job.held_out)
         points = landmarks_in_frame(scene.track, canvas, head_model())
-        parts = tuple(Clip(a, b, face_box(points[a:b], config.frame_size)) for a, b in scene.spans)
-        movie, landmarks, truth = _paths(videos, job)
-        save_truth(truth, scene.track, canvas, parts)
+        clips = tuple(Clip(a, b, face_box(points[a:b], config.frame_size)) for a, b in scene.spans)
+        video, landmarks, truth = _paths(videos, job)
+        save_truth(truth, scene.track, canvas, clips)
         with atomic_file(landmarks) as temporary:
             np.save(temporary, points)
-        write_video(movie, render(scene, canvas), config.fps, crf=config.crf)
+        write_video(video, render(scene, canvas), config.fps, crf=config.crf)
     return job.video_id
 
 
@@ -206,7 +204,7 @@ def _one_thread() -> Iterator[None]:
 def _publish(
     config: SyntheticConfig, out: Path, jobs: tuple[VideoJob, ...], made: int, began: float
 ) -> SyntheticSummary:
-    """Gather the clips from the sidecars; write ``metadata.csv`` and ``summary.json``."""
+    """Collect the clips from the sidecars; write ``metadata.csv`` and ``summary.json``."""
     height, width = config.frame_size
     rows: list[tuple[object, ...]] = []
     travels: dict[str, list[float]] = {}
@@ -256,12 +254,14 @@ def _write_csv(path: Path, rows: list[tuple[object, ...]]) -> None:
         writer.writerows(rows)
 
 
+# ---- processes ---------------------------------------------------------------------------------------------
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 def in_processes(do: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """Do the jobs; yield each result as it comes, in any order. The first fault ends the run.
+    """Do the jobs; yield each result as it is ready, in any order. The first error ends the run.
 
     Args:
         do: a function that can be pickled.

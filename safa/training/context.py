@@ -1,4 +1,4 @@
-"""What the training loop needs to know about where it runs. The loop itself never mentions Ray.
+"""What the training loop needs to know about where it runs; the loop itself knows nothing of Ray.
 
 Two implementations live here: one process alone, and one process of a ``torch.distributed`` group. Ray Train
 sets up such a group; ``pipelines/train.py`` adds Ray's reporting to it.
@@ -49,7 +49,7 @@ class TrainContext(Protocol):
         ...
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Tell whoever supervises the run. Called by all ranks at the same steps."""
+        """Pass metrics to the supervisor of the run. Called by all ranks at the same steps."""
         ...
 
     def stop_requested(self) -> bool:
@@ -85,7 +85,7 @@ class LocalContext:
         return [text]
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """See ``TrainContext``: nobody supervises this run."""
+        """See ``TrainContext``: this run has no supervisor."""
 
     def stop_requested(self) -> bool:
         """See ``TrainContext``."""

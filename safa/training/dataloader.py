@@ -1,6 +1,6 @@
-"""Batches for the loop: opens the clips, checks that they can be trained on, and loads ahead.
+"""The data loader of training: opens the clips, checks that they can be trained on, and loads batches ahead.
 
-The samplers give any batch by number, so loading ahead in processes changes nothing in what is loaded. One
+The samplers give any batch by number, so loading ahead in processes does not change what is loaded. One
 process per CPU that is not training is a fair choice; with frames of 64 px and ``cache_mb`` large enough for
 all of them the training process itself spends about 2 % of a step on them (``benchmarks/loader.py``).
 """
@@ -31,8 +31,8 @@ from safa.training.context import TrainContext
 from safa.training.validate import HeldOutClip, read_held_out
 
 
-class TrainingData:
-    """All data of a run.
+class TrainingDataLoader:
+    """The data of a run: batches for this worker, and its share of the held-out clips.
 
     Raises:
         UserError: no clips, frames of another size than the model's, no landmarks at all, or too few people.
@@ -59,7 +59,7 @@ class TrainingData:
             self.held_out = read_held_out(store, config.validate_on, context)
 
     def batches(self, first_sample: int, steps: int) -> Iterator[FrameBatch | PairBatch]:
-        """This worker's batches of ``steps`` steps, for a run that has consumed ``first_sample`` samples."""
+        """Load this worker's batches of ``steps`` steps, after ``first_sample`` samples of the run."""
         data = self._config.data
         begin = first_sample + self._context.rank * data.batch_size
         starts = range(begin, begin + steps * self.samples_per_step, self._samples_per_pass)
@@ -79,7 +79,7 @@ def check_clips(config: TrainConfig) -> None:
     """Refuse data that cannot be trained on, before anything else is started.
 
     Raises:
-        UserError: as ``TrainingData``.
+        UserError: as ``TrainingDataLoader``.
     """
     store = ClipStore(config.data.clips)
     _training_clips(store, config)
@@ -88,7 +88,7 @@ def check_clips(config: TrainConfig) -> None:
 
 
 class _BatchesByStart(Dataset[Any]):
-    """Batch of the samples that start at a number."""
+    """A data set of batches; the index is the number of a batch's first sample."""
 
     def __init__(self, sampler: FrameSampler | PairSampler, size: int) -> None:
         self._sampler, self._size = sampler, size

@@ -1,8 +1,8 @@
 """The training loop: the same for both stages, on one process or many.
 
-Files in the run folder, all written by rank 0: ``checkpoints/`` (see ``safa.training.checkpoint``), what
-``safa.training.metrics_logger`` names and, at the end, ``model/``. The folder must be seen by all workers: a worker
-group that was restarted, on whatever machines and however many, goes on from the newest state in it.
+Rank 0 writes all files of the run folder: ``checkpoints/`` (see ``safa.checkpoint.native``), those that
+``safa.training.metrics_logger`` names and, at the end, ``model/``. All workers must see the folder: a group
+that is restarted, on whatever machines and however many, resumes from the newest state in it.
 
 Randomness of a step comes from (seed, step, rank) and its samples from their numbers, so a resumed run takes
 the same steps as one that was never interrupted, bit for bit on one CPU worker.
@@ -36,7 +36,7 @@ from safa.errors import UserError
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
 from safa.training.context import TrainContext
-from safa.training.dataloader import TrainingData
+from safa.training.dataloader import TrainingDataLoader
 from safa.training.metrics_logger import MetricsLogger
 from safa.training.optim import scale_learning_rates
 from safa.training.out_of_memory import explain_out_of_memory
@@ -55,27 +55,27 @@ def fit(config: TrainConfig, context: TrainContext) -> Progress:
 
     Raises:
         UserError: data that cannot be trained on, weights that do not fit, a loss that is not finite.
-        WorkerOutOfMemoryError: this worker's memory is full; the others do not know.
+        WorkerOutOfMemoryError: this worker is out of memory; the others do not know.
         InterruptedRun: the context asked to stop; the state is saved.
     """
     torch.set_num_threads(config.scale.threads_per_worker)  # Ray and DataLoader preset 1
     torch.manual_seed(config.seed)  # of the first weights
     with explain_out_of_memory(config):
-        return _Run(config, context, TrainingData(config, context)).run()
+        return _Run(config, context, TrainingDataLoader(config, context)).run()
 
 
 class _Run:
-    """State of one call of ``fit``."""
+    """The state of one call of ``fit``."""
 
-    def __init__(self, config: TrainConfig, context: TrainContext, feed: TrainingData) -> None:
-        self._config, self._context, self._feed = config, context, feed
+    def __init__(self, config: TrainConfig, context: TrainContext, loader: TrainingDataLoader) -> None:
+        self._config, self._context, self._loader = config, context, loader
         self._stage = make_stage(config, context)
         self._folder = config.folder
         self._states = self._folder / "checkpoints"
         self._metric = best_metric(config.stage)
         self._progress = self._resume()
         self._total = config.schedule.total_steps(
-            feed.samples_per_epoch, feed.samples_per_step, self._progress.step, self._progress.samples
+            loader.samples_per_epoch, loader.samples_per_step, self._progress.step, self._progress.samples
         )
         self._logger: MetricsLogger | None = None  # of rank 0
         if context.rank == 0:
@@ -92,7 +92,7 @@ class _Run:
         return self._progress
 
     def _take_all_steps(self) -> None:
-        batches = self._feed.batches(self._progress.samples, self._total - self._progress.step)
+        batches = self._loader.batches(self._progress.samples, self._total - self._progress.step)
         self._stage.train_mode()
         self._window.restart()
         while self._progress.step < self._total:
@@ -117,25 +117,25 @@ class _Run:
         if newest is None:
             return Progress()
         progress = load_state(newest, self._stage.state)
-        log.info("going on from %s, after %d steps", newest, progress.step)
+        log.info("resuming from %s, after %d steps", newest, progress.step)
         return progress
 
     def _take_step(self, batches: Iterator[FrameBatch | PairBatch]) -> None:
         config, done = self._config, self._progress
         started = time.perf_counter()
-        factor = config.schedule.lr_factor(done.step, done.samples, self._feed.samples_per_epoch)
+        factor = config.schedule.lr_factor(done.step, done.samples, self._loader.samples_per_epoch)
         scale_learning_rates(self._stage.optimisers, factor)
         generator = self._seed(done.step)
-        chosen = [next(batches) for _ in range(config.step.accumulate)]
-        moved: list[Any] = [b.to(self._context.device, self._stage.memory_format) for b in chosen]
+        local = [next(batches) for _ in range(config.step.accumulate)]
+        moved: list[Any] = [b.to(self._context.device, self._stage.memory_format) for b in local]
         loaded = time.perf_counter()
         try:
             terms = self._stage.step(moved, generator)
         except NotFiniteError as error:
             raise self._explained(error) from None
         seconds = time.perf_counter() - started
-        samples = done.samples + self._feed.samples_per_step
-        epoch = samples // self._feed.samples_per_epoch
+        samples = done.samples + self._loader.samples_per_step
+        epoch = samples // self._loader.samples_per_epoch
         self._progress = Progress(done.step + 1, samples, epoch, done.seconds + seconds)
         if self._stage.ema is not None:
             self._stage.ema.update(self._progress.step)
@@ -149,19 +149,19 @@ class _Run:
         return torch.Generator().manual_seed(int(seeds[1] >> np.uint64(1)))
 
     def _log(self) -> None:
-        done, feed = self._progress, self._feed
+        done, loader = self._progress, self._loader
         row = self._window.row(self._context)
         rate = row.steps_per_second
         total = sum(row.losses.values())
-        epoch = done.samples / feed.samples_per_epoch
+        epoch = done.samples / loader.samples_per_epoch
         left = datetime.timedelta(seconds=round((self._total - done.step) / rate))
         if self._logger is not None:
             losses = "  ".join(f"{name} {value:.4g}" for name, value in row.losses.items())
             log.info(
                 "step %d/%d  epoch %.2f  %.2f steps/s  %.1f samples/s  ETA %s  total %.4g  %s",
-                done.step, self._total, epoch, rate, rate * feed.samples_per_step, left, total, losses,
+                done.step, self._total, epoch, rate, rate * loader.samples_per_step, left, total, losses,
             )  # fmt: skip
-            self._logger.training(done.step, {"epoch": epoch} | vars(row))
+            self._logger.log_training(done.step, {"epoch": epoch} | vars(row))
         self._context.report({"step": done.step, **row.losses})
         self._window.restart()
 
@@ -169,13 +169,13 @@ class _Run:
         model = self._stage.inference_model
         assert isinstance(model, Safa | Tdmm)
         started = time.perf_counter()
-        scores = held_out_scores(model, self._feed.held_out, self._context)
+        scores = held_out_scores(model, self._loader.held_out, self._context)
         if self._logger is not None:
-            strip = held_out_strip(model, self._feed.held_out[0], self._context.device)
+            strip = held_out_strip(model, self._loader.held_out[0], self._context.device)
             shown = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
             log.info("step %d/%d  held out: %s", self._progress.step, self._total, shown)
             seconds = time.perf_counter() - started
-            self._logger.validation(self._progress.step, scores, seconds, strip)
+            self._logger.log_validation(self._progress.step, scores, seconds, strip)
         self._stage.train_mode()
 
     def _best_steps(self) -> dict[int, float]:
@@ -202,8 +202,8 @@ class _Run:
         return ModelInfo(config.stage.kind, config.model, self._progress.step, config.name)
 
     def _explained(self, error: NotFiniteError) -> UserError:
-        # Not among the checkpoints: BatchNorm statistics may have taken in the fault. A new start goes on
-        # from the last good one.
+        # Not among the checkpoints: BatchNorm statistics may include the bad batch. A new start resumes from
+        # the last good state.
         kept = self._folder / "failed"
         if self._logger is not None:
             save_state(kept, self._stage.state, self._progress, self._info())
@@ -211,13 +211,13 @@ class _Run:
         return UserError(
             f"the loss is not finite in step {step} ({error.details})",
             str(self._folder),
-            f"Look at these clips, or lower the learning rate. The state is kept in {kept}.",
+            f"Look at these clips, or lower the learning rate. The state is saved in {kept}.",
         )
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What a training row of ``metrics.jsonl`` says beside the step; ``data_share`` is time spent on data."""
+    """A training row of ``metrics.jsonl``, less the step; ``data_share`` is the time spent on data."""
 
     losses: dict[str, float]
     lr_factor: float
@@ -226,15 +226,15 @@ class _Row:
 
 
 class _Window:
-    """Sums since the last log line, kept on the device so that no step waits for a number."""
+    """Sums since the last log line, kept on the device so that no step waits for a transfer."""
 
     def restart(self) -> None:
-        """Forget what was summed."""
+        """Reset the sums."""
         self._terms: dict[str, Tensor] = {}
         self._steps, self._factor, self._waited, self._seconds = 0, 1.0, 0.0, 0.0
 
     def add(self, terms: dict[str, Tensor], factor: float, *, waited: float, seconds: float) -> None:
-        """Take in one step."""
+        """Add one step."""
         for name, value in terms.items():
             self._terms[name] = self._terms[name] + value if name in self._terms else value
         self._steps += 1
@@ -243,7 +243,7 @@ class _Window:
         self._seconds += seconds
 
     def row(self, context: TrainContext) -> _Row:
-        """Means over the window and the group."""
+        """Compute the means over the window and the group."""
         sums = context.sum(torch.stack(list(self._terms.values())).double()).tolist()
         share = self._steps * context.world_size
         return _Row(

@@ -1,17 +1,12 @@
-"""What a run writes for people to follow it; rank 0 alone keeps it.
+"""The metrics of a run, for people to follow it; only rank 0 writes them.
 
-- ``metrics.jsonl``: every training row and validation (see ``safa.training.records``);
-- ``tensorboard/``: the same numbers, and a strip of held-out pictures at every validation;
-- ``strip.png``: the newest of these strips; ``curves.png``: all curves.
-
-
-XXX ``metrics.jsonl``: one JSON object per line, training losses and validation scores in the order of steps.
-
-A training row has ``kind: train`` with ``step``, ``epoch``, ``lr_factor``, rates and ``losses`` (weighted,
-means since the row before). A validation row has ``kind: validate`` with ``step`` and ``scores``.
-
-
-XXX ``curves.png``: the losses and held-out scores of a run, drawn from its ``metrics.jsonl``."""
+- ``metrics.jsonl``: one JSON object per line, in the order of steps. A training row has ``kind: train`` with
+  ``step``, ``epoch``, ``lr_factor``, rates and ``losses`` (weighted means since the row before). A validation
+  row has ``kind: validate`` with ``step`` and ``scores``;
+- ``curves.png``: all losses and held-out scores, drawn from these rows;
+- ``strip.png``: the newest strip of held-out images;
+- ``tensorboard/``: the same numbers, and every strip.
+"""
 
 from __future__ import annotations
 
@@ -25,76 +20,18 @@ from PIL import Image
 
 from safa.files import atomic_file, atomic_write
 from safa.metrics import COPY_SOURCE, Metric
-from safa.training import metrics_logger
 from safa.visualize.images import RgbImage
 
-CURVES_EVERY = 60.0  # seconds between drawings, which take about one
-
-
-class MetricsLogger:
-    """Of the run in ``folder``, which goes on after ``step`` finished steps: later rows are forgotten."""
-
-    def __init__(self, folder: Path, title: str, step: int) -> None:
-        # Imported by the process that writes: it takes most of a second.
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._title = folder, title
-        self._metrics = folder / metrics_logger.FILE_NAME
-        metrics_logger.drop_metrics_after(self._metrics, step)
-        self._scores: dict[int, dict[str, float]] = {
-            row["step"]: row["scores"]
-            for row in metrics_logger.read_metrics(self._metrics)
-            if row["kind"] == "validate"
-        }
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
-        self._drawn = time.monotonic()
-
-    def training(self, step: int, row: Mapping[str, Any]) -> None:
-        """Losses since the row before, and rates."""
-        metrics_logger.append_metrics(self._metrics, {"kind": "train", "step": step} | dict(row))
-        numbers = {f"loss/{name}": value for name, value in row["losses"].items()}
-        numbers |= {f"run/{name}": value for name, value in row.items() if name != "losses"}
-        self._plot(step, numbers)
-
-    def validation(self, step: int, scores: Mapping[str, float], seconds: float, strip: RgbImage) -> None:
-        """Held-out scores, and what the model made of one clip."""
-        row = {"kind": "validate", "step": step, "scores": dict(scores), "seconds": seconds}
-        metrics_logger.append_metrics(self._metrics, row)
-        self._scores[step] = dict(scores)
-        self._plot(step, {f"held_out/{name}": value for name, value in scores.items()})
-        self._board.add_image("held_out", strip, step, dataformats="HWC")
-        with atomic_file(self._folder / "strip.png") as temporary:
-            Image.fromarray(strip).save(temporary, format="png")
-
-    def best_steps(self, metric: Metric, count: int) -> dict[int, float]:
-        """The ``count`` validated steps with the best scores, best first; of equal ones the earliest."""
-        sign = -1 if metric.higher_is_better else 1
-        known = {step: scores[metric.key] for step, scores in self._scores.items() if metric.key in scores}
-        ranked = sorted(known, key=lambda step: (sign * known[step], step))
-        return {step: known[step] for step in ranked[:count]}
-
-    def draw(self, *, at_once: bool) -> None:
-        """Bring files up to date that take a while; unless ``at_once``, only if that was not done lately."""
-        self._board.flush()
-        if at_once or time.monotonic() - self._drawn > CURVES_EVERY:
-            draw_curves(metrics_logger.read_metrics(self._metrics), self._folder / "curves.png", self._title)
-            self._drawn = time.monotonic()
-
-    def close(self) -> None:
-        """Nothing is written after this."""
-        self._board.close()
-
-    def _plot(self, step: int, numbers: Mapping[str, float]) -> None:
-        for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
-
-
 FILE_NAME = "metrics.jsonl"
+CURVES_EVERY = 60.0  # seconds between drawings, which take about one
+COLUMNS = 4  # of the curves
+
+
+# ---- rows --------------------------------------------------------------------------------------------------
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All complete rows; a last line that a crash cut off is left out. No file: no rows."""
+    """Read all complete rows; a last line that a crash cut off is left out. Without a file there are none."""
     if not path.exists():
         return []
     rows = []
@@ -107,33 +44,33 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def append_metrics(path: Path, row: Mapping[str, Any]) -> None:
-    """Add one row."""
+    """Append one row."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
-    """Forget rows of steps that a resumed run will take again."""
+    """Delete the rows of steps that a resumed run will take again."""
     rows = [row for row in read_metrics(path) if row["step"] <= step]
     atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-COLUMNS = 4
+# ---- curves ------------------------------------------------------------------------------------------------
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """One panel per loss term and per held-out score; copy-the-source is the dashed line of its score.
+def draw_curves(rows: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw one panel per loss term and per held-out score; its dashed line is what copying the source scores.
 
     Args:
-        records: rows of ``read_metrics``.
-        path: a PNG; it is written atomically. Nothing is written without records.
+        rows: as ``read_metrics`` gives them. Without any, nothing is written.
+        path: a PNG, written atomically.
     """
     # The stateless interface: pyplot would choose a display and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    losses = _series(records, "train", "losses")
-    scores = _series(records, "validate", "scores")
+    losses = _series(rows, "train", "losses")
+    scores = _series(rows, "validate", "scores")
     panels = [("loss: " + name, {"": line}) for name, line in losses.items()]
     for name, line in scores.items():
         if not name.endswith(COPY_SOURCE):
@@ -143,11 +80,11 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
             panels.append(("held out: " + name, lines))
     if not panels:
         return
-    rows = -(-len(panels) // COLUMNS)
-    figure = Figure(figsize=(3.4 * COLUMNS, 2.3 * rows + 0.4), layout="constrained")
+    num_rows = -(-len(panels) // COLUMNS)
+    figure = Figure(figsize=(3.4 * COLUMNS, 2.3 * num_rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    axes = figure.subplots(rows, COLUMNS, squeeze=False).flat
+    axes = figure.subplots(num_rows, COLUMNS, squeeze=False).flat
     for axis, (name, lines) in zip(axes, panels, strict=False):
         for label, line in lines.items():
             axis.plot(*line, label=label, linestyle="--" if label.startswith("copy") else "-", linewidth=1)
@@ -165,14 +102,80 @@ def draw_curves(records: Sequence[Mapping[str, Any]], path: Path, title: str) ->
 
 
 def _series(
-    records: Sequence[Mapping[str, Any]], kind: str, field: str
+    rows: Sequence[Mapping[str, Any]], kind: str, field: str
 ) -> dict[str, tuple[list[int], list[float]]]:
     """Steps and values by name, in order of first appearance."""
     series: dict[str, tuple[list[int], list[float]]] = {}
-    for row in records:
+    for row in rows:
         if row["kind"] == kind:
             for name, value in row[field].items():
                 steps, values = series.setdefault(name, ([], []))
                 steps.append(row["step"])
                 values.append(value)
     return series
+
+
+# ---- logger ------------------------------------------------------------------------------------------------
+
+
+class MetricsLogger:
+    """Writes the metrics of one run.
+
+    Args:
+        folder: of the run.
+        title: over the curves.
+        step: finished steps of the run that is started or resumed; rows of later steps are deleted.
+    """
+
+    def __init__(self, folder: Path, title: str, step: int) -> None:
+        # Imported by the process that writes: it takes most of a second.
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._title = folder, title
+        self._metrics = folder / FILE_NAME
+        drop_metrics_after(self._metrics, step)
+        self._scores: dict[int, dict[str, float]] = {
+            row["step"]: row["scores"] for row in read_metrics(self._metrics) if row["kind"] == "validate"
+        }
+        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        self._drawn = time.monotonic()
+
+    def log_training(self, step: int, row: Mapping[str, Any]) -> None:
+        """Log the losses since the row before, and rates."""
+        append_metrics(self._metrics, {"kind": "train", "step": step} | dict(row))
+        numbers = {f"loss/{name}": value for name, value in row["losses"].items()}
+        numbers |= {f"run/{name}": value for name, value in row.items() if name != "losses"}
+        self._plot(step, numbers)
+
+    def log_validation(self, step: int, scores: Mapping[str, float], seconds: float, strip: RgbImage) -> None:
+        """Log held-out scores, and a strip of images of one clip."""
+        row = {"kind": "validate", "step": step, "scores": dict(scores), "seconds": seconds}
+        append_metrics(self._metrics, row)
+        self._scores[step] = dict(scores)
+        self._plot(step, {f"held_out/{name}": value for name, value in scores.items()})
+        self._board.add_image("held_out", strip, step, dataformats="HWC")
+        with atomic_file(self._folder / "strip.png") as temporary:
+            Image.fromarray(strip).save(temporary, format="png")
+
+    def best_steps(self, metric: Metric, count: int) -> dict[int, float]:
+        """Find the ``count`` validated steps with the best scores, best first; of equal ones the earliest."""
+        sign = -1 if metric.higher_is_better else 1
+        known = {step: scores[metric.key] for step, scores in self._scores.items() if metric.key in scores}
+        ranked = sorted(known, key=lambda step: (sign * known[step], step))
+        return {step: known[step] for step in ranked[:count]}
+
+    def draw(self, *, at_once: bool) -> None:
+        """Draw the curves, which takes a second; unless ``at_once``, only if they are a minute old."""
+        self._board.flush()
+        if at_once or time.monotonic() - self._drawn > CURVES_EVERY:
+            draw_curves(read_metrics(self._metrics), self._folder / "curves.png", self._title)
+            self._drawn = time.monotonic()
+
+    def close(self) -> None:
+        """Close the files; nothing may be logged after this."""
+        self._board.close()
+
+    def _plot(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)

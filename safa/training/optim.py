@@ -1,4 +1,4 @@
-"""Optimisers, and the average of weights that inference may use."""
+"""Optimisers, and the exponential moving average (EMA) of weights that inference may use."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam
 
 from safa.config.training import StepConfig
-
-
-def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name, in the order in which the optimiser numbers them."""
-    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+from safa.weights import trained_parameters
 
 
 def make_adam(network: nn.Module, lr: float, betas: tuple[float, float], step: StepConfig) -> Adam:
@@ -42,7 +38,7 @@ def clip_gradients(network: nn.Module, largest_norm: float | None) -> None:
 class EMA:
     """Exponential moving average of a model's parameters; BatchNorm statistics are copied as they are.
 
-    After step n the share kept is min(decay, (1 + n) / (10 + n)), so that an early average follows quickly.
+    After step n the share kept is min(decay, (1 + n) / (10 + n)), so that it follows quickly at first.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -59,7 +55,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the model as it is after ``step`` finished steps."""
+        """Update the average with the model after ``step`` finished steps."""
         keep = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._kept, self._current, 1 - keep)
         for mine, current in self._statistics:

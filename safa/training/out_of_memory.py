@@ -1,4 +1,4 @@
-"""Full memory, told as what to change in the settings."""
+"""Out-of-memory errors, explained by the settings to change."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from safa.config.training import TrainConfig
 from safa.errors import UserError
 
-CPU_MESSAGE = "DefaultCPUAllocator"  # torch has no type of its own for a CPU's memory
+CPU_MESSAGE = "DefaultCPUAllocator"  # torch has no error type of its own for the CPU
 
 
 class WorkerOutOfMemoryError(UserError):
-    """One worker's memory is full. The others wait for it: whoever supervises them has to end them."""
+    """One worker is out of memory. The others wait for it, so their supervisor has to end them."""
 
 
 @contextmanager
 def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Turn torch's errors about memory into one line that names the setting to lower.
+    """Turn torch's out-of-memory errors into one line that names the setting to lower.
 
     Raises:
         WorkerOutOfMemoryError: in place of torch's error.

@@ -43,7 +43,7 @@ Terms = dict[str, Tensor]  # detached, weighted loss terms by name
 
 
 class NotFiniteError(Exception):
-    """A loss came out NaN or infinite; no weight was changed by this step. Raised on all ranks.
+    """A loss is NaN or infinite; no weight was changed by this step. Raised on all ranks.
 
     ``details`` names the terms, and the clips of the batch.
     """
@@ -79,15 +79,15 @@ class Stage(ABC, Generic[B]):
 
     @property
     def state(self) -> TrainState:
-        """Everything a checkpoint keeps."""
+        """Everything that a checkpoint keeps."""
         return TrainState(self.networks, self.optimisers, self.ema.model if self.ema else None)
 
     @property
     def inference_model(self) -> nn.Module:
-        """The averaged model where there is one, else the trained one."""
+        """The EMA where there is one, else the trained model."""
         return self.ema.model if self.ema else self.model
 
-    def _laid_out(self, network: M) -> M:
+    def _in_memory_format(self, network: M) -> M:
         return network.to(memory_format=self.memory_format)  # type: ignore[call-overload, no-any-return]
 
     def _wrap(self, network: nn.Module, *, all_parameters_used: bool = True) -> nn.Module:
@@ -124,12 +124,12 @@ class Stage(ABC, Generic[B]):
         return sums
 
     def _refuse_not_finite(self, losses: Losses, batch: B) -> None:
-        """All workers learn of it and stop together, each knowing whose batch it was."""
-        fault = 1.0 - losses.total.detach().isfinite().float()
-        if self._context.sum(fault.reshape(1)).item() == 0:
+        """Stop all workers together at a loss that is not finite; the error names the clips."""
+        not_finite = 1.0 - losses.total.detach().isfinite().float()
+        if self._context.sum(not_finite.reshape(1)).item() == 0:
             return
         details = ""
-        if fault.item() > 0:
+        if not_finite.item() > 0:
             terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.terms.items())
             details = f"{terms}; clips {', '.join(batch.clip_ids)}"
         raise NotFiniteError("; ".join(text for text in self._context.gather(details) if text))
@@ -145,7 +145,7 @@ class Stage(ABC, Generic[B]):
 
 
 class HeadTraining(Stage[FrameBatch]):
-    """Stage 1."""
+    """Stage 1: the 3DMM alone, on single frames."""
 
     model: Tdmm
 
@@ -155,7 +155,7 @@ class HeadTraining(Stage[FrameBatch]):
         model = Tdmm(config.model, load_head_assets(config.model.head))
         if config.model.head.encoder_weights is not None:
             model.load_encoder_weights(config.model.head.encoder_weights)
-        self.model = self._laid_out(model)
+        self.model = self._in_memory_format(model)
         self._tdmm = self._wrap(self.model)
         self.networks = {"tdmm": self.model}
         self.optimisers = {"tdmm": make_adam(self.model, stage.lr, stage.betas, config.step)}
@@ -176,7 +176,7 @@ class HeadTraining(Stage[FrameBatch]):
 
 
 class FullTraining(Stage[PairBatch]):
-    """Stage 2."""
+    """Stage 2: all networks, on frame pairs."""
 
     model: Safa
 
@@ -184,14 +184,14 @@ class FullTraining(Stage[PairBatch]):
         super().__init__(config.step, context)
         self._stage = stage
         model = _first_model(config, stage)
-        self.model = self._laid_out(model)
+        self.model = self._in_memory_format(model)
         self.networks = {
             "kp_detector": model.kp_detector,
             "tdmm": model.tdmm,
             "generator": model.generator,
-            "discriminator": self._laid_out(MultiScaleDiscriminator(config.model)),
+            "discriminator": self._in_memory_format(MultiScaleDiscriminator(config.model)),
         }
-        # Nobody scorers the prediction: then the generator, at least, gets no gradient.
+        # If no loss compares the prediction, the generator gets no gradient at all.
         weights = stage.losses.weights
         scored = weights.perceptual > 0 or weights.needs_discriminator
         wrapped = {
@@ -226,9 +226,9 @@ class FullTraining(Stage[PairBatch]):
         outputs: list[StepOutputs] = []
 
         def generator_losses(_: int, batch: PairBatch) -> Losses:
-            made = generator_step(self._wrapped, batch, self._criteria, rng)
-            outputs.append(made.outputs)
-            return made.losses
+            result = generator_step(self._wrapped, batch, self._criteria, rng)
+            outputs.append(result.outputs)
+            return result.losses
 
         def discriminator_losses(i: int, _: PairBatch) -> Losses:
             return discriminator_step(self._wrapped, outputs[i], self._criteria)
@@ -242,7 +242,7 @@ class FullTraining(Stage[PairBatch]):
 
 
 def _first_model(config: TrainConfig, stage: FullStage) -> Safa:
-    """From ``stage.init`` if given: all of a full model, or the 3DMM after the head stage."""
+    """The model that training starts from. ``stage.init`` holds all of it, or only its 3DMM."""
     head = config.model.head
     if stage.init is None:
         model = Safa(config.model, load_head_assets(head))

@@ -10,8 +10,8 @@ called through ``forward`` and exactly once between two backward passes:
 - ``tdmm(images)``: source and driving stacked, since its BatchNorm is fixed and samples do not meet;
 - ``generator(...)`` once;
 - ``discriminator(...)``: once in ``discriminator_step``, on real and predicted images stacked (InstanceNorm
-  keeps samples apart). In ``generator_step`` it scores with detached parameters: nothing of it is trained
-  there, so the wrapper is passed by and no gradient is left on it.
+  keeps samples apart). In ``generator_step`` it is called with detached parameters: nothing of it is trained
+  there, so the wrapper is bypassed and no gradient is left on it.
 
 Running statistics need no broadcast when SyncBatchNorm is used: wrap with ``broadcast_buffers=False``.
 Source: docs/model.md, section 7.
@@ -69,7 +69,7 @@ class Networks:
 
 
 class Criteria(nn.Module):
-    """Everything fixed that stage-2 losses are measured with: image pyramid, feature network, settings."""
+    """What the stage-2 losses need and does not learn: image pyramid, feature network, settings."""
 
     def __init__(self, config: LossConfig, model: ModelConfig) -> None:
         """Raises ``UserError`` if the perceptual backend's weights cannot be read."""
@@ -102,7 +102,7 @@ class Criteria(nn.Module):
 
 @dataclass(frozen=True)
 class StepOutputs:
-    """What a generator step made; ``discriminator_step`` and pictures read it.
+    """What a generator step computed, for ``discriminator_step`` and for images of it.
 
     ``real`` and ``fake`` are detached pyramids of the driving frame and of the prediction.
     """
@@ -123,7 +123,7 @@ class GeneratorStep:
     outputs: StepOutputs
 
 
-# ---- stage 1
+# ---- stage 1 -----------------------------------------------------------------------------------------------
 
 
 def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Losses:
@@ -140,7 +140,7 @@ def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Los
     return Losses(terms)
 
 
-# ---- stage 2
+# ---- stage 2 -----------------------------------------------------------------------------------------------
 
 
 def generator_step(
@@ -199,7 +199,7 @@ def discriminator_step(networks: Networks, outputs: StepOutputs, criteria: Crite
     return Losses(terms)
 
 
-# ---- parts
+# ---- parts -------------------------------------------------------------------------------------------------
 
 
 class _Terms(dict[str, Tensor]):
@@ -269,11 +269,11 @@ def _add_adversarial_terms(
 ) -> None:
     keypoints = kp_driving.value.detach()
     scales = criteria.discriminator_scales
-    fake_outputs = _judge(discriminator, fake.at(scales), keypoints)
+    fake_outputs = _discriminate(discriminator, fake.at(scales), keypoints)
     terms.add("generator_gan", weights.generator_gan, lambda: losses.generator_gan(fake_outputs))
     if weights.feature_matching > 0:
         with torch.no_grad():
-            real_outputs = _judge(discriminator, real.at(scales), keypoints)
+            real_outputs = _discriminate(discriminator, real.at(scales), keypoints)
         terms.add(
             "feature_matching",
             weights.feature_matching,
@@ -300,14 +300,14 @@ def _add_equivariance_terms(
     )
 
 
-def _judge(
+def _discriminate(
     discriminator: nn.Module, images: Sequence[Tensor], keypoints: Tensor
 ) -> tuple[DiscriminatorOutput, ...]:
-    """The discriminator's verdict with its parameters held fixed: gradients reach the images only."""
+    """Call the discriminator with its parameters held fixed: gradients reach the images only."""
     bare = _unwrap(discriminator)
     fixed = {name: value.detach() for name, value in bare.named_parameters()}
-    verdict: tuple[DiscriminatorOutput, ...] = functional_call(bare, fixed, (images, keypoints))
-    return verdict
+    outputs: tuple[DiscriminatorOutput, ...] = functional_call(bare, fixed, (images, keypoints))
+    return outputs
 
 
 def _tdmm(module: nn.Module) -> Tdmm:

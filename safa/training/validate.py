@@ -1,9 +1,8 @@
-"""Held-out scores during training, each beside what copying the source would score.
+"""Held-out reconstruction during training: scores, and a strip of labelled images.
 
-Reconstruction as in docs/model.md, section 8: frame 0 of a clip is the source, further frames of it drive.
-
-
-XXX What the model makes of a held-out clip while it trains, as a strip of labelled pictures."""
+Frame 0 of a clip is the source, further frames of it drive (docs/model.md, section 8). Each score is beside
+that of copying the source.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +18,16 @@ from torch import Tensor
 from safa.config.training import FullStage, HeadStage, ValidateConfig
 from safa.data.clip_store import ClipStore
 from safa.head.model import landmarks_px
-from safa.metrics import COPY_SOURCE, IMAGE_METRICS, L1, LANDMARK_NME, Metric, clip_score, landmark_nme
+from safa.metrics import (
+    COPY_SOURCE,
+    IMAGE_METRICS,
+    L1,
+    LANDMARK_NME,
+    Metric,
+    clip_score,
+    image_scores,
+    landmark_scores,
+)
 from safa.models.safa import AnimatedBatch, Safa
 from safa.models.tdmm import Tdmm
 from safa.training.context import TrainContext
@@ -30,8 +38,10 @@ from safa.visualize.panels import Panel, strip, strip_panels
 
 @dataclass(frozen=True)
 class HeldOutClip:
-    """Frames of one clip: source (1, 3, H, W) and driving (F, 3, H, W) in [0, 1], landmarks likewise in
-    pixels."""
+    """Frames of one clip: source (1, 3, H, W) and driving (F, 3, H, W) in [0, 1].
+
+    The landmarks are (1, 68, 2) and (F, 68, 2) in pixels.
+    """
 
     source: Tensor
     driving: Tensor
@@ -83,33 +93,32 @@ def held_out_scores(
 
 
 def _frame_scores(model: Safa | Tdmm, clip: HeldOutClip, device: torch.device) -> dict[str, Tensor]:
-    """Scores by name, (F,) each."""
+    """Return the scores of a clip's driving frames by key, (F,) each."""
     driving, source = clip.driving.to(device), clip.source.to(device)
-    given = clip.driving_landmarks
-    scores = {LANDMARK_NME.key + COPY_SOURCE: landmark_nme(clip.source_landmarks, given)}
+    scores = {}
     if isinstance(model, Tdmm):
         geometry = model.geometry(model.estimate(driving).code)
     else:
         state = model.analyse(driving)
         geometry = model.tdmm.geometry(state.code)
         prediction = model.reenact(model.prepare_source(source), state).prediction
-        for metric in IMAGE_METRICS:
-            scores[metric.key] = metric.function(prediction, driving)
-            scores[metric.key + COPY_SOURCE] = metric.function(source, driving)
+        scores = image_scores(prediction, source, driving)
     points = landmarks_px(geometry, driving.shape[-1]).cpu()
-    return scores | {LANDMARK_NME.key: landmark_nme(points, given)}
+    return scores | landmark_scores(points, clip.source_landmarks, clip.driving_landmarks)
 
+
+# ---- the strip ---------------------------------------------------------------------------------------------
 
 ROWS = 3  # driving frames shown
-PANEL = 128  # px, the side of a picture
+PANEL = 128  # px, the side of an image
 
 
 @torch.no_grad()
 def held_out_strip(model: Safa | Tdmm, clip: HeldOutClip, device: torch.device) -> RgbImage:
-    """A row of pictures for each of the first driving frames of a clip. The model is in eval mode.
+    """Draw a row of images for each of the first driving frames of a clip. The model must be in eval mode.
 
-    After stage 1 a row is the frame with the given landmarks (white) and those of the 3DMM (green); in stage
-    2 it is the whole way from the source to the prediction.
+    In stage 1 a row is the frame, with the target landmarks (white) and those of the 3DMM (green); in stage 2
+    it shows all steps from the source to the prediction.
     """
     shown = dataclasses.replace(
         clip, driving=clip.driving[:ROWS].to(device), driving_landmarks=clip.driving_landmarks[:ROWS]
@@ -122,11 +131,11 @@ def _head_rows(model: Tdmm, clip: HeldOutClip) -> list[list[Panel]]:
     geometry = model.geometry(model.estimate(clip.driving).code)
     estimated = landmarks_px(geometry, clip.driving.shape[-1]).cpu().numpy()
     rows = []
-    for frame, given, points in zip(
+    for frame, target, points in zip(
         map(from_tensor, clip.driving), clip.driving_landmarks.numpy(), estimated, strict=True
     ):
-        marked = with_landmarks(frame, [(given, TARGET), (points, ESTIMATED)], PANEL)
-        rows.append([Panel("driving", frame), Panel("3DMM landmarks", marked)])
+        drawn = with_landmarks(frame, [(target, TARGET), (points, ESTIMATED)], PANEL)
+        rows.append([Panel("driving", frame), Panel("3DMM landmarks", drawn)])
     return rows
 
 
@@ -135,6 +144,9 @@ def _full_rows(model: Safa, clip: HeldOutClip, device: torch.device) -> list[lis
     source = clip.source.to(device)
     batch = AnimatedBatch(clip.driving, face, model.reenact(model.prepare_source(source), face))
     estimated = landmarks_px(model.tdmm.geometry(face.code), clip.driving.shape[-1]).cpu().numpy()
-    given = clip.driving_landmarks.numpy()
-    picture = from_tensor(clip.source[0])
-    return [strip_panels(picture, batch, i, given[i], estimated[i], PANEL) for i in range(len(clip.driving))]
+    targets = clip.driving_landmarks.numpy()
+    source_image = from_tensor(clip.source[0])
+    return [
+        strip_panels(source_image, batch, i, targets[i], estimated[i], PANEL)
+        for i in range(len(clip.driving))
+    ]

@@ -1,4 +1,4 @@
-"""Drawing what the model does: maps as colours, points on faces, labelled strips of frames.
+"""Visualisation: maps as colours, points on faces, labelled panels, strips and grids.
 
-Pictures are (H, W, 3) uint8 RGB arrays throughout. Nothing here knows files or videos.
+All images are (H, W, 3) uint8 RGB arrays. Nothing here reads or writes files.
 """

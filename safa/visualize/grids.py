@@ -1,24 +1,26 @@
-"""``--grid``: everything the model did with a frame, as labelled panels in rows."""
+"""The grid of ``--grid``: everything the model computed for one frame, as labelled panels in rows."""
 
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
+from safa.batching import batched
 from safa.geometry.grids import identity_grid
 from safa.models.safa import AnimatedBatch
 from safa.visualize.images import RgbImage, from_tensor, resized, stacked
 from safa.visualize.overlays import flow, heat, normalised_to_px, with_keypoints
 from safa.visualize.panels import GAP, Panel, captioned
 
-PER_ROW = 8
-PANEL = 160  # px
+PER_ROW = 8  # panels
+PANEL = 160  # px, side of a panel
 
 
-def grid_picture(source: RgbImage, source_keypoints: np.ndarray, batch: AnimatedBatch, i: int) -> RgbImage:
-    """Frame ``i`` of a batch and the way to it.
+def grid_image(source: RgbImage, source_keypoints: np.ndarray, batch: AnimatedBatch, i: int) -> RgbImage:
+    """Draw frame ``i`` of a batch with all intermediate results.
 
-    Source and driving frame with keypoints, warped source, both occlusion maps, flow of the 3D motion and of
-    the whole, 3D render, prediction, and the share of each of the K + 2 motions.
+    These are source, driving frame and prediction with keypoints, warped source, 3D render, flow of the 3D
+    motion and of all motions, both occlusion maps, and the weight of each of the K + 2 motions.
 
     Args:
         source: (S, S, 3).
@@ -26,9 +28,8 @@ def grid_picture(source: RgbImage, source_keypoints: np.ndarray, batch: Animated
     """
     panels = [_fitted(panel) for panel in _panels(source, source_keypoints, batch, i)]
     missing = -len(panels) % PER_ROW
-    panels += [Panel("", np.zeros_like(panels[0].picture))] * missing
-    rows = [captioned(panels[k : k + PER_ROW], PANEL) for k in range(0, len(panels), PER_ROW)]
-    return stacked(rows, GAP)
+    panels += [Panel("", np.zeros_like(panels[0].image))] * missing
+    return stacked([captioned(row, PANEL) for row in batched(panels, PER_ROW)], GAP)
 
 
 def _panels(source: RgbImage, source_keypoints: np.ndarray, batch: AnimatedBatch, i: int) -> list[Panel]:
@@ -45,25 +46,24 @@ def _panels(source: RgbImage, source_keypoints: np.ndarray, batch: AnimatedBatch
         Panel("source", with_keypoints(source, in_source, PANEL)),
         Panel("driving", with_keypoints(driving, in_driving, PANEL)),
         Panel("prediction", prediction),
-        Panel("and its points", with_keypoints(prediction, in_result, PANEL)),
+        Panel("its keypoints", with_keypoints(prediction, in_result, PANEL)),
         Panel("warped source", from_tensor(result.deformed[i])),
         Panel("3D render", from_tensor(render.reenact[i])),
-        Panel("flow of 3D", flow(field + still)),
-        Panel("flow of all", flow(motion.deformation[i])),
+        Panel("3D flow", flow(field + still)),
+        Panel("whole flow", flow(motion.deformation[i])),
         Panel("occlusion 1", heat(motion.occlusion1[i, 0])),
         Panel("occlusion 2", heat(motion.occlusion2[i, 0])),
     ]
     return panels + [
         Panel(label, heat(mask))
-        for label, mask in zip(_motions(motion.masks[i]), motion.masks[i], strict=True)
+        for label, mask in zip(_motion_names(motion.masks[i]), motion.masks[i], strict=True)
     ]
 
 
-def _motions(masks: object) -> list[str]:
-    """Names of the K + 2 motions, in their order."""
-    count = len(masks)  # type: ignore[arg-type]
-    return ["background", *(f"motion {k + 1}" for k in range(count - 2)), "3D motion"]
+def _motion_names(masks: Tensor) -> list[str]:
+    """Name the K + 2 motions of masks (K + 2, H, W) in their order."""
+    return ["background", *(f"motion {k + 1}" for k in range(len(masks) - 2)), "3D motion"]
 
 
 def _fitted(panel: Panel) -> Panel:
-    return Panel(panel.label, resized(panel.picture, (PANEL, PANEL)))
+    return Panel(panel.label, resized(panel.image, (PANEL, PANEL)))

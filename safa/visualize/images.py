@@ -1,4 +1,4 @@
-"""Pictures: from tensors, enlarged, labelled, put side by side."""
+"""RGB images for people to look at: from tensors, enlarged, captioned, joined."""
 
 from __future__ import annotations
 
@@ -12,68 +12,68 @@ from torch import Tensor
 
 RgbImage = NDArray[np.uint8]  # (H, W, 3) RGB
 
-PAPER = (24, 26, 30)  # behind panels and captions; dark, so that no panel looks darker than it is
-INK = (226, 228, 232)
+BACKGROUND = (24, 26, 30)  # behind panels and captions; dark, so that no panel looks darker than it is
+TEXT_COLOUR = (226, 228, 232)
 
 
 def from_tensor(image: Tensor) -> RgbImage:
-    """Image (3, H, W) in [0, 1] to a picture; values outside are clipped."""
+    """Convert an image (3, H, W) in [0, 1] to (H, W, 3) uint8; values outside are clipped."""
     if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"one image (3, H, W) is wanted, not {tuple(image.shape)}")
+        raise ValueError(f"one image (3, H, W) is needed, not {tuple(image.shape)}")
     levels = (image.detach().float().clamp(0, 1) * 255).round()
     return np.ascontiguousarray(levels.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
 
 
-def enlarge(picture: RgbImage, panel: int) -> RgbImage:
+def enlarge(image: RgbImage, panel: int) -> RgbImage:
     """Scale up by the smallest whole number that makes the shorter side at least ``panel`` px.
 
-    A picture that is large enough comes back as it is.
+    An image that is large enough is returned as it is.
     """
-    factor = magnification(picture.shape[:2], panel)
+    factor = magnification(image.shape[:2], panel)
     if factor == 1:
-        return picture
-    height, width = picture.shape[:2]
-    return resized(picture, (height * factor, width * factor))
+        return image
+    height, width = image.shape[:2]
+    return resized(image, (height * factor, width * factor))
 
 
-def resized(picture: RgbImage, size: tuple[int, int]) -> RgbImage:
-    """The picture at (height, width), smooth."""
+def resized(image: RgbImage, size: tuple[int, int]) -> RgbImage:
+    """Resize an image to (height, width) by bicubic interpolation."""
     height, width = size
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def magnification(size: tuple[int, ...], panel: int) -> int:
-    """The whole number that ``enlarge`` scales a picture of (height, width) by."""
+    """Return the whole number that ``enlarge`` scales an image of (height, width) by."""
     return max(1, -(-panel // min(size)))
 
 
-def side_by_side(pictures: Sequence[RgbImage], gap: int = 0) -> RgbImage:
-    """Pictures of one height from left to right, ``gap`` px between them."""
-    return _joined(pictures, gap, axis=1)
+def side_by_side(images: Sequence[RgbImage], gap: int = 0) -> RgbImage:
+    """Join images of one height from left to right, with ``gap`` px between them."""
+    return _joined(images, gap, axis=1)
 
 
-def stacked(pictures: Sequence[RgbImage], gap: int = 0) -> RgbImage:
-    """Pictures of one width from top to bottom, ``gap`` px between them."""
-    return _joined(pictures, gap, axis=0)
+def stacked(images: Sequence[RgbImage], gap: int = 0) -> RgbImage:
+    """Join images of one width from top to bottom, with ``gap`` px between them."""
+    return _joined(images, gap, axis=0)
 
 
 @lru_cache(maxsize=128)  # every frame of a video has the same few
 def caption(text: str, width: int, height: int) -> RgbImage:
-    """A bar of this size with the text in its middle; text that is too long is cut off."""
-    bar = Image.new("RGB", (width, height), PAPER)
+    """Draw a bar of this size in px with the text in its middle; text that is too long is clipped."""
+    bar = Image.new("RGB", (width, height), BACKGROUND)
     font = ImageFont.load_default(size=max(8, round(height * 0.62)))
-    ImageDraw.Draw(bar).text((width / 2, height / 2), text, INK, font, anchor="mm")
+    ImageDraw.Draw(bar).text((width / 2, height / 2), text, TEXT_COLOUR, font, anchor="mm")
     return np.asarray(bar)
 
 
-def _joined(pictures: Sequence[RgbImage], gap: int, axis: int) -> RgbImage:
-    if not pictures:
-        raise ValueError("no pictures to join")
-    across = {picture.shape[1 - axis] for picture in pictures}
+def _joined(images: Sequence[RgbImage], gap: int, axis: int) -> RgbImage:
+    if not images:
+        raise ValueError("no images to join")
+    across = {image.shape[1 - axis] for image in images}
     if len(across) != 1:
-        raise ValueError(f"pictures of different {('widths', 'heights')[axis]}: {sorted(across)}")
-    shape = list(pictures[0].shape)
+        raise ValueError(f"images of different {('widths', 'heights')[axis]}: {sorted(across)}")
+    shape = list(images[0].shape)
     shape[axis] = gap
-    space = np.broadcast_to(np.array(PAPER, np.uint8), shape)
-    parts = [part for picture in pictures for part in (picture, space)][:-1]
+    space = np.broadcast_to(np.array(BACKGROUND, np.uint8), shape)
+    parts = [part for image in images for part in (image, space)][:-1]
     return np.concatenate(parts, axis=axis)

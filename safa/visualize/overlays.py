@@ -1,6 +1,4 @@
-"""Maps of numbers as colours: occlusion, flow, normals.
-
-XXX Points on pictures: learned keypoints and the 68 landmarks."""
+"""Overlays and colour maps: points drawn on images; occlusion, flow and normals as colours."""
 
 from __future__ import annotations
 
@@ -17,68 +15,13 @@ from torch import Tensor
 from safa.geometry.grids import identity_grid
 from safa.visualize.images import RgbImage, enlarge, from_tensor, magnification
 
-HEAT_COLOURS = "magma"  # black to pale yellow, evenly bright and safe for the colour-blind
-HUES = 256
-
-
-def heat(heat_map: Tensor) -> RgbImage:
-    """Colour a map (H, W) in [0, 1] from black (0) over red to pale yellow (1); it clips values outside."""
-    if heat_map.ndim != 2:
-        raise ValueError(f"one map (H, W) is wanted, not {tuple(heat_map.shape)}")
-    levels = (heat_map.detach().float().clamp(0, 1) * 255).round().long().cpu().numpy()
-    coloured: RgbImage = _heat_table()[levels]
-    return coloured
-
-
-def flow(deformation: Tensor, full: float = 0.3) -> RgbImage:
-    """How far each pixel reads from itself: hue is the direction, saturation the distance, white is at rest.
-
-    Args:
-        deformation: (H, W, 2), source positions in normalised coordinates, x then y.
-        full: the distance, in the same unit (the image is 2 wide), from which on colours are fully saturated.
-    """
-    height, width = deformation.shape[:2]
-    grid = identity_grid(height, width, dtype=torch.float32, device=torch.device("cpu"))
-    shift = (deformation.detach().float().cpu() - grid).numpy()
-    turn = np.arctan2(shift[..., 1], shift[..., 0]) / (2 * math.pi) % 1.0
-    hue = _hue_table()[np.minimum((turn * HUES).astype(int), HUES - 1)]
-    saturation = np.clip(np.hypot(shift[..., 0], shift[..., 1]) / full, 0, 1)[..., None]
-    colours = 1 + saturation * (hue - 1)  # from white to the hue
-    coloured: RgbImage = np.rint(colours * 255).astype(np.uint8)
-    return coloured
-
-
-def normals(directions: Tensor) -> RgbImage:
-    """Colour unit normals (3, H, W) in screen axes: each component in [-1, 1] is one colour channel.
-
-    Pixels without a normal are black. What faces the viewer (z towards -1) is drawn bright blue, as is usual.
-    """
-    x, y, z = directions.unbind(0)  # (3, H, W) -> three of (H, W)
-    present = (directions != 0).any(0)
-    return from_tensor((torch.stack([x, -y, -z]) + 1) / 2 * present)
-
-
-@cache
-def _heat_table() -> NDArray[np.uint8]:
-    # Imported here: the rest of the package does without it.
-    from matplotlib import colormaps
-
-    table: NDArray[np.uint8] = colormaps[HEAT_COLOURS](np.arange(256), bytes=True)[:, :3]
-    return table
-
-
-@cache
-def _hue_table() -> NDArray[np.float64]:
-    return np.array([colorsys.hsv_to_rgb(i / HUES, 1.0, 1.0) for i in range(HUES)])
-
-
 Colour = tuple[int, int, int]
-Points = NDArray[np.floating]  # (N, 2), x and y in pixels of the picture before it is enlarged
+Points = NDArray[np.floating]  # (N, 2), x and y in px of the image before it is enlarged
 
-TARGET = (255, 255, 255)
-ESTIMATED = (64, 224, 160)
+TARGET: Colour = (255, 255, 255)  # landmarks that came with the data
+ESTIMATED: Colour = (64, 224, 160)  # landmarks of the 3DMM
 
-# The parts of the 68 iBUG points as lines: first and last point, and whether the line is closed.
+# The 68 iBUG points as lines: first and last point, and whether the line is closed.
 LINES = (
     (0, 16, False),  # jaw
     (17, 21, False),
@@ -91,10 +34,56 @@ LINES = (
     (60, 67, True),  # lips
 )
 
+HEAT_COLOURS = "magma"  # black to pale yellow, perceptually even and safe for the colour-blind
+HUES = 256  # steps of the colour circle
 
-def with_keypoints(picture: RgbImage, points: Points, panel: int) -> RgbImage:
-    """The picture enlarged to ``panel``, with a disc of a colour of its own for every point."""
-    canvas, factor = _enlarged(picture, panel)
+
+# ---- maps --------------------------------------------------------------------------------------------------
+
+
+def heat(values: Tensor) -> RgbImage:
+    """Colour a map (H, W) in [0, 1] from black (0) over red to pale yellow (1), clipping others."""
+    if values.ndim != 2:
+        raise ValueError(f"one map (H, W) is needed, not {tuple(values.shape)}")
+    levels = (values.detach().float().clamp(0, 1) * 255).round().long().cpu().numpy()
+    coloured: RgbImage = _heat_table()[levels]
+    return coloured
+
+
+def flow(deformation: Tensor, full: float = 0.3) -> RgbImage:
+    """Colour how far each pixel moves: hue is the direction, saturation the distance, white is at rest.
+
+    Args:
+        deformation: (H, W, 2), source positions x and y in normalised coordinates.
+        full: the distance in these coordinates (the image is 2 wide) at which colours are fully saturated.
+    """
+    height, width = deformation.shape[:2]
+    grid = identity_grid(height, width, dtype=torch.float32, device=torch.device("cpu"))
+    shift = (deformation.detach().float().cpu() - grid).numpy()
+    turn = np.arctan2(shift[..., 1], shift[..., 0]) / (2 * math.pi) % 1.0
+    hue = _hue_table()[np.minimum((turn * HUES).astype(int), HUES - 1)]
+    saturation = np.clip(np.hypot(shift[..., 0], shift[..., 1]) / full, 0, 1)[..., None]
+    colours = 1 + saturation * (hue - 1)  # from white to the hue
+    coloured: RgbImage = np.rint(colours * 255).astype(np.uint8)
+    return coloured
+
+
+def normals(normal_map: Tensor) -> RgbImage:
+    """Colour unit normals (3, H, W) in screen axes: each component is a channel; black where there is none.
+
+    What faces the viewer (z towards -1) is bright blue, as is usual.
+    """
+    x, y, z = normal_map.unbind(0)
+    present = (normal_map != 0).any(0)
+    return from_tensor((torch.stack([x, -y, -z]) + 1) / 2 * present)
+
+
+# ---- points ------------------------------------------------------------------------------------------------
+
+
+def with_keypoints(image: RgbImage, points: Points, panel: int) -> RgbImage:
+    """Enlarge an image to ``panel`` px and draw every point as a disc of its own colour."""
+    canvas, factor = _enlarged(image, panel)
     draw = ImageDraw.Draw(canvas)
     radius = max(2.0, canvas.width / 56)
     for number, (x, y) in enumerate(_in_panel(points, factor)):
@@ -103,12 +92,12 @@ def with_keypoints(picture: RgbImage, points: Points, panel: int) -> RgbImage:
     return np.asarray(canvas)
 
 
-def with_landmarks(picture: RgbImage, faces: list[tuple[Points, Colour]], panel: int) -> RgbImage:
-    """The picture enlarged to ``panel``, with the lines of 68 landmarks (68, 2), one colour per face.
+def with_landmarks(image: RgbImage, faces: list[tuple[Points, Colour]], panel: int) -> RgbImage:
+    """Enlarge an image to ``panel`` px and draw the lines of landmarks (68, 2), one colour per face.
 
-    A face with NaN is left out.
+    Faces with NaN are left out.
     """
-    canvas, factor = _enlarged(picture, panel)
+    canvas, factor = _enlarged(image, panel)
     draw = ImageDraw.Draw(canvas)
     for points, colour in faces:
         if np.isfinite(points).all():
@@ -117,7 +106,7 @@ def with_landmarks(picture: RgbImage, faces: list[tuple[Points, Colour]], panel:
 
 
 def normalised_to_px(points: Points, size: int) -> Points:
-    """Corner-aligned coordinates in [-1, 1] to pixel positions 0 .. size - 1."""
+    """Convert corner-aligned coordinates in [-1, 1] to pixel positions 0 .. size - 1."""
     return (points + 1) / 2 * (size - 1)
 
 
@@ -127,13 +116,30 @@ def _draw_face(draw: ImageDraw.ImageDraw, points: Points, colour: Colour, width:
         draw.line([*line, line[0]] if closed else line, fill=colour, width=width)
 
 
-def _enlarged(picture: RgbImage, panel: int) -> tuple[Image.Image, int]:
-    return Image.fromarray(enlarge(picture, panel)), magnification(picture.shape[:2], panel)
+def _enlarged(image: RgbImage, panel: int) -> tuple[Image.Image, int]:
+    return Image.fromarray(enlarge(image, panel)), magnification(image.shape[:2], panel)
 
 
 def _in_panel(points: Points, factor: int) -> Points:
-    """Pixel j of a picture covers factor pixels of its enlargement; the centres have to meet."""
+    """Pixel j of an image covers ``factor`` pixels of its enlargement; the centres have to coincide."""
     return (points + 0.5) * factor - 0.5
+
+
+# ---- colours -----------------------------------------------------------------------------------------------
+
+
+@cache
+def _heat_table() -> NDArray[np.uint8]:
+    # Imported here, since it takes long and nothing else needs it.
+    from matplotlib import colormaps
+
+    table: NDArray[np.uint8] = colormaps[HEAT_COLOURS](np.arange(256), bytes=True)[:, :3]
+    return table
+
+
+@cache
+def _hue_table() -> NDArray[np.float64]:
+    return np.array([colorsys.hsv_to_rgb(i / HUES, 1.0, 1.0) for i in range(HUES)])
 
 
 def _colour(number: int, count: int) -> Colour:

@@ -1,6 +1,4 @@
-"""Strips: for some frames of a clip, one row of labelled panels that show what the model did.
-
-XXX What the model did with one frame, as labelled panels."""
+"""Labelled panels of one frame, and strips: rows of panels for some frames of a clip."""
 
 from __future__ import annotations
 
@@ -27,66 +25,66 @@ from safa.visualize.overlays import (
 )
 
 GAP = 3  # px between panels
-CAPTION_SHARE = 1 / 7  # of a panel's height
+CAPTION_SHARE = 1 / 7  # height of the caption over that of a panel
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture and what it shows."""
+    """An image and the label that says what it shows."""
 
     label: str
-    picture: RgbImage
+    image: RgbImage
 
 
 def chosen_frames(n_frames: int, count: int) -> tuple[int, ...]:
-    """Evenly spaced frame numbers for the rows of a strip.
+    """Choose evenly spaced frame numbers for the rows of a strip.
 
-    The middles of equal parts of the clip, so that the first frame, which is the source of a reconstruction,
-    is no row of its own. Fewer than ``count`` for a clip that has not so many.
+    They are the middles of equal parts of the clip, so that the first frame, which is the source of a
+    reconstruction, gets no row of its own. A clip of fewer than ``count`` frames has a row for each.
     """
     count = min(count, n_frames)
     return tuple(int((i + 0.5) * n_frames / count) for i in range(count))
 
 
 def captioned(panels: Sequence[Panel], panel: int) -> RgbImage:
-    """One row of panels, each enlarged to ``panel`` px, under their labels."""
+    """Draw one row of panels, each enlarged to ``panel`` px, under their labels."""
     row = _enlarged(panels, panel)
-    return stacked([_labels(row, panel), _pictures(row)])
+    return stacked([_labels(row, panel), _images(row)])
 
 
 def strip(rows: Sequence[Sequence[Panel]], panel: int) -> RgbImage:
-    """Rows of panels, each enlarged to ``panel`` px, under one row of labels.
+    """Draw rows of panels, each enlarged to ``panel`` px, under one row of labels.
 
     Raises:
-        ValueError: no rows, or rows of different panels.
+        ValueError: there are no rows, or their panels differ.
     """
     labels = {tuple(item.label for item in row) for row in rows}
     if len(labels) != 1:
         raise ValueError(f"a strip needs rows of the same panels, not {sorted(labels)}")
     large = [_enlarged(row, panel) for row in rows]
-    return stacked([_labels(large[0], panel), *map(_pictures, large)], GAP)
+    return stacked([_labels(large[0], panel), *map(_images, large)], GAP)
 
 
 def caption_height(panel: int) -> int:
-    """Of the bar with the labels, px."""
+    """Return the height in px of the bar with the labels."""
     return round(panel * CAPTION_SHARE)
 
 
 def _enlarged(panels: Sequence[Panel], panel: int) -> list[Panel]:
-    return [Panel(item.label, enlarge(item.picture, panel)) for item in panels]
+    return [Panel(item.label, enlarge(item.image, panel)) for item in panels]
 
 
-def _pictures(row: Sequence[Panel]) -> RgbImage:
-    return side_by_side([item.picture for item in row], GAP)
+def _images(row: Sequence[Panel]) -> RgbImage:
+    return side_by_side([item.image for item in row], GAP)
 
 
 def _labels(row: Sequence[Panel], panel: int) -> RgbImage:
     height = caption_height(panel)
-    return side_by_side([caption(item.label, item.picture.shape[1], height) for item in row], GAP)
+    return side_by_side([caption(item.label, item.image.shape[1], height) for item in row], GAP)
 
 
 def video_panels(source: RgbImage, batch: AnimatedBatch, i: int) -> list[Panel]:
-    """The panels of a video: source, driving, prediction."""
+    """Make the panels of a video: source, driving, prediction."""
     return [
         Panel("source", source),
         Panel("driving", from_tensor(batch.driving[i])),
@@ -98,23 +96,24 @@ def strip_panels(
     source: RgbImage,
     batch: AnimatedBatch,
     i: int,
-    given: NDArray[np.floating],
+    target: NDArray[np.floating],
     estimated: NDArray[np.floating],
     panel: int,
 ) -> list[Panel]:
-    """The panels of a strip: the way from the source to the prediction of frame ``i`` of a batch.
+    """Make the panels of a strip: all steps from the source to the prediction of frame ``i`` of a batch.
 
     Args:
-        given, estimated: (68, 2) px, landmarks of the driving frame: the data's (white; NaN: no face) and the
-            3DMM's (green).
-        panel: px, the side of the panels.
+        source: (S, S, 3).
+        target: (68, 2) px, landmarks of the driving frame that came with the data (white; NaN: no face).
+        estimated: (68, 2) px, landmarks of the 3DMM (green).
+        panel: px, side of the panels.
     """
     result = batch.result
     motion, render = result.motion, result.render
     driving, prediction = from_tensor(batch.driving[i]), from_tensor(result.prediction[i])
     keypoints = normalised_to_px(result.kp_driving.value[i].cpu().numpy(), driving.shape[0])
-    faces = [(given, TARGET), (estimated, ESTIMATED)]
-    pictures = {
+    faces = [(target, TARGET), (estimated, ESTIMATED)]
+    images = {
         "source": source,
         "driving": driving,
         "deformed source": from_tensor(result.deformed[i]),
@@ -128,13 +127,13 @@ def strip_panels(
         "3DMM landmarks": with_landmarks(driving, faces, panel),
     }
     if batch.mask is not None:
-        pictures["swapped here"] = heat(batch.mask[i, 0])
+        images["swapped here"] = heat(batch.mask[i, 0])
     height, width = enlarge(driving, panel).shape[:2]
-    return [Panel(label, resized(picture, (height, width))) for label, picture in pictures.items()]
+    return [Panel(label, resized(image, (height, width))) for label, image in images.items()]
 
 
 def mesh_video_panels(batch: HeadBatch, i: int) -> list[Panel]:
-    """The panels of a 3D reconstruction's video: frame, textured head, normals."""
+    """Make the panels of a 3D reconstruction's video: frame, textured head, normals."""
     return [
         Panel("frame", from_tensor(batch.image[i])),
         Panel("3D head", from_tensor(batch.render.reenact[i])),
@@ -142,24 +141,29 @@ def mesh_video_panels(batch: HeadBatch, i: int) -> list[Panel]:
     ]
 
 
-def mesh_strip_panels(batch: HeadBatch, i: int, given: NDArray[np.floating], panel: int) -> list[Panel]:
-    """The panels of its strip; ``given`` (68, 2) px are the data's landmarks (white; NaN: no face)."""
+def mesh_strip_panels(batch: HeadBatch, i: int, target: NDArray[np.floating], panel: int) -> list[Panel]:
+    """Make the panels of a 3D reconstruction's strip.
+
+    Args:
+        target: (68, 2) px, landmarks that came with the data (white; NaN: no face).
+        panel: px, side of the panels.
+    """
     frame, inside = batch.image[i], batch.render.driving_mask[i].expand(3, -1, -1)
     estimated = batch.landmarks[i].cpu().numpy()
-    picture = from_tensor(frame)
-    pictures = {
-        "frame": picture,
-        "landmarks": with_landmarks(picture, [(given, TARGET), (estimated, ESTIMATED)], panel),
+    image = from_tensor(frame)
+    images = {
+        "frame": image,
+        "landmarks": with_landmarks(image, [(target, TARGET), (estimated, ESTIMATED)], panel),
         "3D head": from_tensor(batch.render.reenact[i]),
         "shape": from_tensor(torch.lerp(frame, _shaded(batch, i), 0.75 * inside)),
         "normals": normals(batch.render.driving_normals[i]),
         "texture": from_tensor(batch.albedo[i]),
     }
-    height, width = enlarge(picture, panel).shape[:2]
-    return [Panel(label, resized(item, (height, width))) for label, item in pictures.items()]
+    height, width = enlarge(image, panel).shape[:2]
+    return [Panel(label, resized(item, (height, width))) for label, item in images.items()]
 
 
 def _shaded(batch: HeadBatch, i: int) -> Tensor:
-    """The head in grey, lit from the viewer: (3, S, S)."""
+    """Render the head in grey, lit from the viewer: (3, S, S)."""
     towards_viewer = -batch.render.driving_normals[i, 2]
     return (0.2 + 0.75 * towards_viewer.clamp(0, 1)).expand(3, -1, -1)

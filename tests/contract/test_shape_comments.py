@@ -137,7 +137,7 @@ def test_a_shape_counts_beside_or_above_its_line(line: str) -> None:
     assert unexplained(line) == []
 
 
-def test_names_with_and_without_a_shape_are_told_apart() -> None:
+def test_names_with_and_without_a_shape_are_distinguished() -> None:
     shapes = "points_BK2 = grid_hw2 = f(map_HW=1)\nerror_B = 1\nimage_BN3HW = 2"
     assert suffixed(shapes) == ["error_B", "grid_hw2", "image_BN3HW", "map_HW", "points_BK2"]
     assert suffixed("MAX_SIZE = LABEL_W = 1\nnum_points = self.J_regressor\nbn2 = conv_00") == []

@@ -52,7 +52,7 @@ def test_losses_are_relative_to_themselves() -> None:
     assert not rows.loss("c", "t", 1.0004e-3, 1e-3).passed
 
 
-def test_gradient_norms_are_judged_by_median_and_maximum() -> None:
+def test_gradient_norms_are_compared_by_median_and_maximum() -> None:
     truth = {"a": [1.0, 0, 1], "b": [2.0, 0, 1], "c": [3.0, 0, 1], "tiny": [1e-9, 0, 1], "none": None}
     ours = {"a": torch.tensor([1.0]), "b": torch.tensor([2.0]), "c": torch.tensor([3.3]), "none": None}
     noise = gradients.Noise(median=1e-3, maximum=0.05)

@@ -1,4 +1,4 @@
-"""The chain of stages: stopped anywhere, it goes on; changed settings are refused; times add up."""
+"""The chain of stages: stopped anywhere, it resumes; changed settings are refused; times add up."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Work:
         self.done: list[str] = []
         self.sessions = 0
         self.fails = False
-        self.told: Seconds = {}
+        self.seconds: Seconds = {}
 
     def stages(self, first: Knobs, second: Knobs) -> list[Stage]:
         not_hashed = frozenset({"machines"})
@@ -54,7 +54,7 @@ class Work:
 
     def _worker(self, name: str) -> Callable[[Seconds], object]:
         def work(seconds: Seconds) -> None:
-            self.told = seconds
+            self.seconds = seconds
             (self.run / name).mkdir(exist_ok=True)
             if self.fails and name == "second":
                 raise KeyboardInterrupt
@@ -90,8 +90,8 @@ def test_times_add_up_over_starts(work: Work) -> None:
     path.write_text(json.dumps(records))
     work.fails = False
     assert 50.0 <= work.go()["second"] < 60.0
-    assert work.told["second"] >= 50.0
-    assert work.told["first"] == records["first"]["seconds"]
+    assert work.seconds["second"] >= 50.0
+    assert work.seconds["first"] == records["first"]["seconds"]
 
 
 def test_a_killed_run_has_its_time_too(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +148,12 @@ def test_one_process_at_a_time(work: Work) -> None:
     work.run.mkdir()
     with (work.run / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is at work here"):
+        with pytest.raises(UserError, match="another process is using this folder"):
             work.go()
     work.go()
 
 
-def test_a_damaged_record_is_told(work: Work) -> None:
+def test_a_damaged_record_is_reported(work: Work) -> None:
     work.go()
     (work.run / chain.FILE_NAME).write_text("{")
     with pytest.raises(UserError, match=r"cannot be read\. Delete it"):

@@ -58,7 +58,7 @@ def test_killed_interrupted_and_started_again(tmp_path: Path) -> None:
     demo = Demo(tmp_path / "run")
 
     killed = demo.start()
-    demo.wait_for("preprocess: 4 clips in, 4 still to make", killed)
+    demo.wait_for("preprocess: 4 clips, 4 still to do", killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert demo.finished()["synthetic"]
@@ -68,15 +68,15 @@ def test_killed_interrupted_and_started_again(tmp_path: Path) -> None:
     demo.wait_for("step 2/4", interrupted)
     os.kill(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(STEP_WITHIN) == 130
-    assert "interrupted; run the same command again to go on" in demo.lines()
+    assert "interrupted; run the same command again to resume" in demo.lines()
     assert "\nTraceback" not in demo.lines()  # of this process: Ray's actors, in their words, may complain
-    assert "stage 1/5: synthetic: finished before" in demo.lines()
+    assert "stage 1/5: synthetic: already finished" in demo.lines()
     assert [demo.finished()[name] for name in ("preprocess", "pretrain", "train")] == [True, True, False]
 
     last = demo.start()
     assert last.wait(3 * STEP_WITHIN) == 0, demo.lines()[-4000:]
     for stage in ("1/5: synthetic", "2/5: preprocess", "3/5: pretrain"):
-        assert f"stage {stage}: finished before" in demo.lines()
+        assert f"stage {stage}: already finished" in demo.lines()
     assert videos == {path: path.stat().st_mtime_ns for path in videos}
     numbers = json.loads((demo.run / "report" / "metrics.json").read_text())
     assert numbers["counts"] == {"in": 4, "ok": 4, "quarantined": 0}

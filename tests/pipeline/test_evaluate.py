@@ -53,7 +53,7 @@ def make(tmp_path: Path, tiny_model: dict[str, Any], tiny_clips: Path) -> Callab
             "splits": ["train", "test"],
             "out": str(tmp_path / out),
             "animation": {"pairs": 2},
-            "pictures": {"panel": 32, "strip_frames": 2},
+            "visuals": {"panel": 32, "strip_frames": 2},
             "scale": {"cpus_per_actor": 0.5},
         }
         return parse_settings(data | changes, EvaluateConfig, "test")
@@ -119,11 +119,11 @@ def test_a_second_run_does_what_is_missing(make: Callable[..., EvaluateConfig]) 
     before = _times(config.out)
     lost = config.out / "clips" / "reconstruction" / "dan~v~000000~000006"
     (lost / RESULT).unlink()
-    (lost.parent / ".half.tmp").mkdir()  # as a killed run would leave it
+    (lost.parent / ".tmp-half").mkdir()  # as a killed run leaves it
     second = evaluate.evaluate(config, {})
     after = _times(config.out)
     assert {name for name in after if after[name] != before.get(name)} == {lost.name}
-    assert not (lost.parent / ".half.tmp").exists()
+    assert not (lost.parent / ".tmp-half").exists()
     assert {key: second[key] for key in ("psnr", "l1")} == {key: first[key] for key in ("psnr", "l1")}
 
 
@@ -164,7 +164,7 @@ class DeadlyEvaluator(stages.Evaluator):
         self._evaluator.run = run_or_die  # type: ignore[method-assign]
 
 
-def test_a_clip_that_kills_its_worker_ends_as_a_status(
+def test_a_clip_that_kills_its_worker_ends_in_the_quarantine(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -185,7 +185,7 @@ class FragileEvaluator(stages.Evaluator):
         def run_or_die(job: Any, folder: Path) -> Any:
             if job.driving.startswith("ben#") and not mark.exists():
                 mark.touch()
-                (folder.parent / f".{folder.name}.tmp").mkdir(parents=True)  # half a clip
+                (folder.parent / f".tmp-{folder.name}").mkdir(parents=True)  # half a clip
                 os.kill(os.getpid(), signal.SIGKILL)
             return run(job, folder)
 
@@ -217,11 +217,13 @@ def test_too_many_unexpected_failures_fail_the_run(
     assert "out of luck" in (config.out / "index.html").read_text()
 
 
-def test_what_cannot_work_is_told_before_anything_starts(
+def test_what_cannot_work_is_reported_before_anything_starts(
     make: Callable[..., EvaluateConfig], clip_row: Row, write_clips: Write, tmp_path: Path
 ) -> None:
     large = write_clips(tmp_path / "large", [clip_row("dan", "test", 64)])
-    with pytest.raises(UserError, match=r"clips are 64 x 64 px, the model's pictures 32 x 32\. Preprocess"):
+    with pytest.raises(
+        UserError, match=r"the clips are 64 x 64 px, and the model needs 32 x 32\. Preprocess"
+    ):
         evaluate.evaluate(make(clips=str(large), splits=["test"]), {})
     with pytest.raises(UserError, match="no clips of split train"):
         evaluate.evaluate(make(clips=str(large), splits=["train"]), {})

@@ -1,4 +1,4 @@
-"""Preprocessing on a real Ray: every input ends as a clip or a reason, and a killed run goes on."""
+"""Preprocessing on a real Ray: every input ends as a clip or a reason, and a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _times(out: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A list with two good clips and one of each fault."""
+    """A list with two good clips and one of each error."""
     root = tmp_path_factory.mktemp("poisoned")
     videos = root / "videos"
     videos.mkdir()
@@ -139,7 +139,7 @@ def test_every_input_ends_as_a_clip_or_a_reason(poisoned: Path) -> None:
     whole, half = store.index
     assert (whole.n_frames, half.n_frames) == (30, 35)
     assert len(whole.pieces) == 3
-    # Both boxes are the same place of the real video; the second clip starts 5 frames later.
+    # Both boxes are the same part of the real video; the second clip starts 5 frames later.
     np.testing.assert_allclose(
         store.landmarks(whole.clip_id)[5:], store.landmarks(half.clip_id)[:25], atol=1e-4
     )

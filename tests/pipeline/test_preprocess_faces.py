@@ -1,4 +1,4 @@
-"""Networks in Ray actors: video to face tracks to clips with real BlazeFace; landmarks by FAN's true code path."""
+"""Networks in Ray actors: from videos over face tracks to clips with real BlazeFace; landmarks with FAN."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _detector() -> DetectorConfig:
     return DetectorConfig(name="blazeface", weights=SHARED / "weights", batch=8)
 
 
-def test_raw_films_become_clips_and_each_other_one_a_reason(tmp_path: Path) -> None:
+def test_raw_videos_become_clips_or_have_a_reason(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
     for name in ("lp_d18.mp4", "lp_d18.landmarks.npy"):
@@ -53,9 +53,9 @@ def test_raw_films_become_clips_and_each_other_one_a_reason(tmp_path: Path) -> N
     assert summary.reasons == {"no_face": 1, "decode": 1, "bad_row": 1}
     (info,) = ClipStore(config.out / "clips").index
     assert (info.clip_id, info.fps) == ("lp_d18#lp_d18#000000#000180", 25.0)
-    marked = ClipStore(config.out / "clips").landmarks(info.clip_id)
-    assert np.isfinite(marked).all()
-    assert 0 < marked.min() < marked.max() < 64  # the landmarks of the video lie inside the cut
+    points = ClipStore(config.out / "clips").landmarks(info.clip_id)
+    assert np.isfinite(points).all()
+    assert 0 < points.min() < points.max() < 64  # the landmarks of the video lie inside the crop
     before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*.*") if "summary" not in path.name}
     assert preprocess.preprocess(config) == summary
     assert all(path.stat().st_mtime_ns == t for path, t in before.items() if path.name != "manifest.json")

@@ -29,7 +29,7 @@ FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 # Ids and boxes of the first rows of VoxCeleb's list, which are drawn on 1280x720; the host has 320x180.
 GOOD = ("WMh3ye5tBsE", "6uxD2Cq5TtU", "A9cgzsOX0Fs", "EOJ9b6Ydb_w", "lL2MVDyGgXc", "qEvyBJxRRaY")
 BOX = "624-48-1018-553"
-FAULTS = {  # what the host does -> the code of both clips of that video
+ERRORS = {  # what the host does -> the code of both clips of that video
     "404": "unavailable",
     "403": "unavailable",
     "page": "unavailable",
@@ -53,12 +53,12 @@ def _ffmpeg(*arguments: str) -> None:
     subprocess.run([FFMPEG, "-y", "-loglevel", "error", *arguments], check=True)
 
 
-def _films(folder: Path) -> None:
+def _write_videos(folder: Path) -> None:
     scene = ("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=6")
     h264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
     good = folder / f"{GOOD[0]}.mp4"
     _ffmpeg(*scene, *h264, str(good))
-    for name in (*GOOD[1:], *(f"way_{way}" for way in FAULTS), "past"):
+    for name in (*GOOD[1:], *(f"way_{way}" for way in ERRORS), "past"):
         (folder / f"{name}.mp4").write_bytes(good.read_bytes())
     uneven = ("-vf", "select='lt(n,40)+not(mod(n,3))'", "-fps_mode", "vfr")
     _ffmpeg(*scene, *uneven, *h264, str(folder / "vfr.mp4"))
@@ -86,8 +86,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Videos of a host, and a list that names two clips of each."""
     root = tmp_path_factory.mktemp("world")
     (root / "videos").mkdir()
-    _films(root / "videos")
-    names = [*GOOD, *(f"way_{way}" for way in FAULTS), *KINDS]
+    _write_videos(root / "videos")
+    names = [*GOOD, *(f"way_{way}" for way in ERRORS), *KINDS]
     with (root / "list.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -100,7 +100,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(world: Path) -> Iterator[tuple[Behaviour, str]]:
-    behaviour = Behaviour(world / "videos", {f"way_{way}": way for way in FAULTS}, stall_s=2.0)
+    behaviour = Behaviour(world / "videos", {f"way_{way}": way for way in ERRORS}, stall_s=2.0)
     with serving(behaviour) as address:
         yield behaviour, address
 
@@ -152,8 +152,8 @@ def test_killed_then_finished_equals_undisturbed(
     undisturbed = _config(world, address, tmp_path / "undisturbed" / "out")
     assert preprocess.preprocess(undisturbed) == summary
     assert _rows(killed.out) == _rows(undisturbed.out)
-    assert summary.total == summary.ok + summary.quarantined == 2 * (len(GOOD) + len(FAULTS) + len(KINDS))
-    refused = {f"way_{way}": code for way, code in FAULTS.items()}
+    assert summary.total == summary.ok + summary.quarantined == 2 * (len(GOOD) + len(ERRORS) + len(KINDS))
+    refused = {f"way_{way}": code for way, code in ERRORS.items()}
     refused |= {name: code for name, code in KINDS.items() if code}
     assert _reasons(killed.out) == _reasons(undisturbed.out) == refused
     assert summary.reasons == {code: 2 * n for code, n in Counter(refused.values()).items()}
@@ -183,20 +183,20 @@ def test_one_download_serves_all_clips_and_only_what_may_pass_is_tried_again(
     assert summary.ok == 2 * (len(GOOD) + 3 + 3)
 
 
-def test_a_bot_check_stops_the_run_and_another_day_goes_on(
+def test_a_bot_check_stops_the_run_which_resumes_another_day(
     world: Path, host: tuple[Behaviour, str], tmp_path: Path
 ) -> None:
     behaviour, address = host
     behaviour.ways = dict.fromkeys(GOOD[1:], "bot") | dict.fromkeys(KINDS, "bot")
-    behaviour.ways |= {f"way_{way}": "bot" for way in FAULTS}
+    behaviour.ways |= {f"way_{way}": "bot" for way in ERRORS}
     config = _config(world, address, tmp_path / "out")
-    with pytest.raises(UserError, match=r"blocks us.*still to make.*cookies"):
+    with pytest.raises(UserError, match=r"blocks us.*still to do.*cookies"):
         preprocess.preprocess(config)
-    told = json.loads((config.out / "summary.json").read_text())
-    assert told["in"] == told["ok"] + told["quarantined"] + told["pending"]
-    assert told["pending"] >= 2
-    assert "blocked" not in told["reasons"]
+    summed = json.loads((config.out / "summary.json").read_text())
+    assert summed["in"] == summed["ok"] + summed["quarantined"] + summed["pending"]
+    assert summed["pending"] >= 2
+    assert "blocked" not in summed["reasons"]
     behaviour.ways = {}
     summary = preprocess.preprocess(config)
     assert summary.pending == 0
-    assert summary.ok == 2 * (len(GOOD) + len(FAULTS) + 3)
+    assert summary.ok == 2 * (len(GOOD) + len(ERRORS) + 3)

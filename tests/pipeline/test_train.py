@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines import train as program
+from pipelines import train as pipeline
 from safa.config import parse_settings
 from safa.config.training import TrainConfig
 from safa.errors import UserError
@@ -91,7 +91,7 @@ def _config(settings: Settings, **scale: Any) -> TrainConfig:
 def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: str) -> None:
     settings["stage"] = {"kind": kind} | ({"ema_decay": 0.9} if kind == "full" else {})
     straight = settings | {"name": "straight"}
-    program.train(_config(straight))
+    pipeline.train(_config(straight))
 
     killed = settings | {"name": "killed"}
     process = _start(killed)
@@ -101,7 +101,7 @@ def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: 
     assert not (_folder(killed) / "model").exists(), "it was to be killed before its end"
 
     _, errors = _start(killed).communicate(timeout=SECONDS)
-    assert "going on from" in errors
+    assert "resuming from" in errors
     assert _outcome(_folder(killed)) == _outcome(_folder(straight))
 
 
@@ -112,7 +112,7 @@ def test_interrupt_on_ray_leaves_the_newest_state(settings: Settings) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
-    assert "interrupted; run the same command again to go on" in errors
+    assert "interrupted; run the same command again to resume" in errors
 
 
 def test_interrupt_saves_the_state_and_says_how_to_go_on(settings: Settings) -> None:
@@ -121,7 +121,7 @@ def test_interrupt_saves_the_state_and_says_how_to_go_on(settings: Settings) -> 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
-    assert "interrupted; run the same command again to go on" in errors
+    assert "interrupted; run the same command again to resume" in errors
     assert "Traceback" not in errors
     steps = [row["step"] for row in read_metrics(_folder(settings) / "metrics.jsonl")]
     states = sorted(int(p.name[5:]) for p in (_folder(settings) / "checkpoints").iterdir())
@@ -130,24 +130,24 @@ def test_interrupt_saves_the_state_and_says_how_to_go_on(settings: Settings) -> 
 
 def test_finished_run_is_left_alone(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     config = _config(settings | {"schedule": {"unit": "steps", "length": 3}})
-    program.train(config)
+    pipeline.train(config)
     model = config.folder / "model" / "weights.safetensors"
     before = model.stat().st_mtime_ns
     with caplog.at_level(logging.INFO):
-        program.train(config)
-    assert "finished already" in caplog.text
+        pipeline.train(config)
+    assert "already finished" in caplog.text
     assert model.stat().st_mtime_ns == before
 
 
 def test_other_settings_need_another_name_other_machines_do_not(settings: Settings) -> None:
     settings["schedule"] = {"unit": "steps", "length": 3}
-    program.train(_config(settings))
+    pipeline.train(_config(settings))
     versions = json.loads((_folder(settings) / "versions.json").read_text())
     assert versions.keys() >= {"python", "torch", "ray", "safa"}
     with pytest.raises(UserError, match="holds output of other settings") as error:
-        program.train(_config(settings | {"seed": 1}))
+        pipeline.train(_config(settings | {"seed": 1}))
     assert "\n" not in str(error.value)
-    program.train(_config(settings, threads_per_worker=2))
+    pipeline.train(_config(settings, threads_per_worker=2))
 
 
 # ---- Ray ---------------------------------------------------------------------------------------------------
@@ -171,8 +171,8 @@ def test_two_workers_equal_one_with_the_double_batch(
     settings |= {"schedule": {"unit": "steps", "length": 4}}
 
     double = settings | {"name": "one", "data": settings["data"] | {"batch_size": 4}}
-    program.train(_config(double))
-    program.train(_config(settings, num_workers=2, cpus_per_worker=0.5))
+    pipeline.train(_config(double))
+    pipeline.train(_config(settings, num_workers=2, cpus_per_worker=0.5))
     (_, one), (_, two) = _outcome(_folder(double)), _outcome(_folder(settings))
     assert two[0] == pytest.approx(one[0], rel=1e-4)
     # Adam's first steps are signs of gradients: rounding alone moves the discriminator's terms by a per cent,
@@ -198,7 +198,7 @@ def _ray_train_workers() -> list[int]:
 @pytest.mark.ray
 def test_on_ray_as_in_this_process_even_when_the_worker_is_lost(settings: Settings) -> None:
     straight = settings | {"name": "straight"}
-    program.train(_config(straight))
+    pipeline.train(_config(straight))
 
     def kill_after_the_first_state() -> None:
         deadline = time.monotonic() + SECONDS
@@ -213,17 +213,17 @@ def test_on_ray_as_in_this_process_even_when_the_worker_is_lost(settings: Settin
     killed: list[int] = []
     killer = threading.Thread(target=kill_after_the_first_state)
     killer.start()
-    program.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=1))
+    pipeline.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=1))
     killer.join()
     assert len(killed) == 1
     assert _outcome(_folder(settings)) == _outcome(_folder(straight))
 
 
 def test_what_ray_is_asked_for(settings: Settings) -> None:
-    fixed = program.scaling(_config(settings, num_workers=4, cpus_per_worker=2.0).scale)
+    fixed = pipeline.scaling(_config(settings, num_workers=4, cpus_per_worker=2.0).scale)
     assert (fixed.num_workers, fixed.resources_per_worker) == (4, {"CPU": 2.0})
     assert not fixed.elasticity_enabled
-    elastic = program.scaling(_config(settings, num_workers=4, min_workers=2, use_gpu=True).scale)
+    elastic = pipeline.scaling(_config(settings, num_workers=4, min_workers=2, use_gpu=True).scale)
     assert (elastic.min_workers, elastic.max_workers) == (2, 4)
     assert elastic.resources_per_worker == {"CPU": 1.0, "GPU": 1.0}
     with pytest.raises(UserError, match="min_workers must not be above num_workers"):
@@ -235,8 +235,8 @@ def test_elastic_run_starts_with_the_machines_that_are_there(settings: Settings)
     """Two workers are wished for and one has room: it takes the very steps of a run in this process."""
     settings["schedule"] = {"unit": "steps", "length": 5}
     straight = settings | {"name": "straight"}
-    program.train(_config(straight))
-    program.train(_config(settings, num_workers=2, min_workers=1, cpus_per_worker=1.5))
+    pipeline.train(_config(straight))
+    pipeline.train(_config(settings, num_workers=2, min_workers=1, cpus_per_worker=1.5))
     assert _outcome(_folder(settings)) == _outcome(_folder(straight))
 
 
@@ -244,13 +244,13 @@ def test_elastic_run_starts_with_the_machines_that_are_there(settings: Settings)
 def test_full_memory_of_one_worker_ends_the_run_in_one_line(settings: Settings) -> None:
     settings["model"]["head"]["uv_size"] = 400_000  # a texture of terabytes
     with pytest.raises(UserError, match=r"this machine's memory is full .* Set data.batch_size to 1 "):
-        program.train(_config(settings, num_workers=1, cpus_per_worker=0.5))
+        pipeline.train(_config(settings, num_workers=1, cpus_per_worker=0.5))
 
 
 @pytest.mark.ray
 def test_a_workers_user_error_is_one_line_and_not_tried_again(settings: Settings, tmp_path: Path) -> None:
     settings["model"]["head"]["encoder_weights"] = str(tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match=r"nowhere\.pth") as error:
-        program.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=3))
+        pipeline.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=3))
     assert "\n" not in str(error.value)
     assert len(list((_folder(settings) / "ray").iterdir())) == 1

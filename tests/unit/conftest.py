@@ -17,7 +17,7 @@ from safa.data.sampler import FrameBatch, PairBatch
 from safa.head.assets import NUM_CONTOUR, NUM_INNER, NUM_LANDMARKS, NUM_YAWS, HeadAssets
 from safa.models.safa import Safa
 from safa.training.context import LocalContext
-from safa.training.dataloader import TrainingData
+from safa.training.dataloader import TrainingDataLoader
 from safa.training.stages import make_stage
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -169,7 +169,7 @@ def take_steps() -> Callable[..., list[dict[str, float]]]:
     ) -> list[dict[str, float]]:
         torch.manual_seed(config.seed)
         context = LocalContext()
-        chosen: Any = batch or next(TrainingData(config, context).batches(0, 1))
+        chosen: Any = batch or next(TrainingDataLoader(config, context).batches(0, 1))
         stage = make_stage(config, context)
         stage.train_mode()
         taken = [stage.step([chosen], torch.Generator().manual_seed(0)) for _ in range(steps)]

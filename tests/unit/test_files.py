@@ -33,8 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=["path", "file", "s3"])
-def address(request: pytest.FixtureRequest, folder: Path) -> str:
-    """The folder as a path, by a file:// address, and as a copy in a bucket."""
+def location(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The folder as a path, as a file:// URI, and as a copy in a bucket."""
     if request.param == "path":
         return str(folder)
     if request.param == "file":
@@ -45,8 +45,8 @@ def address(request: pytest.FixtureRequest, folder: Path) -> str:
     return bucket.replace("?", "/a%20folder?")
 
 
-def test_a_folder_lists_alike(address: str) -> None:
-    found = sorted(entries(address))
+def test_a_folder_lists_alike(location: str) -> None:
+    found = sorted(entries(location))
     assert [(entry.name, entry.is_folder) for entry in found] == [
         (f"{CLIP}.mp4", False),
         (f"{CLIP}.pkl", False),
@@ -60,8 +60,8 @@ def test_a_folder_lists_alike(address: str) -> None:
     assert [name_of(entry.location) for entry in found] == [entry.name for entry in found]
 
 
-def test_jobs_are_alike(address: str) -> None:
-    source = parse_settings({"kind": "clips", "folder": address}, ClipsSource, "test")
+def test_jobs_are_alike(location: str) -> None:
+    source = parse_settings({"kind": "clips", "folder": location}, ClipsSource, "test")
     jobs = list_jobs(source).jobs
     assert [(job.clip_id, job.person_id, job.fps) for job in jobs] == [
         (CLIP, "id1", None),
@@ -69,8 +69,8 @@ def test_jobs_are_alike(address: str) -> None:
     ]
 
 
-def test_copies_come_with_their_companions_and_go(address: str, folder: Path) -> None:
-    video, _, pictures, _ = sorted(entries(address))
+def test_copies_come_with_their_companions_and_go(location: str, folder: Path) -> None:
+    video, _, pictures, _ = sorted(entries(location))
     with local_copy(video.location, [f"{CLIP}.pkl", f"{CLIP}.landmarks.npy"]) as path:
         assert (path.name, path.read_bytes()) == (video.name, b"video")
         assert path.with_suffix(".pkl").read_bytes() == b"points"
@@ -80,24 +80,24 @@ def test_copies_come_with_their_companions_and_go(address: str, folder: Path) ->
     assert path.exists() == shown.exists() == (path.parent == folder)
 
 
-def test_what_is_missing_is_missing_in_the_copy_too(address: str) -> None:
-    video = min(entries(address))
+def test_what_is_missing_is_missing_in_the_copy_too(location: str) -> None:
+    video = min(entries(location))
     with local_copy(video.location.replace(".mp4", ".webm")) as path:
         assert path.suffix == ".webm"
         assert not path.exists()
 
 
-def test_lists_are_read_line_by_line(address: str) -> None:
-    place = max(entries(address)).location
-    with open_text(place) as file:
+def test_lists_are_read_line_by_line(location: str) -> None:
+    csv = max(entries(location)).location
+    with open_text(csv) as file:
         assert file.read().startswith("video_id,")  # without the byte order mark
-    source = parse_settings({"kind": "metadata", "csv": place, "videos": "/"}, MetadataSource, "test")
+    source = parse_settings({"kind": "metadata", "csv": csv, "videos": "/"}, MetadataSource, "test")
     (job,) = list_jobs(source).jobs
     assert (job.clip_id, job.video) == (CLIP, "/v.mp4")
 
 
-def test_a_folder_that_is_not_there(address: str) -> None:
-    (video,) = [entry for entry in entries(address) if entry.suffix == ".mp4"]
+def test_a_folder_that_is_not_there(location: str) -> None:
+    (video,) = [entry for entry in entries(location) if entry.suffix == ".mp4"]
     missing = video.location.replace("id1%23", "id9%23").replace("id1#", "id9#")
     with pytest.raises(UserError, match=r"no such folder of clips.*Check source\.folder"):
         contents(missing, "clips")
@@ -108,6 +108,6 @@ def test_other_schemes_are_refused() -> None:
         parse_settings({"kind": "clips", "folder": "ftp://x"}, ClipsSource, "test")
 
 
-def test_an_entry_of_a_folder_has_no_ending() -> None:
+def test_a_folder_has_no_suffix() -> None:
     assert Entry("a.b", "/a.b", True).stem == "a.b"
     assert Entry("a.b", "/a.b", False).stem == "a"

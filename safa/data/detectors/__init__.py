@@ -1,7 +1,7 @@
-"""Faces in frames: what a detector gives, and which of several faces is meant.
+"""Face detection: what a detector returns, and the choice among several faces.
 
-``FaceDetector`` is all that the rest of the program knows of detection; ``library`` implements it with the
-face-alignment package, and is the only file that knows that package.
+``FaceDetector`` is all that the rest of the program knows of detection; ``face_alignment`` implements it with
+the package of that name.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Face:
 
 
 class FaceDetector(Protocol):
-    """Finds faces."""
+    """Detects faces in frames."""
 
     def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[tuple[Face, ...]]:
-        """All faces of each frame; frames are (H, W, 3) uint8 RGB of one size."""
+        """Detect all faces of each frame; frames are (H, W, 3) uint8 RGB of one size."""
         ...
 
 

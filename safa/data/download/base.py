@@ -1,7 +1,8 @@
-"""What all downloaders share: their interface, and the error that carries a host's wish to wait."""
+"""What all downloaders share: their interface, and the failure code that a host's words stand for."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -27,3 +28,43 @@ class RetryAfterError(ClipError):
     def __init__(self, code: FailureCode, detail: str, pause: float | None = None) -> None:
         super().__init__(code, detail)
         self.pause = pause
+
+
+# Tried in this order: a page that says "unavailable" because it takes us for a robot means a block.
+_PATTERNS: tuple[tuple[FailureCode, re.Pattern[str]], ...] = (
+    (
+        FailureCode.BLOCKED,
+        re.compile(
+            r"not a (ro)?bot|captcha|unusual traffic|automated (queries|requests)|verify you are human"
+            r"|access to this (page|resource) .*denied|blocked (by|it|your)"
+            r"|proxy authentication",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        FailureCode.RATE_LIMITED,
+        re.compile(r"too many requests|HTTP Error (429|503)|rate.?limit|try again later", re.IGNORECASE),
+    ),
+    (
+        FailureCode.UNAVAILABLE,
+        re.compile(
+            r"unavailable|private video|has been removed|been terminated|does not exist|not available"
+            r"|account .*closed|copyright|confirm your age|age.restricted|members.only"
+            r"|HTTP Error (401|403|404|410)|not made this video|unsupported url|no video formats",
+            re.IGNORECASE,
+        ),
+    ),
+    (
+        FailureCode.TIMEOUT,
+        re.compile(
+            r"timed? ?out|connection|incomplete|reset by peer|temporary failure|more expected"
+            r"|bytes read|HTTP Error 5\d\d|remote end closed|SSL|network is unreachable|name resolution",
+            re.IGNORECASE,
+        ),
+    ),
+)
+
+
+def classify_error(text: str) -> FailureCode | None:
+    """The code that a message or a page stands for; None if it matches nothing known."""
+    return next((code for code, pattern in _PATTERNS if pattern.search(text)), None)

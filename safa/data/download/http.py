@@ -9,8 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from safa.config.preprocess import UrlDownload
-from safa.data.download.base import RetryAfterError
-from safa.data.download.classify import classify_error
+from safa.data.download.base import RetryAfterError, classify_error
 from safa.errors import ClipError, FailureCode
 from safa.files import copy_object
 

@@ -94,6 +94,6 @@ def _check_video(path: Path) -> None:
 
 
 def _pause(config: UrlDownload | YtDlpDownload, attempt: int, asked: float | None) -> float:
-    """Seconds until the next attempt: doubling, plus up to a quarter so that workers don't return together."""
+    """Seconds until the next attempt: doubling, plus up to a quarter so that workers spread out."""
     backoff: float = config.backoff_s * 2.0 ** (attempt - 1)
     return min(max(backoff, asked or 0.0), LONGEST_PAUSE) * (1 + random.random() / 4)

@@ -15,7 +15,7 @@ from typing import Any
 import imageio_ffmpeg
 
 from safa.config.preprocess import YtDlpDownload
-from safa.data.download.classify import classify_error
+from safa.data.download.base import classify_error
 from safa.errors import ClipError, FailureCode, UserError
 
 MEGABYTE = 2**20
@@ -31,7 +31,11 @@ class YtDlpDownloader:
 
     def __init__(self, config: YtDlpDownload, sleep: Callable[[float], None] = time.sleep) -> None:
         if importlib.util.find_spec("yt_dlp") is None:
-            raise UserError("yt-dlp is not installed", "", "Install it: pip install 'safa[download]'.")
+            raise UserError(
+                "yt-dlp is not installed",
+                "",
+                "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
+            )
         if config.cookies is not None and not config.cookies.is_file():
             raise UserError("no such cookies file", str(config.cookies), "Check source.download.cookies.")
         self._config, self._sleep = config, sleep
@@ -55,7 +59,7 @@ class YtDlpDownloader:
 
 
 def clip_error(message: str) -> ClipError:
-    """yt-dlp's message as an error with a code. An unknown one may be transient, so it counts as ``timeout``."""
+    """yt-dlp's message as an error with a code. An unknown one may be transient, so it is a ``timeout``."""
     detail = " ".join(_ANSI.sub("", message).removeprefix("ERROR: ").split())
     return ClipError(classify_error(detail) or FailureCode.TIMEOUT, detail)
 

@@ -132,7 +132,7 @@ def _smoothly(best: Ints, degrees: Ints) -> Ints:
 
 
 def _slides(mesh: Mesh) -> tuple[Ints, Array, Array, Array]:
-    """Of the 17 lines: faces (17, S), weights and points (17, S, 3), outward directions (17, 2)."""
+    """Faces (17, S), weights and points (17, S, 3) along the 17 lines, and outward directions (17, 2)."""
     share = np.linspace(0, 1, _SLIDES)
     # (9, 1) * (S,) -> (9, S)
     rows = surface.row_of_t(np.array(_JAW_T)[:, None] * (1 - share) + np.array(_INNER_T)[:, None] * share)

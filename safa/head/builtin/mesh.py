@@ -101,7 +101,7 @@ def _skin_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
 
 
 def _pocket_faces(skin: Skin) -> tuple[Ints, Array, Ints]:
-    """The same for the pocket behind the lips, on an island [0, 1]^2 of its own."""
+    """Faces, texture positions and texture faces of the pocket behind the lips, on an island [0, 1]^2."""
     rings = skin.mouth.rings[LIP_LINE + 1 :]
     count, around = rings.shape
     angle = np.arange(around) * 2 * np.pi / around

@@ -1,4 +1,4 @@
-"""The page: what it refuses and in which words, what its buttons do, and that it can be built."""
+"""The page: what it refuses with which message, what its buttons do, and that it can be built."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.app.page import _told, build_page
-from safa.app.work import KEPT_RUNS, Limits, Workshop
+from safa.app.page import _reporting_errors, build_page
+from safa.app.work import KEPT_RESULTS, Limits, Workshop
 from safa.config import ModelConfig, parse_settings
 from safa.data.video import probe, write_video
 from safa.errors import UserError
@@ -36,8 +36,8 @@ OPTIONS = {
 def workshop(
     tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Workshop:
-    monkeypatch.setattr(mesh, "TURN_FRAMES", 2)
-    monkeypatch.setattr(mesh, "SIZE", 64)
+    monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 2)
+    monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
     model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
     (tmp_path / "runs").mkdir()
     animator = FaceAnimator(model, torch.device("cpu"))
@@ -52,38 +52,38 @@ def photo(tmp_path: Path) -> str:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Callable[[int], str]:
-    def made(frames: int) -> str:
+    def write(frames: int) -> str:
         path = tmp_path / f"{frames}.mp4"
         write_video(path, [np.full((48, 64, 3), 3 * n, np.uint8) for n in range(frames)], 25.0)
         return str(path)
 
-    return made
+    return write
 
 
-def _ignored(share: float, words: str) -> None:
+def _check_progress(share: float, message: str) -> None:
     assert 0 <= share <= 1
-    assert "frames" in words
+    assert "frame" in message
 
 
-def test_a_run_gives_both_films_and_says_what_was_guessed(
+def test_a_result_has_both_videos_and_a_note_about_guesses(
     workshop: Workshop, photo: str, video: Callable[[int], str]
 ) -> None:
-    result = workshop.animate(photo, video(6), _ignored, **OPTIONS)
+    result = workshop.animate(photo, video(6), _check_progress, **OPTIONS)
     assert probe(result.video).fps == 25
     assert result.grid is not None
     assert probe(result.grid).width > 1000
     assert "6 frames at 25 fps" in result.message
-    assert "Note: p.png: took the centre square" in result.message
-    swapped = workshop.swap(photo, video(6), _ignored, crop=False, grid=False)
+    assert "Note: p.png: no face detector installed: using the centre square" in result.message
+    swapped = workshop.swap(photo, video(6), _check_progress, crop=False, grid=False)
     assert swapped.grid is None
     assert "Note" not in swapped.message
 
 
 def test_the_preview_shows_both_inputs(workshop: Workshop, photo: str, video: Callable[[int], str]) -> None:
-    shown = workshop.preview(photo, video(3))
-    assert [label for _, label in shown] == ["photo", "first frame"]
-    assert all(picture.shape == (256, 256, 3) for picture, _ in shown)
-    with pytest.raises(UserError, match="Give a photo first"):
+    previews = workshop.preview(photo, video(3))
+    assert [label for _, label in previews] == ["photo", "first frame"]
+    assert all(image.shape == (256, 256, 3) for image, _ in previews)
+    with pytest.raises(UserError, match="Upload a photo first"):
         workshop.preview(None, None)
 
 
@@ -94,12 +94,12 @@ def test_a_head_comes_as_an_archive(workshop: Workshop, photo: str) -> None:
     assert "98 vertices" in files.message
 
 
-def test_what_cannot_be_taken_is_told(
+def test_unusable_uploads_are_refused(
     workshop: Workshop, photo: str, video: Callable[[int], str], tmp_path: Path
 ) -> None:
     def refused(image: str | None, video: str | None) -> str:
         with pytest.raises(UserError) as error:
-            workshop.animate(image, video, _ignored, **OPTIONS)
+            workshop.animate(image, video, _check_progress, **OPTIONS)
         return str(error.value)
 
     (tmp_path / "text.mp4").write_text("no video")
@@ -113,12 +113,12 @@ def test_what_cannot_be_taken_is_told(
 
 
 def test_old_results_are_deleted(workshop: Workshop, photo: str, tmp_path: Path) -> None:
-    for _ in range(KEPT_RUNS + 2):
+    for _ in range(KEPT_RESULTS + 2):
         workshop.reconstruct(photo, crop=False)
-    assert len(list((tmp_path / "runs").iterdir())) == KEPT_RUNS
+    assert len(list((tmp_path / "runs").iterdir())) == KEPT_RESULTS
 
 
-def test_faults_are_told_without_the_servers_paths() -> None:
+def test_errors_are_shown_without_the_paths_of_the_server() -> None:
     class Gradio:
         class Error(Exception):
             def __init__(self, message: str, **how: Any) -> None:
@@ -128,7 +128,7 @@ def test_faults_are_told_without_the_servers_paths() -> None:
         raise UserError("not a readable photo", "/tmp/secret/face.jpg", "Give a JPEG or PNG.")
 
     with pytest.raises(Gradio.Error, match=r"^face.jpg: not a readable photo. Give a JPEG or PNG.$"):
-        _told(Gradio, fail)
+        _reporting_errors(Gradio, fail)
 
 
 @pytest.mark.slow

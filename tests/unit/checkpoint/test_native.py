@@ -66,7 +66,7 @@ def _assert_same(a: TrainState, b: TrainState) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_going_on_from_a_state_equals_never_stopping(tmp_path: Path, fused: bool) -> None:
+def test_resuming_from_a_state_equals_never_stopping(tmp_path: Path, fused: bool) -> None:
     straight = _state(0, fused=fused)
     _train(straight, 3, seed=1)
     save_state(tmp_path, straight, Progress(3, 24, 0, 1.5), INFO)

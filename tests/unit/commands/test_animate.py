@@ -23,13 +23,13 @@ def _frames(path: Path) -> np.ndarray:
 
 
 def _face(x: float, y: float, size: float) -> np.ndarray:
-    """68 points whose box is ``size`` px wide and high, around a place."""
+    """68 points whose box is ``size`` px wide and high, around (x, y)."""
     angle = np.linspace(0, 2 * np.pi, 68, endpoint=False)
     return np.stack([x + size / 2 * np.cos(angle), y + size / 2 * np.sin(angle)], 1).astype(np.float32)
 
 
 @pytest.fixture
-def marked(photo: Path, video: Path) -> tuple[Path, Path]:
+def with_landmarks(photo: Path, video: Path) -> tuple[Path, Path]:
     """Photo and video with landmarks beside them; the fifth frame shows no face."""
     np.save(photo.with_suffix(".landmarks.npy"), _face(30, 22, 10)[None])
     points = np.stack([_face(30 + n, 24, 12) for n in range(7)])
@@ -39,30 +39,39 @@ def marked(photo: Path, video: Path) -> tuple[Path, Path]:
 
 
 def test_landmarks_beside_the_files_say_where_the_face_is(
-    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+    safa: Run, model: Path, with_landmarks: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    code, out, err = safa("animate", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model)
+    code, out, err = safa("animate", *with_landmarks, "-o", tmp_path / "a.mp4", "--checkpoint", model)
     assert code == 0
     assert "7 frames at 12.5 fps" in out
-    assert err == "note: driving.mp4: 1 of 7 frames show no face; the square stays where it was\n"
-    assert safa("animate", *marked, "-o", tmp_path / "b.mp4", "--checkpoint", model, "--no-crop")[2] == ""
+    assert err == "note: driving.mp4: no face in 1 of 7 frames; the crop is interpolated there\n"
+    assert (
+        safa("animate", *with_landmarks, "-o", tmp_path / "b.mp4", "--checkpoint", model, "--no-crop")[2]
+        == ""
+    )
 
 
 def test_paste_back_leaves_the_rest_of_the_photo(
-    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+    safa: Run, model: Path, with_landmarks: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    photo = marked[0]
+    photo = with_landmarks[0]
     Image.new("RGB", (50, 40), (90, 160, 220)).save(photo)
-    safa("animate", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model, "--paste-back")
+    safa("animate", *with_landmarks, "-o", tmp_path / "a.mp4", "--checkpoint", model, "--paste-back")
     frames = _frames(tmp_path / "a.mp4").astype(int)
     assert frames.shape == (7, 40, 50, 3)
     assert np.abs(frames[:, :, :15] - (90, 160, 220)).mean() < 4
     assert np.abs(frames[:, 16:26, 25:35] - (90, 160, 220)).mean() > 8
 
 
-def test_the_grid_is_a_second_film(safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_grid_is_a_second_video(
+    safa: Run, model: Path, with_landmarks: tuple[Path, Path], tmp_path: Path
+) -> None:
     code, out, _ = safa(
-        *("animate", *marked, "-o", tmp_path / "a.mp4"), "--checkpoint", model, "--grid", tmp_path / "g.mp4"
+        *("animate", *with_landmarks, "-o", tmp_path / "a.mp4"),
+        "--checkpoint",
+        model,
+        "--grid",
+        tmp_path / "g.mp4",
     )
     assert code == 0
     assert f"wrote {tmp_path / 'g.mp4'}" in out
@@ -85,17 +94,30 @@ def test_sound_rate_and_mark_are_kept(
     assert b"synthetic: face animation by SAFA" in (tmp_path / "a.mp4").read_bytes()
 
 
-def test_eyes_and_precision(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
-    def made(*flags: object) -> np.ndarray:
-        arguments = ("-o", tmp_path / "a.mp4", "--checkpoint", model, "--no-crop", *flags)
+@pytest.mark.parametrize("flags", [("--with-eye",), ("--precision", "bfloat16")])
+def test_eyes_and_precision_change_the_result(
+    safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    def predictions(*more: str) -> np.ndarray:
+        grid = tmp_path / "grid.mp4"
+        arguments = ("-o", tmp_path / "a.mp4", "--grid", grid, "--checkpoint", model, "--no-crop", *more)
         assert safa("animate", photo, video, *arguments)[0] == 0
-        return _frames(tmp_path / "a.mp4").astype(int)
+        return _frames(grid).astype(int)
 
-    plain = made()
-    assert made("--max-frames", 3).shape[0] == 3
-    half = made("--precision", "bfloat16")
-    assert 0 <= np.abs(half - plain).mean() < 4
-    assert made("--with-eye").shape == plain.shape
+    plain = predictions()
+    assert (predictions() == plain).all()
+    changed = predictions(*flags)
+    assert changed.shape == plain.shape
+    assert (changed != plain).any()
+
+
+def test_no_more_frames_than_asked_for(
+    safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path
+) -> None:
+    arguments = ("-o", tmp_path / "a.mp4", "--checkpoint", model, "--no-crop", "--max-frames", 1)
+    _, out, _ = safa("animate", photo, video, *arguments)
+    assert "1 frame at 12.5 fps" in out
+    assert len(_frames(tmp_path / "a.mp4")) == 1
 
 
 @pytest.mark.parametrize(
@@ -108,7 +130,7 @@ def test_eyes_and_precision(safa: Run, model: Path, photo: Path, video: Path, tm
         (("--batch-size", "0"), "--batch-size"),
     ],
 )
-def test_flags_that_make_no_sense_are_told(
+def test_flags_that_make_no_sense_are_refused(
     flags: tuple[str, ...], words: str, safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path
 ) -> None:
     result = tmp_path / "a.mp4"
@@ -118,33 +140,33 @@ def test_flags_that_make_no_sense_are_told(
     assert not list(tmp_path.glob("*a.mp4"))
 
 
-def test_a_photo_without_a_face_is_told(
-    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+def test_a_photo_without_a_face_is_refused(
+    safa: Run, model: Path, with_landmarks: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    np.save(marked[0].with_suffix(".landmarks.npy"), np.full((1, 68, 2), np.nan, np.float32))
-    code, _, err = safa("animate", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model)
+    np.save(with_landmarks[0].with_suffix(".landmarks.npy"), np.full((1, 68, 2), np.nan, np.float32))
+    code, _, err = safa("animate", *with_landmarks, "-o", tmp_path / "a.mp4", "--checkpoint", model)
     assert code == 2
     assert "photo.png: no face found" in err
     assert "--no-crop" in err
 
 
-def test_a_result_must_be_a_film(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
+def test_a_result_must_be_a_video(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
     for name in ("a.gif", "a.png", "a"):
         code, _, err = safa("animate", photo, video, "-o", tmp_path / name, "--checkpoint", model)
         assert code == 2
-        assert ".mp4" in err
+        assert "unsupported format; use .mp4, .mov or .mkv" in err
 
 
 def test_swap_leaves_frames_without_a_face_alone(
-    safa: Run, model: Path, marked: tuple[Path, Path], tmp_path: Path
+    safa: Run, model: Path, with_landmarks: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    code, out, err = safa("swap", *marked, "-o", tmp_path / "a.mp4", "--checkpoint", model)
+    code, out, err = safa("swap", *with_landmarks, "-o", tmp_path / "a.mp4", "--checkpoint", model)
     assert code == 0
-    assert "7 frames at 12.5 fps, 1 of them without a face and untouched" in out
+    assert "7 frames at 12.5 fps, 1 of them unchanged (no face)" in out
     assert "no --parser" in err
-    given, made = _frames(marked[1]).astype(int), _frames(tmp_path / "a.mp4").astype(int)
-    assert made.shape == given.shape
-    change = np.abs(made - given)[:, 18:30, 28:40].mean((1, 2, 3))
+    driving, result = _frames(with_landmarks[1]).astype(int), _frames(tmp_path / "a.mp4").astype(int)
+    assert result.shape == driving.shape
+    change = np.abs(result - driving)[:, 18:30, 28:40].mean((1, 2, 3))
     assert change[4] < 0.5 * np.delete(change, 4).min()  # what is left is H.264
 
 
@@ -152,24 +174,24 @@ def test_swap_says_what_is_missing(safa: Run, model: Path, photo: Path, video: P
     arguments = ("swap", photo, video, "-o", tmp_path / "a.mp4", "--checkpoint", model)
     assert "--parser" not in safa(*arguments, "--use-detection", "--assets", tmp_path)[1]
     assert "--use-detection" in safa(*arguments, "--use-detection", "--assets", tmp_path)[2]
-    assert "--classes belongs to --parser" in safa(*arguments, "--classes", "skin")[2]
+    assert "--classes needs --parser" in safa(*arguments, "--classes", "skin")[2]
     (tmp_path / "p.pth").write_text("x")
     assert (
         "no class 'beard'" in safa(*arguments, "--parser", tmp_path / "p.pth", "--classes", "skin,beard")[2]
     )
 
 
-def test_upstream_command_lines_are_understood() -> None:
+def test_upstream_command_lines_work() -> None:
     words = (
         "animate --config config/end2end.yaml --checkpoint C --source_image_pth S --driving_video_pth D "
         "--result_video_pth R.mp4 --relative --adapt_scale --find_best_frame --with_eye --cpu"
     )
-    given = build_parser().parse_args(translate_upstream_flags(words.split()))
-    assert (given.source, given.driving, given.output, given.device) == ("S", "D", Path("R.mp4"), "cpu")
-    assert given.relative
-    assert given.adapt_scale
-    assert given.find_best_frame
-    assert given.with_eye
+    parsed = build_parser().parse_args(translate_upstream_flags(words.split()))
+    assert (parsed.source, parsed.driving, parsed.output, parsed.device) == ("S", "D", Path("R.mp4"), "cpu")
+    assert parsed.relative
+    assert parsed.adapt_scale
+    assert parsed.find_best_frame
+    assert parsed.with_eye
     equals = build_parser().parse_args(
         translate_upstream_flags(
             ["swap", "--driving_video=D", "--source_image=S", "-o", "r.mp4", "--checkpoint=C"]
@@ -192,15 +214,15 @@ def test_a_folder_drives(safa: Run, model: Path, photo: Path, tmp_path: Path) ->
     assert "3 frames at 25 fps" in out
 
 
-def test_a_failed_film_leaves_neither(safa: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_failed_video_leaves_no_file(safa: Run, model: Path, photo: Path, tmp_path: Path) -> None:
     whole = tmp_path / "whole.mp4"
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8)
     write_video(whole, iter(noise), 25.0, crf=5)
-    cut = tmp_path / "cut.mp4"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    truncated = tmp_path / "truncated.mp4"
+    truncated.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     result = ("-o", tmp_path / "a.mp4", "--grid", tmp_path / "g.mp4")
-    code, _, err = safa("animate", photo, cut, *result, "--checkpoint", model, "--no-crop")
+    code, _, err = safa("animate", photo, truncated, *result, "--checkpoint", model, "--no-crop")
     assert code == 2
-    assert "cut.mp4" in err
+    assert "truncated.mp4" in err
     assert not (tmp_path / "a.mp4").exists()
     assert not (tmp_path / "g.mp4").exists()

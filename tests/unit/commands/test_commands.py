@@ -44,7 +44,7 @@ def test_released_weights_animate_a_photo(safa: Run, released: Path, photo: Path
     assert relative[0] == 0, relative
 
 
-def test_inspect_tells_what_is_inside(safa: Run, released: Path) -> None:
+def test_inspect_lists_the_networks(safa: Run, released: Path) -> None:
     code, out, _ = safa("checkpoint", "inspect", released)
     assert code == 0
     assert "released layout, epoch 50" in out
@@ -74,11 +74,13 @@ def test_wrong_sizes_name_the_layers(safa: Run, released: Path) -> None:
     assert "shape" in line or "missing" in line
 
 
-def test_nothing_is_written_over(safa: Run, released: Path) -> None:
-    assert "is there already" in _refused(safa("checkpoint", "convert", released, "-o", released))
+def test_nothing_is_overwritten(safa: Run, released: Path) -> None:
+    assert "already exists" in _refused(safa("checkpoint", "convert", released, "-o", released))
 
 
-def test_inputs_that_are_none(safa: Run, released: Path, photo: Path, video: Path, tmp_path: Path) -> None:
+def test_unusable_inputs_are_refused(
+    safa: Run, released: Path, photo: Path, video: Path, tmp_path: Path
+) -> None:
     model, result = tmp_path / "model", tmp_path / "result.mp4"
     safa("checkpoint", "convert", released, "-o", model, "--config", released.with_name("model.yaml"))
 

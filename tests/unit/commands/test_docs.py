@@ -31,7 +31,7 @@ def test_the_command_lines_parse() -> None:
         build_parser().parse_args(translate_upstream_flags(command.split()))
 
 
-def test_every_flag_of_upstream_is_told() -> None:
+def test_every_flag_of_upstream_is_documented() -> None:
     names = [*UPSTREAM, *(name for names in UPSTREAM_POSITIONALS for name in names)]
     assert all(f"`{name}`" in CLI for name in names if name != "--use_detection")
 

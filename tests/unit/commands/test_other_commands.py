@@ -23,12 +23,12 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def small_films(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh, "TURN_FRAMES", 3)
-    monkeypatch.setattr(mesh, "SIZE", 64)
+def small_turntables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 3)
+    monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
 
 
-def test_photos_and_films_become_heads(
+def test_photos_and_videos_become_heads(
     safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path
 ) -> None:
     bad = tmp_path / "bad.jpg"
@@ -37,7 +37,7 @@ def test_photos_and_films_become_heads(
         *("reconstruct3d", photo, bad, video, "-o", tmp_path / "heads"), "--checkpoint", model, "--no-crop"
     )
     assert code == 0
-    assert "2 of 3 inputs reconstructed" in out
+    assert "reconstructed 2 of 3 inputs" in out
     assert "skipped: " in err
     assert "bad.jpg" in err
     names = {path.name for path in (tmp_path / "heads" / "photo").iterdir()}
@@ -72,20 +72,21 @@ def test_a_mesh_opens_elsewhere(safa: Run, model: Path, photo: Path, tmp_path: P
     assert corners[..., 1].max() == count["vt"]
 
 
-def test_doctor_tells_what_is_missing_and_how_to_get_it(safa: Run, tmp_path: Path) -> None:
+def test_doctor_says_what_is_missing_and_how_to_get_it(safa: Run, tmp_path: Path) -> None:
     code, out, _ = safa("doctor", "--assets", tmp_path)
     assert code == 0
-    for word in ("python", "torch", "ffmpeg", "cpu", "gradio", "--no-crop", "blazefaceback.pth"):
+    for word in ("python", "torch", "ffmpeg", "cpu", "gradio", "face detector", "blazefaceback.pth"):
         assert word in out
 
 
 def test_inspect_counts_and_draws(safa: Run, tiny_clips: Path, tmp_path: Path) -> None:
     code, out, _ = safa("inspect", tiny_clips, "-o", tmp_path / "sheet.png", "--faces", 3)
     assert code == 0
-    assert "train: 3 clips of 3 people" in out
-    assert "test: 1 clips of 1 people" in out
-    assert "0 frames (0.0%)" in out
-    assert Image.open(tmp_path / "sheet.png").size[0] > 400
+    assert "train: 3 clips of 3 people in 1 video" in out
+    assert "test: 1 clip of 1 person in 1 video" in out
+    assert "0 of them (0.0%)" in out
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] > 400
     code, _, err = safa("inspect", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
 
@@ -114,4 +115,4 @@ def test_the_page_without_gradio_says_how_to_get_it(
     monkeypatch.setattr(safa_page.importlib.util, "find_spec", lambda name: None)
     code, _, err = safa("app", "--checkpoint", model)
     assert code == 2
-    assert "pip install 'safa[app]'" in err
+    assert "pip install -e '.[app]'" in err

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safa.config import ModelConfig, Settings, dump_settings, load_settings, parse_settings, settings_hash
 from safa.config.model import smallest_discriminator_input
 from safa.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, run_reporting_errors
+from safa.files import Location
 
 
 class Inner(Settings):
@@ -62,7 +63,7 @@ def test_each_mistake_is_one_line(tmp_path: Path, text: str, override: str | Non
     assert "job.yaml" in message or "--set" in message
 
 
-def test_missing_file_is_told() -> None:
+def test_a_missing_file_is_reported() -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml: cannot read the config"):
         load_settings(Path("nowhere.yaml"), Outer)
 
@@ -80,6 +81,32 @@ def test_dump_reads_back_equal(steps: int, rate: float, names: list[str]) -> Non
 def test_hash_moves_with_any_setting() -> None:
     assert settings_hash(Outer(steps=1)) != settings_hash(Outer(steps=2))
     assert settings_hash(ModelConfig()) != settings_hash(ModelConfig(keypoint_variance=0.02))
+
+
+class Files(Settings):
+    one: Path
+    maybe: Path | None = None
+    several: tuple[Path, ...] = ()
+    location: Location = Path("data")
+    text: str = "not/a/path"
+
+
+class Job(Settings):
+    files: Files
+    more: tuple[Files, ...] = ()
+
+
+def test_every_path_becomes_absolute_however_deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = Files(one=Path("a"), maybe=Path("b"), several=(Path("c"), Path("/d")), location="s3://bucket/e")
+    job = Job(files=files, more=(Files(one=Path("f")),)).with_absolute_paths()
+    assert job.files == Files(
+        one=tmp_path / "a",
+        maybe=tmp_path / "b",
+        several=(tmp_path / "c", Path("/d")),
+        location="s3://bucket/e",
+    )
+    assert job.more == (Files(one=tmp_path / "f", location=tmp_path / "data"),)
 
 
 def test_settings_are_frozen() -> None:

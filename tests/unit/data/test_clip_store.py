@@ -76,7 +76,7 @@ def test_a_frame_that_is_not_there(folder: Path, number: int) -> None:
         ClipStore(folder).frames("p0#v0#000000#000013", [number])
 
 
-def test_faults_of_a_folder_are_told(tmp_path: Path) -> None:
+def test_errors_of_a_folder_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no clips here"):
         ClipStore(tmp_path)
     (tmp_path / "split=train").mkdir()

@@ -1,4 +1,4 @@
-"""Downloads from a host that misbehaves: every error has one of four codes, no partial file is left behind."""
+"""Downloads from a host that misbehaves: every error has one of four codes, no partial file stays."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_words_of_youtube() -> None:
         "has been terminated.": FailureCode.UNAVAILABLE,
         "[youtube] x: Sign in to confirm you\u2019re not a bot. Use --cookies": FailureCode.BLOCKED,
         "[youtube] x: Sign in to confirm your age": FailureCode.UNAVAILABLE,
-        "[youtube] x: The uploader has not made this video available in your country": FailureCode.UNAVAILABLE,
+        "[youtube] x: The uploader has not made this video available": FailureCode.UNAVAILABLE,
         "unable to download video data: HTTP Error 429: Too Many Requests": FailureCode.RATE_LIMITED,
         "[youtube] x: Unable to download API page: The read operation timed out": FailureCode.TIMEOUT,
         "something that nobody has seen yet": FailureCode.TIMEOUT,

@@ -29,7 +29,7 @@ pytest.importorskip("face_alignment", reason="face-alignment is not installed")
 SHARED = Path(__file__).parents[4] / "shared"
 WEIGHTS, REAL = SHARED / "weights", SHARED / "real"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="../shared/weights is not here")
-needs_films = pytest.mark.skipif(not (WEIGHTS.is_dir() and REAL.is_dir()), reason="../shared is not here")
+needs_videos = pytest.mark.skipif(not (WEIGHTS.is_dir() and REAL.is_dir()), reason="../shared is not here")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def _photo(name: str = "lp_s6") -> tuple[np.ndarray, Face]:
     return picture, Face(*points.min(0), *points.max(0), 1.0)
 
 
-@needs_films
+@needs_videos
 @pytest.mark.parametrize("name", ["blazeface", "blazeface_back"])
 @pytest.mark.parametrize("photo", ["lp_s0", "lp_s6", "lp_s12"])
 def test_the_face_of_a_photo_is_found(name: str, photo: str) -> None:
@@ -75,7 +75,7 @@ def test_the_face_of_a_photo_is_found(name: str, photo: str) -> None:
     assert faces[0] == faces[1]
 
 
-@needs_films
+@needs_videos
 def test_a_face_beside_the_middle_square_is_found() -> None:
     picture, expected = _photo()
     wide = np.zeros((picture.shape[0], 3 * picture.shape[1], 3), np.uint8)
@@ -106,7 +106,7 @@ def test_landmark_weights_are_checked_too(tmp_path: Path) -> None:
         check(config)
 
 
-@needs_films
+@needs_videos
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_batch_of_landmarks_is_what_the_package_gives_one_by_one(random_weights: Path, flip: bool) -> None:
     from face_alignment import FaceAlignment, LandmarksType
@@ -131,7 +131,7 @@ def test_a_batch_of_landmarks_is_what_the_package_gives_one_by_one(random_weight
         np.testing.assert_allclose(points, expected, atol=1e-3)
 
 
-@needs_films
+@needs_videos
 def test_frames_without_a_face_have_no_landmarks(random_weights: Path) -> None:
     config = FaceAlignmentLandmarks(kind="face_alignment", detector=_blaze(), weights=random_weights)
     face = np.asarray(Image.fromarray(_photo()[0]).resize((256, 256)))
@@ -144,7 +144,7 @@ def test_frames_without_a_face_have_no_landmarks(random_weights: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real_tubes(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideosSource, list[Entry], Path]:
+def real_tracks(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideosSource, list[Entry], Path]:
     """Face tracks of the shortest real video, found by BlazeFace and kept in a file."""
     if not REAL.is_dir() or not WEIGHTS.is_dir():
         pytest.skip("../shared is not here")
@@ -158,12 +158,12 @@ def real_tubes(tmp_path_factory: pytest.TempPathFactory) -> tuple[VideosSource, 
 
 
 @pytest.mark.slow
-def test_real_faces_are_followed_into_the_tubes_of_the_list(
-    real_tubes: tuple[VideosSource, list[Entry], Path],
+def test_real_faces_are_tracked_as_in_the_list(
+    real_tracks: tuple[VideosSource, list[Entry], Path],
 ) -> None:
     from safa.config.preprocess import MetadataSource
 
-    source, videos, folder = real_tubes
+    source, videos, folder = real_tracks
     (job,) = list_tracked_clips(source, videos, folder).jobs
     listed = [
         expected
@@ -186,10 +186,10 @@ def test_real_faces_are_followed_into_the_tubes_of_the_list(
 
 
 @pytest.mark.slow
-def test_a_damaged_file_of_tubes_is_told(
-    real_tubes: tuple[VideosSource, list[Entry], Path], tmp_path: Path
+def test_a_damaged_file_of_tracks_is_an_error(
+    real_tracks: tuple[VideosSource, list[Entry], Path], tmp_path: Path
 ) -> None:
-    _, (video,), folder = real_tubes
+    _, (video,), folder = real_tracks
     whole = tracks_file(folder, video.name)
     assert Box(*read_tracks(whole).clips[0].box or ()).width > 256
     crop_face = tmp_path / whole.name

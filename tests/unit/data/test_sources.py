@@ -69,7 +69,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     assert len(_listing(tmp_path, [_line()], "utf-8-sig").jobs) == 1
 
 
-def test_a_folder_of_videos_is_needed_only_without_a_fetcher(tmp_path: Path) -> None:
+def test_a_folder_of_videos_is_needed_only_without_a_download(tmp_path: Path) -> None:
     _listing(tmp_path, [_line()])
     source = MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path / "later")
     with pytest.raises(UserError, match="no such folder of videos"):
@@ -113,7 +113,17 @@ def test_a_pickle_that_would_run_something_is_refused_unread(
 
 @pytest.mark.parametrize(
     "table",
-    [{}, [1], {"x": {"ldmk": np.zeros((68, 2))}}, {0: {"ldmk": np.zeros((5, 2))}}, {10**12: {}}, {-1: {}}],
+    [
+        {},
+        [1],
+        {"x": {"ldmk": np.zeros((68, 2))}},
+        {0: {"ldmk": np.zeros((5, 2))}},
+        {10**12: {}},
+        {-1: {}},
+        {float("inf"): {}},
+        {999_999: {}},
+        {b"\xff": {}},
+    ],
 )
 def test_tables_of_another_kind(table: object) -> None:
     with pytest.raises(ValueError, match="not "):

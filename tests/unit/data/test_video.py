@@ -98,7 +98,7 @@ def test_the_comment_is_stored(tmp_path: Path) -> None:
     assert b"made by a model" in (tmp_path / "a.mp4").read_bytes()
 
 
-def test_a_truncated_file_is_told(movie: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_is_an_error(movie: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(movie.read_bytes()[: movie.stat().st_size * 6 // 10])
     with pytest.raises(DecodeError, match=r"cut\.mp4"):
@@ -106,7 +106,7 @@ def test_a_truncated_file_is_told(movie: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not a video</html>"])
-def test_what_is_no_video_is_told(content: bytes, tmp_path: Path) -> None:
+def test_what_is_no_video_is_an_error(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "page.mp4"
     path.write_bytes(content)
     with pytest.raises(DecodeError, match=r"page\.mp4"):

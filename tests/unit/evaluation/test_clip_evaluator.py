@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, PictureConfig, TransferConfig
+from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, TransferConfig, VisualsConfig
 from safa.data.clip_store import ClipStore
 from safa.data.video import probe, read_frames
 from safa.errors import ClipError, FailureCode
 from safa.evaluation.clip_evaluator import FRAMES, MESHES, RESULT, STRIP, VIDEO, ClipEvaluator, ClipResult
-from safa.evaluation.frame_scores import SCORES, TRUE, fid_of_clips
+from safa.evaluation.frame_scores import SCORES, TARGET, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.scorers import Scorers
 from safa.head.model import landmarks_px
@@ -28,7 +28,7 @@ from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
 
 ANN, BEN, DAN = (f"{person}#v#000000#000006" for person in ("ann", "ben", "dan"))
-REBUILD = EvaluationJob("reconstruction", DAN, DAN)
+RECONSTRUCT = EvaluationJob("reconstruction", DAN, DAN)
 ANIMATE = EvaluationJob("animation", ANN, BEN)
 
 
@@ -44,7 +44,7 @@ def evaluator(
         "model": Path("m"),
         "clips": clips,
         "out": Path("o"),
-        "pictures": {"panel": 32, "strip_frames": 3},
+        "visuals": {"panel": 32, "strip_frames": 3},
     }
     config = EvaluateConfig.model_validate({**paths, **changes})
     return ClipEvaluator(ModelRunner(model, batch_size=batch_size), ClipStore(clips), config, scorers, mask)
@@ -52,34 +52,34 @@ def evaluator(
 
 @torch.no_grad()
 def test_scores_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips).run(REBUILD, tmp_path / "out")
+    result = evaluator(model, tiny_clips).run(RECONSTRUCT, tmp_path / "out")
     store = ClipStore(tiny_clips)
     frames = torch.from_numpy(np.stack(store.frames(DAN, range(6)))).permute(0, 3, 1, 2).float() / 255
-    given = torch.from_numpy(store.landmarks(DAN))
-    wanted: dict[str, list[float]] = {score: [] for score in SCORES}
+    landmarks = torch.from_numpy(store.landmarks(DAN))
+    expected: dict[str, list[float]] = {score: [] for score in SCORES}
     for t in range(1, 6):
         face = model.analyse(frames[t : t + 1])
         prediction = model.reenact(model.prepare_source(frames[:1]), face).prediction
-        wanted["psnr"].append(psnr(prediction, frames[t : t + 1]).item())
-        wanted["ssim_copy_source"].append(ssim(frames[:1], frames[t : t + 1]).item())
+        expected["psnr"].append(psnr(prediction, frames[t : t + 1]).item())
+        expected["ssim_copy_source"].append(ssim(frames[:1], frames[t : t + 1]).item())
         points = landmarks_px(model.tdmm.geometry(face.code), 32)
-        wanted["landmark_nme"].append(landmark_nme(points, given[t : t + 1]).item())
+        expected["landmark_nme"].append(landmark_nme(points, landmarks[t : t + 1]).item())
     for score in ("psnr", "ssim_copy_source", "landmark_nme"):
-        assert result.scores[score] == pytest.approx(np.mean(wanted[score]), rel=1e-4), score
+        assert result.scores[score] == pytest.approx(np.mean(expected[score]), rel=1e-4), score
     assert set(result.scores) == set(SCORES)
     assert result.n_frames == 6
 
 
 def test_numbers_do_not_depend_on_the_batch_size(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
     results = [
-        evaluator(model, tiny_clips, size).run(REBUILD, tmp_path / str(size)).scores for size in (1, 2, 6)
+        evaluator(model, tiny_clips, size).run(RECONSTRUCT, tmp_path / str(size)).scores for size in (1, 2, 6)
     ]
     for scores in results[1:]:
         assert scores == pytest.approx(results[0], abs=1e-5, nan_ok=True)
 
 
 def test_the_table_holds_every_frame(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips).run(REBUILD, tmp_path / "out")
+    result = evaluator(model, tiny_clips).run(RECONSTRUCT, tmp_path / "out")
     rows = pq.read_table(tmp_path / "out" / FRAMES).to_pydict()
     assert rows["frame"] == list(range(6))
     assert rows["clip_id"] == [DAN] * 6
@@ -88,7 +88,7 @@ def test_the_table_holds_every_frame(model: Safa, tiny_clips: Path, tmp_path: Pa
     assert result.scores["psnr_copy_source"] == pytest.approx(np.mean(rows["psnr_copy_source"][1:]))
 
 
-def means_of_pictures(image: torch.Tensor) -> torch.Tensor:
+def means_of_images(image: torch.Tensor) -> torch.Tensor:
     """Stands in for an embedding and for Inception."""
     return torch.cat([image.mean(dim=(2, 3)), image.std(dim=(2, 3))], dim=1)
 
@@ -101,12 +101,12 @@ def bright_points(image: torch.Tensor) -> torch.Tensor:
 def scorers() -> Scorers:
     torch.manual_seed(0)
     lpips = Lpips().eval().requires_grad_(False)
-    return Scorers(bright_points, means_of_pictures, lpips, means_of_pictures)
+    return Scorers(bright_points, means_of_images, lpips, means_of_images)
 
 
-def test_networks_judge_alike_in_any_batch(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+def test_networks_score_alike_in_any_batch(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
     results = [
-        evaluator(model, tiny_clips, size, scorers=scorers()).run(REBUILD, tmp_path / str(size))
+        evaluator(model, tiny_clips, size, scorers=scorers()).run(RECONSTRUCT, tmp_path / str(size))
         for size in (1, 4, 6)
     ]
     known = {key for key, value in results[0].scores.items() if math.isfinite(value)}
@@ -116,19 +116,22 @@ def test_networks_judge_alike_in_any_batch(model: Safa, tiny_clips: Path, tmp_pa
     distances = [fid_of_clips([tmp_path / str(size)]) for size in (1, 4, 6)]
     assert distances[1] == pytest.approx(distances[0], abs=1e-5)
     assert distances[2] == pytest.approx(distances[0], abs=1e-5)
-    assert (tmp_path / "1" / TRUE).stat().st_size == 5 * 6 * 4  # five frames: the source is not counted
+    assert (tmp_path / "1" / TARGET).stat().st_size == 5 * 6 * 4  # five frames: the source is not counted
 
 
 def test_flicker_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips, 2).run(REBUILD, tmp_path / "out")
-    store, animator = ClipStore(tiny_clips), ModelRunner(model)
+    result = evaluator(model, tiny_clips, 2).run(RECONSTRUCT, tmp_path / "out")
+    store, runner = ClipStore(tiny_clips), ModelRunner(model)
     frames = store.frames(DAN, range(6))
-    batches = list(animator.reconstruct(animator.prepare(frames[0]), frames))
-    made = torch.cat([batch.result.prediction for batch in batches]).double()
-    true = torch.cat([batch.driving for batch in batches]).double()
-    wanted = [((made[t] - made[t - 1]) - (true[t] - true[t - 1])).abs().mean().item() for t in range(1, 6)]
-    still = [(true[t] - true[t - 1]).abs().mean().item() for t in range(1, 6)]
-    assert result.scores["flicker"] == pytest.approx(np.mean(wanted), abs=1e-6)
+    batches = list(runner.reconstruct(runner.prepare(frames[0]), frames))
+    prediction = torch.cat([batch.result.prediction for batch in batches]).double()
+    target = torch.cat([batch.driving for batch in batches]).double()
+    expected = [
+        ((prediction[t] - prediction[t - 1]) - (target[t] - target[t - 1])).abs().mean().item()
+        for t in range(1, 6)
+    ]
+    still = [(target[t] - target[t - 1]).abs().mean().item() for t in range(1, 6)]
+    assert result.scores["flicker"] == pytest.approx(np.mean(expected), abs=1e-6)
     assert result.scores["flicker_copy_source"] == pytest.approx(np.mean(still), abs=1e-9)
 
 
@@ -159,12 +162,12 @@ def test_meshes_of_a_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None
     result = evaluator(model, tiny_clips, mesh=config).run(job, tmp_path / "out")
     assert result.n_frames == 6
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    exported = [f"frame{number:06d}.{ending}" for number in (1, 4) for ending in ("mtl", "obj", "ply", "png")]
+    exported = [f"frame{number:06d}.{suffix}" for number in (1, 4) for suffix in ("mtl", "obj", "ply", "png")]
     assert names == sorted([VIDEO, STRIP, RESULT, MESHES, *exported])
     assert pq.read_metadata(tmp_path / "out" / MESHES).num_rows == 6
 
 
-def test_the_film_is_as_long_as_the_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+def test_the_video_is_as_long_as_the_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
     evaluator(model, tiny_clips).run(ANIMATE, tmp_path / "out")
     video = tmp_path / "out" / VIDEO
     assert len(list(read_frames(video))) == 6
@@ -176,7 +179,7 @@ def test_the_film_is_as_long_as_the_clip(model: Safa, tiny_clips: Path, tmp_path
         assert strip.height > 3 * 32
 
 
-def test_nobody_knows_the_truth_of_an_animation(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+def test_an_animation_has_no_target(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
     result = evaluator(model, tiny_clips).run(ANIMATE, tmp_path / "out")
     assert result.scores == {}
     assert (result.source_person, result.driving_person) == ("ann", "ben")
@@ -193,13 +196,13 @@ def test_a_best_frame_is_taken_as_the_reference(
 
 
 def test_only_the_first_frames(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips, frames=3).run(REBUILD, tmp_path / "out")
+    result = evaluator(model, tiny_clips, frames=3).run(RECONSTRUCT, tmp_path / "out")
     assert result.n_frames == 3
     assert len(list(read_frames(tmp_path / "out" / VIDEO))) == 3
 
 
 def test_results_survive_being_written(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips).run(REBUILD, tmp_path / "out")
+    result = evaluator(model, tiny_clips).run(RECONSTRUCT, tmp_path / "out")
     assert ClipResult.from_json((tmp_path / "out" / RESULT).read_text()) == result
 
 
@@ -207,7 +210,7 @@ def test_a_clip_without_a_face_has_no_landmark_error(
     model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
 ) -> None:
     clips = write_clips(tmp_path / "clips", [clip_row("dan", "test", faces=False)])
-    result = evaluator(model, clips).run(REBUILD, tmp_path / "out")
+    result = evaluator(model, clips).run(RECONSTRUCT, tmp_path / "out")
     assert math.isnan(result.scores["landmark_nme"])
     assert math.isfinite(result.scores["psnr"])
     assert '"landmark_nme": null' in result.to_json()
@@ -221,7 +224,7 @@ def test_a_damaged_frame_refuses_the_clip_and_leaves_nothing(
     row["frames"][4] = row["frames"][4][:60]
     clips = write_clips(tmp_path / "clips", [row])
     with pytest.raises(ClipError, match="frame 4: not a readable picture") as refusal:
-        evaluator(model, clips).run(REBUILD, tmp_path / "out")
+        evaluator(model, clips).run(RECONSTRUCT, tmp_path / "out")
     assert refusal.value.code == FailureCode.DECODE
     assert not (tmp_path / "out").exists()
 
@@ -234,7 +237,7 @@ def test_one_frame_is_too_short(
         row[column] = row[column][:1]
     clips = write_clips(tmp_path / "clips", [row | {"n_frames": 1}])
     with pytest.raises(ClipError) as refusal:
-        evaluator(model, clips).run(REBUILD, tmp_path / "out")
+        evaluator(model, clips).run(RECONSTRUCT, tmp_path / "out")
     assert refusal.value.code == FailureCode.TOO_SHORT
 
 
@@ -246,7 +249,7 @@ def test_a_long_clip_is_never_whole_in_memory(
     name = "dan#v#000000#000060"
     pieces = [row | {"clip_id": name, "end": 60, "piece": piece} for piece in range(10)]
     store = WatchedStore(write_clips(tmp_path / "clips", pieces), cache_bytes=0)
-    config = EvaluateConfig(model=Path("m"), clips=Path("c"), out=Path("o"), pictures=PictureConfig(panel=32))
+    config = EvaluateConfig(model=Path("m"), clips=Path("c"), out=Path("o"), visuals=VisualsConfig(panel=32))
     clips = ClipEvaluator(ModelRunner(model, batch_size=4), store, config)
     assert clips.run(EvaluationJob("reconstruction", name, name), tmp_path / "out").n_frames == 60
     assert store.most_pieces == 1
@@ -259,9 +262,9 @@ class WatchedStore(ClipStore):
     most_pieces = landmarks_calls = 0
 
     def frames(self, clip_id: str, indices: Any) -> Any:
-        found = super().frames(clip_id, indices)
+        frames = super().frames(clip_id, indices)
         self.most_pieces = max(self.most_pieces, len(self._pieces))
-        return found
+        return frames
 
     def landmarks(self, clip_id: str) -> Any:
         self.landmarks_calls += 1

@@ -1,4 +1,4 @@
-"""The table of frame scores: written in parts, meant without the first frame."""
+"""The table of frame scores: written in parts, averaged without the first frame."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ def config(**changes: object) -> EvaluateConfig:
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(1, 40), st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_pairs_are_distinct_and_of_different_people(sizes: list[int], wanted: int, seed: int) -> None:
+def test_pairs_are_distinct_and_of_different_people(sizes: list[int], number: int, seed: int) -> None:
     clips = people(*sizes)
     person = {clip.clip_id: clip.person_id for clip in clips}
-    pairs = draw_pairs(clips, AnimationConfig(pairs=wanted, seed=seed))
+    pairs = draw_pairs(clips, AnimationConfig(pairs=number, seed=seed))
     possible = sum(a.person_id != b.person_id for a in clips for b in clips)
-    assert len(set(pairs)) == len(pairs) <= wanted
-    assert len(pairs) >= min(wanted, len(clips), possible)
+    assert len(set(pairs)) == len(pairs) <= number
+    assert len(pairs) >= min(number, len(clips), possible)
     assert all(person[source] != person[driving] for source, driving in pairs)
 
 
@@ -93,11 +93,14 @@ def test_pairs_from_a_list_in_its_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("source\np0#v#000000#000009\n", "no pairs in columns source and driving"),
-        ("source,driving\n", "no pairs in columns"),
+        ("source\np0#v#000000#000009\n", "no pairs in the columns source and driving"),
+        ("source,driving\n", "no pairs in the columns"),
         ("source,driving\np0#v#000000#000009,../../x\n", r"line 2: no clip '\.\./\.\./x'"),
         ("source,driving\np0#v#000000#000009\n", "line 2: no clip ''"),
-        ("source,driving\n" + "p0#v#000000#000009,p1#v#000000#000009\n" * 2, "line 3: the same pair twice"),
+        (
+            "source,driving\n" + "p0#v#000000#000009,p1#v#000000#000009\n" * 2,
+            "line 3: this pair is listed twice",
+        ),
     ],
 )
 def test_a_bad_list_of_pairs_names_its_line(tmp_path: Path, text: str, words: str) -> None:

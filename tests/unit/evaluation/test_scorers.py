@@ -1,4 +1,4 @@
-"""Networks from files: what they must give, and what is said when they don't."""
+"""Scorers from files: what they must return, and the errors when they don't."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_the_models_own_landmarks_on_request(tdmm: Tdmm) -> None:
     ("module", "field", "words"),
     [
         (Means(), "landmarks", r"does not give \(B, 68, 2\) points"),
-        (Pool(), "identity", "fails on a picture"),
-        (Means(), "inception", "fails on a picture"),
+        (Pool(), "identity", "fails on an image"),
+        (Means(), "inception", "fails on an image"),
     ],
 )
-def test_a_network_of_another_kind_is_told_in_one_line(
+def test_a_network_of_another_kind_is_refused_in_one_line(
     tdmm: Tdmm, tmp_path: Path, module: nn.Module, field: str, words: str
 ) -> None:
     path = script(module, tmp_path / "net.pt")
@@ -91,7 +91,7 @@ def test_no_file_and_no_network(tdmm: Tdmm, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_scorers(ScorerConfig(identity=tmp_path / "nothing.pt"), tdmm)
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(UserError, match="no TorchScript file"):
+    with pytest.raises(UserError, match="not a TorchScript file"):
         load_scorers(ScorerConfig(identity=tmp_path / "text.pt"), tdmm)
 
 
@@ -99,7 +99,7 @@ def test_what_is_skipped_has_a_reason() -> None:
     reasons = skipped_metrics(ScorerConfig(), 64)
     assert set(reasons) == {"ms_ssim", "lpips", "akd", "detection_rate", "aed", "csim", "fid"}
     assert reasons["fid"] == "skipped: weights missing (scorers.inception)"
-    assert reasons["ms_ssim"] == "skipped: pictures of 64 px, it needs 176"
+    assert reasons["ms_ssim"] == "skipped: images have 64 px, but it needs 176 px"
     everything = ScorerConfig(landmarks="model", identity=Path("i"), lpips=Path("l"), inception=Path("f"))
     assert skipped_metrics(everything, 256) == {}
     assert set(reasons) < {metric.key for metric in METRICS}

@@ -123,6 +123,8 @@ def test_components_are_taken_from_where_flame_keeps_them(protocol: int, tmp_pat
         ({"weights": np.zeros((12, 4))}, r"'weights' has shape \(12, 4\), expected \(12, 5\)"),
         ({"shapedirs": np.zeros((12, 3, 300))}, "'shapedirs' has shape"),
         ({"posedirs": "text"}, "expected an array, found str"),
+        ({"posedirs": np.array(["text"])}, "expected an array of numbers, found one of <U4"),
+        ({"v_template": np.array(1.0)}, "'v_template' is one number"),
     ],
 )
 def test_wrong_arrays_are_named(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Photos and videos in, videos out: what the model is shown, and from where motion is measured."""
+"""``FaceAnimator``: what the model sees of photos and videos, and which frame motion is measured from."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from safa.visualize.images import RgbImage
 SIZE = 32
 
 
-class Finder:
-    """Knows faces as red squares; a frame without red shows none."""
+class RedSquareTracker:
+    """Takes red squares for faces; a frame without red shows none."""
 
     def crop_boxes(self, frames: Iterable[RgbImage]) -> Iterator[np.ndarray]:
         for frame in frames:
-            found = self.faces(frame)
-            yield found[0] if found else np.full(3, np.nan)
+            boxes = self.faces(frame)
+            yield boxes[0] if boxes else np.full(3, np.nan)
 
     def faces(self, frame: RgbImage) -> list[np.ndarray]:
         rows, columns = np.nonzero(frame[..., 0] > 200)
@@ -49,46 +49,46 @@ def animator(tiny_model: dict[str, Any], toy_head: HeadAssets) -> FaceAnimator:
     torch.manual_seed(0)
     model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
     torch.nn.init.normal_(model.tdmm.encoder.fc.weight, std=0.05)  # at zero, all heads are the same
-    return FaceAnimator(model, torch.device("cpu"), batch_size=3, face_tracker=Finder())
+    return FaceAnimator(model, torch.device("cpu"), batch_size=3, face_tracker=RedSquareTracker())
 
 
 @pytest.fixture
 def references(animator: FaceAnimator, monkeypatch: pytest.MonkeyPatch) -> list[RgbImage | None]:
-    """Every reference that the model is given."""
+    """Collects every reference that the runner gets."""
     seen: list[RgbImage | None] = []
-    plain = animator.engine.animate
+    plain = animator.runner.animate
 
-    def recorded(source: Any, driving: Any, transfer: Any, reference: Any = None) -> Any:
+    def recording(source: Any, driving: Any, transfer: Any, reference: Any = None) -> Any:
         seen.append(reference)
         return plain(source, driving, transfer, reference)
 
-    monkeypatch.setattr(animator.engine, "animate", recorded)
+    monkeypatch.setattr(animator.runner, "animate", recording)
     return seen
 
 
 def test_the_model_sees_the_face_wherever_it_is(animator: FaceAnimator) -> None:
     video = animator.animate(_frame(8), [_frame(10 + n) for n in range(7)])
-    rendered_frames = list(video.rendered_frames)
-    assert (video.count, len(rendered_frames)) == (7, 7)
-    for shot in rendered_frames:
-        rows, columns = np.nonzero(shot.driving[..., 0] > 200)
+    rendered = list(video.rendered_frames)
+    assert (video.count, len(rendered)) == (7, 7)
+    for frame in rendered:
+        rows, columns = np.nonzero(frame.driving[..., 0] > 200)
         assert abs(rows.mean() - 15.5) < 2
-        assert abs(columns.mean() - 15.5) < 4  # the square is steady, the face moves in it
+        assert abs(columns.mean() - 15.5) < 4  # the crop is steady, the face moves in it
 
 
-def test_without_crop_the_middle_square_is_shown(animator: FaceAnimator) -> None:
+def test_without_crop_the_centre_square_is_used(animator: FaceAnimator) -> None:
     frames = [_frame(10 + n) for n in range(3)]
-    rendered_frames = list(animator.animate(_frame(8), frames, crop=False).rendered_frames)
-    assert (rendered_frames[1].driving == crop_face(frames[1], np.array([45.0, 30.0, 60.0]), SIZE)).all()
+    rendered = list(animator.animate(_frame(8), frames, crop=False).rendered_frames)
+    assert (rendered[1].driving == crop_face(frames[1], np.array([45.0, 30.0, 60.0]), SIZE)).all()
 
 
-def test_motion_is_measured_from_the_frame_that_was_asked_for(
+def test_motion_is_measured_from_the_chosen_frame(
     animator: FaceAnimator, references: list[RgbImage | None]
 ) -> None:
     frames = [_frame(10 + n) for n in range(4)]
-    rendered_frames = list(animator.animate(_frame(8), frames, relative=True, best_frame=2).rendered_frames)
+    rendered = list(animator.animate(_frame(8), frames, relative=True, best_frame=2).rendered_frames)
     assert references[0] is not None
-    assert (references[0] == rendered_frames[2].driving).all()
+    assert (references[0] == rendered[2].driving).all()
     list(animator.animate(_frame(8), frames, relative=True))
     assert references[1] is None
     with pytest.raises(UserError, match="no frame 9"):
@@ -102,7 +102,7 @@ def test_the_most_alike_frame_is_found(animator: FaceAnimator, references: list[
     assert (references[0] == crop_face(frames[3], np.array([20.0, 20.0, 40.0]), SIZE)).all()
 
 
-def test_frames_come_one_by_one(animator: FaceAnimator) -> None:
+def test_frames_are_computed_as_they_are_asked_for(animator: FaceAnimator) -> None:
     """A long video never sits in memory: no more frames are read than a batch beyond what was asked for."""
     read = 0
 
@@ -120,18 +120,18 @@ def test_frames_come_one_by_one(animator: FaceAnimator) -> None:
 
 def test_frames_without_a_face_pass_a_swap_untouched(animator: FaceAnimator) -> None:
     frames = [_frame(10 + n, face=n not in (1, 5)) for n in range(7)]
-    rendered_frames = list(animator.swap(_frame(8), frames).rendered_frames)
-    assert [shot.changed for shot in rendered_frames] == [n not in (1, 5) for n in range(7)]
-    assert (rendered_frames[5].picture == frames[5]).all()
-    assert (rendered_frames[2].picture != frames[2]).any()
-    assert (rendered_frames[2].picture[:, 60:] == frames[2][:, 60:]).all()
+    rendered = list(animator.swap(_frame(8), frames).rendered_frames)
+    assert [frame.changed for frame in rendered] == [n not in (1, 5) for n in range(7)]
+    assert (rendered[5].image == frames[5]).all()
+    assert (rendered[2].image != frames[2]).any()
+    assert (rendered[2].image[:, 60:] == frames[2][:, 60:]).all()
 
 
-def test_a_film_is_rebuilt_from_its_first_frame(animator: FaceAnimator) -> None:
+def test_a_video_is_reconstructed_from_its_first_frame(animator: FaceAnimator) -> None:
     assert len(list(animator.reconstruct([_frame(10 + n) for n in range(5)]))) == 5
 
 
-def test_nobody_in_sight_is_told(animator: FaceAnimator) -> None:
+def test_inputs_without_a_face_are_refused(animator: FaceAnimator) -> None:
     blank = _frame(8, face=False)
     with pytest.raises(UserError, match="no face found"):
         animator.animate(blank, [_frame(9)])

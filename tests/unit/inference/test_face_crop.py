@@ -1,4 +1,4 @@
-"""CropBoxes around faces: steady, exact, and back where they came from."""
+"""Crop boxes: steady over time, exact to parts of a pixel, and pasted back where they came from."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def test_real_faces_do_not_flicker(name: str) -> None:
     track = smooth_track(crop_boxes, FPS)
     assert jitter(track.crop_boxes) < 1.0
     assert jitter(track.crop_boxes) < 0.05 * jitter(crop_boxes)
-    # Steady, and still on the face: its centre stays in the middle tenth of the square.
+    # Steady, and still on the face: its centre stays in the middle tenth of the crop.
     away = np.abs(track.crop_boxes[:, :2] - crop_boxes[:, :2]).max(axis=1)
     assert (away < 0.1 * track.crop_boxes[:, 2]).all()
 
 
 def test_a_straight_walk_is_followed_without_delay() -> None:
-    found, true = _walk(300, noise=2.0), _walk(300, noise=0.0)
+    detected, truth = _walk(300, noise=2.0), _walk(300, noise=0.0)
     inner = slice(90, -90)  # three standard deviations from either end
-    assert np.abs(smooth_track(found, FPS).crop_boxes - true)[inner].max() < 1.5
+    assert np.abs(smooth_track(detected, FPS).crop_boxes - truth)[inner].max() < 1.5
 
 
-def test_gaps_and_strangers_do_not_move_the_square() -> None:
-    found = _walk(200, noise=0.0)
-    clean = smooth_track(found, FPS)
-    found[60:75] = np.nan
-    found[120] = (20, 400, 40)
-    track = smooth_track(found, FPS)
+def test_gaps_and_strangers_do_not_move_the_crop() -> None:
+    detected = _walk(200, noise=0.0)
+    clean = smooth_track(detected, FPS)
+    detected[60:75] = np.nan
+    detected[120] = (20, 400, 40)
+    track = smooth_track(detected, FPS)
     assert np.abs(track.crop_boxes - clean.crop_boxes).max() < 1e-3
     assert track.seen.sum() == 185
     assert not track.was_seen(60)
@@ -59,12 +59,12 @@ def test_gaps_and_strangers_do_not_move_the_square() -> None:
     assert np.isfinite(track.crop_box(10_000)).all()
 
 
-def test_a_film_without_a_face_is_refused() -> None:
+def test_a_video_without_a_face_is_refused() -> None:
     with pytest.raises(ValueError, match="no face"):
         smooth_track(np.full((4, 3), np.nan), FPS)
 
 
-def test_whole_pixels_are_cut_exactly() -> None:
+def test_whole_pixels_are_cropped_exactly() -> None:
     frame = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     assert (crop_face(frame, np.array([30.0, 20.0, 16.0]), 16) == frame[12:28, 22:38]).all()
 
@@ -83,12 +83,12 @@ def test_over_the_edge_the_edge_is_repeated() -> None:
     assert (face[:, :9] == 200).all()
 
 
-def test_what_was_cut_goes_back_where_it_was() -> None:
+def test_a_crop_is_pasted_back_where_it_was() -> None:
     rows, columns = np.mgrid[0:90, 0:120]
     frame = np.stack([rows * 2, columns * 2, rows + columns], -1).astype(np.uint8)
     for crop_box in ([60.3, 44.6, 50.2], [10.0, 80.0, 60.0], [60.0, 45.0, 400.0]):
-        place = np.array(crop_box)
-        back = paste_face(frame, place, crop_face(frame, place, 64))
+        box = np.array(crop_box)
+        back = paste_face(frame, box, crop_face(frame, box, 64))
         assert np.abs(back.astype(int) - frame).mean() < 1.0
 
 
@@ -102,5 +102,5 @@ def test_edges_are_soft_and_the_rest_is_untouched() -> None:
     assert (frame == 0).all()
 
 
-def test_the_middle_square() -> None:
+def test_the_centre_square() -> None:
     assert centre_crop_box(640, 480).tolist() == [320, 240, 480]

@@ -1,4 +1,4 @@
-"""Which face detector is here, and how it follows one face."""
+"""Face tracking: which detector is used, and how one face is followed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from safa.data.detectors import Face
+from safa.data.detectors.face_alignment import DETECTOR_FILES
 from safa.inference.face_crop import crop_box_of_landmarks
 from safa.inference.face_tracking import (
-    DETECTORS,
     DetectorTracker,
-    available,
     crop_box_of_face,
+    detector_status,
     load_face_tracker,
 )
 from safa.inference.inputs import read_photo
@@ -25,8 +25,8 @@ from safa.visualize.images import RgbImage
 SHARED = Path(__file__).parents[4] / "shared"
 
 
-class Known:
-    """A detector that is told what it finds in each frame; it is shown 64 px squares."""
+class ScriptedDetector:
+    """Detects what the test says, in frames of 64 x 64 px."""
 
     def __init__(self, faces: list[tuple[Face, ...]]) -> None:
         self._faces = iter(faces)
@@ -46,43 +46,43 @@ def _frames(count: int) -> list[RgbImage]:
 
 def test_the_largest_face_is_followed_and_found_again() -> None:
     near, far = _face(20, 16), _face(50, 10)
-    grown = _face(50, 20)  # somebody else comes closer
-    found = [(far, near), (near, grown), (), (far,), (far, near)]
-    crop_boxes = list(DetectorTracker(Known(found), 64).crop_boxes(_frames(5)))
+    stranger = _face(50, 20)  # somebody else comes closer
+    detections = [(far, near), (near, stranger), (), (far,), (far, near)]
+    crop_boxes = list(DetectorTracker(ScriptedDetector(detections), 64).crop_boxes(_frames(5)))
     assert [float(crop_box[0]) for crop_box in crop_boxes] == pytest.approx(
         [40, 40, np.nan, 100, 100], nan_ok=True
     )
 
 
-def test_squares_are_in_pixels_of_the_frame() -> None:
-    crop_box = next(DetectorTracker(Known([(_face(20, 16),)]), 64).crop_boxes(_frames(1)))
+def test_crop_boxes_are_in_pixels_of_the_frame() -> None:
+    crop_box = next(DetectorTracker(ScriptedDetector([(_face(20, 16),)]), 64).crop_boxes(_frames(1)))
     assert crop_box == pytest.approx(crop_box_of_face(_face(20, 16)) * 2)
     assert crop_box[0] == pytest.approx(40)
 
 
 def test_all_faces_come_largest_first() -> None:
-    crop_boxes = DetectorTracker(Known([(_face(50, 10), _face(20, 16))]), 64).faces(_frames(1)[0])
+    crop_boxes = DetectorTracker(ScriptedDetector([(_face(50, 10), _face(20, 16))]), 64).faces(_frames(1)[0])
     assert [round(float(crop_box[0])) for crop_box in crop_boxes] == [40, 100]
 
 
-def test_without_weights_there_is_no_finder(tmp_path: Path) -> None:
-    assert available(tmp_path).detector is None
+def test_without_weights_there_is_no_detector(tmp_path: Path) -> None:
+    assert detector_status(tmp_path).detector is None
     assert load_face_tracker(torch.device("cpu"), tmp_path) is None
-    for name in DETECTORS["blazeface"][0]:
+    for name in DETECTOR_FILES["blazeface"]:
         (tmp_path / name).write_text("x")
-    assert available(tmp_path).detector == "blazeface"
+    assert detector_status(tmp_path).detector == "blazeface"
 
 
 @pytest.mark.parametrize("name", ["lp_s0", "lp_s6", "lp_s9", "lp_s12"])
-def test_real_faces_are_framed_as_their_landmarks_are(name: str) -> None:
+def test_real_faces_are_cropped_as_by_their_landmarks(name: str) -> None:
     photo = SHARED / "real" / "images" / f"{name}.jpg"
-    if not photo.is_file() or available(SHARED / "weights").detector is None:
+    if not photo.is_file() or detector_status(SHARED / "weights").detector is None:
         pytest.skip("the real photos or the detector's weights (../shared) are not here")
     if importlib.util.find_spec("face_alignment") is None:
         pytest.skip("face-alignment is not installed")
     face_tracker = load_face_tracker(torch.device("cpu"), SHARED / "weights")
     assert face_tracker is not None
-    found = face_tracker.faces(read_photo(photo).pixels)[0]
-    wanted = crop_box_of_landmarks(np.load(photo.with_suffix(".landmarks.npy"), allow_pickle=False))[0]
-    assert np.abs(found[:2] - wanted[:2]).max() < 0.06 * wanted[2]
-    assert 0.85 < found[2] / wanted[2] < 1.15
+    prediction = face_tracker.faces(read_photo(photo).pixels)[0]
+    target = crop_box_of_landmarks(np.load(photo.with_suffix(".landmarks.npy"), allow_pickle=False))[0]
+    assert np.abs(prediction[:2] - target[:2]).max() < 0.06 * target[2]
+    assert 0.85 < prediction[2] / target[2] < 1.15

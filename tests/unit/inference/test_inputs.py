@@ -1,4 +1,4 @@
-"""Moving pictures of every kind: in order, in time, upright, in their colours."""
+"""Frame sources of every kind: in order, in time, upright, in their colours; and what is written of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def clapper(tmp_path: Path) -> Path:
 
 
 def _flash_and_beep(path: Path) -> tuple[float, float]:
-    """Seconds at which picture and sound begin to be there."""
+    """Seconds at which the white frame and the beep begin."""
     frames = np.array([frame.mean() for frame in read_frames(path)])
     flash = int((frames > 127).argmax()) / probe(path).fps
     sound = np.frombuffer(_ffmpeg("-i", path, "-f", "s16le", "-ac", 1, "-ar", RATE, "-"), np.int16)
@@ -48,41 +48,41 @@ def _flash_and_beep(path: Path) -> tuple[float, float]:
     return flash, float(loud.argmax()) / RATE
 
 
-def _remade(path: Path, out: Path) -> Path:
+def _copied(path: Path, out: Path) -> Path:
     frame_source = open_frame_source(path)
-    rendered_frames = (RenderedFrame(frame, frame, True, None) for frame in frame_source.frames())
+    rendered = (RenderedFrame(frame, frame, True, None) for frame in frame_source.frames())
     RenderedVideo(
         frame_source.fps,
         frame_source.count,
         (),
         frame_source.file if frame_source.has_sound else None,
-        rendered_frames,
+        rendered,
     ).save(out)
     return out
 
 
-def test_sound_and_picture_stay_together(clapper: Path, tmp_path: Path) -> None:
-    for path in (clapper, _remade(clapper, tmp_path / "out.mp4")):
+def test_sound_and_video_stay_together(clapper: Path, tmp_path: Path) -> None:
+    for path in (clapper, _copied(clapper, tmp_path / "out.mp4")):
         flash, beep = _flash_and_beep(path)
         assert flash == FLASH / 25
         assert abs(beep - flash) < 0.5 / 25
     assert probe(tmp_path / "out.mp4").has_sound
 
 
-def test_a_picture_that_starts_after_the_sound_stays_there(clapper: Path, tmp_path: Path) -> None:
+def test_a_video_that_starts_after_its_sound_still_does(clapper: Path, tmp_path: Path) -> None:
     late = tmp_path / "late.mkv"
     _ffmpeg("-itsoffset", 0.2, "-i", clapper, "-i", clapper, "-map", "0:v", "-map", "1:a", "-c", "copy", late)
-    flash, beep = _flash_and_beep(_remade(late, tmp_path / "out.mp4"))
+    flash, beep = _flash_and_beep(_copied(late, tmp_path / "out.mp4"))
     assert abs(flash - beep - 0.2) < 0.5 / 25
 
 
-def test_sound_is_neither_cut_nor_the_film_drawn_out(clapper: Path, tmp_path: Path) -> None:
+def test_sound_of_another_length_does_not_change_the_video(clapper: Path, tmp_path: Path) -> None:
     short = tmp_path / "short.mp4"
     _ffmpeg("-i", clapper, "-f", "lavfi", "-i", "sine=500:d=0.3", "-map", "0:v", "-map", "1:a", short)
-    assert len(list(read_frames(_remade(short, tmp_path / "out.mp4")))) == 30
+    assert len(list(read_frames(_copied(short, tmp_path / "out.mp4")))) == 30
     long = tmp_path / "long.mp4"
     _ffmpeg("-i", clapper, "-f", "lavfi", "-i", "sine=500:d=3", "-map", "0:v", "-map", "1:a", long)
-    assert len(list(read_frames(_remade(long, tmp_path / "out2.mp4")))) == 30
+    assert len(list(read_frames(_copied(long, tmp_path / "out2.mp4")))) == 30
     assert probe(tmp_path / "out2.mp4").duration < 1.3
 
 
@@ -99,13 +99,13 @@ def test_colours_come_through_whatever_the_file_says(tags: tuple[str, str], tmp_
         *("-vf", f"scale=out_color_matrix={matrix}:out_range={limits}:flags=accurate_rnd+full_chroma_int"),
         *("-pix_fmt", "yuv420p", "-colorspace", matrix, "-color_range", limits, path),
     )
-    back = next(read_frames(_remade(path, tmp_path / "out.mp4")))
+    back = next(read_frames(_copied(path, tmp_path / "out.mp4")))
     for number, colour in enumerate(colours):
         middle = back[12:36, number * 32 + 10 : number * 32 + 22].astype(int)
         assert np.abs(middle - colour).max() <= 6, (number, middle.mean((0, 1)))
 
 
-def test_a_phone_film_is_upright(tmp_path: Path) -> None:
+def test_a_video_of_a_phone_is_upright(tmp_path: Path) -> None:
     frame = np.zeros((48, 64, 3), np.uint8)
     frame[:, :32] = 255
     write_video(tmp_path / "lying.mp4", [frame] * 3, 25.0)
@@ -120,17 +120,17 @@ def test_a_phone_film_is_upright(tmp_path: Path) -> None:
 def test_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (10, 2, 1):
         Image.fromarray(np.full((20, 20, 3), number, np.uint8)).save(tmp_path / f"f{number}.png")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     frame_source = open_frame_source(tmp_path)
     assert [int(frame[0, 0, 0]) for frame in frame_source.frames()] == [1, 2, 10]
     assert (frame_source.fps, frame_source.count, frame_source.has_sound) == (25.0, 3, False)
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         open_frame_source(tmp_path / "..")
 
 
 def test_a_gif_moves(tmp_path: Path) -> None:
-    pictures = [Image.fromarray(frame) for frame in _numbered(5)]
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=100)
+    images = [Image.fromarray(frame) for frame in _numbered(5)]
+    images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], duration=100)
     frame_source = open_frame_source(tmp_path / "a.gif")
     assert frame_source.fps == pytest.approx(10)
     assert [int(frame[0, 0, 0]) for frame in frame_source.frames()] == pytest.approx(
@@ -141,11 +141,11 @@ def test_a_gif_moves(tmp_path: Path) -> None:
 def test_frames_from_memory() -> None:
     frames = _numbered(4)
     kept = open_frame_source(frames, fps=10)
-    assert (kept.again, kept.count, len(list(kept.limited(3).frames()))) == (True, 4, 3)
-    assert not open_frame_source(iter(frames)).again
+    assert (kept.repeatable, kept.count, len(list(kept.limited(3).frames()))) == (True, 4, 3)
+    assert not open_frame_source(iter(frames)).repeatable
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_inputs_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         open_frame_source(tmp_path / "gone.mp4")
     with pytest.raises(UserError, match="camera 97"):

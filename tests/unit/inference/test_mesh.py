@@ -62,13 +62,13 @@ def test_only_the_formats_asked_for(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_table_has_every_frame_in_order(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
     frames = ClipStore(tiny_clips).frames(DAN, range(6))
-    animator = ModelRunner(model, batch_size=4)
+    runner = ModelRunner(model, batch_size=4)
     with MeshTable(tmp_path / "mesh.parquet") as table:
-        for batch in reconstruct_heads(animator, frames):
+        for batch in reconstruct_heads(runner, frames):
             table.add(batch)
     rows = pq.read_table(tmp_path / "mesh.parquet").to_pylist()
     assert [row["frame"] for row in rows] == list(range(6))
-    image = animator.to_batch([frames[5]])
+    image = runner.to_batch([frames[5]])
     code = model.tdmm.estimate(image).code
     geometry = model.tdmm.geometry(code)
     last = rows[5]

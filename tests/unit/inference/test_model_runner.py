@@ -25,13 +25,13 @@ def source_of(model: Safa) -> SourceCache:
 
 def one_by_one(model: Safa, source: np.ndarray, driving: list[np.ndarray], rule: str) -> torch.Tensor:
     """The long way: the source done again for every frame, batch 1."""
-    animator = ModelRunner(model)
+    runner = ModelRunner(model)
     results = []
     with torch.inference_mode():
         for frame in driving:
-            cache = model.prepare_source(animator.to_batch([source]))
-            face = model.analyse(animator.to_batch([frame]))
-            first = model.analyse(animator.to_batch([driving[0]]))
+            cache = model.prepare_source(runner.to_batch([source]))
+            face = model.analyse(runner.to_batch([frame]))
+            first = model.analyse(runner.to_batch([driving[0]]))
             state = {
                 "reconstruct": lambda face=face: face,
                 "absolute": lambda cache=cache, face=face: absolute(cache.face, face),
@@ -45,68 +45,70 @@ def one_by_one(model: Safa, source: np.ndarray, driving: list[np.ndarray], rule:
 @pytest.mark.parametrize("rule", ["reconstruct", "absolute", "relative"])
 def test_batches_with_a_cached_source_equal_frame_by_frame(model: Safa, batch_size: int, rule: str) -> None:
     source, driving = video(1, seed=9)[0], video(5)
-    animator = ModelRunner(model, batch_size=batch_size)
-    cache = animator.prepare(source)
+    runner = ModelRunner(model, batch_size=batch_size)
+    cache = runner.prepare(source)
     if rule == "reconstruct":
-        batches = animator.reconstruct(cache, driving)
+        batches = runner.reconstruct(cache, driving)
     else:
-        batches = animator.animate(cache, driving, TransferConfig(mode=rule))  # type: ignore[arg-type]
+        batches = runner.animate(cache, driving, TransferConfig(mode=rule))  # type: ignore[arg-type]
     ours = torch.cat([batch.result.prediction for batch in batches])
-    wanted = one_by_one(model, source, driving, rule)
-    torch.testing.assert_close(ours, wanted, atol=2e-4, rtol=0)
-    assert (wanted[0] - wanted[1]).abs().max() > 1e-2  # the driving frames do matter here
+    expected = one_by_one(model, source, driving, rule)
+    torch.testing.assert_close(ours, expected, atol=2e-4, rtol=0)
+    assert (expected[0] - expected[1]).abs().max() > 1e-2  # the driving frames do matter here
 
 
 def test_each_frame_comes_with_its_own_driving_frame(model: Safa) -> None:
     driving = video(5)
-    animator = ModelRunner(model, batch_size=2)
-    batches = list(animator.reconstruct(animator.prepare(driving[0]), driving))
+    runner = ModelRunner(model, batch_size=2)
+    batches = list(runner.reconstruct(runner.prepare(driving[0]), driving))
     assert [len(batch.driving) for batch in batches] == [2, 2, 1]
     seen = torch.cat([batch.driving for batch in batches])
-    torch.testing.assert_close(seen, animator.to_batch(driving), rtol=0, atol=0)
+    torch.testing.assert_close(seen, runner.to_batch(driving), rtol=0, atol=0)
 
 
-def test_a_best_frame_is_the_same_as_forward_and_backward_films_joined(model: Safa) -> None:
+def test_a_best_frame_is_the_same_as_forward_and_backward_videos_joined(model: Safa) -> None:
     source, driving, best = video(1, seed=9)[0], video(6), 2
-    animator = ModelRunner(model, batch_size=4)
-    cache, config = animator.prepare(source), TransferConfig()
-    forward = list(predictions(animator.animate(cache, driving[best:], config)))
-    backward = list(predictions(animator.animate(cache, driving[: best + 1][::-1], config)))
+    runner = ModelRunner(model, batch_size=4)
+    cache, config = runner.prepare(source), TransferConfig()
+    forward = list(predictions(runner.animate(cache, driving[best:], config)))
+    backward = list(predictions(runner.animate(cache, driving[: best + 1][::-1], config)))
     joined = backward[::-1] + forward[1:]
-    at_once = list(predictions(animator.animate(cache, driving, config, reference=driving[best])))
+    at_once = list(predictions(runner.animate(cache, driving, config, reference=driving[best])))
     assert len(at_once) == 6
-    for ours, wanted in zip(at_once, joined, strict=True):
-        assert np.abs(ours.astype(int) - wanted).max() <= 1
+    for ours, expected in zip(at_once, joined, strict=True):
+        assert np.abs(ours.astype(int) - expected).max() <= 1
 
 
-def test_full_memory_halves_the_batch_for_good(
+def test_full_memory_halves_the_batch_permanently(
     model: Safa, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     driving, room = video(12), 3
     seen: list[int] = []
-    wanted = [batch.result.prediction for batch in ModelRunner(model).reconstruct(source_of(model), driving)]
-    whole = type(model).analyse
+    expected = [
+        batch.result.prediction for batch in ModelRunner(model).reconstruct(source_of(model), driving)
+    ]
+    original = type(model).analyse
 
     def analyse(self: Safa, image: torch.Tensor) -> FaceState:
         seen.append(len(image))
         if len(image) > room:
             raise torch.OutOfMemoryError("no room")
-        return whole(self, image)
+        return original(self, image)
 
     monkeypatch.setattr(type(model), "analyse", analyse)
     batches = list(ModelRunner(model, batch_size=8).reconstruct(source_of(model), driving))
     assert seen == [1, 8, 4, 2, 2, 2, 2, 2, 2]  # the source, the search, the rest
     assert [len(batch.driving) for batch in batches] == [2] * 6
     torch.testing.assert_close(
-        torch.cat([batch.result.prediction for batch in batches]), torch.cat(wanted), atol=2e-4, rtol=0
+        torch.cat([batch.result.prediction for batch in batches]), torch.cat(expected), atol=2e-4, rtol=0
     )
-    assert "memory is full: 2 frames at once from here on" in caplog.text
+    assert "memory is full: continuing with batches of 2" in caplog.text
     room = 0
     with pytest.raises(torch.OutOfMemoryError):
         next(ModelRunner(model, batch_size=2).reconstruct(source_of(model), driving))
 
 
-def test_a_long_film_is_never_held(model: Safa) -> None:
+def test_a_long_video_is_never_held_in_memory(model: Safa) -> None:
     """Frames are drawn no further ahead than one batch."""
     drawn = 0
 
@@ -117,18 +119,18 @@ def test_a_long_film_is_never_held(model: Safa) -> None:
             drawn += 1
             yield frames[drawn % 4]
 
-    animator = ModelRunner(model, batch_size=2)
-    batches = animator.animate(animator.prepare(video(1)[0]), endless(), TransferConfig())
+    runner = ModelRunner(model, batch_size=2)
+    batches = runner.animate(runner.prepare(video(1)[0]), endless(), TransferConfig())
     for _ in range(3):
         next(batches)
     assert drawn <= 6
 
 
-def test_an_empty_film_gives_an_empty_film(model: Safa) -> None:
-    animator = ModelRunner(model)
-    source = animator.prepare(video(1)[0])
-    assert list(animator.animate(source, [], TransferConfig())) == []
-    assert list(animator.reconstruct(source, [])) == []
+def test_an_empty_video_gives_an_empty_video(model: Safa) -> None:
+    runner = ModelRunner(model)
+    source = runner.prepare(video(1)[0])
+    assert list(runner.animate(source, [], TransferConfig())) == []
+    assert list(runner.reconstruct(source, [])) == []
 
 
 def test_frames_of_another_size_are_refused(model: Safa) -> None:
@@ -139,7 +141,7 @@ def test_frames_of_another_size_are_refused(model: Safa) -> None:
 
 
 def test_inference_mode_does_not_leak(model: Safa) -> None:
-    animator = ModelRunner(model, batch_size=1)
-    batches = animator.reconstruct(animator.prepare(video(1)[0]), video(2))
+    runner = ModelRunner(model, batch_size=1)
+    batches = runner.reconstruct(runner.prepare(video(1)[0]), video(2))
     next(batches)
     assert not torch.is_inference_mode_enabled()

@@ -35,12 +35,12 @@ def state(seed: int, batch: int = 1, points: int = 5) -> FaceState:
     return FaceState(Keypoints(noise(points, 2), jacobian), code, noise(1280))
 
 
-def assert_same(ours: FaceState, wanted: FaceState) -> None:
+def assert_same(ours: FaceState, expected: FaceState) -> None:
     for part in ("shape", "expression", "rotation", "jaw", "scale", "translation"):
-        torch.testing.assert_close(getattr(ours.code, part), getattr(wanted.code, part))
-    torch.testing.assert_close(ours.keypoints.value, wanted.keypoints.value)
-    torch.testing.assert_close(ours.keypoints.jacobian, wanted.keypoints.jacobian)
-    torch.testing.assert_close(ours.feature, wanted.feature)
+        torch.testing.assert_close(getattr(ours.code, part), getattr(expected.code, part))
+    torch.testing.assert_close(ours.keypoints.value, expected.keypoints.value)
+    torch.testing.assert_close(ours.keypoints.jacobian, expected.keypoints.jacobian)
+    torch.testing.assert_close(ours.feature, expected.feature)
 
 
 def test_absolute_motion_keeps_only_the_source_shape() -> None:
@@ -70,8 +70,8 @@ def test_relative_motion_frame_by_frame() -> None:
             way = driving.keypoints.value[b, k] - reference.keypoints.value[0, k]
             torch.testing.assert_close(moved.keypoints.value[b, k], source.keypoints.value[0, k] + gain * way)
             change = driving.keypoints.jacobian[b, k] @ reference.keypoints.jacobian[0, k].inverse()
-            wanted = change @ source.keypoints.jacobian[0, k]
-            torch.testing.assert_close(moved.keypoints.jacobian[b, k], wanted)
+            expected = change @ source.keypoints.jacobian[0, k]
+            torch.testing.assert_close(moved.keypoints.jacobian[b, k], expected)
         for part in ("shape", "expression", "rotation", "jaw", "translation"):
             parts = [getattr(face.code, part) for face in (source, driving, reference)]
             torch.testing.assert_close(getattr(moved.code, part)[b], parts[0][0] + parts[1][b] - parts[2][0])
@@ -109,11 +109,11 @@ def test_settings_of_relative_motion_are_refused_for_absolute(setting: str) -> N
 
 
 def test_transfer_changes_none_of_its_inputs() -> None:
-    given_states = (state(0), state(1, batch=2), state(2))
-    before = tuple(map_tensors(torch.clone, face) for face in given_states)
-    relative(*given_states, keypoint_gain=0.5)
-    absolute(*given_states[:2])
-    for now, then in zip(given_states, before, strict=True):
+    inputs = (state(0), state(1, batch=2), state(2))
+    before = tuple(map_tensors(torch.clone, face) for face in inputs)
+    relative(*inputs, keypoint_gain=0.5)
+    absolute(*inputs[:2])
+    for now, then in zip(inputs, before, strict=True):
         assert_same(now, then)
 
 

@@ -22,7 +22,7 @@ ANN, BEN = (f"{person}#v#000000#000006" for person in ("ann", "ben"))
 
 
 class Everywhere(nn.Module):
-    """Stands in for the parser: the whole picture is one class."""
+    """Stands in for the parser: the whole image is one class."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ def test_weights_from_a_file(model: Safa, weights: Path, hard: bool) -> None:
     mask = load_mask(SwapConfig(weights=weights, classes=("nose", "hair"), hard=hard), model.tdmm)
     assert isinstance(mask, FaceMask)
     assert mask.classes == (10, 17)
-    place = mask.of(torch.rand(1, 3, 32, 32))
-    assert place.shape == (1, 1, 512, 512)
-    assert 0 <= place.min() <= place.max() <= 1
-    assert (set(place.unique().tolist()) <= {0.0, 1.0}) == hard
+    region = mask.of(torch.rand(1, 3, 32, 32))
+    assert region.shape == (1, 1, 512, 512)
+    assert 0 <= region.min() <= region.max() <= 1
+    assert (set(region.unique().tolist()) <= {0.0, 1.0}) == hard
 
 
 def test_a_file_of_another_network_is_refused(model: Safa, tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ def test_without_weights_the_face_of_the_3d_head_is_the_mask(model: Safa, hard: 
     mask = load_mask(SwapConfig(hard=hard), model.tdmm)
     assert isinstance(mask, HeadOutline)
     image = torch.rand(2, 3, 32, 32)
-    place = mask.of(image)
-    assert place.shape == (2, 1, 32, 32)
-    assert 0 <= place.min() < place.max() <= 1
-    assert (set(place.unique().tolist()) <= {0.0, 1.0}) == hard
+    region = mask.of(image)
+    assert region.shape == (2, 1, 32, 32)
+    assert 0 <= region.min() < region.max() <= 1
+    assert (set(region.unique().tolist()) <= {0.0, 1.0}) == hard
     side = model.tdmm.render_side(model.tdmm.geometry(model.tdmm.estimate(image).code))
-    assert (place <= side.alpha + 1e-6).all()  # never beside the head
+    assert (region <= side.alpha + 1e-6).all()  # never beside the head
 
 
 def test_classes_need_a_parser() -> None:
@@ -98,11 +98,11 @@ def test_a_swap_is_absolute_motion_blended_where_the_mask_is(
     model: Safa, tiny_clips: Path, name: str
 ) -> None:
     """Frame by frame, straight from the parts: driving features outside the mask ("hat" is not swapped)."""
-    store, animator = ClipStore(tiny_clips), ModelRunner(model, batch_size=1)
-    driving, face = store.frames(BEN, range(3)), animator.prepare(store.frames(ANN, [0])[0])
-    swapped = torch.cat([batch.result.prediction for batch in animator.swap(face, driving, stand_in(name))])
+    store, runner = ClipStore(tiny_clips), ModelRunner(model, batch_size=1)
+    driving, face = store.frames(BEN, range(3)), runner.prepare(store.frames(ANN, [0])[0])
+    swapped = torch.cat([batch.result.prediction for batch in runner.swap(face, driving, stand_in(name))])
     for t, frame in enumerate(driving):
-        image = animator.to_batch([frame])
+        image = runner.to_batch([frame])
         state = model.analyse(image)
         moved = FaceState(state.keypoints, state.code.replace(shape=face.face.code.shape), state.feature)
         mask = torch.full((1, 1, 64, 64), float(name == "skin"))
@@ -112,16 +112,16 @@ def test_a_swap_is_absolute_motion_blended_where_the_mask_is(
 
 @torch.no_grad()
 def test_what_is_swapped_shows(model: Safa, tiny_clips: Path) -> None:
-    store, animator = ClipStore(tiny_clips), ModelRunner(model)
-    driving, face = store.frames(BEN, range(1)), animator.prepare(store.frames(ANN, [0])[0])
+    store, runner = ClipStore(tiny_clips), ModelRunner(model)
+    driving, face = store.frames(BEN, range(1)), runner.prepare(store.frames(ANN, [0])[0])
     kept, put = (
-        next(animator.swap(face, driving, stand_in(name))).result.prediction for name in ("hat", "skin")
+        next(runner.swap(face, driving, stand_in(name))).result.prediction for name in ("hat", "skin")
     )
     assert (kept - put).abs().max() > 1e-3
 
 
 def test_batches_carry_their_mask(model: Safa, tiny_clips: Path) -> None:
-    store, animator = ClipStore(tiny_clips), ModelRunner(model, batch_size=2)
-    face = animator.prepare(store.frames(ANN, [0])[0])
-    masks = [batch.mask for batch in animator.swap(face, store.frames(BEN, range(3)), stand_in("nose"))]
+    store, runner = ClipStore(tiny_clips), ModelRunner(model, batch_size=2)
+    face = runner.prepare(store.frames(ANN, [0])[0])
+    masks = [batch.mask for batch in runner.swap(face, store.frames(BEN, range(3)), stand_in("nose"))]
     assert [len(mask) for mask in masks if mask is not None] == [2, 1]

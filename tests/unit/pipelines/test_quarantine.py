@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipelines.quarantine import Quarantine
+from pipelines.quarantine import Quarantine, counts_line
 from safa.data.schema import QUARANTINE_SCHEMA
 from safa.errors import Failure, FailureCode
 
@@ -61,3 +61,17 @@ def test_a_settled_folder_is_left_alone(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     Quarantine(tmp_path).settle(frozenset())
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_the_line_of_counts_has_reasons_only_where_there_are_any() -> None:
+    assert (
+        counts_line({"in": 96, "ok": 96, "quarantined": 0, "pending": 0}, {})
+        == "96 clips: 96 ok, 0 quarantined, 0 pending"
+    )
+    assert (
+        counts_line({"in": 96, "ok": 90, "quarantined": 6, "pending": 0}, {"decode": 2, "no_face": 4})
+        == "96 clips: 90 ok, 6 quarantined (4 no_face, 2 decode), 0 pending"
+    )
+    assert counts_line({"in": 4, "ok": 3, "quarantined": 1}, {"decode": 1}) == (
+        "4 clips: 3 ok, 1 quarantined (1 decode)"
+    )

@@ -1,4 +1,4 @@
-"""A report's content made by hand, with files beside it."""
+"""A report's content by hand, with files beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safa.report.content import ReportContent, TrainingRun
 EVIL = '<script>alert("x")</script>'
 
 
-def _rebuilt(person: str, gain: float, copied: float = 20.0) -> ClipResult:
+def _reconstructed(person: str, gain: float, copied: float = 20.0) -> ClipResult:
     scores = dict.fromkeys(SCORES, 0.5) | {"psnr": copied + gain, "psnr_copy_source": copied}
     scores |= {"landmark_nme": 0.05, "landmark_nme_copy_source": 0.2, "l1": 0.02, "l1_copy_source": 0.04}
     clip = f"{person}#v#000000#000096"
@@ -42,7 +42,7 @@ def _records() -> list[dict[str, object]]:
 
 
 def _content(*gains: float) -> ReportContent:
-    results = [_rebuilt(f"p{number:02d}", gain) for number, gain in enumerate(gains)]
+    results = [_reconstructed(f"p{number:02d}", gain) for number, gain in enumerate(gains)]
     return ReportContent(
         title=f"Test {EVIL}",
         results=(*results, _animated("p00", "q00")),
@@ -59,7 +59,7 @@ def _content(*gains: float) -> ReportContent:
 
 @pytest.fixture
 def content() -> Callable[..., ReportContent]:
-    """``content(1.0, 3.0)``: reconstructed clips that gain so many dB on copying; an animation, a failure."""
+    """``content(1.0, 3.0)``: reconstructions that gain so many dB on copying, an animation and a failure."""
     return _content
 
 

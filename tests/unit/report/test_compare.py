@@ -20,18 +20,18 @@ MakeRun = Callable[..., Path]
 
 
 class Page(HTMLParser):
-    """Collects tags, addresses and text."""
+    """Collects tags, links and text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.addresses: list[str] = []
+        self.links: list[str] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -49,8 +49,8 @@ def make_run(tmp_path: Path) -> MakeRun:
         results = []
         for number in range(len(next(iter(scores.values())))):
             clip = f"p{number:02d}#v#000000#000096"
-            given = {key: values[number] for key, values in scores.items()}
-            values = dict.fromkeys(SCORES, math.nan) | given
+            known = {key: values[number] for key, values in scores.items()}
+            values = dict.fromkeys(SCORES, math.nan) | known
             job = EvaluationJob("reconstruction", clip, clip)
             results.append(ClipResult(job, "p", "p", 96, 25.0, values, 1.0))
         write_clips(folder / "clips.parquet", results, "clips")
@@ -72,11 +72,11 @@ def test_differences_are_paired_over_shared_clips(make_run: MakeRun) -> None:
     second = make_run("b", psnr=[11.0, 31.5, 21.0, 26.5])  # a little better on every clip; one clip less
     (line,) = compare(runs(first, second))
     assert (line.metric.key, line.n_clips) == ("psnr", 4)
-    reference, other = line.sides
+    reference, other = line.scores
     assert reference.value == pytest.approx(21.25)
     assert other.difference == pytest.approx(1.25)
     # Clips differ by 20 dB among themselves, the differences by half a dB: pairing makes it certain.
-    assert (other.spread.low, other.spread.high) == (
+    assert (other.difference_interval.low, other.difference_interval.high) == (
         pytest.approx(1.0, abs=0.13),
         pytest.approx(1.5, abs=0.13),
     )
@@ -87,12 +87,12 @@ def test_differences_are_paired_over_shared_clips(make_run: MakeRun) -> None:
 def test_better_knows_which_way_a_metric_goes(make_run: MakeRun, shift: float, verdict: str) -> None:
     l1 = np.linspace(0.1, 0.2, 6)
     lines = compare(runs(make_run("a", l1=list(l1)), make_run("b", l1=list(l1 + shift))))
-    assert lines[0].sides[1].verdict == verdict
+    assert lines[0].scores[1].verdict == verdict
 
 
 def test_what_could_be_chance_is_unclear(make_run: MakeRun) -> None:
     folders = make_run("a", psnr=[20.0, 20.0, 20.0, 20.0]), make_run("b", psnr=[25.0, 16.0, 24.0, 16.5])
-    assert compare(runs(*folders))[0].sides[1].verdict == "unclear"
+    assert compare(runs(*folders))[0].scores[1].verdict == "unclear"
 
 
 def test_fid_has_a_difference_but_no_interval(make_run: MakeRun) -> None:
@@ -101,17 +101,17 @@ def test_fid_has_a_difference_but_no_interval(make_run: MakeRun) -> None:
     )
     line = compare(runs(*folders))[-1]
     assert line.metric.key == "fid"
-    assert line.sides[1].difference == -10
-    assert not line.sides[1].spread.known
+    assert line.scores[1].difference == -10
+    assert not line.scores[1].difference_interval.known
 
 
-def test_runs_of_other_data_are_told_apart(make_run: MakeRun) -> None:
+def test_runs_that_cannot_be_compared_cause_warnings(make_run: MakeRun) -> None:
     first, second = make_run("a", psnr=[1.0, 2.0]), make_run("b", psnr=[1.0])
     path = second / "manifest.json"
     path.write_text(path.read_text().replace("same", "other"))
-    found = warnings_of(runs(first, second))
-    assert "A has 1 clip that is left out: not all runs have it." in found
-    assert "The runs were made from different data sets." in found
+    warnings = warnings_of(runs(first, second))
+    assert "1 clip of run A left out: not in all runs." in warnings
+    assert "The runs used different data sets." in warnings
 
 
 def test_the_page_links_to_what_lies_beside_it_and_escapes(make_run: MakeRun, tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_the_page_links_to_what_lies_beside_it_and_escapes(make_run: MakeRun, tm
     page = Page((tmp_path / "side by side" / "index.html").read_text())
     assert page.tags.count("script") == 1
     assert evil in page.text
-    videos = [address for address in page.addresses if address.endswith(".mp4")]
+    videos = [link for link in page.links if link.endswith(".mp4")]
     assert videos[0].startswith("../a/clips/reconstruction/")
-    assert not any(address.startswith("http") for address in page.addresses)
+    assert not any(link.startswith("http") for link in page.links)
     numbers = json.loads((tmp_path / "side by side" / "compare.json").read_text())
     assert numbers["metrics"]["reconstruction"]["psnr"]["runs"][1]["difference"] == pytest.approx(2 / 3)
     json.dumps(numbers, allow_nan=False)

@@ -25,11 +25,11 @@ def test_a_gain_is_positive_where_the_model_is_better(content: Make) -> None:
 
 
 def test_clips_without_a_number_are_no_part_of_its_mean(content: Make) -> None:
-    made = content(1.0, 3.0)
+    report = content(1.0, 3.0)
     faceless = dataclasses.replace(
-        made.results[0], scores=made.results[0].scores | {"landmark_nme": math.nan}
+        report.results[0], scores=report.results[0].scores | {"landmark_nme": math.nan}
     )
-    lines = headlines((faceless, made.results[1]))
+    lines = headlines((faceless, report.results[1]))
     assert next(line.value for line in lines if line.metric.key == "landmark_nme") == 0.05
     assert "landmark_nme" not in {line.metric.key for line in headlines([faceless])}
 
@@ -56,8 +56,8 @@ def test_numbers_have_intervals_over_clips(content: Make) -> None:
 
 
 def test_what_was_not_measured_says_why(content: Make) -> None:
-    made = dataclasses.replace(content(1.0), skipped={"lpips": "skipped: weights missing (scorers.lpips)"})
-    assert metrics_json(made)["skipped"] == {"lpips": "skipped: weights missing (scorers.lpips)"}
+    report = dataclasses.replace(content(1.0), skipped={"lpips": "skipped: weights missing (scorers.lpips)"})
+    assert metrics_json(report)["skipped"] == {"lpips": "skipped: weights missing (scorers.lpips)"}
 
 
 def test_fid_is_one_number_of_all_clips(content: Make) -> None:
@@ -67,9 +67,9 @@ def test_fid_is_one_number_of_all_clips(content: Make) -> None:
 
 
 def test_scores_of_other_modes_stand_under_their_name(content: Make) -> None:
-    made = content(1.0)
-    animated = dataclasses.replace(made.results[-1], scores={"csim": 0.75, "csim_copy_source": 1.0})
-    numbers = metrics_json(dataclasses.replace(made, results=(*made.results[:-1], animated)))
+    report = content(1.0)
+    animated = dataclasses.replace(report.results[-1], scores={"csim": 0.75, "csim_copy_source": 1.0})
+    numbers = metrics_json(dataclasses.replace(report, results=(*report.results[:-1], animated)))
     assert numbers["animation"] == {"csim": 0.75, "csim_copy_source": 1.0}
     assert numbers["csim"] == 0.5  # of the reconstruction
 

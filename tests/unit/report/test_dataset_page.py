@@ -1,4 +1,4 @@
-"""The page of a preprocessing run: counts that add up, names that cannot become markup, pictures inside."""
+"""The page of a preprocessing run: counts, escaped names, and images inside the page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safa.data.dataset_stats import DatasetStats, Sample, SplitCounts, bins
+from safa.data.dataset_stats import DatasetStats, Sample, SplitCounts
 from safa.report.dataset_page import write_page
 
 COUNTS = {"in": 5, "ok": 3, "quarantined": 2, "pending": 0, "reasons": {"decode": 2}}
 
 
-def _facts(samples: tuple[Sample, ...]) -> DatasetStats:
+def _stats(samples: tuple[Sample, ...]) -> DatasetStats:
     return DatasetStats(
         splits=(SplitCounts("train", 5, 3, {"decode": 2}), SplitCounts("test", 0, 0, {})),
         clips=3,
@@ -30,17 +30,18 @@ def _facts(samples: tuple[Sample, ...]) -> DatasetStats:
     )
 
 
-def test_a_page_with_pictures(tmp_path: Path) -> None:
+def test_a_page_with_samples(tmp_path: Path) -> None:
     angle = np.linspace(0, 6, 68)
     points = np.stack([32 + 20 * np.cos(angle), 32 + 20 * np.sin(angle)], 1).astype(np.float32)
     dark = np.zeros((64, 64, 3), np.uint8)
     samples = (Sample("<b>&clip", dark, points), Sample("faceless", dark, np.full_like(points, np.nan)))
-    write_page(tmp_path / "page.html", _facts(samples), COUNTS)
+    write_page(tmp_path / "page.html", _stats(samples), COUNTS)
     page = (tmp_path / "page.html").read_text()
     assert "<b>&clip" not in page
     assert "&lt;b&gt;&amp;clip" in page
-    assert "in 5 = ok 3 + quarantined 2 + pending 0" in page
+    assert "5 clips: 3 ok, 2 quarantined, 0 pending" in page
     assert "60.0 %" in page
+    assert page.count('class="bar"') == 2 * 12 + 1  # two histograms, one reason
     assert "http" not in page  # it loads nothing
     drawn, bare = (
         np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
@@ -52,22 +53,11 @@ def test_a_page_with_pictures(tmp_path: Path) -> None:
 
 def test_a_page_of_nothing(tmp_path: Path) -> None:
     counts = {"in": 1, "ok": 0, "quarantined": 0, "pending": 1, "reasons": {}}
-    write_page(tmp_path / "page.html", _facts(()), counts)
+    write_page(tmp_path / "page.html", _stats(()), counts)
     assert "no clips" in (tmp_path / "page.html").read_text()
 
 
-@pytest.mark.parametrize("values", [[1.0], [2.0, 2.0], list(range(100))])
-def test_bins_hold_every_value(values: list[float]) -> None:
-    made = bins(values)
-    assert sum(bar.count for bar in made) == len(values)
-    assert max(bar.share for bar in made) == 1
-
-
-def test_no_values_no_bins() -> None:
-    assert bins([]) == ()
-
-
 def test_hours_are_those_of_all_clips() -> None:
-    stats = _facts((Sample("c", np.zeros((8, 8, 3), np.uint8), np.full((68, 2), np.nan, np.float32)),))
+    stats = _stats((Sample("c", np.zeros((8, 8, 3), np.uint8), np.full((68, 2), np.nan, np.float32)),))
     assert stats.hours == pytest.approx(10 / 3600)
     assert stats.as_json()["splits"][0] == {"split": "train", "listed": 5, "ok": 3, "refused": {"decode": 2}}

@@ -32,7 +32,7 @@ def test_stand_ins_are_named() -> None:
     assert "random start, no ImageNet weights" in "\n".join(describe_model(ModelConfig()))
 
 
-def test_what_was_given_is_named() -> None:
+def test_weights_are_named() -> None:
     perceptual = {"backend": "vgg19", "weights": "vgg.pth"}
     assert "VGG19 features" in training({"kind": "full", "losses": {"perceptual": perceptual}})
     head = HeadConfig(assets=Path("flame2020.npz"), encoder_weights=Path("w.pth"), encoder_width=0.35)
@@ -50,30 +50,30 @@ def test_what_is_off_is_said_to_be_off() -> None:
 
 def test_the_batch_is_that_of_all_workers() -> None:
     words = training({"kind": "head"}, scale={"num_workers": 2}, step={"accumulate": 3})
-    assert words == "3DMM alone: 700 steps, batch 24."
+    assert words == "3DMM only: 700 steps, batch 24."
 
 
 def test_whether_people_were_held_out_is_said() -> None:
     assert "held out" in evaluation()
-    assert "training people included" in evaluation(splits=["train", "test"])
+    assert "including people of the training set" in evaluation(splits=["train", "test"])
 
 
 def test_the_way_of_animation_is_said() -> None:
     words = evaluation(animation={"transfer": {"adapt_scale": True, "best_frame": True}}, frames=20)
-    assert "relative motion, adapted to the size of the face, measured from the best frame" in words
+    assert "relative motion, scaled to the size of the face, measured from the best frame" in words
     assert "first 20 frames" in words
     assert "Animation" not in evaluation(modes=["reconstruction"])
 
 
-def test_networks_that_judge_are_named() -> None:
+def test_scorers_are_named() -> None:
     words = evaluation(scorers={"landmarks": "model", "identity": "nets/arcface.pt", "lpips": "alexnet.pth"})
-    assert "the evaluated model's own 3DMM; compares only evaluations of this model" in words
+    assert "the model's own 3DMM; comparable only between evaluations of this model" in words
     assert "AED and CSIM: identity by arcface.pt." in words
     assert "LPIPS: AlexNet from alexnet.pth." in words
     assert "FID" not in words
 
 
-def test_swaps_pairs_and_meshes_are_told() -> None:
+def test_swaps_pairs_and_meshes_are_described() -> None:
     swap = {"weights": "w/bisenet.pth", "classes": ["skin", "upper_lip"], "hard": True}
     words = evaluation(modes=["swap", "mesh"], swap=swap, animation={"csv": "lists/pairs.csv"})
     assert "Face swap: absolute motion, hard mask of skin, upper lip by bisenet.pth." in words

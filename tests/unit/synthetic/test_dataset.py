@@ -131,7 +131,7 @@ def test_a_restart_makes_only_what_is_missing_with_any_number_of_processes(folde
     gone, kept = [movies[1], movies[4]], [movies[0], movies[2], movies[3], movies[5]]
     for movie in gone:
         movie.unlink()
-    (videos / ".half.mp4").write_bytes(b"what a killed process left")
+    (videos / ".tmp-half.mp4").write_bytes(b"what a killed process left")
     times = [movie.stat().st_mtime_ns for movie in kept]
     seen: list[tuple[int, int]] = []
     summary = write_dataset(CONFIG, folder, workers=2, progress=lambda *state: seen.append(state))

@@ -15,7 +15,7 @@ from safa.synthetic.painted_mesh import grid_faces
 from safa.synthetic.people import Light, sample_light, sample_person
 from safa.synthetic.render import render, shade
 from safa.synthetic.scene import Scene, build_scene, head_model
-from safa.synthetic.truth import Canvas, cut, face_box, landmarks_in_frame
+from safa.synthetic.truth import Canvas, clip_spans, face_box, landmarks_in_frame
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = SyntheticConfig(num_people=3, num_held_out=1, frames_per_video=40, frame_size=(160, 128))
@@ -188,7 +188,7 @@ def test_a_lattice_faces_outwards(closed: bool, count: int) -> None:
 @pytest.mark.parametrize("two", [False, True])
 def test_clips_lie_inside_the_video_and_apart(two: bool) -> None:
     for seed in range(20):
-        spans = cut(_rng(seed), 50, two)
+        spans = clip_spans(_rng(seed), 50, two)
         assert len(spans) == 1 + two
         assert spans[0][0] > 0
         assert spans[-1][1] < 50

@@ -10,13 +10,13 @@ import torch
 from safa.config.training import TrainConfig
 from safa.data.sampler import PairBatch
 from safa.training.context import LocalContext
-from safa.training.dataloader import TrainingData
+from safa.training.dataloader import TrainingDataLoader
 
 MakeConfig = Callable[..., TrainConfig]
 
 
 class Rank(LocalContext):
-    """A worker of a larger group, as far as the feed can tell."""
+    """A worker of a larger group, as far as the loader can see."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Rank(LocalContext):
 
 
 def _sources(config: TrainConfig, context: LocalContext, first: int, steps: int) -> list[torch.Tensor]:
-    batches = list(TrainingData(config, context).batches(first, steps))
+    batches = list(TrainingDataLoader(config, context).batches(first, steps))
     assert all(isinstance(batch, PairBatch) for batch in batches)
     return [batch.source for batch in batches]  # type: ignore[union-attr]
 
@@ -43,10 +43,10 @@ def test_accumulation_splits_a_step_into_passes(make_config: MakeConfig) -> None
     passes = _sources(config, LocalContext(), 0, 2)
     assert len(passes) == 6
     torch.testing.assert_close(torch.cat(passes), torch.cat(whole), atol=0, rtol=0)
-    assert TrainingData(config, LocalContext()).samples_per_step == 6
+    assert TrainingDataLoader(config, LocalContext()).samples_per_step == 6
 
 
-def test_going_on_takes_the_samples_that_come_next(make_config: MakeConfig) -> None:
+def test_resuming_takes_the_samples_that_come_next(make_config: MakeConfig) -> None:
     config = make_config("full")
     through = _sources(config, LocalContext(), 0, 5)
     later = _sources(config, LocalContext(), 3 * 2, 2)
@@ -62,9 +62,9 @@ def test_loader_processes_change_nothing(make_config: MakeConfig) -> None:
 
 def test_held_out_clips_are_shared_among_workers(make_config: MakeConfig) -> None:
     config = make_config("full")
-    counts = [len(TrainingData(config, Rank(rank, 2)).held_out) for rank in (0, 1)]
+    counts = [len(TrainingDataLoader(config, Rank(rank, 2)).held_out) for rank in (0, 1)]
     assert counts == [1, 0]
-    (clip,) = TrainingData(config, LocalContext()).held_out
+    (clip,) = TrainingDataLoader(config, LocalContext()).held_out
     assert clip.source.shape == (1, 3, 32, 32)
     assert clip.driving.shape == (2, 3, 32, 32)
     assert clip.driving_landmarks.shape == (2, 68, 2)

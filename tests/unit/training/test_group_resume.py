@@ -1,4 +1,4 @@
-"""Two workers that stop and go on end where two that went through did. Processes with gloo, no Ray."""
+"""Two workers that stop and resume end where two without a break do. Processes with gloo, no Ray."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import yaml
 
 from safa.checkpoint.native import latest_state, read_state
 from safa.config.training import TrainConfig
+from safa.files import TEMPORARY
 from safa.training import loop
 from safa.training.context import LocalContext
 from safa.training.loop import fit
@@ -29,7 +30,7 @@ def _kept(config: TrainConfig) -> list[int]:
 
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """``scores(0.3, 0.1)``: what the next validations shall find."""
+    """``scores(0.3, 0.1)`` sets the results of the next validations."""
 
     def prescribe(*values: float) -> None:
         rest = iter(values)
@@ -84,21 +85,22 @@ def test_none_is_kept_for_its_score_unless_asked(
 DIES_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
+from safa.checkpoint import native
 from safa.config import load_settings
 from safa.config.training import TrainConfig
-from safa.training import checkpoint
 from safa.training.context import LocalContext
 from safa.training.loop import fit
 
-write = checkpoint.write_tensors
+write, states = native.write_tensors, set()
 
 def die_in_the_second_state(path, tensors):
-    if path.parent.name == ".step-00000004.tmp" and path.name == sys.argv[2]:
+    states.add(path.parent)
+    if len(states) == 2 and path.name == sys.argv[2]:
         path.write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, tensors)
 
-checkpoint.write_tensors = die_in_the_second_state
+native.write_tensors = die_in_the_second_state
 fit(load_settings(Path(sys.argv[1]), TrainConfig), LocalContext())
 """
 
@@ -106,7 +108,7 @@ fit(load_settings(Path(sys.argv[1]), TrainConfig), LocalContext())
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["networks.safetensors", "optimisers.safetensors"])
 def test_killed_while_a_state_is_written(make_config: MakeConfig, tmp_path: Path, file: str) -> None:
-    """The state before it is the newest one, is whole, and leads to the same end."""
+    """The state before it is the newest one, is complete, and leads to the same end."""
     straight = make_config("head", {"name": "straight"}, length=6)
     fit(straight, LocalContext())
     killed = make_config("head", {"name": "killed"}, length=6)
@@ -118,7 +120,8 @@ def test_killed_while_a_state_is_written(make_config: MakeConfig, tmp_path: Path
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     states = killed.folder / "checkpoints"
-    assert (states / ".step-00000004.tmp" / file).read_bytes() == b"half"
+    (partial,) = states.glob(f"{TEMPORARY}*/{file}")
+    assert partial.read_bytes() == b"half"
     assert latest_state(states) == states / "step-00000002"
     assert read_state(states / "step-00000002").progress.step == 2
 

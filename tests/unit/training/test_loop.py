@@ -1,4 +1,4 @@
-"""The loop on one process: what it writes, how it goes on, and what it refuses."""
+"""The loop on one process: what it writes, how it resumes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("kind", STAGES)
-def test_a_run_leaves_states_records_curves_and_a_model(make_config: MakeConfig, kind: str) -> None:
+def test_a_run_writes_states_metrics_curves_and_a_model(make_config: MakeConfig, kind: str) -> None:
     config = make_config(kind, length=5)
     assert fit(config, LocalContext()).step == 5
     states = {path.name for path in (config.folder / "checkpoints").glob("step-*")}
@@ -118,7 +118,7 @@ def test_batchnorm_of_the_3dmm_stays_as_stage_1_left_it(make_config: MakeConfig)
     assert not torch.equal(before["tdmm.encoder.fc.weight"], after["tdmm.encoder.fc.weight"])
 
 
-def test_average_is_what_is_validated_and_saved(make_config: MakeConfig) -> None:
+def test_the_ema_is_what_is_validated_and_saved(make_config: MakeConfig) -> None:
     config = make_config("full", {"stage.ema_decay": 0.9})
     fit(config, LocalContext())
     stored = read_state(config.folder / "checkpoints" / "step-00000004")
@@ -204,7 +204,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: 
     assert "\n" not in str(error.value)
     assert read_state(config.folder / "failed" / "step-00000002").progress.step == 2
     assert latest_state(config.folder / "checkpoints") == state, (
-        "not among the states that a run goes on from"
+        "not among the states that a run resumes from"
     )
 
 
@@ -220,7 +220,7 @@ def _poison(folder: Path, name: str) -> None:
     ("row", "message"),
     [
         ({"split": "test"}, "no clip with frames in split 'train'"),
-        ({"split": "train", "size": 48}, "is 48x48 px, the model wants 32x32"),
+        ({"split": "train", "size": 48}, "is 48x48 px, the model needs 32x32"),
         ({"split": "train", "faces": False}, "no frame of split 'train' has landmarks"),
         ({"split": "train"}, "1 identities in split 'train', data.min_identities is 2"),
     ],

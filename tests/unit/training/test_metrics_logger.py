@@ -19,10 +19,10 @@ def _row(loss: float) -> dict[str, object]:
 
 
 def _validated(folder: Path, scores: dict[int, dict[str, float]]) -> MetricsLogger:
-    metrics_logger = MetricsLogger(folder, "a run", 0)
+    logger = MetricsLogger(folder, "a run", 0)
     for step, values in scores.items():
-        metrics_logger.validation(step, values, 0.1, STRIP)
-    return metrics_logger
+        logger.log_validation(step, values, 0.1, STRIP)
+    return logger
 
 
 def _board(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -37,10 +37,10 @@ def _board(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_rows_go_to_the_file_and_to_tensorboard(tmp_path: Path) -> None:
-    metrics_logger = MetricsLogger(tmp_path, "a run", 0)
-    metrics_logger.training(1, _row(0.5))
-    metrics_logger.validation(1, {"l1": 0.25}, 0.1, STRIP)
-    metrics_logger.close()
+    logger = MetricsLogger(tmp_path, "a run", 0)
+    logger.log_training(1, _row(0.5))
+    logger.log_validation(1, {"l1": 0.25}, 0.1, STRIP)
+    logger.close()
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["kind"] for row in rows] == ["train", "validate"]
     board = _board(tmp_path)
@@ -62,24 +62,24 @@ def test_pictures_are_in_tensorboard(tmp_path: Path) -> None:
 def test_steps_that_will_be_taken_again_are_forgotten(tmp_path: Path) -> None:
     first = MetricsLogger(tmp_path, "a run", 0)
     for step in (1, 2, 3):
-        first.training(step, _row(float(step)))
-    first.validation(3, {"l1": 0.1}, 0.1, STRIP)
+        first.log_training(step, _row(float(step)))
+    first.log_validation(3, {"l1": 0.1}, 0.1, STRIP)
     first.close()
     second = MetricsLogger(tmp_path, "a run", 2)
-    second.training(3, _row(30.0))
+    second.log_training(3, _row(30.0))
     second.close()
     assert [row["losses"]["landmark"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 30]
     assert _board(tmp_path)["loss/landmark"] == [(1, 1.0), (2, 2.0), (3, 30.0)]
     assert second.best_steps(L1, 5) == {}
 
 
-@pytest.mark.parametrize(("metric", "wanted"), [(L1, [20, 30]), (PSNR, [10, 40])])
-def test_best_steps_by_a_score(tmp_path: Path, metric: object, wanted: list[int]) -> None:
+@pytest.mark.parametrize(("metric", "expected"), [(L1, [20, 30]), (PSNR, [10, 40])])
+def test_best_steps_by_a_score(tmp_path: Path, metric: object, expected: list[int]) -> None:
     values = {10: 0.4, 20: 0.1, 30: 0.1, 40: 0.2}
-    metrics_logger = _validated(tmp_path, {step: {"l1": v, "psnr": v} for step, v in values.items()})
-    metrics_logger.validation(50, {}, 0.1, STRIP)  # a score that no frame had
-    metrics_logger.close()
-    assert list(metrics_logger.best_steps(metric, 2)) == wanted  # type: ignore[arg-type]
+    logger = _validated(tmp_path, {step: {"l1": v, "psnr": v} for step, v in values.items()})
+    logger.log_validation(50, {}, 0.1, STRIP)  # a score that no frame had
+    logger.close()
+    assert list(logger.best_steps(metric, 2)) == expected  # type: ignore[arg-type]
     resumed = MetricsLogger(tmp_path, "a run", 50)
     resumed.close()
-    assert list(resumed.best_steps(metric, 2)) == wanted, "a resumed run remembers"  # type: ignore[arg-type]
+    assert list(resumed.best_steps(metric, 2)) == expected, "a resumed run remembers"  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from safa.training.optim import (
     clip_gradients,
     make_adam,
     scale_learning_rates,
-    trained_parameters,
 )
+from safa.weights import trained_parameters
 
 
 def test_milestones_in_epochs_follow_the_samples() -> None:

@@ -28,7 +28,7 @@ MakeConfig = Callable[..., TrainConfig]
         (MemoryError(), "this machine's memory"),
     ],
 )
-def test_a_run_without_memory_says_what_to_lower(
+def test_a_run_out_of_memory_says_what_to_lower(
     make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, error: Exception, device: str
 ) -> None:
     def full(*args: object) -> None:
@@ -36,9 +36,9 @@ def test_a_run_without_memory_says_what_to_lower(
 
     monkeypatch.setattr(HeadTraining, "step", full)
     config = make_config("head", {"data.batch_size": 6, "step.accumulate": 2})
-    with pytest.raises(WorkerOutOfMemoryError) as told:
+    with pytest.raises(WorkerOutOfMemoryError) as caught:
         fit(config, LocalContext())
-    line = str(told.value)
+    line = str(caught.value)
     assert "\n" not in line
     assert f"data.batch_size 6: {device} is full" in line
     assert "Set data.batch_size to 3 and step.accumulate to 4" in line

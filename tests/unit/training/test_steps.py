@@ -264,7 +264,10 @@ def test_wrapped_networks_give_the_same_gradients(networks: Networks, batch: Pai
 
     bare = gradients(networks)
     wrapped = Networks(
-        **{name: DistributedDataParallel(getattr(networks, name), broadcast_buffers=False) for name in names}
+        **{
+            name: DistributedDataParallel(getattr(networks, name), forward_sync_buffers=False)
+            for name in names
+        }
     )
     for a, b in zip(gradients(wrapped), bare, strict=True):
         torch.testing.assert_close(a, b)

@@ -33,8 +33,8 @@ def test_every_keypoint_has_a_colour_of_its_own() -> None:
 
 def test_faces_are_drawn_each_in_its_colour() -> None:
     angle = np.linspace(0, 6, 68)
-    given = np.stack([16 + 8 * np.cos(angle), 16 + 8 * np.sin(angle)], axis=1)
-    drawn = with_landmarks(BLACK, [(given, TARGET), (given + 4, ESTIMATED)], panel=64)
+    target = np.stack([16 + 8 * np.cos(angle), 16 + 8 * np.sin(angle)], axis=1)
+    drawn = with_landmarks(BLACK, [(target, TARGET), (target + 4, ESTIMATED)], panel=64)
     colours = {tuple(colour) for colour in drawn.reshape(-1, 3).tolist()}
     assert {TARGET, ESTIMATED} <= colours
 

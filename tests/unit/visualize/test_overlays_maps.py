@@ -11,17 +11,17 @@ GRID = identity_grid(5, 7, dtype=torch.float32, device=torch.device("cpu"))
 
 
 def test_heat_grows_brighter() -> None:
-    picture = heat(torch.linspace(0, 1, 256)[None])
-    brightness = picture[0].astype(int).sum(-1)
+    image = heat(torch.linspace(0, 1, 256)[None])
+    brightness = image[0].astype(int).sum(-1)
     assert (np.diff(brightness) >= -3).all()  # an 8-bit table may step back by a level
     assert brightness[0] < 10
     assert brightness[-1] > 600
 
 
 def test_heat_clips() -> None:
-    picture = heat(torch.tensor([[-1.0, 0.0, 1.0, 2.0]]))
-    assert (picture[0, 0] == picture[0, 1]).all()
-    assert (picture[0, 2] == picture[0, 3]).all()
+    image = heat(torch.tensor([[-1.0, 0.0, 1.0, 2.0]]))
+    assert (image[0, 0] == image[0, 1]).all()
+    assert (image[0, 2] == image[0, 3]).all()
     with pytest.raises(ValueError, match="one map"):
         heat(torch.zeros(1, 2, 2))
 
@@ -43,6 +43,6 @@ def test_directions_have_opposite_colours_and_distance_saturates() -> None:
 def test_normals_that_face_the_viewer_are_blue_and_missed_pixels_black() -> None:
     field = torch.zeros(3, 2, 2)
     field[2, 0, 0] = -1.0
-    picture = normals(field)
-    assert picture[0, 0].tolist() == [128, 128, 255]
-    assert (picture[1] == 0).all()
+    image = normals(field)
+    assert image[0, 0].tolist() == [128, 128, 255]
+    assert (image[1] == 0).all()

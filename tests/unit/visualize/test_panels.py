@@ -30,8 +30,8 @@ def test_panels_of_different_sizes_meet_at_one_height() -> None:
 
 
 def test_a_strip_has_its_labels_once() -> None:
-    picture = strip([panels("source", "driving")] * 3, 32)
-    assert picture.shape == (caption_height(32) + 3 * (GAP + 32), 2 * 32 + GAP, 3)
+    image = strip([panels("source", "driving")] * 3, 32)
+    assert image.shape == (caption_height(32) + 3 * (GAP + 32), 2 * 32 + GAP, 3)
 
 
 def test_rows_of_different_panels_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Photos as people have them."""
+"""Photos as phones, scanners and image editors write them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from safa.errors import UserError
 from safa.inference.inputs import read_photo
 
 
-def _save(path: Path, picture: Image.Image, **options: object) -> Path:
-    picture.save(path, **options)  # type: ignore[arg-type]
+def _save(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)  # type: ignore[arg-type]
     return path
 
 
@@ -28,7 +28,7 @@ def test_a_phone_photo_is_upright(tmp_path: Path) -> None:
     assert photo.notes == ()
 
 
-def test_transparent_parts_are_white_and_told(tmp_path: Path) -> None:
+def test_transparent_parts_become_white_with_a_note(tmp_path: Path) -> None:
     pixels = np.zeros((20, 20, 4), np.uint8)
     pixels[:10] = (200, 10, 10, 255)
     photo = read_photo(_save(tmp_path / "a.png", Image.fromarray(pixels)))
@@ -46,7 +46,7 @@ def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:
     assert "16 bits" in photo.notes[0]
 
 
-def test_cmyk_is_converted_and_told(tmp_path: Path) -> None:
+def test_cmyk_is_converted_with_a_note(tmp_path: Path) -> None:
     red = Image.new("CMYK", (20, 20), (0, 255, 255, 0))
     photo = read_photo(_save(tmp_path / "a.jpg", red, quality=95))
     assert photo.pixels[10, 10, 0] > 200
@@ -60,7 +60,7 @@ def test_other_modes_become_rgb(mode: str, tmp_path: Path) -> None:
     assert photo.pixels.shape == (20, 20, 3)
 
 
-def test_what_is_no_photo_is_told_in_words(tmp_path: Path) -> None:
+def test_unreadable_photos_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello")
     with pytest.raises(UserError, match="not a readable photo"):
         read_photo(tmp_path / "a.jpg")

@@ -36,7 +36,7 @@ def test_fid_against_numpy_and_scipy() -> None:
     assert frechet_distance(sums(first), sums(second)) == pytest.approx(naive_fid(first, second), rel=1e-8)
 
 
-def test_fid_of_a_set_with_itself_is_zero_even_with_few_pictures() -> None:
+def test_fid_of_a_set_with_itself_is_zero_even_with_few_images() -> None:
     few = features(5)  # fewer than dimensions: the covariance is singular
     assert frechet_distance(sums(few), sums(few)) == pytest.approx(0, abs=1e-6)
 
@@ -62,7 +62,7 @@ def test_merged_sums_are_those_of_the_whole() -> None:
     )
 
 
-def test_a_covariance_needs_two_pictures() -> None:
+def test_a_covariance_needs_two_images() -> None:
     with pytest.raises(ValueError, match="at least two"):
         frechet_distance(sums(features(1)), sums(features(5)))
 
@@ -90,7 +90,7 @@ def test_of_one_clip_there_is_no_interval() -> None:
     assert (equal.low, equal.high) == (2.0, 2.0)
 
 
-def test_akd_is_in_pixels_of_256_and_means_over_x_and_y() -> None:
+def test_akd_is_in_pixels_of_256_and_averages_x_and_y() -> None:
     points = torch.rand(2, 68, 2) * 64
     moved = points + torch.tensor([3.0, -1.0])
     torch.testing.assert_close(
@@ -101,7 +101,7 @@ def test_akd_is_in_pixels_of_256_and_means_over_x_and_y() -> None:
     )
 
 
-def test_a_face_not_found_has_no_akd_but_lowers_the_rate() -> None:
+def test_an_undetected_face_has_no_akd_but_lowers_the_rate() -> None:
     points = torch.rand(3, 68, 2)
     lost = points.clone()
     lost[1, 5] = math.nan

@@ -14,12 +14,12 @@ from safa.metrics import clip_score, l1, landmark_nme, overall_score, psnr, ssim
 @pytest.fixture
 def images() -> tuple[Tensor, Tensor]:
     rng = torch.Generator().manual_seed(0)
-    wanted = torch.rand(4, 3, 32, 40, generator=rng)
-    predicted = (wanted + 0.1 * torch.randn(4, 3, 32, 40, generator=rng)).clamp(0, 1)
-    return predicted, wanted
+    target = torch.rand(4, 3, 32, 40, generator=rng)
+    prediction = (target + 0.1 * torch.randn(4, 3, 32, 40, generator=rng)).clamp(0, 1)
+    return prediction, target
 
 
-def as_picture(image: Tensor) -> np.ndarray:
+def as_array(image: Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).double().numpy()
 
 
@@ -30,24 +30,24 @@ def test_l1_of_a_known_difference() -> None:
 
 
 def test_psnr_of_a_known_difference() -> None:
-    wanted = torch.zeros(2, 3, 16, 16)
-    predicted = torch.stack([torch.full((3, 16, 16), 0.1), torch.ones(3, 16, 16)])
-    torch.testing.assert_close(psnr(predicted, wanted), torch.tensor([20.0, 0.0], dtype=torch.float64))
+    target = torch.zeros(2, 3, 16, 16)
+    prediction = torch.stack([torch.full((3, 16, 16), 0.1), torch.ones(3, 16, 16)])
+    torch.testing.assert_close(psnr(prediction, target), torch.tensor([20.0, 0.0], dtype=torch.float64))
 
 
 def test_psnr_agrees_with_scikit_image(images: tuple[Tensor, Tensor]) -> None:
     ours = psnr(*images)
-    for i, (predicted, wanted) in enumerate(zip(*images, strict=True)):
-        theirs = peak_signal_noise_ratio(as_picture(wanted), as_picture(predicted), data_range=1.0)
+    for i, (prediction, target) in enumerate(zip(*images, strict=True)):
+        theirs = peak_signal_noise_ratio(as_array(target), as_array(prediction), data_range=1.0)
         assert ours[i].item() == pytest.approx(theirs, abs=1e-9)
 
 
 def test_ssim_agrees_with_scikit_image(images: tuple[Tensor, Tensor]) -> None:
     ours = ssim(*images)
-    for i, (predicted, wanted) in enumerate(zip(*images, strict=True)):
+    for i, (prediction, target) in enumerate(zip(*images, strict=True)):
         theirs = structural_similarity(
-            as_picture(wanted),
-            as_picture(predicted),
+            as_array(target),
+            as_array(prediction),
             data_range=1.0,
             channel_axis=2,
             gaussian_weights=True,
@@ -68,12 +68,12 @@ def test_equal_images_score_best(images: tuple[Tensor, Tensor]) -> None:
 def test_frames_do_not_meet(score: object, images: tuple[Tensor, Tensor]) -> None:
     """One frame's score is the same alone and in a batch, and one source serves all frames."""
     assert callable(score)
-    predicted, wanted = images
-    together = score(predicted, wanted)
-    alone = torch.cat([score(predicted[i : i + 1], wanted[i : i + 1]) for i in range(4)])
+    prediction, target = images
+    together = score(prediction, target)
+    alone = torch.cat([score(prediction[i : i + 1], target[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
-    copied = score(wanted[:1], wanted)
-    torch.testing.assert_close(copied, score(wanted[:1].repeat(4, 1, 1, 1), wanted), rtol=0, atol=1e-12)
+    copied = score(target[:1], target)
+    torch.testing.assert_close(copied, score(target[:1].repeat(4, 1, 1, 1), target), rtol=0, atol=1e-12)
 
 
 def test_images_are_checked() -> None:
@@ -95,22 +95,22 @@ def face() -> Tensor:
 
 
 def test_nme_of_a_shifted_face_is_the_shift_over_the_eye_distance() -> None:
-    wanted = face()
-    shifted = wanted + torch.tensor([3.0, 4.0])  # 5 px
-    torch.testing.assert_close(landmark_nme(shifted, wanted), torch.tensor([5 / 60], dtype=torch.float64))
+    target = face()
+    shifted = target + torch.tensor([3.0, 4.0])  # 5 px
+    torch.testing.assert_close(landmark_nme(shifted, target), torch.tensor([5 / 60], dtype=torch.float64))
 
 
 def test_nme_does_not_depend_on_the_unit_and_the_frame() -> None:
-    wanted = face()
-    predicted = wanted + torch.randn(1, 68, 2, generator=torch.Generator().manual_seed(2))
-    moved = landmark_nme(predicted * 3 + 7, wanted * 3 + 7)
-    torch.testing.assert_close(moved, landmark_nme(predicted, wanted), rtol=1e-5, atol=0)
+    target = face()
+    prediction = target + torch.randn(1, 68, 2, generator=torch.Generator().manual_seed(2))
+    moved = landmark_nme(prediction * 3 + 7, target * 3 + 7)
+    torch.testing.assert_close(moved, landmark_nme(prediction, target), rtol=1e-5, atol=0)
 
 
 def test_nme_of_a_frame_without_a_face_is_nan() -> None:
-    wanted = face().repeat(2, 1, 1)
-    wanted[1] = math.nan
-    scores = landmark_nme(face(), wanted)
+    target = face().repeat(2, 1, 1)
+    target[1] = math.nan
+    scores = landmark_nme(face(), target)
     assert scores[0] == 0
     assert math.isnan(scores[1])
 

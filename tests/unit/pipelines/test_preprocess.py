@@ -1,0 +1,137 @@
+"""Preprocessing without Ray: what is sent to workers, what a killed run leaves, the cost estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import preprocess
+from safa.config import Settings, dump_settings
+from safa.config.preprocess import (
+    DetectorConfig,
+    FaceAlignmentLandmarks,
+    MetadataSource,
+    PreprocessConfig,
+    UrlDownload,
+    VideosSource,
+    YtDlpDownload,
+)
+from safa.data.clip_store import ClipStore
+from safa.data.download.retry import TRANSIT
+from safa.data.sources import COLUMNS, list_jobs
+from safa.errors import UserError
+from safa.files import TEMPORARY
+
+LINE = "video,0,75,10-10-90-90,25,128,96,train,someone"
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PreprocessConfig:
+    """Settings whose paths are all relative, with one clip in the list."""
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_text(",".join(COLUMNS) + f"\n{LINE}\n")
+    Path("videos").mkdir()
+    source = MetadataSource(
+        kind="metadata",
+        csv=Path("list.csv"),
+        videos=Path("videos"),
+        download=YtDlpDownload(kind="yt_dlp", cookies=Path("cookies.txt")),
+    )
+    detector = DetectorConfig(name="sfd", weights=Path("weights"))
+    landmarks = FaceAlignmentLandmarks(kind="face_alignment", detector=detector, weights=Path("weights"))
+    return PreprocessConfig(source=source, out=Path("out"), landmarks=landmarks)
+
+
+def _paths(value: object) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Settings):
+        for _, field in value:
+            yield from _paths(field)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _paths(item)
+
+
+class Recorder:
+    """Stands for a Ray data set: keeps the rows, and what is to run on the workers."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self.rows = rows
+
+    def flat_map(self, stage: object, **options: Any) -> Recorder:
+        self.sent = (stage, *options.get("fn_constructor_args", ()))
+        return self
+
+    map = flat_map
+
+
+def test_workers_get_absolute_paths(config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "_rows", Recorder)
+    jobs = list_jobs(config.source).jobs  # type: ignore[arg-type]
+    recorder: Any = preprocess._clips(config, jobs)
+    sent = list(_paths(recorder.sent[1]))
+    assert len(sent) == len(list(_paths(config))) == 6
+    assert all(path.is_absolute() for path in sent)
+    assert str(Path("videos/video.mp4").absolute()) in recorder.rows[0]["jobs"][0]
+
+
+def test_workers_that_find_faces_get_absolute_paths(
+    config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("videos/a.mp4").touch()
+    detector = DetectorConfig(name="sfd", weights=Path("weights"))
+    source = VideosSource(kind="videos", folder=Path("videos"), detector=detector)
+    config = config.model_copy(update={"source": source})
+    recorders: list[Recorder] = []
+
+    def rows(plain: list[dict[str, Any]]) -> Recorder:
+        recorders.append(Recorder(plain))
+        return recorders[-1]
+
+    monkeypatch.setattr(preprocess, "_rows", rows)
+    monkeypatch.setattr(preprocess, "ray_session", preprocess.ExitStack)
+    monkeypatch.setattr(preprocess, "_refuse_relative_paths", lambda _: None)
+    monkeypatch.setattr(preprocess, "_progress", lambda *_: iter(()))
+    with preprocess.ExitStack() as stack:
+        quarantine = preprocess.Quarantine(config.out / "quarantine")
+        preprocess._with_face_tracks(config, source, frozenset(), quarantine, stack)
+    (recorder,) = recorders
+    assert recorder.rows == [{"video": str(Path("videos/a.mp4").absolute())}]
+    assert all(path.is_absolute() for path in _paths(recorder.sent[1:]))
+
+
+def test_incomplete_files_are_deleted_and_are_no_clips(config: PreprocessConfig) -> None:
+    folders = ["out/clips/split=train", "out/face_tracks", "out/quarantine", "videos", f"videos/{TRANSIT}"]
+    for folder in folders:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f"{TEMPORARY}0123.parquet").touch()
+    with pytest.raises(UserError, match="no clips here"):
+        ClipStore(config.out / "clips")
+    (config.out / "clips" / "split=train" / "a.parquet").touch()
+    preprocess._clean_up(config)
+    left = [path.name for folder in folders for path in Path(folder).iterdir() if path.is_file()]
+    assert left == ["a.parquet"]
+
+
+def test_a_source_without_downloads_is_left_alone(config: PreprocessConfig) -> None:
+    source = config.source.model_copy(update={"download": None})
+    own = Path("videos", f"{TEMPORARY}mine.mp4")
+    own.touch()
+    preprocess._clean_up(config.model_copy(update={"source": source}))
+    assert own.exists()
+
+
+def test_the_cost_estimate_writes_nothing(
+    config: PreprocessConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    policy = UrlDownload(kind="url", url="http://host/{video_id}.mp4")
+    source = config.source.model_copy(update={"download": policy})
+    job = tmp_path / "job.yaml"
+    job.write_text(dump_settings(config.model_copy(update={"source": source})))
+    assert preprocess.main(["--config", str(job), "--estimate-cost"]) == 0
+    assert "clips to make      1 from 1 videos (0 done, 0 unusable lines)" in capsys.readouterr().out
+    assert not config.out.exists()
