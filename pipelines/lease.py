@@ -7,8 +7,8 @@ machine, or that is not renewed for ``STALE`` seconds, has lapsed.
 
 An object store has no exclusive create. So a program first writes a pending lease under a random name, looks
 who else is there, looks again after ``SETTLE`` seconds before it holds the folder, and once more when it
-does; of two that come at the same time, the first by name stays. Only its own renewals tell whether a lease is alive, never a clock: those
-of two machines may differ.
+does; of two that come at the same time, the first by name stays. Only its own renewals tell whether a lease
+is alive, never a clock: those of two machines may differ.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def needs_lease(folder: Location) -> bool:
     ):
         _, mount, name, *_ = line.split(" ")
         mount = mount.replace("\\040", " ")
-        if (path + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
+        if f"{path}/".startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
             best, kind = mount, name
     return kind.startswith(NETWORK_MOUNTS)
 
