@@ -45,7 +45,7 @@ from safa.evaluation.clip_evaluator import FRAMES, RESULT, ClipResult
 from safa.evaluation.frame_scores import FRAMES_SCHEMA, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.evaluation.scorers import load_scorers, skipped_metrics
-from safa.files import atomic_file, remove_leftovers, write_json
+from safa.files import atomic_file, remove_leftovers, shown, write_json
 from safa.inference.swap_mask import load_mask
 from safa.messages import LogLines, Progress
 from safa.models.safa import Safa
@@ -128,7 +128,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
 
 def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> None:
     """Report what would make every clip fail before anything starts."""
-    where = str(config.clips)
+    where = shown(config.clips)
     if not clips:
         raise UserError(f"no clips of split {' or '.join(config.splits)}", where, "Choose other splits.")
     size = model.config.image_size

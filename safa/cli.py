@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from safa.commands import animate, app, assets, checkpoint, dataset, doctor, inspect, reconstruct3d, swap
 from safa.commands.flags import translate_upstream_flags
@@ -33,7 +34,18 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 2 for an error that the user can fix."""
     arguments = build_parser().parse_args(translate_upstream_flags(sys.argv[1:] if argv is None else argv))
-    return run_reporting_errors(lambda: arguments.run(arguments))
+
+    def run() -> int | None:
+        from safa.files import refuse_uri
+
+        for name, value in vars(arguments).items():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Path):
+                    refuse_uri(item, name)
+        code: int | None = arguments.run(arguments)
+        return code
+
+    return run_reporting_errors(run)
 
 
 if __name__ == "__main__":

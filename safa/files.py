@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -225,6 +226,17 @@ def _location(value: object) -> Path | str:
 
 # The type of a setting: a path, or a URI in an object store.
 Location = Annotated[Path | str, PlainValidator(_location)]
+
+
+def refuse_uri(path: Path, where: str) -> None:
+    """Refuse a path that was written as a URI, where only a path works.
+
+    Raises:
+        UserError: it begins with a scheme, as ``s3:/`` (``Path`` joins the two slashes).
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        uri = str(path).replace(":/", "://", 1)
+        raise UserError(f"only a path works here, not the URI {uri}", where, "Copy it to a disk first.")
 
 
 @dataclass(frozen=True, order=True)

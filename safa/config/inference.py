@@ -8,6 +8,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from safa.config.loader import Settings
+from safa.files import Location
 
 Mode = Literal["reconstruction", "animation", "swap", "mesh"]
 
@@ -118,7 +119,7 @@ class EvaluateConfig(Settings):
     """One evaluation. ``out`` is the report: ``index.html`` with everything it shows beside it."""
 
     model: Path  # run folder of the full stage, its model/ or a checkpoint
-    clips: Path  # the folder clips/ that pipelines/preprocess wrote
+    clips: Location  # the folder clips/ that pipelines/preprocess wrote
     splits: tuple[Literal["train", "test"], ...] = Field(default=("test",), min_length=1)
     out: Path
     title: str = "SAFA evaluation"

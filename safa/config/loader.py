@@ -6,17 +6,19 @@ An unknown key, a missing key or a value of the wrong type is reported in one li
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safa.errors import UserError
+from safa.files import refuse_uri
 
 
 class Settings(BaseModel):
@@ -92,13 +94,34 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     node[leaf] = _parse(value, f"--set {key}")
 
 
-def _explain(error: ValidationError, where: str) -> UserError:
+def _keys(annotation: Any, prefix: str = "") -> Iterator[str]:
+    """Every key, dotted, that a settings model has, or that any of the models in a union has."""
+    if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
+        for part in get_args(annotation):
+            yield from _keys(part, prefix)
+        return
+    for name, field in annotation.model_fields.items():
+        yield prefix + name
+        yield from _keys(field.annotation, f"{prefix}{name}.")
+
+
+def _nearest(key: str, model: type[Settings]) -> str | None:
+    """The key that somebody most likely meant: spelt alike, or the same name in another section."""
+    keys = sorted(set(_keys(model)))
+    leaf = key.rpartition(".")[2]
+    elsewhere = [known for known in keys if known.rpartition(".")[2] == leaf]
+    return next(iter(difflib.get_close_matches(key, keys, n=1) or elsewhere), None)
+
+
+def _explain(error: ValidationError, model: type[Settings], where: str) -> UserError:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     kind = first["type"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if kind == "extra_forbidden":
-        return UserError(f"unknown key '{key}'{more}", where, "Remove it or correct the spelling.")
+        nearest = _nearest(key, model)
+        meant = f"Did you mean '{nearest}'?" if nearest else "Remove it."
+        return UserError(f"unknown key '{key}'{more}", where, meant)
     if kind == "missing":
         return UserError(f"missing key '{key}'{more}", where, "Add it.")
     message = first["msg"].removeprefix("Value error, ")
@@ -106,6 +129,18 @@ def _explain(error: ValidationError, where: str) -> UserError:
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     fix = first.get("ctx", {}).get("fix", "Correct the value.")
     return UserError(f"key '{key}' is {shown}: {message}{more}", where, fix)
+
+
+def _refuse_uris(value: Any, where: str, key: str = "") -> None:
+    """Refuse a URI under a key that takes a path only, which would else be a folder named ``s3:``."""
+    if isinstance(value, Path):
+        refuse_uri(value, f"{where}: key '{key}'")
+    elif isinstance(value, Settings):
+        for name, item in value:
+            _refuse_uris(item, where, f"{key}.{name}" if key else name)
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            _refuse_uris(item, where, f"{key}.{number}")
 
 
 def parse_settings(data: object, model: type[S], where: str) -> S:
@@ -116,11 +151,13 @@ def parse_settings(data: object, model: type[S], where: str) -> S:
     """
     try:
         # Strict JSON mode: lists may become tuples and strings paths, but "3" never becomes 3.
-        return model.model_validate_json(json.dumps(data))
+        settings = model.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise _explain(error, model, where) from None
     except TypeError as error:
         raise UserError(f"holds a value that is not plain data ({error})", where) from None
+    _refuse_uris(settings, where)
+    return settings
 
 
 def load_settings(path: Path, model: type[S], overrides: Sequence[str] = ()) -> S:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from safa.config.loader import Settings
 from safa.config.losses import HeadLossConfig, LossConfig
 from safa.config.model import ModelConfig
+from safa.files import Location
 
 Rate = Annotated[float, Field(gt=0)]  # a learning rate
 Beta = Annotated[float, Field(ge=0, lt=1)]  # a decay rate of Adam's moments
@@ -28,7 +29,7 @@ class JitterConfig(Settings):
 class DataConfig(Settings):
     """Where samples come from. Sizes count per worker."""
 
-    clips: Path  # folder written by pipelines/preprocess
+    clips: Location  # data set written by pipelines/preprocess: its clips/
     split: str = "train"
     min_identities: int = Field(default=2, ge=1)  # fewer people in the split are refused before training
     batch_size: int = Field(ge=1)  # samples in one forward pass of one worker

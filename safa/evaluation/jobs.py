@@ -16,6 +16,7 @@ from safa.config.inference import AnimationConfig, EvaluateConfig, Mode
 from safa.data.clip_store import ClipInfo
 from safa.data.schema import ClipId
 from safa.errors import UserError
+from safa.files import shown
 
 SINGLE_CLIP_MODES = ("reconstruction", "mesh")  # a clip is its own source
 LONGEST_NAME = 200  # characters of a folder's name; file systems allow 255
@@ -88,7 +89,7 @@ def _pairs(clips: Sequence[ClipInfo], config: EvaluateConfig) -> list[tuple[str,
     if not pairs:
         raise UserError(
             "animation needs clips of two people, but there is only one",
-            str(config.clips),
+            shown(config.clips),
             "Add splits, or set modes: [reconstruction].",
         )
     return pairs

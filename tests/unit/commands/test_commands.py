@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from safa.data.video import probe, read_frames
@@ -104,3 +105,22 @@ def test_assets_are_listed_with_licence_and_owner(safa: Run, tmp_path: Path) -> 
     for name in ("FLAME", "VGG19", "MobileNetV2"):
         assert name in out or name.lower() in out
     assert out.count("licence") >= 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["animate", "a.png", "b.mp4", "--checkpoint", "s3://bucket/a", "-o", "c.mp4"],
+        ["reconstruct3d", "a.png", "s3://bucket/a", "--checkpoint", "b", "-o", "c"],
+        ["checkpoint", "inspect", "s3://bucket/a"],
+    ],
+)
+def test_a_uri_is_refused_where_only_a_path_works(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safa.cli import main
+
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "only a path works here, not the URI s3://bucket/a." in error
+    assert error.count("\n") == 1

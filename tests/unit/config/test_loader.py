@@ -17,6 +17,7 @@ from safa.files import Location
 class Inner(Settings):
     rate: float = 1.0
     names: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
 
 
 class Outer(Settings):
@@ -51,6 +52,16 @@ def test_reads_and_overrides(tmp_path: Path) -> None:
         ("steps: 3", "inner.rate", "not of the form"),
         ("steps: 3", "steps.x=1", "not a section"),
         ("steps: 3", "nothing=1", "unknown key 'nothing'"),
+        ("steps: 3\nstep: 4", None, "Did you mean 'steps'?"),
+        ("steps: 3\ninner: {rat: 1}", None, "Did you mean 'inner.rate'?"),
+        ("steps: 3\nrate: 1", None, "Did you mean 'inner.rate'?"),
+        (
+            "steps: 3\nfolder: s3://bucket/a",
+            None,
+            "key 'folder': only a path works here, not the URI s3://bucket/a",
+        ),
+        ("steps: 3\nfolder: hdfs://a/b", None, "only a path works here"),
+        ("steps: 3\ninner: {paths: ['https://a/b']}", None, "key 'inner.paths.0': only a path"),
         ("steps: 2024-01-01", None, "not plain data"),
     ],
 )
