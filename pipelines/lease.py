@@ -7,8 +7,8 @@ machine, or that is not renewed for ``STALE`` seconds, has lapsed.
 
 An object store has no exclusive create. So a program first writes a pending lease under a random name, looks
 who else is there, looks again after ``SETTLE`` seconds before it holds the folder, and once more when it
-does; of two that come at the same time, the first by name stays. Only its own renewals tell whether a lease is alive, never a clock: those
-of two machines may differ.
+does; of two that come at the same time, the first by name stays. Only its own renewals tell whether a lease
+is alive, never a clock: those of two machines may differ.
 """
 
 from __future__ import annotations
@@ -70,6 +70,18 @@ def exclusive(folder: Location) -> Iterator[None]:
         yield
 
 
+def job_id() -> str:
+    """The id of the Ray job that this process is the program of; empty where it is none.
+
+    Ray has no variable for it, but the program of a job gets its id in the settings of its session.
+    """
+    try:
+        config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        return str(config["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return os.environ.get("RAY_JOB_SUBMISSION_ID", "")
+
+
 def needs_lease(folder: Location) -> bool:
     """Whether the lock of the operating system does not reach as far as the folder does."""
     if is_uri(folder):
@@ -113,7 +125,7 @@ def _lease(folder: Location) -> Iterator[None]:
         f"{time.time_ns():020d}-{uuid.uuid4().hex}.json",
         socket.gethostname(),
         os.getpid(),
-        os.environ.get("RAY_JOB_SUBMISSION_ID", ""),
+        job_id(),
     )
     _write(folder, own)
     try:
