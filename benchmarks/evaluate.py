@@ -26,8 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 import yaml
@@ -38,7 +36,7 @@ from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import EncodingConfig
 from safa.data.clip_store import ClipStore
 from safa.data.images import encode_image
-from safa.data.schema import CLIP_SCHEMA
+from safa.data.shards import ClipRecord, ShardWriter, commit_index
 from safa.evaluation.clip_evaluator import ClipEvaluator
 from safa.evaluation.jobs import EvaluationJob
 from safa.head import load_head_assets
@@ -58,23 +56,18 @@ def write_clips(folder: Path, size: int, lengths: list[int]) -> None:
     picture = smooth.clip(0, 255).astype(np.uint8)
     encoding = EncodingConfig()
     frames = [encode_image(np.roll(picture, t % 16, 1), encoding) for t in range(16)]
-    (folder / "split=test").mkdir(parents=True)
-    for number, length in enumerate(lengths):
-        with pq.ParquetWriter(folder / "split=test" / f"{number:05d}.parquet", CLIP_SCHEMA) as writer:
-            for piece, start in enumerate(range(0, length, PIECE)):
+    with ShardWriter(folder) as writer:
+        for number, length in enumerate(lengths):
+            name, person = clip_id(number, length), f"p{number:05d}"
+            points = np.random.default_rng(number).uniform(0, size, (1, 68, 2)).astype(np.float32)
+            for start in range(0, length, PIECE):
                 part = [frames[t % 16] for t in range(start, min(length, start + PIECE))]
-                row = _row(number, piece, part, size, length)
-                writer.write_table(pa.Table.from_pylist([row], schema=CLIP_SCHEMA))
-
-
-def _row(number: int, piece: int, frames: list[bytes], size: int, length: int) -> dict[str, object]:
-    points = np.random.default_rng(number).uniform(0, size, 136).astype(np.float32)
-    return {
-        "clip_id": clip_id(number, length), "person_id": f"p{number:05d}", "video_id": "v", "split": "test",
-        "start": 0, "end": length, "piece": piece, "n_frames": len(frames), "fps": 25.0, "height": size,
-        "width": size, "frames": frames, "landmarks": [points] * len(frames),
-        "face_score": [1.0] * len(frames), "bbox": [0, 0, size, size], "source": "benchmark",
-    }  # fmt: skip
+                writer.add_piece(
+                    name, start, part, points.repeat(len(part), 0), np.ones(len(part), np.float32)
+                )
+            box = (0, 0, size, size)
+            writer.keep(ClipRecord(name, person, "v", "test", 0, length, 25.0, size, size, box, "benchmark"))
+    commit_index(folder)
 
 
 def clip_id(number: int, length: int) -> str:
@@ -170,7 +163,7 @@ def one_clip(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as out:
         config = settings(arguments.model, arguments.one_clip, Path(out), arguments.batch)
         runner = ModelRunner(model, arguments.device, arguments.batch)
-        store = ClipStore(arguments.one_clip, cache_bytes=0)
+        store = ClipStore(arguments.one_clip)
         ClipEvaluator(runner, store, config).run(EvaluationJob("reconstruction", name, name), Path(out) / "x")
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

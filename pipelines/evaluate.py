@@ -97,13 +97,14 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
             or too many unexpected failures.
     """
     began = time.monotonic()
-    clips = [clip for clip in ClipStore(config.clips).index if clip.split in config.splits]
+    store = ClipStore(config.clips)
+    clips = [clip for clip in store.clips() if clip.split in config.splits]
     model, _ = load_model(config.model)
     _check(clips, model, config)
     jobs = list_jobs(clips, config)
     hashes = {
         "model_sha256": _fingerprint(model),
-        "clips_sha256": _fingerprint_of_clips(clips),
+        "clips_sha256": _fingerprint_of_clips(store, clips),
         "files_sha256": _fingerprint_of_files(config),
     }
     locked = EvaluationKey.model_validate({**dict(config), **hashes})
@@ -183,9 +184,9 @@ def _fingerprint(model: Safa) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint_of_clips(clips: Sequence[ClipInfo]) -> str:
+def _fingerprint_of_clips(store: ClipStore, clips: Sequence[ClipInfo]) -> str:
     """A hash of names and sizes, since reading all frames would cost as much as evaluating them."""
-    sizes = [(clip.clip_id, clip.n_frames, [p.path.stat().st_size for p in clip.pieces]) for clip in clips]
+    sizes = [(clip.clip_id, clip.n_frames, store.image_bytes(clip.number)) for clip in clips]
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
 
 

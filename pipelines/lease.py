@@ -92,7 +92,7 @@ def needs_lease(folder: Location) -> bool:
     ):
         _, mount, name, *_ = line.split(" ")
         mount = mount.replace("\\040", " ")
-        if (path + "/").startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
+        if f"{path}/".startswith(mount.rstrip("/") + "/") and len(mount) >= len(best):
             best, kind = mount, name
     return kind.startswith(NETWORK_MOUNTS)
 

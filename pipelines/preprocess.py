@@ -3,7 +3,7 @@
 Run it as ``python -m pipelines.preprocess --config configs/preprocess.yaml``.
 
 Writes into ``out``:
-    clips/split=train|test/<clip id>.parquet   one clip, a row group for each piece
+    clips/                                     the data set: shards/, index/, index.json (docs/data.md)
     quarantine/part-*.parquet                  one row for each input that became no clip, with its reason
     face_tracks/<video>.json                   the face tracks of raw videos without a list of clips
     summary.json, summary.html                 counts (in = ok + quarantined + pending); sample frames
@@ -14,7 +14,6 @@ unless the host of the videos blocked us. ``--estimate-cost`` prints what a run 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections import Counter
@@ -30,13 +29,14 @@ from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 from pipelines.launch import launch, ray_session
 from pipelines.quarantine import Quarantine, counts_line
 from pipelines.run_folder import lock_settings, write_manifest
-from pipelines.stages import ClipMaker, FaceTrackFinder, Row, failure_in
+from pipelines.stages import CLIPS, ClipMaker, FaceTrackFinder, Row, failure_in
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
 from safa.data.cost_estimate import estimate_cost
 from safa.data.dataset_stats import compute_stats
 from safa.data.detectors import face_alignment
 from safa.data.download.retry import TRANSIT, make_downloader
 from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
+from safa.data.shards import INDEX, SHARDS, commit_index, stored_clips
 from safa.data.sources import ClipJob, Listing, list_jobs, location_of
 from safa.errors import Failure, FailureCode, UserError
 from safa.files import absolute, remove_leftovers, write_json
@@ -51,6 +51,7 @@ FACE_TRACKS = "face_tracks"  # folder
 NOT_HASHED = frozenset(
     {"retry_quarantined", "max_unexpected", "cpus_per_task", "gpus_per_task", "actors", "mix_settings"}
 )
+BLOCKWISE: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a call gets a whole block
 BLOCKS_PER_CPU = 8  # so many that the last ones end at about the same time
 ROWS_PER_BLOCK = 8  # on long lists: so few that progress is seen, and little is lost
 MAX_BLOCKS = 4096
@@ -101,7 +102,7 @@ def preprocess(config: PreprocessConfig) -> Summary:
     with ExitStack() as stack:
         if isinstance(config.source, VideosSource):
             listed = _with_face_tracks(config, config.source, settled, quarantine, stack)
-        done = _done(config)
+        done = stored_clips(config.out / CLIPS)
         jobs = [job for job in listed.jobs if job.clip_id not in done and job.clip_id not in settled]
         bad = [row for row in listed.bad_rows if row.name not in settled | quarantine.fresh]
         total = len(listed.jobs) + len(listed.bad_rows)
@@ -147,16 +148,10 @@ def _lock_settings(config: PreprocessConfig) -> None:
         lock_settings(config.out, config.model_copy(update={"source": source}), NOT_HASHED)
 
 
-def _done(config: PreprocessConfig) -> set[str]:
-    """Ids of the stored clips, from names alone: a million paths take seconds to build."""
-    folders = (config.out / "clips").glob("split=*")
-    names = (entry.name for folder in folders for entry in os.scandir(folder))
-    return {name.removesuffix(".parquet") for name in names if name.endswith(".parquet")}
-
-
 def _clean_up(config: PreprocessConfig) -> None:
     """Delete incomplete files of a run that was killed."""
-    folders = [*(config.out / "clips").glob("split=*"), config.out / FACE_TRACKS, config.out / "quarantine"]
+    clips = config.out / CLIPS
+    folders = [clips, clips / SHARDS, clips / INDEX, config.out / FACE_TRACKS, config.out / "quarantine"]
     if isinstance(config.source, MetadataSource) and config.source.download is not None:
         folders += [config.source.videos, config.source.videos / TRANSIT]
     for folder in folders:
@@ -212,9 +207,9 @@ def _clips(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
     config = config.with_absolute_paths()
     if isinstance(config.landmarks, FaceAlignmentLandmarks):
         resources = _actors(config, policy.parallel if policy else None)
-        return rows.flat_map(ClipMaker, fn_constructor_args=(config,), **resources)
+        return rows.map_batches(ClipMaker, fn_constructor_args=(config,), **BLOCKWISE, **resources)
     at_once = TaskPoolStrategy(size=policy.parallel) if policy else None
-    return rows.flat_map(ClipMaker(config), num_cpus=config.cpus_per_task, compute=at_once)
+    return rows.map_batches(ClipMaker(config), num_cpus=config.cpus_per_task, compute=at_once, **BLOCKWISE)
 
 
 def job_rows(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
@@ -270,7 +265,8 @@ def _failures(rows: Iterable[Row], stage: str) -> list[Failure]:
 
 def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine, seconds: float) -> Summary:
     """Count what is on disk, and write the summaries and the manifest."""
-    done = _done(config)
+    commit_index(config.out / CLIPS)
+    done = stored_clips(config.out / CLIPS)
     quarantine.settle(done)
     names = [job.clip_id for job in listed.jobs] + [row.name for row in listed.bad_rows]
     ids = set(names)
@@ -305,7 +301,7 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
 def print_cost_estimate(config: PreprocessConfig) -> None:
     """Print what a run would take, without starting Ray or writing anything."""
     listed = list_inputs(config)
-    done = _done(config)
+    done = stored_clips(config.out / CLIPS)
     left = [job for job in listed.jobs if job.clip_id not in done]
     sys.stdout.write(estimate_cost(config, left, len(listed.bad_rows), len(done)).as_text() + "\n")
 

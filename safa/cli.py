@@ -10,11 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from safa.commands import animate, app, assets, checkpoint, doctor, inspect, reconstruct3d, swap
+from safa.commands import animate, app, assets, checkpoint, dataset, doctor, inspect, reconstruct3d, swap
 from safa.commands.flags import translate_upstream_flags
 from safa.errors import run_reporting_errors
 
-COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, assets, checkpoint)
+COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, dataset, assets, checkpoint)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -39,8 +39,8 @@ def atomic_file(location: Location) -> Iterator[Path]:
     """A temporary local path; the file that the block writes there becomes ``location`` at its end.
 
     On a disk the path lies beside the file, so that becoming it is one rename, after the data is on the
-    disk. For an object store it lies in local scratch and is copied in one upload: an object appears when its
-    upload is complete. If the block raises, nothing appears. The path keeps the suffix, by which many programs
+    disk. For an object store it lies in local scratch and is copied in one upload; an object appears when
+    that is complete. If the block raises, nothing appears. The path keeps the suffix, by which many programs
     choose a format; its name is random, so that two writers never meet.
 
     Raises:
@@ -124,7 +124,7 @@ def _dir_manifest(folder: Location) -> Location:
 
 
 def dir_names(parent: Location) -> list[str]:
-    """Names of the folders in ``parent`` that ``atomic_dir`` wrote, sorted; none if there is no ``parent``."""
+    """Names of the folders in ``parent`` that ``atomic_dir`` wrote, sorted; none without a ``parent``."""
     if not exists(parent):
         return []
     if is_uri(parent):
@@ -141,7 +141,7 @@ def dir_exists(folder: Location) -> bool:
 
 @contextmanager
 def local_dir(folder: Location) -> Iterator[Path]:
-    """A folder that ``atomic_dir`` wrote as a local path, for the block: itself, or a copy that goes afterwards.
+    """A folder that ``atomic_dir`` wrote as a local path: itself, or a copy that lasts as long as the block.
 
     Raises:
         UserError: it is not there, is not complete, or the store refuses.

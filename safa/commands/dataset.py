@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,18 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _progress(noun: str) -> Callable[[int], None]:
+    """Counts one item, with so many frames, each time it is called."""
+    from safa.messages import Progress, TerminalLine
+
+    progress = Progress(TerminalLine(), None, noun)
+    return lambda n_frames: progress.add(1, n_frames)
+
+
 def _verify(arguments: argparse.Namespace) -> int:
-    from safa.commands.progress import Progress
     from safa.data.dataset_files import clips_folder, verify
 
-    folder = clips_folder(arguments.dataset)
-    with Progress("clips") as progress:
-        found = verify(folder, progress)
+    found = verify(clips_folder(arguments.dataset), _progress("clips"))
     for error in found.errors:
         sys.stderr.write(f"damaged: {error}\n")
     for name in found.unreferenced:
@@ -74,7 +80,8 @@ def _compact(arguments: argparse.Namespace) -> int:
 
     if arguments.shard_mb < 1:
         raise UserError(f"{arguments.shard_mb} is too small", "--shard-mb", "Give 1 or more.")
-    before, after = compact(clips_folder(arguments.dataset), arguments.shard_mb * 2**20)
+    shard_bytes = arguments.shard_mb * 2**20
+    before, after = compact(clips_folder(arguments.dataset), shard_bytes, _progress("clips"))
     sys.stdout.write(f"{before} shards before, {after} now\n")
     return 0
 
@@ -84,7 +91,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     from safa.files import location
 
     old = arguments.old / "clips" if (arguments.old / "clips").is_dir() else arguments.old
-    count = convert(old, location(arguments.new))
+    count = convert(old, location(arguments.new), progress=_progress("clips"))
     sys.stdout.write(f"{count} clips in {arguments.new}\n")
     return 0
 
@@ -100,7 +107,9 @@ def _export(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"no clips of split {arguments.split!r}", arguments.dataset, "Leave --split out for all."
         )
+    progress = _progress("clips")
     for number in numbers:
         export(store, int(number), arguments.output, arguments.format)
+        progress(store.n_frames(int(number)))
     sys.stdout.write(f"{len(numbers)} clips in {arguments.output}\n")
     return 0

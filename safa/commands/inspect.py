@@ -15,6 +15,7 @@ from safa.messages import count
 
 if TYPE_CHECKING:
     from safa.data.clip_store import ClipInfo, ClipStore
+    from safa.files import Location
     from safa.visualize.images import RgbImage
 
 
@@ -29,7 +30,9 @@ def add_parser(subparsers: Any) -> None:
         description="Reads what pipelines.preprocess wrote.",
     )
     parser.add_argument(
-        "dataset", type=Path, metavar="DATASET", help="run folder of pipelines.preprocess, or its clips/"
+        "dataset",
+        metavar="DATASET",
+        help="run folder of pipelines.preprocess, or its clips/; a path or a URI",
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write a contact sheet (.jpg or .png)"
@@ -42,12 +45,15 @@ def add_parser(subparsers: Any) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> int:
     from safa.data.clip_store import ClipStore
+    from safa.data.dataset_files import clips_folder
+    from safa.files import join
+    from safa.files import split as split_location
 
-    folder = arguments.dataset / "clips" if (arguments.dataset / "clips").is_dir() else arguments.dataset
+    folder = clips_folder(arguments.dataset)
     store = ClipStore(folder)
-    for split in sorted({clip.split for clip in store.index}):
+    for split in sorted(store.column("split").unique().to_pylist()):
         _print_split(store, split)
-    _print_quarantine(folder.parent / "quarantine")
+    _print_quarantine(join(split_location(folder)[0], "quarantine"))
     if arguments.output:
         _write_sheet(store, arguments.output, arguments.faces)
         sys.stdout.write(f"wrote {arguments.output}\n")
@@ -55,10 +61,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _print_split(store: ClipStore, split: str) -> None:
-    clips = [clip for clip in store.index if clip.split == split]
+    clips = list(store.clips(split))
     frames = np.array([clip.n_frames for clip in clips])
     seconds = sum(clip.n_frames / clip.fps for clip in clips)
-    num_without = sum(int(np.isnan(store.landmarks(clip.clip_id)).any((1, 2)).sum()) for clip in clips)
+    num_without = sum(int((~store.has_face(clip.number)).sum()) for clip in clips)
     people, videos = ({getattr(clip, key) for clip in clips} for key in ("person_id", "video_id"))
     sizes = Counter(f"{clip.width} x {clip.height}" for clip in clips)
     sys.stdout.write(
@@ -76,12 +82,16 @@ def _counted(counter: Counter[str]) -> str:
     return ", ".join(f"{value} ({count(number, 'clip')})" for value, number in counter.most_common(4))
 
 
-def _print_quarantine(folder: Path) -> None:
+def _print_quarantine(folder: Location) -> None:
     import pyarrow.parquet as pq
 
+    from safa.files import entries, exists, local_file
+
     codes: Counter[str] = Counter()
-    for path in sorted(folder.glob("*.parquet")):
-        codes.update(pq.read_table(path, columns=["code"])["code"].to_pylist())
+    for entry in sorted(entries(folder)) if exists(folder) else ():
+        if entry.suffix == ".parquet":
+            with local_file(entry.location) as path:
+                codes.update(pq.read_table(path, columns=["code"])["code"].to_pylist())
     if codes:
         reasons = ", ".join(f"{number} {code}" for code, number in codes.most_common())
         sys.stdout.write(f"quarantine: {count(codes.total(), 'clip')} ({reasons})\n")
@@ -97,8 +107,8 @@ def _write_sheet(store: ClipStore, path: Path, num_clips: int) -> None:
 
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError("unsupported format; use .jpg or .png", str(path))
-    clips = store.index
-    chosen = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, max(1, num_clips)).astype(int))]
+    spread = np.linspace(0, len(store) - 1, max(1, num_clips)).astype(int)
+    chosen = [store.info(int(number)) for number in np.unique(spread)]
     columns = min(8, len(chosen))
     panels = [Panel(f"{clip.person_id} ({clip.split})", _face(store, clip)) for clip in chosen]
     panels += [Panel("", np.zeros_like(panels[0].image))] * (-len(panels) % columns)
@@ -112,6 +122,5 @@ def _face(store: ClipStore, clip: ClipInfo) -> RgbImage:
     from safa.visualize.overlays import ESTIMATED, with_landmarks
 
     middle = clip.n_frames // 2
-    frame = store.frames(clip.clip_id, [middle])[0]
-    points = store.landmarks(clip.clip_id)[middle]
+    (frame,), (points,) = store.frames(clip.number, [middle]), store.landmarks(clip.number, [middle])
     return resized(with_landmarks(frame, [(points, ESTIMATED)], PANEL), (PANEL, PANEL))

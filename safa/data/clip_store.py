@@ -107,7 +107,7 @@ class ClipStore:
         self._files: OrderedDict[int, RangeReader] = OrderedDict()
 
     def _map_columns(self, batch: pa.RecordBatch) -> None:
-        """The columns as arrays over the mapped file; what must fit together is checked, once for all clips."""
+        """Columns as arrays over the mapped file; that they fit together is checked once, for all clips."""
         self._ids: pa.StringArray = batch.column("clip_id")
         shard = batch.column("shard").dictionary_encode()
         self._shard_names: list[str] = shard.dictionary.to_pylist()
@@ -186,11 +186,17 @@ class ClipStore:
         """How many frames a clip has."""
         return int(self._n_frames[number])
 
+    def image_bytes(self, number: int) -> int:
+        """Bytes of all images of a clip."""
+        first = self._frames[number]
+        return int(self._image_size[first : first + self._n_frames[number]].sum(dtype=np.int64))
+
     def has_face(self, clip: int | str) -> NDArray[np.bool_]:
         """(T,): which frames have landmarks. From the index: nothing is read."""
         number = self._number(clip)
         first = self._frames[number]
-        return self._has_face[first : first + self._n_frames[number]] != 0
+        faces: NDArray[np.bool_] = self._has_face[first : first + self._n_frames[number]] != 0
+        return faces
 
     # ---- frames --------------------------------------------------------------------------------------------
 
@@ -248,7 +254,8 @@ class ClipStore:
     def landmarks_at(self, number: int, index: int) -> int:
         """First byte of a frame's landmarks in its shard; they are ``LANDMARK_BYTES`` long."""
         piece, within = divmod(self._checked(number, index), self._piece_frames.item(number))
-        return self._landmarks_start.item(self._pieces.item(number) + piece) + LANDMARK_BYTES * within
+        start: int = self._landmarks_start.item(self._pieces.item(number) + piece)
+        return start + LANDMARK_BYTES * within
 
     def _checked(self, number: int, index: int) -> int:
         if not 0 <= index < self._n_frames.item(number):
@@ -298,11 +305,12 @@ def _list_column(batch: pa.RecordBatch, name: str) -> tuple[NDArray[np.int64], N
 
 
 def _points(data: bytes) -> NDArray[np.float32]:
-    return np.frombuffer(data, "<f4").reshape(-1, NUM_LANDMARKS, 2)  # (T * 136,) -> (T, 68, 2)
+    # A copy: an array over bytes cannot be written to, and torch does not take it.
+    return np.frombuffer(data, "<f4").reshape(-1, NUM_LANDMARKS, 2).copy()  # (T * 136,) -> (T, 68, 2)
 
 
 def stage(shard: Location, folder: Path, budget_gb: float) -> Location:
-    """A copy of a shard on this machine, made once for all its processes; the shard itself once ``folder`` is full.
+    """A copy of a shard on this machine, made once for all processes; the shard itself if the folder is full.
 
     Args:
         folder: node-local.

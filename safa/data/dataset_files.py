@@ -1,4 +1,4 @@
-"""What can be done with a whole data set: verify it, join its small shards, convert an older one, export clips."""
+"""Whole data sets: verify one, join its small shards, convert one of the older format, export clips."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OLD_COLUMNS = [
 ]
 OLD_COLUMNS += ["width", "frames", "landmarks", "face_score", "bbox", "source"]
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], None]  # called with the frames of each clip that is done
 
 
 def clips_folder(dataset: str | Location) -> Location:
@@ -73,7 +73,7 @@ class Verified:
     errors: tuple[str, ...]
 
 
-def verify(folder: Location, progress: Progress = lambda count: None) -> Verified:
+def verify(folder: Location, progress: Progress = lambda n_frames: None) -> Verified:
     """Read every byte range that the index gives and compare it with what Parquet reads there.
 
     Raises:
@@ -85,7 +85,6 @@ def verify(folder: Location, progress: Progress = lambda count: None) -> Verifie
     by_shard: dict[str, list[int]] = {}
     for number, shard in enumerate(store.column("shard").to_pylist()):
         by_shard.setdefault(shard, []).append(number)
-    done = 0
     for shard, numbers in sorted(by_shard.items()):
         try:
             with local_file(join(folder, SHARDS, shard)) as path:
@@ -94,9 +93,8 @@ def verify(folder: Location, progress: Progress = lambda count: None) -> Verifie
                 ):
                     errors += _differences(store, store.number(clip_id), rows)
                     frames += len(rows)
-                    n_bytes += rows["image"].nbytes
-                    done += 1
-                    progress(done)
+                    n_bytes += store.image_bytes(store.number(clip_id))
+                    progress(len(rows))
         except (UserError, OSError, pa.ArrowException) as error:
             errors.append(f"{shard}: {error}")
     there = {entry.name for entry in entries(join(folder, SHARDS))}
@@ -157,7 +155,7 @@ def _differences(store: ClipStore, number: int, rows: pa.Table) -> list[str]:
 
 
 def compact(
-    folder: Location, shard_bytes: int = SHARD_BYTES, progress: Progress = lambda count: None
+    folder: Location, shard_bytes: int = SHARD_BYTES, progress: Progress = lambda n_frames: None
 ) -> tuple[int, int]:
     """Join the clips of shards smaller than half of ``shard_bytes`` into shards of that size.
 
@@ -188,7 +186,7 @@ def _rewrite(
 ) -> None:
     """Copy the clips of these shards into new ones, byte for byte."""
     clips = _clips_of_shards(store, shards)
-    clip, done = next(clips, None), 0
+    clip = next(clips, None)
     while clip is not None:
         with ShardWriter(folder) as writer:
             while clip is not None and writer.n_bytes < shard_bytes:
@@ -200,8 +198,7 @@ def _rewrite(
                     _points(rows),
                     rows["face_score"].to_numpy(),
                 )
-                done += 1
-                progress(done)
+                progress(len(rows))
                 clip = next(clips, None)
 
 
@@ -248,11 +245,11 @@ def _points(rows: pa.Table) -> NDArray[np.float32]:
 
 
 def convert(
-    old: Path, new: Location, shard_bytes: int = SHARD_BYTES, progress: Progress = lambda count: None
+    old: Path, new: Location, shard_bytes: int = SHARD_BYTES, progress: Progress = lambda n_frames: None
 ) -> int:
     """Copy a data set of the older format (``split=*/<clip>.parquet``) into shards, images byte for byte.
 
-    Run again, it goes on with the clips that are not there yet. Returns the number of clips.
+    Run again, it copies the clips that are not there yet. Returns the number of clips.
 
     Raises:
         UserError: no older data set there, or a file that is not one of its clips.
@@ -262,18 +259,17 @@ def convert(
         raise UserError("no data set of the older format here (split=*/*.parquet)", str(old))
     there = stored_clips(new)
     remaining = (file for file in files if file.stem not in there)
-    path, done = next(remaining, None), len(there)
+    path = next(remaining, None)
     while path is not None:
         with ShardWriter(new) as writer:
             while path is not None and writer.n_bytes < shard_bytes:
-                _convert_file(path, writer, there)
-                done += 1
-                progress(done)
+                progress(_convert_file(path, writer, there))
                 path = next(remaining, None)
     return commit_index(new)
 
 
-def _convert_file(path: Path, writer: ShardWriter, there: set[str]) -> None:
+def _convert_file(path: Path, writer: ShardWriter, there: set[str]) -> int:
+    """Copy the clips of a file; returns the number of frames."""
     try:
         rows = pq.read_table(path, columns=OLD_COLUMNS).to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -288,6 +284,7 @@ def _convert_file(path: Path, writer: ShardWriter, there: set[str]) -> None:
         if [row["piece"] for row in pieces] != list(range(len(pieces))):
             raise UserError(f"clip {clip_id} lacks a piece, or has one twice", str(path))
         _add_old_clip(pieces, writer)
+    return sum(len(row["frames"]) for row in rows)
 
 
 def _add_old_clip(pieces: list[dict[str, Any]], writer: ShardWriter) -> None:

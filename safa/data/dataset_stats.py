@@ -94,14 +94,13 @@ def compute_stats(config: PreprocessConfig, listed: Listing, refused: Mapping[st
     clips = [store.info(number) for number in chosen]
     shown = sorted(random.Random(SEED).sample(chosen, min(SHOWN, len(chosen))))
     frames = sum(clip.n_frames for clip in clips)
-    n_bytes = sum(store.image_range(number, i)[1] for number in chosen for i in range(store.n_frames(number)))
     return DatasetStats(
         splits=_splits(listed, set(store.column("clip_id").to_pylist()), refused),
         clips=len(store),
         sampled=len(clips),
         seconds=tuple(clip.n_frames / clip.fps for clip in clips),
         box_px=tuple(min(clip.bbox[2] - clip.bbox[0], clip.bbox[3] - clip.bbox[1]) for clip in clips),
-        bytes_per_frame=n_bytes / frames,
+        bytes_per_frame=sum(map(store.image_bytes, chosen)) / frames,
         with_landmarks=sum(int(store.has_face(number).sum()) for number in chosen) / frames,
         samples=tuple(_sample(store, number) for number in shown),
     )

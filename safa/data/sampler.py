@@ -114,7 +114,8 @@ def clip_table(store: ClipStore, split: str) -> ClipTable:
     person = rank[people.indices.to_numpy(zero_copy_only=False)] if len(numbers) else np.empty(0, np.int64)
     order = np.argsort(person, kind="stable")  # clips of a person stay in the order of their ids
     counts = np.bincount(person, minlength=len(people.dictionary))
-    return ClipTable(numbers[order], np.concatenate([[0], np.cumsum(counts)]))
+    first = np.append(0, np.cumsum(counts))
+    return ClipTable(numbers[order], first)
 
 
 class FrameReader(Protocol):

@@ -12,32 +12,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 NUM_LANDMARKS = 68
-CLIP_FILES = "split=*/[!.]*.parquet"  # below the folder of clips; a leading dot marks an incomplete file
-
-# One row is a clip, or a bounded piece of one.
-CLIP_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),  # person#video#start#end
-        ("person_id", pa.string()),
-        ("video_id", pa.string()),
-        ("split", pa.string()),  # train or test
-        ("start", pa.int32()),  # frames in the source at its reference rate
-        ("end", pa.int32()),
-        ("piece", pa.int32()),  # number of the piece in its clip
-        ("n_frames", pa.int32()),  # in this row
-        ("fps", pa.float32()),  # of the stored frames
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("frames", pa.list_(pa.binary())),  # encoded images
-        (
-            "landmarks",
-            pa.list_(pa.list_(pa.float32(), 2 * NUM_LANDMARKS)),
-        ),  # px of the stored frame; NaN: no face
-        ("face_score", pa.list_(pa.float32())),  # of the detector; NaN: none was run
-        ("bbox", pa.list_(pa.int32(), 4)),  # left, top, right, bottom in the source frame
-        ("source", pa.string()),  # where the clip came from
-    ]
-)
 
 QUARANTINE_SCHEMA = pa.schema(
     [

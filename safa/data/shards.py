@@ -162,7 +162,7 @@ class ShardWriter:
         return self
 
     def _beside(self) -> Path | None:
-        """Where the shard grows: beside its final place, so that it need not be copied; else in local scratch."""
+        """Where the shard grows: beside its place, so that it need not be copied, or in local scratch."""
         if is_uri(self._folder):
             return None
         Path(self._folder).mkdir(parents=True, exist_ok=True)

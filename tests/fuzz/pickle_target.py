@@ -3,8 +3,8 @@
     python tests/fuzz/pickle_target.py --runs 10000000
 
 Runs in child processes: one that dies is a crash, its input is kept and the next child continues. With
-atheris (``.venv/bin/python -m pip install -e '.[fuzz]'``) the search follows the coverage of the code; without it,
-samples are changed at random. Prints one line: date, executions, crashes.
+atheris (the extra ``fuzz``) the search follows the coverage of the code; without it, samples are changed at
+random. Prints one line: date, executions, crashes.
 """
 
 from __future__ import annotations

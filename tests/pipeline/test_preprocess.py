@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipelines import preprocess
 from safa.config import dump_settings
 from safa.config.preprocess import ClipsSource, MetadataSource, PreprocessConfig
 from safa.data.clip_store import ClipStore
+from safa.data.shards import stored_clips
 from safa.data.sources import COLUMNS, list_jobs
 from safa.data.video import write_video
 from safa.errors import UserError
@@ -136,9 +137,8 @@ def test_every_input_ends_as_a_clip_or_a_reason(poisoned: Path) -> None:
     assert all(row["detail"] and row["attempts"] == 1 for row in rows)
     assert json.loads((poisoned / "out/summary.json").read_text())["in"] == 12
     store = ClipStore(poisoned / "out" / "clips")
-    whole, half = store.index
+    whole, half = store.clips()
     assert (whole.n_frames, half.n_frames) == (30, 35)
-    assert len(whole.pieces) == 3
     # Both boxes are the same part of the real video; the second clip starts 5 frames later.
     np.testing.assert_allclose(
         store.landmarks(whole.clip_id)[5:], store.landmarks(half.clip_id)[:25], atol=1e-4
@@ -191,7 +191,9 @@ def test_files_that_are_clips_already(poisoned: Path, tmp_path: Path) -> None:
     assert (info.split, info.start, info.n_frames) == ("test", 100, FRAMES)
 
 
-def test_clips_in_an_object_store(bucket: str, tmp_path: Path) -> None:
+def test_clips_in_an_object_store(
+    bucket: str, tmp_path: Path, stored_rows: Callable[[Path], dict[str, str]]
+) -> None:
     """Each worker brings a video and its landmarks to its own disk; what lacks them is refused as ever."""
     folder = tmp_path / "crops"
     folder.mkdir()
@@ -206,13 +208,13 @@ def test_clips_in_an_object_store(bucket: str, tmp_path: Path) -> None:
     assert (summary.total, summary.ok, summary.reasons) == (2, 1, {"no_landmarks": 1})
     here = ClipsSource(kind="clips", folder=folder)
     preprocess.preprocess(config.model_copy(update={"source": here, "out": tmp_path / "here"}))
-    tables = [next((tmp_path / out / "clips").rglob("p1*.parquet")) for out in ("out", "here")]
-    remote, local = (str(pq.read_table(table).to_pylist()) for table in tables)  # NaN equals NaN as text
-    assert remote == local
+    assert stored_rows(tmp_path / "out") == stored_rows(tmp_path / "here")
 
 
-def test_killed_in_the_middle_then_finished_equals_undisturbed(tmp_path: Path) -> None:
-    """kill -9 of the driver after the first clips; the rerun's rows equal those of a run left alone."""
+def test_killed_in_the_middle_then_finished_equals_undisturbed(
+    tmp_path: Path, stored_rows: Callable[[Path], dict[str, str]]
+) -> None:
+    """kill -9 of the driver after the first shards; the rerun's rows equal those of a run left alone."""
     (tmp_path / "videos").mkdir()
     names = [f"v{number}" for number in range(24)]
     for number, name in enumerate(names):
@@ -226,16 +228,13 @@ def test_killed_in_the_middle_then_finished_equals_undisturbed(tmp_path: Path) -
     try:
         clips = tmp_path / "killed" / "clips"
         deadline = time.monotonic() + 120
-        while len(list(clips.rglob("*.parquet"))) < 3 and time.monotonic() < deadline:
+        while len(stored_clips(clips)) < 3 and time.monotonic() < deadline:
             assert process.poll() is None, "ended before it could be killed"
             time.sleep(0.02)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert 3 <= len(list(clips.rglob("*.parquet"))) < len(names)
+    assert 3 <= len(stored_clips(clips)) < len(names)
     assert preprocess.preprocess(config).ok == len(names)
     preprocess.preprocess(_config(tmp_path, "undisturbed"))
-    for finished in sorted((tmp_path / "undisturbed" / "clips").rglob("*.parquet")):
-        resumed = tmp_path / "killed" / finished.relative_to(tmp_path / "undisturbed")
-        # As text, since a score of NaN is not equal to itself.
-        assert str(pq.read_table(resumed).to_pylist()) == str(pq.read_table(finished).to_pylist())
+    assert stored_rows(tmp_path / "killed") == stored_rows(tmp_path / "undisturbed")

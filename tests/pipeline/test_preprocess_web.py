@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -20,6 +20,7 @@ import pytest
 from pipelines import preprocess
 from safa.config import dump_settings
 from safa.config.preprocess import MetadataSource, NoLandmarks, PreprocessConfig, UrlDownload
+from safa.data.shards import stored_clips
 from safa.data.sources import COLUMNS
 from safa.errors import UserError
 from tests.bad_host import Behaviour, serving
@@ -116,18 +117,16 @@ def _config(world: Path, address: str, out: Path) -> PreprocessConfig:
     return PreprocessConfig(source=source, out=out, landmarks=NoLandmarks(kind="none"), **common)  # type: ignore[arg-type]
 
 
-def _rows(out: Path) -> dict[str, str]:
-    """Clip id to all that is stored of it, as text: a NaN is not equal to itself."""
-    return {path.stem: str(pq.read_table(path).to_pylist()) for path in (out / "clips").rglob("*.parquet")}
-
-
 def _reasons(out: Path) -> dict[str, str]:
     files = list((out / "quarantine").glob("part-*.parquet"))
     return {row["id"].split("#")[1]: row["code"] for file in files for row in pq.read_table(file).to_pylist()}
 
 
 def test_killed_then_finished_equals_undisturbed(
-    world: Path, host: tuple[Behaviour, str], tmp_path: Path
+    world: Path,
+    host: tuple[Behaviour, str],
+    tmp_path: Path,
+    stored_rows: Callable[[Path], dict[str, str]],
 ) -> None:
     behaviour, address = host
     killed = _config(world, address, tmp_path / "killed" / "out")
@@ -151,7 +150,7 @@ def test_killed_then_finished_equals_undisturbed(
 
     undisturbed = _config(world, address, tmp_path / "undisturbed" / "out")
     assert preprocess.preprocess(undisturbed) == summary
-    assert _rows(killed.out) == _rows(undisturbed.out)
+    assert stored_rows(killed.out) == stored_rows(undisturbed.out)
     assert summary.total == summary.ok + summary.quarantined == 2 * (len(GOOD) + len(ERRORS) + len(KINDS))
     refused = {f"way_{way}": code for way, code in ERRORS.items()}
     refused |= {name: code for name, code in KINDS.items() if code}
@@ -165,7 +164,7 @@ def test_killed_then_finished_equals_undisturbed(
 
 
 def _names(config: PreprocessConfig) -> set[str]:
-    return {path.stem for path in (config.out / "clips").rglob("*.parquet")}
+    return stored_clips(config.out / "clips")
 
 
 def test_one_download_serves_all_clips_and_only_what_may_pass_is_tried_again(

@@ -66,10 +66,15 @@ def test_a_file_is_written_read_by_range_and_deleted(s3: str) -> None:
 
 def test_a_block_that_raises_leaves_no_object(s3: str) -> None:
     where = join(s3, "x.bin")
-    with pytest.raises(RuntimeError, match="on purpose"), atomic_file(where) as path:
+    with pytest.raises(RuntimeError, match="on purpose"):
+        _fail_in_file(where)
+    assert not exists(where)
+
+
+def _fail_in_file(where: files.Location) -> None:
+    with atomic_file(where) as path:
         path.write_bytes(b"half")
         raise RuntimeError("on purpose")
-    assert not exists(where)
 
 
 def test_an_upload_that_raises_in_the_middle_leaves_no_object(

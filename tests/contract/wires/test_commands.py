@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -25,6 +27,11 @@ from safa.cli import build_parser, main
 from safa.commands import animate as animate_command
 from safa.commands import swap as swap_command
 from safa.config import ModelConfig
+from safa.config.preprocess import EncodingConfig
+from safa.data import dataset_files
+from safa.data.clip_store import ClipStore
+from safa.data.images import encode_image
+from safa.data.shards import ClipRecord, ShardWriter, commit_index
 from safa.data.video import probe, read_frames
 from safa.errors import UserError
 from safa.head import flame_files
@@ -680,7 +687,130 @@ def sizes_converted_to(world: World, option: str, value: Any, command: str) -> i
     return size
 
 
-POSITIONALS = {"inspect dataset", "checkpoint inspect checkpoint"}
+POSITIONALS = {"inspect dataset", "checkpoint inspect checkpoint", "dataset verify dataset"}
+
+
+def _small_shards(folder: Path) -> Path:
+    """A data set of three clips in three shards."""
+    for number in range(3):
+        name = f"p{number}#v#000000#000002"
+        with ShardWriter(folder) as shard:
+            images = [encode_image(np.full((8, 8, 3), 50 * number, np.uint8), EncodingConfig())] * 2
+            shard.add_piece(name, 0, images, np.zeros((2, 68, 2), np.float32), np.ones(2, np.float32))
+            split = "test" if number == 2 else "train"
+            shard.keep(ClipRecord(name, f"p{number}", "v", split, 0, 2, 25.0, 8, 8, (0, 0, 8, 8), "test"))
+    commit_index(folder)
+    return folder
+
+
+def shards_after_compact(world: World, option: str, value: Any, command: str) -> int:
+    """How many shards are left, in both places that a data set may be named by."""
+    run_folder = world.folder()
+    clips = _small_shards(run_folder / "clips")
+    named = {"run": run_folder, "clips": clips}[value] if option == "dataset" else clips
+    options = {} if option == "dataset" else {option: value}
+    assert run(world, command_line(world, command, [named], **options)).code == 0
+    return len(ClipStore(clips).shards)
+
+
+def bytes_of_a_shard(world: World, option: str, value: Any, command: str) -> int:
+    """What ``dataset compact`` takes for a full shard."""
+    asked = Recorder((3, 1))
+    with patch.object(dataset_files, "compact", asked):
+        assert run(world, command_line(world, command, [world.clips], **{option: value})).code == 0
+    size: int = asked.first[0][1]
+    return size
+
+
+def converted_clips(world: World, option: str, value: Any, command: str) -> list[str]:
+    """Clips in the new data set, which an older one was converted to."""
+    root = world.folder()
+    for name in ("one", "other"):
+        _write_old(root / name, name)
+    places = {"old": root / "one", "new": root / "new", option: root / value}
+    assert run(world, command_line(world, command, [places["old"], places["new"]])).code == 0
+    return [str(path.parent.name) for path in root.glob("*/index.json")] + [
+        clip.clip_id for clip in ClipStore(places["new"]).clips()
+    ]
+
+
+def _write_old(folder: Path, person: str) -> None:
+    row = {
+        **{"clip_id": f"{person}#v#000000#000001", "person_id": person, "video_id": "v", "split": "train"},
+        **{"start": 0, "end": 1, "piece": 0, "n_frames": 1, "fps": 25.0, "height": 8, "width": 8},
+        **{"frames": [b"x"], "landmarks": [[0.0] * 136], "face_score": [1.0], "bbox": [0, 0, 8, 8]},
+        "source": "test",
+    }
+    (folder / "split=train").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([row]), folder / "split=train" / "clip.parquet")
+
+
+def exported(world: World, option: str, value: Any, command: str) -> list[str]:
+    """What ``dataset export`` writes, below the folder of the test."""
+    root = world.folder()
+    for name in ("one", "other"):
+        _small_shards(root / name)
+    inputs = [root / (value if option == "dataset" else "one")]
+    options: dict[str, Any] = {"output": root / "out"}
+    if option == "output":
+        options["output"] = root / value
+    elif option != "dataset":
+        options[option] = value
+    if option == "dataset":  # the two data sets hold the same: one loses its test clip
+        compact_folder = root / "other"
+        shutil.rmtree(compact_folder)
+        with ShardWriter(compact_folder) as shard:
+            images = [encode_image(np.zeros((8, 8, 3), np.uint8), EncodingConfig())] * 2
+            name, points = "z#v#000000#000002", np.zeros((2, 68, 2), np.float32)
+            shard.add_piece(name, 0, images, points, np.ones(2, np.float32))
+            shard.keep(ClipRecord(name, "z", "v", "train", 0, 2, 25.0, 8, 8, (0, 0, 8, 8), "test"))
+        commit_index(compact_folder)
+    assert run(world, command_line(world, command, inputs, **options)).code == 0
+    made = options["output"]
+    return sorted(str(path.relative_to(root)) for path in made.glob("*/*") if path.suffix != ".npy")
+
+
+def _all_exported(folder: str, suffix: str, numbers: Sequence[int] = (2, 0, 1)) -> list[str]:
+    splits = {0: "train", 1: "train", 2: "test"}
+    return sorted(f"{folder}/{splits[n]}/p{n}#v#000000#000002{suffix}" for n in numbers)
+
+
+DATASET = [
+    Row(
+        *("dataset verify dataset", lambda w: w.clips, lambda w: w.faces, said),
+        lambda a, b: a.startswith("4 clips") and a != b and "no damage" in b,
+    ),
+    Row("dataset compact dataset", "run", "clips", shards_after_compact, are(1, 1)),
+    Row("dataset compact --shard-mb", ABSENT, 1, bytes_of_a_shard, are(2**29, 2**20)),
+    Row(
+        *("dataset convert old", "one", "other", converted_clips),
+        are(["new", "one#v#000000#000001"], ["new", "other#v#000000#000001"]),
+    ),
+    Row(
+        *("dataset convert new", "new", "newer", converted_clips),
+        are(["new", "one#v#000000#000001"], ["newer", "one#v#000000#000001"]),
+    ),
+    Row(
+        *("dataset export dataset", "one", "other", exported),
+        are(_all_exported("out", ".mp4"), ["out/train/z#v#000000#000002.mp4"]),
+    ),
+    Row(
+        *("dataset export --output", "a", "b", exported),
+        are(_all_exported("a", ".mp4"), _all_exported("b", ".mp4")),
+    ),
+    Row(
+        *("dataset export --format", "mp4", "png", exported),
+        are(_all_exported("out", ".mp4"), _all_exported("out", "")),
+    ),
+    Row(
+        *("dataset export --split", ABSENT, "test", exported),
+        are(_all_exported("out", ".mp4"), _all_exported("out", ".mp4", [2])),
+    ),
+    Row(
+        *("dataset export --clips", ABSENT, 1, exported),
+        are(_all_exported("out", ".mp4"), _all_exported("out", ".mp4", [0])),
+    ),
+]
 
 OTHERS = [
     Row(
@@ -728,7 +858,7 @@ OTHERS = [
     ),
 ]
 
-TABLE = Table("safa", [*ANIMATE, *SWAP, *RECONSTRUCT, *APP, *OTHERS], {})
+TABLE = Table("safa", [*ANIMATE, *SWAP, *RECONSTRUCT, *APP, *OTHERS, *DATASET], {})
 
 
 @pytest.mark.parametrize("row", TABLE.rows, ids=lambda row: row.name)

@@ -84,7 +84,7 @@ def keypoints_of_model(world: World, config: EvaluateConfig) -> int:
 
 
 def people(world: World, config: EvaluateConfig) -> set[str]:
-    return {clip.person_id for clip in _evaluator(config)._evaluator._store.index}
+    return {clip.person_id for clip in _evaluator(config)._evaluator._store.clips()}
 
 
 def frames_evaluated(world: World, config: EvaluateConfig) -> int:
@@ -252,7 +252,7 @@ def device_of_actor(world: World, config: EvaluateConfig) -> str:
 
 def pairs(world: World, config: EvaluateConfig) -> list[tuple[str, str]]:
     """Source and driver of the animations, by person, of four people's clips."""
-    clips = ClipStore(world.clips).index
+    clips = list(ClipStore(world.clips).clips())
     jobs = list_jobs(clips, config.model_copy(update={"modes": ("animation",)}))
     return [(job.source.split("#")[0], job.driving.split("#")[0]) for job in jobs]
 

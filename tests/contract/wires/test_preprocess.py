@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,6 +23,7 @@ from pipelines.stages import ClipMaker
 from safa.config import parse_settings
 from safa.config.preprocess import PreprocessConfig
 from safa.data.clip_maker import make_clip
+from safa.data.clip_store import ClipInfo, ClipStore
 from safa.data.detectors import Face
 from safa.data.detectors.face_alignment import LANDMARK_FILE, LibraryDetector, LibraryLandmarks
 from safa.data.download import retry as downloads
@@ -28,6 +32,7 @@ from safa.data.download.ytdlp import YtDlpDownloader
 from safa.data.face_tracks import find_face_tracks, list_tracked_clips, raw_videos, write_tracks
 from safa.data.images import decode_image
 from safa.data.landmarks import Landmarks
+from safa.data.shards import ShardWriter, commit_index
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
 from tests.contract.wires.table import ABSENT, Row, Table, are, check, falls, keys_of, with_key
@@ -125,17 +130,35 @@ def _job(config: PreprocessConfig) -> Any:
     return listing.jobs[0]
 
 
-def _clip(world: World, config: PreprocessConfig) -> list[dict[str, Any]]:
-    """Rows of the stored clip."""
+@dataclass(frozen=True)
+class _Stored:
+    """The one clip of a data set."""
+
+    info: ClipInfo
+    images: list[bytes]
+    landmarks: np.ndarray
+    pieces: list[int]  # frames in each row group
+
+
+def _clip(world: World, config: PreprocessConfig) -> _Stored:
+    """Make and store the clip."""
 
     def detector(frames: Any) -> Landmarks:
         return Landmarks(np.full((len(frames), 68, 2), 5, np.float32), np.full(len(frames), 0.5, np.float32))
 
-    config = config.model_copy(update={"out": world.folder()})
-    make_clip(_job(config), config, detector)
-    (path,) = (config.out / "clips").rglob("*.parquet")
-    rows: list[dict[str, Any]] = pq.read_table(path, partitioning=None).to_pylist()
-    return rows
+    folder = world.folder()
+    with ShardWriter(folder) as shard:
+        make_clip(_job(config), config, shard, detector)
+    commit_index(folder)
+    store = ClipStore(folder)
+    (path,) = (folder / "shards").iterdir()
+    groups = pq.read_metadata(path)
+    return _Stored(
+        store.info(0),
+        store.encoded_frames(0, range(store.n_frames(0))),
+        store.landmarks(0),
+        [groups.row_group(number).num_rows for number in range(groups.num_row_groups)],
+    )
 
 
 def kinds_of_jobs(world: World, config: PreprocessConfig) -> list[Any]:
@@ -159,38 +182,37 @@ def folder_of_video(world: World, config: PreprocessConfig) -> str:
 
 
 def out_folder(world: World, config: PreprocessConfig) -> str:
-    make_clip(_job(config), config)
+    maker = ClipMaker(config)
+    list(maker(pa.table({"jobs": [[_job(config).to_json()]]})))
     path = next(config.out.rglob("*.parquet"))
-    path.unlink()
+    shutil.rmtree(config.out)
     return path.relative_to(world.root).parts[0]
 
 
 def length(world: World, config: PreprocessConfig) -> tuple[int, float]:
-    rows = _clip(world, config)
-    return sum(row["n_frames"] for row in rows), rows[0]["fps"]
+    info = _clip(world, config).info
+    return info.n_frames, info.fps
 
 
 def frame_size(world: World, config: PreprocessConfig) -> tuple[int, ...]:
-    return decode_image(_clip(world, config)[0]["frames"][0]).shape
+    return decode_image(_clip(world, config).images[0]).shape
 
 
 def frame_format(world: World, config: PreprocessConfig) -> bytes:
-    return bytes(_clip(world, config)[0]["frames"][0][:4])
+    return _clip(world, config).images[0][:4]
 
 
 def frame_bytes(world: World, config: PreprocessConfig) -> int:
-    return len(_clip(world, config)[0]["frames"][0])
+    return len(_clip(world, config).images[0])
 
 
 def lengths_of_rows(world: World, config: PreprocessConfig) -> list[int]:
-    return [row["n_frames"] for row in _clip(world, config)]
+    return _clip(world, config).pieces
 
 
 def middle_of_face(world: World, config: PreprocessConfig) -> list[float | None]:
     """Along x, of each stored frame, px of the video (the box is 60 px, the frame 32)."""
-    rows = _clip(world, config)
-    points = np.array([points for row in rows for points in row["landmarks"]]).reshape(-1, 68, 2)
-    middle = points[..., 0].mean(1) * (60 / 32) + BOX[0]
+    middle = _clip(world, config).landmarks[..., 0].mean(1) * (60 / 32) + BOX[0]
     return [None if np.isnan(x) else round(float(x), 1) for x in middle]
 
 
@@ -205,7 +227,8 @@ def code(world: World, config: PreprocessConfig) -> str:
 def codes_of_maker(world: World, config: PreprocessConfig) -> list[str]:
     """Of the actor that makes clips, with whatever gets its video."""
     config = config.model_copy(update={"out": world.folder()})
-    return [row["code"] for row in ClipMaker(config)({"jobs": [_job(config).to_json()]})]
+    block = pa.table({"jobs": [[_job(config).to_json()]]})
+    return [code for rows in ClipMaker(config)(block) for code in rows["code"].to_pylist()]
 
 
 def landmarks_of_maker(world: World, config: PreprocessConfig) -> str:
@@ -424,7 +447,7 @@ class _Data:
     """In place of a Ray data set: remembers what it is asked for."""
 
     def __init__(self) -> None:
-        self.flat_map = Recorder()
+        self.map_batches = Recorder()
         self.map = Recorder()
 
 
@@ -435,7 +458,7 @@ def ray_options(name: str) -> Callable[..., Any]:
         data = _Data()
         with patch.object(program, "job_rows", lambda *_: data):
             program._clips(config, [])
-        options = data.flat_map.first[1]
+        options = data.map_batches.first[1]
         pool = options["compute"]
         found = {"size": getattr(pool, "max_size", None) or getattr(pool, "size", None)} | options
         return found[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -169,6 +170,16 @@ def loader_processes(world: World, config: TrainConfig) -> int:
     with patch.object(dataloader, "DataLoader", made):
         TrainingDataLoader(config, LocalContext()).batches(0, 1)
     count: int = made.first[1]["num_workers"]
+    return count
+
+
+def shards_on_the_node(world: World, config: TrainConfig) -> int:
+    """Shards in the node's own folder after a batch."""
+    next(TrainingDataLoader(config, LocalContext()).batches(0, 1))
+    folder = config.data.stage_to
+    count = len(list(folder.glob("*.parquet"))) if folder is not None and folder.exists() else 0
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     return count
 
 
@@ -543,6 +554,11 @@ def _data_rows() -> Iterator[Row]:
     yield Row("data.batch_size", 2, 5, length_of_batch, are(2, 5))
     yield Row("data.num_repeats", 2, 7, samples, are((6, 2), (21, 2)))
     yield Row("data.loader_workers", 0, 3, loader_processes, are(0, 3))
+    yield Row("data.stage_to", None, lambda w: w.root / "node-disk", shards_on_the_node, are(0, 1))
+    yield Row(
+        *("data.stage_gb", 1e-9, 1.0, shards_on_the_node, are(0, 1)),
+        {"data.stage_to": "node-disk-of-some-gb"},
+    )
     yield Row("data.cache_mb", 0, 1, frames_read_again, are(2, 0))
     amounts = {brightness: 0.1, contrast: 0.15, saturation: 0.4, hue: 0.1}  # so small that little is clamped
     for look, amount in amounts.items():

@@ -26,6 +26,7 @@ from safa.data.clip_maker import make_clip
 from safa.data.clip_store import ClipStore
 from safa.data.cost_estimate import Rates, estimate_cost
 from safa.data.landmarks import points_of_dictionary, read_sidecar, source_frames_at, source_frames_of
+from safa.data.shards import ShardWriter, commit_index
 from safa.data.sources import COLUMNS, ClipJob, Listing, list_jobs
 from safa.data.video import Span, read_frames, write_video
 from safa.errors import ClipError, FailureCode, UserError
@@ -156,6 +157,14 @@ def _config(tmp_path: Path, **changes: object) -> PreprocessConfig:
     return PreprocessConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
 
+def _make(job: ClipJob, config: PreprocessConfig) -> int:
+    """The clip in a data set of its own; returns the number of its frames."""
+    with ShardWriter(config.out / "clips") as shard:
+        count = make_clip(job, config, shard)
+    commit_index(config.out / "clips")
+    return count
+
+
 def _store(tmp_path: Path) -> ClipStore:
     return ClipStore(tmp_path / "out" / "clips")
 
@@ -166,7 +175,7 @@ def test_sidecars_follow_the_videos_own_frames_whatever_the_lists_rate(tmp_path:
     write_video(tmp_path / "v.mp4", _grey(FRAMES * 3 // 2), 30.0, crf=1)
     np.save(tmp_path / "v.landmarks.npy", _marked(FRAMES * 3 // 2))
     job = ClipJob("c", "p", "v", "train", str(tmp_path / "v.mp4"), start, start + 20, 25.0, None, None, None)
-    assert make_clip(job, _config(tmp_path, encoding={"format": "png"})) == 20
+    assert _make(job, _config(tmp_path, encoding={"format": "png"})) == 20
     shown = [(frame.mean() - 20) / 4 for frame in _store(tmp_path).frames("c", range(20))]
     marked = _store(tmp_path).landmarks("c")[:, 0, 0] * 2  # 64 px became 32
     np.testing.assert_allclose(marked, shown, atol=0.6)
@@ -191,24 +200,24 @@ def test_a_folder_of_pngs_is_a_clip(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (job,) = list_jobs(ClipsSource(kind="clips", folder=tmp_path)).jobs
     assert (job.person_id, job.video_id, job.start) == ("p1", "v1", 100)
-    assert make_clip(job, _config(tmp_path, encoding={"format": "png"})) == FRAMES
+    assert _make(job, _config(tmp_path, encoding={"format": "png"})) == FRAMES
     store = _store(tmp_path)
     assert store.frames(name, [9])[0].mean() == 56
     np.testing.assert_allclose(store.landmarks(name)[:, 5, 1], np.arange(FRAMES) / 2)
     half = _config(tmp_path, fps=12.5, out=tmp_path / "half")
-    assert make_clip(job, half) == FRAMES // 2
+    assert _make(job, half) == FRAMES // 2
     (folder / "0000007.png").unlink()
     with pytest.raises(ClipError, match="without gaps"):
-        make_clip(job, half)
+        _make(job, half)
 
 
 def test_clips_without_landmarks_are_stored_only_on_demand(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", _grey(FRAMES), 25.0)
     (job,) = list_jobs(ClipsSource(kind="clips", folder=tmp_path)).jobs
     with pytest.raises(ClipError) as caught:
-        make_clip(job, _config(tmp_path))
+        _make(job, _config(tmp_path))
     assert caught.value.code is FailureCode.NO_LANDMARKS
-    assert make_clip(job, _config(tmp_path, landmarks=NoLandmarks(kind="none"))) == FRAMES
+    assert _make(job, _config(tmp_path, landmarks=NoLandmarks(kind="none"))) == FRAMES
     assert np.isnan(_store(tmp_path).landmarks("v")).all()
 
 
@@ -217,7 +226,7 @@ def test_landmarks_of_another_folder(tmp_path: Path) -> None:
     (tmp_path / "marks").mkdir()
     np.save(tmp_path / "marks" / "v.landmarks.npy", _marked(FRAMES))
     (job,) = list_jobs(ClipsSource(kind="clips", folder=tmp_path)).jobs
-    assert make_clip(job, _config(tmp_path, landmarks=SidecarLandmarks(folder=tmp_path / "marks"))) == FRAMES
+    assert _make(job, _config(tmp_path, landmarks=SidecarLandmarks(folder=tmp_path / "marks"))) == FRAMES
 
 
 # ---- cost estimate -----------------------------------------------------------------------------------------

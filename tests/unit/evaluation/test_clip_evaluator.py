@@ -244,28 +244,28 @@ def test_one_frame_is_too_short(
 def test_a_long_clip_is_never_whole_in_memory(
     model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A clip of many pieces: encoded frames and landmarks of one piece at a time, of a batch decoded."""
+    """Frames are read one by one, and landmarks piece by piece."""
     row = clip_row("dan", "test")
     name = "dan#v#000000#000060"
-    pieces = [row | {"clip_id": name, "end": 60, "piece": piece} for piece in range(10)]
-    store = WatchedStore(write_clips(tmp_path / "clips", pieces), cache_bytes=0)
+    long = row | {"clip_id": name, "end": 60}
+    long |= {column: list(row[column]) * 10 for column in ("frames", "landmarks", "face_score")}
+    store = WatchedStore(write_clips(tmp_path / "clips", [long]))
     config = EvaluateConfig(model=Path("m"), clips=Path("c"), out=Path("o"), visuals=VisualsConfig(panel=32))
     clips = ClipEvaluator(ModelRunner(model, batch_size=4), store, config)
     assert clips.run(EvaluationJob("reconstruction", name, name), tmp_path / "out").n_frames == 60
-    assert store.most_pieces == 1
+    assert store.most_frames == 1
     assert store.landmarks_calls == 0
 
 
 class WatchedStore(ClipStore):
-    """Counts what it holds."""
+    """Counts what it is asked for at once."""
 
-    most_pieces = landmarks_calls = 0
+    most_frames = landmarks_calls = 0
 
-    def frames(self, clip_id: str, indices: Any) -> Any:
-        frames = super().frames(clip_id, indices)
-        self.most_pieces = max(self.most_pieces, len(self._pieces))
-        return frames
+    def frames(self, clip: int | str, indices: Any) -> Any:
+        self.most_frames = max(self.most_frames, len(indices))
+        return super().frames(clip, indices)
 
-    def landmarks(self, clip_id: str) -> Any:
+    def landmarks(self, clip: int | str, indices: Any = None) -> Any:
         self.landmarks_calls += 1
-        return super().landmarks(clip_id)
+        return super().landmarks(clip, indices)

@@ -14,7 +14,7 @@ from safa.data.clip_store import ClipInfo
 from safa.evaluation import frame_scores
 from safa.evaluation.frame_scores import SCORES, ScoreTable
 
-CLIP = ClipInfo("ann#v#000000#000010", "ann", "v", "test", 0, 10, 10, 25.0, 32, 32, "test", ())
+CLIP = ClipInfo(0, "ann#v#000000#000010", "ann", "v", "test", 0, 10, 10, 25.0, 32, 32, (0, 0, 9, 9), "test")
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])

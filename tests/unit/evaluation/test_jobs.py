@@ -14,7 +14,7 @@ from safa.evaluation.jobs import EvaluationJob, draw_pairs, list_jobs
 
 def clip(person: str, video: str = "v", start: int = 0) -> ClipInfo:
     name = f"{person}#{video}#{start:06d}#{start + 9:06d}"
-    return ClipInfo(name, person, video, "test", start, start + 9, 9, 25.0, 32, 32, "test", ())
+    return ClipInfo(0, name, person, video, "test", start, start + 9, 9, 25.0, 32, 32, (0, 0, 9, 9), "test")
 
 
 def people(*sizes: int) -> list[ClipInfo]:

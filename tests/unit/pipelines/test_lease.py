@@ -1,4 +1,4 @@
-"""One run per folder, by a lock and by leases: who may start, has to wait, or takes over from the dead."""
+"""One run per folder, by a lock and by leases: who starts, who has to wait, who takes over from the dead."""
 
 from __future__ import annotations
 

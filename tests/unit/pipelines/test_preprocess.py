@@ -66,7 +66,7 @@ class Recorder:
         self.sent = (stage, *options.get("fn_constructor_args", ()))
         return self
 
-    map = flat_map
+    map = map_batches = flat_map
 
 
 def test_workers_get_absolute_paths(config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,13 +105,20 @@ def test_workers_that_find_faces_get_absolute_paths(
 
 
 def test_incomplete_files_are_deleted_and_are_no_clips(config: PreprocessConfig) -> None:
-    folders = ["out/clips/split=train", "out/face_tracks", "out/quarantine", "videos", f"videos/{TRANSIT}"]
+    folders = [
+        "out/clips/shards",
+        "out/clips/index",
+        "out/face_tracks",
+        "out/quarantine",
+        "videos",
+        f"videos/{TRANSIT}",
+    ]
     for folder in folders:
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, f"{TEMPORARY}0123.parquet").touch()
-    with pytest.raises(UserError, match="no clips here"):
+    with pytest.raises(UserError, match="no data set here"):
         ClipStore(config.out / "clips")
-    (config.out / "clips" / "split=train" / "a.parquet").touch()
+    (config.out / "clips" / "shards" / "a.parquet").touch()
     preprocess._clean_up(config)
     left = [path.name for folder in folders for path in Path(folder).iterdir() if path.is_file()]
     assert left == ["a.parquet"]

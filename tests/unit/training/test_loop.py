@@ -219,7 +219,7 @@ def _poison(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"split": "test"}, "no clip with frames in split 'train'"),
+        ({"split": "test"}, "no clips in split 'train'"),
         ({"split": "train", "size": 48}, "is 48x48 px, the model needs 32x32"),
         ({"split": "train", "faces": False}, "no frame of split 'train' has landmarks"),
         ({"split": "train"}, "1 identities in split 'train', data.min_identities is 2"),
