@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from safa.config import Settings, load_settings
 from safa.errors import UserError, run_reporting_errors
 
 S = TypeVar("S", bound=Settings)
+ANSWER_WITHIN = 10.0  # seconds, for a cluster's head
 # Ray Data keeps only the text of what a worker raised; a UserError is one line of it.
 USER_ERROR = re.compile(r"^(?:safa\.errors\.UserError|[\w.]+\.WorkerOutOfMemoryError): (.+)$", re.MULTILINE)
 # Ray Data logs an error that it raises as well; the program prints that.
@@ -109,6 +111,7 @@ def ray_session() -> Iterator[None]:
         return
     # "local", since without an address Ray would wait for whatever cluster last ran here, dead or not.
     address = os.environ.get("RAY_ADDRESS", "local")
+    _check_address(address)
     try:
         ray.init(address, logging_level=logging.WARNING, configure_logging=False)
     except ConnectionError as error:
@@ -121,6 +124,25 @@ def ray_session() -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where no cluster can be; Ray would try for two minutes.
+
+    Raises:
+        UserError: it is a job server's, or nobody answers there.
+    """
+    if address.startswith(("http://", "https://")):
+        fix = "RAY_ADDRESS is host:port of the head (usually port 6379); give this one to `ray job submit`."
+        raise UserError("is the address of a job server", address, fix)
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        fix = "Check RAY_ADDRESS, or unset it to work on this machine alone."
+        raise UserError(f"no Ray cluster answers ({error})", address, fix) from None
 
 
 @contextmanager

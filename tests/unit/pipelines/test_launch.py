@@ -6,7 +6,7 @@ import pytest
 import ray.exceptions as of_ray
 from ray.train import WorkerGroupError
 
-from pipelines.launch import reporting_ray_errors, user_error_in
+from pipelines.launch import ray_session, reporting_ray_errors, user_error_in
 from safa.errors import UserError
 
 BLIND = UserError("node 10.0.0.5 does not see /out", "", "Mount it.")
@@ -57,3 +57,19 @@ def test_bugs_keep_their_tracebacks_and_our_own_errors_pass(error: Exception) ->
         raise error
     assert raised.value is error
     assert isinstance(error, UserError) or user_error_in(error) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", r"^127\.0\.0\.1:1: no Ray cluster answers \(.*refused"),
+        ("127.0.0.1:99999", "no Ray cluster answers"),
+        ("http://127.0.0.1:8265", r"job server\. RAY_ADDRESS is host:port"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=message), ray_session():
+        pytest.fail("a session with nobody")
