@@ -28,9 +28,9 @@ from safa.files import (
 )
 
 MANIFEST, VERSIONS = "manifest.json", "versions.json"
-CONFIG, HASH = "config.yaml", "settings.hash"
+CONFIG, LOCK = "config.yaml", "settings.hash"
 # What a start writes before there is any output; Ray Train keeps its own notes in `ray`.
-BOOKKEEPING = frozenset({CONFIG, HASH, VERSIONS, "ray"})
+BOOKKEEPING = frozenset({CONFIG, LOCK, VERSIONS, "ray"})
 DISTRIBUTION = "safa-ray"  # `safa` on the package index is somebody else's
 PACKAGES = ("ray", "torch", "numpy", "pyarrow", "pillow")
 SHOWN, LENGTH = 3, 60  # differing settings that a refusal names, and the characters of a value that it shows
@@ -70,7 +70,7 @@ def check_settings(folder: Location, settings: Settings, not_hashed: Set[str] = 
 
 def same_settings(folder: Location, settings: Settings, not_hashed: Set[str] = frozenset()) -> bool:
     """Whether the folder belongs to these settings, or to none yet."""
-    lines = _read(folder, HASH).splitlines()
+    lines = _read(folder, LOCK).splitlines()
     return not lines or lines[0].strip() == settings_hash(settings, ignore=not_hashed)
 
 
@@ -87,14 +87,14 @@ def record_settings(
             kept beside the hash.
     """
     digest = settings_hash(settings, ignore=not_hashed)
-    lines = _read(folder, HASH).splitlines()
+    lines = _read(folder, LOCK).splitlines()
     if lines and lines[0].strip() == digest:
         return
     config = settings if config is None else config
     plain, own = settings.model_dump(mode="json"), type(config).model_fields
     more = {key: value for key, value in plain.items() if key not in own}
     atomic_write(join(folder, CONFIG), dump_settings(config))
-    atomic_write(join(folder, HASH), digest + "\n" + (yaml.safe_dump(more) if more else ""))
+    atomic_write(join(folder, LOCK), digest + "\n" + (yaml.safe_dump(more) if more else ""))
 
 
 def has_output(folder: Location) -> bool:
@@ -156,7 +156,7 @@ def _value(flat: Mapping[str, Any], key: str) -> str:
 def _stored(folder: Location) -> dict[str, Any]:
     """The settings that the folder has; what cannot be read is left out."""
     stored: dict[str, Any] = {}
-    for text in (_read(folder, CONFIG), _read(folder, HASH).partition("\n")[2]):
+    for text in (_read(folder, CONFIG), _read(folder, LOCK).partition("\n")[2]):
         try:
             plain = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.run_folder import (
     CONFIG,
-    HASH,
+    LOCK,
     check_counts,
     check_settings,
     differences,
@@ -116,9 +116,9 @@ def test_a_damaged_config_still_refuses(tmp_path: Path, damage: str) -> None:
 def test_folders_of_older_versions_are_still_theirs(tmp_path: Path) -> None:
     """Their hash is one line, and a key that came later is named as absent."""
     _with_output(tmp_path, Given())
-    assert len((tmp_path / HASH).read_text().splitlines()) == 1
+    assert len((tmp_path / LOCK).read_text().splitlines()) == 1
     (tmp_path / CONFIG).write_text("size: 64\n")
-    (tmp_path / HASH).write_text("0123456789ab\n")
+    (tmp_path / LOCK).write_text("0123456789ab\n")
     with pytest.raises(UserError, match=r"inner.rate: absent -> 1e-05"):
         check_settings(tmp_path, Given(), NOT_HASHED)
 
