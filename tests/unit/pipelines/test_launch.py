@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import ray
 import ray.exceptions as of_ray
 from ray.train import WorkerGroupError
 
@@ -71,5 +72,6 @@ def test_an_address_without_a_cluster_is_refused_at_once(
     address: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have started
     with pytest.raises(UserError, match=message), ray_session():
         pytest.fail("a session with nobody")
