@@ -6,26 +6,28 @@ the wall time of all starts together, and whether it is finished.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from time import monotonic
+from typing import Any
 
 from pipelines.launch import honest_interrupts
+from pipelines.lease import exclusive
+from pipelines.run_folder import differences, has_output, in_words
 from safa.config import Settings, settings_hash
 from safa.errors import UserError
-from safa.files import write_json
+from safa.files import Location, exists, is_uri, join, read_bytes, reporting_errors, shown, write_json
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "stages.json"
 BEAT = 2.0  # seconds between updates of the wall time; a killed run loses less than that
+BEAT_OF_STORE = 60.0  # the same in an object store, where each update is a request
 
 Seconds = Mapping[str, float]
 
@@ -44,21 +46,22 @@ class Stage:
     name: str
     settings: Settings
     not_hashed: frozenset[str]
-    folder: Path
+    folder: Location
     work: Callable[[Seconds], object]
 
 
 @dataclass(frozen=True)
 class Record:
-    """What ``stages.json`` has of a stage that was started."""
+    """What ``stages.json`` has of a stage that was started; ``settings`` are for people, the key decides."""
 
     key: str
     seconds: float = 0.0
     done: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_chain(
-    run: Path, stages: Sequence[Stage], session: Callable[[], AbstractContextManager[None]]
+    run: Location, stages: Sequence[Stage], session: Callable[[], AbstractContextManager[None]]
 ) -> dict[str, float]:
     """Run the stages that are not finished, in order. Returns the wall time of each over all starts.
 
@@ -66,16 +69,16 @@ def run_chain(
         session: the context that the stages run in; opened once, and only if there is something to do.
 
     Raises:
-        UserError: there is output of other settings, or another process is running the chain.
+        UserError: there is output of other settings, or another program is at work in the run folder.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
+    with exclusive(run):
         records = _read(run)
         keys = _keys(stages)
         _refuse_other_settings(run, stages, keys, records)
         for stage in stages:
-            if stage.name not in records or not stage.folder.exists():
-                records[stage.name] = Record(keys[stage.name])
+            if stage.name not in records or not has_output(stage.folder):
+                settings = stage.settings.model_dump(mode="json")
+                records[stage.name] = Record(keys[stage.name], settings=settings)
         with ExitStack() as stack:
             if not all(record.done for record in records.values()):
                 stack.enter_context(session())
@@ -84,12 +87,12 @@ def run_chain(
         return {stage.name: records[stage.name].seconds for stage in stages}
 
 
-def _run(run: Path, records: dict[str, Record], stage: Stage, label: str) -> None:
+def _run(run: Location, records: dict[str, Record], stage: Stage, label: str) -> None:
     """Run one stage unless it is finished, and update the records."""
     if records[stage.name].done:
         log.info("==== %s: already finished, in %.0f s", label, records[stage.name].seconds)
         return
-    log.info("==== %s, in %s", label, stage.folder)
+    log.info("==== %s, in %s", label, shown(stage.folder))
     with _clock(run, records, stage.name), honest_interrupts():
         stage.work({name: record.seconds for name, record in records.items()})
     records[stage.name] = replace(records[stage.name], done=True)
@@ -108,23 +111,30 @@ def _keys(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def _refuse_other_settings(
-    run: Path, stages: Sequence[Stage], keys: Mapping[str, str], records: Mapping[str, Record]
+    run: Location, stages: Sequence[Stage], keys: Mapping[str, str], records: Mapping[str, Record]
 ) -> None:
+    """Name the folders in the way, and of each the settings that differ; a later one may have none."""
     other = [
-        str(stage.folder)
+        shown(stage.folder) + in_words(_differing(stage, records[stage.name]))
         for stage in stages
-        if stage.folder.exists() and stage.name in records and records[stage.name].key != keys[stage.name]
+        if stage.name in records and records[stage.name].key != keys[stage.name] and has_output(stage.folder)
     ]
     if other:
         raise UserError(
             f"output of other settings: {', '.join(other)}",
-            str(run),
+            shown(run),
             "Delete these folders to redo the stages, or choose another folder with --set run=FOLDER.",
         )
 
 
+def _differing(stage: Stage, record: Record) -> list[str]:
+    if not record.settings:  # of an older version
+        return []
+    return differences(record.settings, stage.settings.model_dump(mode="json"), stage.not_hashed)
+
+
 @contextmanager
-def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
+def _clock(run: Location, records: dict[str, Record], name: str) -> Iterator[None]:
     """Update the stage's wall time in the file all the while, so that a killed run has it too."""
     before, began, stopped = records[name], monotonic(), threading.Event()
 
@@ -133,7 +143,7 @@ def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
         _write(run, records)
 
     def beat() -> None:
-        while not stopped.wait(BEAT):
+        while not stopped.wait(BEAT_OF_STORE if is_uri(run) else BEAT):
             update()
 
     update()
@@ -147,29 +157,18 @@ def _clock(run: Path, records: dict[str, Record], name: str) -> Iterator[None]:
         update()
 
 
-@contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Keep other processes out. The lock is released when this process ends, however it ends."""
-    with (run / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                "another process is using this folder", str(run), "Wait for it, or stop it."
-            ) from None
-        yield
-
-
-def _read(run: Path) -> dict[str, Record]:
-    path = run / FILE_NAME
-    if not path.exists():
+def _read(run: Location) -> dict[str, Record]:
+    path = join(run, FILE_NAME)
+    if not exists(path):
         return {}
+    with reporting_errors(path):
+        text = read_bytes(path)
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(text)
         return {name: Record(**values) for name, values in plain.items()}
     except (ValueError, TypeError, AttributeError):
-        raise UserError("cannot be read", str(path), "Delete it; no finished work is lost.") from None
+        raise UserError("cannot be read", shown(path), "Delete it; no finished work is lost.") from None
 
 
-def _write(run: Path, records: Mapping[str, Record]) -> None:
-    write_json(run / FILE_NAME, {name: asdict(record) for name, record in records.items()})
+def _write(run: Location, records: Mapping[str, Record]) -> None:
+    write_json(join(run, FILE_NAME), {name: asdict(record) for name, record in records.items()})

@@ -32,8 +32,18 @@ import pyarrow.parquet as pq
 import ray.data
 
 from pipelines.launch import launch, ray_session, set_up_logging
+from pipelines.lease import exclusive
 from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
-from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
+from pipelines.run_folder import (
+    MANIFEST,
+    check_counts,
+    check_settings,
+    record_settings,
+    refuse_nothing,
+    versions,
+    write_manifest,
+)
+from pipelines.shared_folder import Checked, Probe, shared
 from pipelines.stages import IN_PROGRESS, Evaluator, clip_folder, failure_in
 from safa.checkpoint.native import load_model
 from safa.config import dump_settings, load_settings
@@ -98,29 +108,50 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         "files_sha256": _fingerprint_of_files(config),
     }
     locked = EvaluationKey.model_validate({**dict(config), **hashes})
-    lock_settings(config.out, locked, NOT_HASHED)
-    _clean_up(config.out / CLIPS)
-    missing = [job for job in jobs if not (clip_folder(config.out, job) / RESULT).exists()]
-    log.info("evaluate: %d clips, %d still to do, into %s", len(jobs), len(missing), config.out)
-    with ray_session():
-        failures = tuple(failure for failure in process(config, missing) if failure is not None)
-    results = _results(config.out, jobs)
-    assert len(jobs) == len(results) + len(failures), "a clip was lost"
-    # The failures of this run alone, since it tried those of earlier ones again.
-    write_quarantine(config.out / "quarantine" / "failures.parquet", [*map(quarantine_row, failures)])
-    _write_frames(config.out, results)
-    spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
-    write_clips(config.out / ALL_CLIPS, results, CLIPS)
-    content = _content(config, model, results, failures, {**seconds, STAGE: spent})
-    content = replace(content, hashes=hashes, fid=_fid(config, results))
-    numbers = metrics_json(content)
-    write_page(content, config.out / PAGE)
-    write_json(config.out / NUMBERS, numbers)
-    write_manifest(config.out, locked, numbers["counts"], spent)
-    reasons = Counter(str(failure.code) for failure in failures)
-    log.info("evaluate: %s", counts_line(numbers["counts"], reasons))
-    _refuse_too_many(failures, len(jobs), config)
-    return numbers
+    with exclusive(config.out):
+        check_settings(config.out, locked, NOT_HASHED)
+        record_settings(config.out, locked, NOT_HASHED, config)
+        _clean_up(config.out / CLIPS)
+        missing = [job for job in jobs if not (clip_folder(config.out, job) / RESULT).exists()]
+        log.info("evaluate: %d clips, %d still to do, into %s", len(jobs), len(missing), config.out)
+        with ray_session(), shared(config.out) as probe:
+            failures = tuple(f for f in process(config, missing, probe) if f is not None)
+        results = _results(config.out, jobs)
+        _check_counts(config, jobs, results, failures)
+        # The failures of this run alone, since it tried those of earlier ones again.
+        write_quarantine(config.out / "quarantine" / "failures.parquet", [*map(quarantine_row, failures)])
+        _write_frames(config.out, results)
+        spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
+        write_clips(config.out / ALL_CLIPS, results, CLIPS)
+        content = _content(config, model, results, failures, {**seconds, STAGE: spent})
+        content = replace(content, hashes=hashes, fid=_fid(config, results))
+        numbers = metrics_json(content)
+        write_page(content, config.out / PAGE)
+        write_json(config.out / NUMBERS, numbers)
+        write_manifest(config.out, locked, numbers["counts"], spent)
+        reasons = Counter(str(failure.code) for failure in failures)
+        log.info("evaluate: %s", counts_line(numbers["counts"], reasons))
+        _refuse_too_many(failures, len(jobs), config)
+        refuse_nothing(numbers["counts"], config.out)
+        return numbers
+
+
+def _check_counts(
+    config: EvaluateConfig,
+    jobs: Sequence[EvaluationJob],
+    results: Sequence[ClipResult],
+    failures: Sequence[Failure],
+) -> None:
+    """Refuse to report on less than what was asked for: every job has a result on disk or a reason."""
+    known = {(_stage_of(result.job), result.job.title) for result in results}
+    known |= {(failure.stage, failure.name) for failure in failures}
+    pending = sum((_stage_of(job), job.title) not in known for job in jobs)
+    counts = {"in": len(jobs), "ok": len(results), "quarantined": len(failures), "pending": pending}
+    check_counts(counts, config.out)
+
+
+def _stage_of(job: EvaluationJob) -> str:
+    return f"{STAGE}/{job.mode}"
 
 
 # ---- checks ------------------------------------------------------------------------------------------------
@@ -179,15 +210,19 @@ def _clean_up(clips: Path) -> None:
 # ---- the work, on Ray --------------------------------------------------------------------------------------
 
 
-def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob]) -> Iterator[Failure | None]:
-    """Do the jobs on Ray; yield for each as it is finished its failure, or None. Logs the progress."""
+def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob], probe: Probe) -> Iterator[Failure | None]:
+    """Do the jobs on Ray; yield for each as it is finished its failure, or None. Logs the progress.
+
+    Args:
+        probe: what workers look for before they write.
+    """
     if not jobs:
         return
     scale = config.scale
     rows = [{"job": job.to_json()} for job in jobs]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Evaluator,
-        fn_constructor_args=(config.with_absolute_paths(),),
+        Checked,
+        fn_constructor_args=(probe, Evaluator, config.with_absolute_paths()),
         compute=ray.data.ActorPoolStrategy(size=min(scale.actors, len(rows))),
         num_cpus=scale.cpus_per_actor,
         num_gpus=scale.gpus_per_actor or None,
@@ -195,7 +230,7 @@ def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob]) -> Iterator[F
     progress = Progress(LogLines(STAGE), len(jobs), "clips")
     for row in done.iter_rows():
         job = EvaluationJob.from_json(row["job"])
-        failure = failure_in(row, f"{STAGE}/{job.mode}")
+        failure = failure_in(row, _stage_of(job))
         if failure is not None:
             log.warning("evaluate: %s quarantined (%s): %s", failure.name, failure.code, failure.detail)
         yield failure
@@ -281,7 +316,8 @@ def compare(runs: Sequence[Path], out: Path) -> None:
         raise UserError(
             "a comparison needs at least two runs", "--compare", "Give the folders of two evaluations."
         )
-    write_comparison([read_run(run) for run in runs], out)
+    with exclusive(out):
+        write_comparison([read_run(run) for run in runs], out)
     log.info("comparison: %s", (out / PAGE).resolve())
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +19,18 @@ from typing import TypeVar
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import RayError, RayTaskError, UserCodeException
 
+from pipelines.shared_folder import refuse_relative_outputs
 from safa.config import Settings, load_settings
-from safa.errors import run_reporting_errors
+from safa.errors import UserError, run_reporting_errors
 
 S = TypeVar("S", bound=Settings)
+ANSWER_WITHIN = 10.0  # seconds, for a cluster's head
+# Ray Data keeps only the text of what a worker raised; a UserError is one line of it.
+USER_ERROR = re.compile(r"^(?:safa\.errors\.UserError|[\w.]+\.WorkerOutOfMemoryError): (.+)$", re.MULTILINE)
+# Ray Data logs an error that it raises as well; the program prints that.
+LOGS_WHAT_IT_RAISES = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 
 
 def launch(
@@ -60,9 +69,15 @@ def launch(
     parser.set_defaults(body=body)
     arguments = parser.parse_args(argv)
     set_up_logging()
-    return run_reporting_errors(
-        lambda: arguments.body(load_settings(arguments.config, settings, arguments.overrides))
-    )
+
+    def run() -> int | None:
+        config = load_settings(arguments.config, settings, arguments.overrides)
+        if arguments.body is body:
+            refuse_relative_outputs(config)
+        code: int | None = arguments.body(config)
+        return code
+
+    return run_reporting_errors(run)
 
 
 def set_up_logging() -> None:
@@ -70,6 +85,14 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     for chatty in ("ray", "ray.data", "ray.train", "ray.tune"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in LOGS_WHAT_IT_RAISES:
+        logging.getLogger(name).addFilter(_hide)
+
+
+def _hide(record: logging.LogRecord) -> bool:
+    """Keep a record out of the console; Ray's log file still gets it."""
+    record.hide = True
+    return True
 
 
 @contextmanager
@@ -77,19 +100,106 @@ def ray_session() -> Iterator[None]:
     """Connect to Ray for the block: to the cluster in RAY_ADDRESS, which a job has set, or to this machine.
 
     A session that was running before is used, and left running.
+
+    Raises:
+        UserError: one that a worker raised, as itself; or no cluster at the address, or work that Ray gave
+            up because machines or memory were lost.
     """
     if ray.is_initialized():
-        yield
+        with reporting_ray_errors():
+            yield
         return
     # "local", since without an address Ray would wait for whatever cluster last ran here, dead or not.
     address = os.environ.get("RAY_ADDRESS", "local")
-    ray.init(address, logging_level=logging.WARNING, configure_logging=False)
+    _check_address(address)
+    try:
+        ray.init(address, logging_level=logging.WARNING, configure_logging=False)
+    except ConnectionError as error:
+        fix = "Check RAY_ADDRESS, or unset it to work on this machine alone."
+        raise UserError(f"cannot connect to Ray ({_first_line(error)})", address, fix) from None
     # Progress is ours: a line with counts and rates reads well in a job's log too.
     DataContext.get_current().enable_progress_bars = False
     try:
-        yield
+        with reporting_ray_errors():
+            yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where no cluster can be; Ray would try for two minutes.
+
+    Raises:
+        UserError: it is a job server's, or nobody answers there.
+    """
+    if address.startswith(("http://", "https://")):
+        fix = "RAY_ADDRESS is host:port of the head (usually port 6379); give this one to `ray job submit`."
+        raise UserError("is the address of a job server", address, fix)
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        fix = "Check RAY_ADDRESS, or unset it to work on this machine alone."
+        raise UserError(f"no Ray cluster answers ({error})", address, fix) from None
+
+
+@contextmanager
+def reporting_ray_errors() -> Iterator[None]:
+    """Let a ``UserError`` of a worker end the block as itself, and an error of Ray's own as a ``UserError``.
+
+    Any other error of a worker is a bug, and keeps its traceback.
+
+    Raises:
+        UserError: in place of Ray's errors around it.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = user_error_in(error)
+        if reason is None or reason is error:
+            raise
+        raise reason from None
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The error as one line for a person; None if it is a bug, whose traceback is needed.
+
+    Ray wraps what a worker raises: in a task's error with the original as its cause, in errors of a group of
+    workers with one error each, or in one that has nothing but the text.
+    """
+    wrapped = list(_wrapped(error))
+    for each in wrapped:
+        if isinstance(each, UserError) and not isinstance(each, RayTaskError):
+            return each
+    for each in wrapped:
+        lines = USER_ERROR.findall(str(each)) if isinstance(each, RayError) else []
+        if lines:
+            return UserError(lines[-1])
+    if isinstance(error, RayError) and not any(map(_is_bug, wrapped)):
+        fix = "Run the same command again; if it repeats, read the logs of Ray."
+        return UserError(f"{type(error).__name__}: {_first_line(error)}", "ray", fix)
+    return None
+
+
+def _wrapped(error: BaseException, depth: int = 10) -> Iterator[BaseException]:
+    """The error, then all errors that it has inside."""
+    yield error
+    inside = [getattr(error, "cause", None), error.__cause__, *getattr(error, "worker_failures", {}).values()]
+    for each in inside:
+        if isinstance(each, BaseException) and depth:
+            yield from _wrapped(each, depth - 1)
+
+
+def _is_bug(error: BaseException) -> bool:
+    return isinstance(error, RayTaskError | UserCodeException) or bool(
+        getattr(error, "actor_init_failed", False)
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager

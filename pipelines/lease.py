@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 
@@ -70,6 +70,18 @@ def exclusive(folder: Location) -> Iterator[None]:
         yield
 
 
+def job_id() -> str:
+    """The id of the Ray job that this process is the program of; empty where it is none.
+
+    Ray has no variable for it, but the program of a job gets its id in the settings of its session.
+    """
+    try:
+        config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        return str(config["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return os.environ.get("RAY_JOB_SUBMISSION_ID", "")
+
+
 def needs_lease(folder: Location) -> bool:
     """Whether the lock of the operating system does not reach as far as the folder does."""
     if is_uri(folder):
@@ -91,17 +103,45 @@ def _refusal(folder: Location, owner: str) -> UserError:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    path = folder / LOCK_FILE
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise _refusal(folder, file.read(200).strip() or "another process") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}\n")
-        file.flush()
-        yield
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if folder.exists():  # and is no folder; otherwise its last holder has just deleted it
+                raise UserError("is no folder", str(folder), "Choose another one.") from None
+            continue
+        with suppress(FileNotFoundError), path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise _refusal(folder, file.read(200).strip() or "another process") from None
+            if not _is_same(file, path):  # its last holder has just deleted it
+                continue
+            file.truncate(0)
+            file.write(f"process {os.getpid()}\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                _leave_no_empty_folder(folder)
+            return
+
+
+def _is_same(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _leave_no_empty_folder(folder: Path) -> None:
+    """Remove a folder that has nothing but the lock, as after a start that failed at once."""
+    with suppress(OSError):
+        if [entry.name for entry in os.scandir(folder)] == [LOCK_FILE]:
+            (folder / LOCK_FILE).unlink()
+            folder.rmdir()
 
 
 # ---- leases ------------------------------------------------------------------------------------------------
@@ -113,7 +153,7 @@ def _lease(folder: Location) -> Iterator[None]:
         f"{time.time_ns():020d}-{uuid.uuid4().hex}.json",
         socket.gethostname(),
         os.getpid(),
-        os.environ.get("RAY_JOB_SUBMISSION_ID", ""),
+        job_id(),
     )
     _write(folder, own)
     try:

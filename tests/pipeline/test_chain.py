@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines import chain
+from pipelines import chain, lease
 from pipelines.chain import Seconds, Stage, run_chain
+from pipelines.lease import exclusive
 from safa.config import Settings
 from safa.errors import UserError
+from safa.files import atomic_write, join
 
 pytestmark = pytest.mark.ray  # not itself: the folder's session does
 
@@ -56,6 +59,7 @@ class Work:
         def work(seconds: Seconds) -> None:
             self.seconds = seconds
             (self.run / name).mkdir(exist_ok=True)
+            (self.run / name / "half").touch()
             if self.fails and name == "second":
                 raise KeyboardInterrupt
             self.done.append(name)
@@ -110,16 +114,16 @@ def test_a_killed_run_has_its_time_too(work: Work, monkeypatch: pytest.MonkeyPat
 
 def test_other_settings_name_every_folder_that_is_in_the_way(work: Work) -> None:
     work.go()
-    with pytest.raises(UserError, match=r"first, .*second\. Delete these folders"):
-        work.go(first=Knobs(depth=2))
-    with pytest.raises(UserError, match=r"other settings: \S+second\. Delete"):
+    with pytest.raises(UserError, match=r"first \(depth: 1 -> 2\), \S+second\. Delete these folders"):
+        work.go(first=Knobs(depth=2, machines=3))
+    with pytest.raises(UserError, match=r"other settings: \S+second \(depth: 1 -> 2\)\. Delete"):
         work.go(second=Knobs(depth=2))
     assert work.done == ["first", "second"]
 
 
 def test_a_deleted_folder_is_made_anew_with_the_new_settings(work: Work) -> None:
     work.go()
-    (work.run / "second").rmdir()
+    shutil.rmtree(work.run / "second")
     work.go(second=Knobs(depth=2))
     assert work.done == ["first", "second", "second"]
 
@@ -144,13 +148,62 @@ def test_an_interrupt_stays_an_interrupt(work: Work) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_one_process_at_a_time(work: Work) -> None:
-    work.run.mkdir()
-    with (work.run / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is using this folder"):
-            work.go()
+def test_a_stage_that_failed_at_once_may_be_corrected(work: Work) -> None:
+    def fails(_: Seconds) -> None:
+        (work.run / "second").mkdir()
+        (work.run / "second" / "config.yaml").touch()
+        raise UserError("no such file")
+
+    stage = replace(work.stages(Knobs(), Knobs(depth=9))[1], work=fails)
+    with pytest.raises(UserError, match="no such file"):
+        run_chain(work.run, [work.stages(Knobs(), Knobs())[0], stage], work._session)
     work.go()
+    assert work.done == ["first", "second"]
+
+
+def test_records_of_an_older_version_are_read(work: Work) -> None:
+    work.go()
+    path = work.run / chain.FILE_NAME
+    records = json.loads(path.read_text())
+    path.write_text(json.dumps({k: {"key": v["key"], "done": v["done"]} for k, v in records.items()}))
+    with pytest.raises(UserError, match=r"other settings: \S+second\. Delete"):
+        work.go(second=Knobs(depth=2))
+    work.go()
+    assert work.done == ["first", "second"]
+
+
+def test_one_program_at_a_time(work: Work) -> None:
+    with exclusive(work.run), pytest.raises(UserError, match=f"at work here .process {os.getpid()}"):
+        work.go()
+    work.go()
+
+
+def test_a_stage_may_hold_its_own_folder(work: Work) -> None:
+    def holds(_: Seconds) -> None:
+        with exclusive(work.run / "held"):
+            work.done.append("held")
+
+    run_chain(work.run, [Stage("held", Knobs(), frozenset(), work.run / "held", holds)], work._session)
+    assert work.done == ["held"]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_chain_runs_in_an_object_store(s3: str) -> None:
+    done: list[str] = []
+
+    def work(_: Seconds) -> None:
+        atomic_write(join(s3, "first", "output"), b"x")
+        done.append("first")
+
+    for _ in range(2):
+        seconds = run_chain(s3, [Stage("first", Knobs(), frozenset(), join(s3, "first"), work)], nullcontext)
+    assert done == ["first"]
+    assert seconds["first"] > 0
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "SETTLE", 0.05)
 
 
 def test_a_damaged_record_is_reported(work: Work) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from ray import cloudpickle
 from torch import nn
 
 from pipelines import evaluate, stages
+from pipelines.shared_folder import Probe
 from safa.checkpoint.native import ModelInfo, save_model
-from safa.config import ModelConfig, parse_settings
+from safa.config import ModelConfig, load_settings, parse_settings
 from safa.config.inference import EvaluateConfig
 from safa.errors import Failure, FailureCode, UserError
 from safa.evaluation.clip_evaluator import RESULT
+from safa.evaluation.jobs import EvaluationJob
 from safa.head import load_head_assets
 from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
@@ -203,18 +205,49 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_time(
     assert len(_times(config.out)) == 4
 
 
+def _fail_all(code: FailureCode) -> Callable[..., Iterator[Failure]]:
+    def process(_: EvaluateConfig, jobs: Sequence[EvaluationJob], probe: Probe) -> Iterator[Failure]:
+        for job in jobs:
+            yield Failure(job.title, code, "out of luck", f"evaluate/{job.mode}")
+
+    return process
+
+
 def test_too_many_unexpected_failures_fail_the_run(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make(modes=["reconstruction"])
-    failures = [
-        Failure(f"clip {n}", FailureCode.UNEXPECTED, "out of luck", "evaluate/reconstruction")
-        for n in range(4)
-    ]
-    monkeypatch.setattr(evaluate, "process", lambda *_: iter(failures))
+    monkeypatch.setattr(evaluate, "process", _fail_all(FailureCode.UNEXPECTED))
     with pytest.raises(UserError, match="4 of 4 clips failed unexpectedly"):
         evaluate.evaluate(config, {})
     assert "out of luck" in (config.out / "index.html").read_text()
+
+
+def test_an_evaluation_without_any_result_fails_and_reports_why(
+    make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(modes=["reconstruction", "mesh"])
+    monkeypatch.setattr(evaluate, "process", _fail_all(FailureCode.NO_FACE))
+    with pytest.raises(UserError, match="not one of 8 clips could be used"):
+        evaluate.evaluate(config, {})
+    assert "out of luck" in (config.out / "index.html").read_text()
+
+
+def test_results_that_are_not_there_are_no_report(
+    make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster whose machines write into folders of their own."""
+    config = make(modes=["reconstruction"])
+    monkeypatch.setattr(evaluate, "process", lambda _, jobs, probe: iter([None] * len(jobs)))
+    with pytest.raises(UserError, match="4 of 4 clips were neither made nor refused"):
+        evaluate.evaluate(config, {})
+    assert not (config.out / "index.html").exists()
+    monkeypatch.undo()
+    other = config.model_copy(update={"frames": 2, "modes": ("mesh",)})  # the failed start is not in the way
+    monkeypatch.setattr(evaluate, "process", _fail_all(FailureCode.UNEXPECTED))
+    with pytest.raises(UserError, match="4 of 4 clips failed unexpectedly"):
+        evaluate.evaluate(other, {})
+    assert load_settings(config.out / "config.yaml", EvaluateConfig) == other
 
 
 def test_what_cannot_work_is_reported_before_anything_starts(
@@ -244,5 +277,5 @@ def test_another_model_at_the_same_place_is_another_evaluation(
     config = make(modes=["reconstruction"], frames=2)
     evaluate.evaluate(config, {})
     _save_model(tmp_path / "run", tiny_model, seed=1)
-    with pytest.raises(UserError, match="holds output of other settings"):
+    with pytest.raises(UserError, match=r"holds output of other settings \(model_sha256: "):
         evaluate.evaluate(config, {})

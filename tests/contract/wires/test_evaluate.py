@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pipelines import evaluate as program
 from pipelines import stages
+from pipelines.shared_folder import Probe
 from pipelines.stages import Evaluator
 from safa.config import dump_settings, parse_settings
 from safa.config.inference import EvaluateConfig
@@ -277,13 +278,18 @@ def _ran(
     def run() -> tuple[list[EvaluationJob], dict[str, str]]:
         jobs: list[EvaluationJob] = []
 
-        def process(_: Any, missing: Any) -> Iterator[Failure]:
+        def process(_: Any, missing: Any, probe: Any) -> Iterator[Failure]:
             jobs.extend(missing)
             for number, job in enumerate(missing):
-                yield Failure(job.title, code if number == 0 else FailureCode.NO_FACE, "test", "evaluate")
+                reason = code if number == 0 else FailureCode.NO_FACE
+                yield Failure(job.title, reason, "test", f"evaluate/{job.mode}")
 
         out = world.folder() / config.out.name
-        with patch.object(program, "process", process), patch.object(program, "ray_session", nullcontext):
+        with (
+            patch.object(program, "process", process),
+            patch.object(program, "ray_session", nullcontext),
+            patch.object(program, "refuse_nothing", lambda *_: None),
+        ):
             program.evaluate(config.model_copy(update={"out": out}), {})
         return jobs, {path.name: path.read_text() for path in (out / "index.html", out / "metrics.json")}
 
@@ -331,7 +337,7 @@ def ray_options(name: str) -> Callable[..., Any]:
         data = Data()
         data.map = Recorder(data)
         with patch.object(program.ray.data, "from_items", lambda *_, **__: data):
-            list(program.process(config, [EvaluationJob("mesh", EVE, EVE)] * 5))
+            list(program.process(config, [EvaluationJob("mesh", EVE, EVE)] * 5, Probe("out", "probe")))
         options = data.map.first[1]
         return options["compute"].max_size if name == "actors" else options[name]
 

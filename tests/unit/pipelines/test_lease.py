@@ -125,6 +125,44 @@ def test_of_many_that_come_together_one_stays(kind: str, tmp_path: Path) -> None
     assert (most, refused) == (1, 4)
 
 
+@pytest.mark.parametrize("kind", ["lock"], indirect=True)
+def test_a_start_that_failed_at_once_leaves_no_folder(kind: str, tmp_path: Path) -> None:
+    with exclusive(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+    with exclusive(tmp_path / "run"):
+        (tmp_path / "run" / "output").touch()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "output"]
+
+
+@pytest.mark.parametrize("kind", ["lock"], indirect=True)
+def test_a_lock_that_is_deleted_meanwhile_lets_nobody_else_in(kind: str, tmp_path: Path) -> None:
+    """The last holder deletes the file of an empty folder; whoever has opened it before must notice."""
+    inside, most, entered = 0, 0, 0
+    guard = threading.Lock()
+
+    def start() -> None:
+        nonlocal inside, most, entered
+        for _ in range(300):
+            try:
+                with exclusive(tmp_path / "run"):
+                    with guard:
+                        inside, entered = inside + 1, entered + 1
+                        most = max(most, inside)
+                    with guard:
+                        inside -= 1
+            except UserError:
+                pass
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert entered > 100
+
+
 def test_a_damaged_lease_is_nobodys(kind: str, tmp_path: Path) -> None:
     (tmp_path / LEASES).mkdir()
     (tmp_path / LEASES / "0.json").write_text("{")

@@ -1,0 +1,77 @@
+"""A worker's UserError comes out as itself, Ray's own errors as one line, a bug with its traceback."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+import ray.exceptions as of_ray
+from ray.train import WorkerGroupError
+
+from pipelines.launch import ray_session, reporting_ray_errors, user_error_in
+from safa.errors import UserError
+
+BLIND = UserError("node 10.0.0.5 does not see /out", "", "Mount it.")
+TEXT = "Traceback\n  File x\nsafa.errors.UserError: node 10.0.0.5 does not see /out. Mount it.\n\nmore"
+
+
+def _of_task(cause: Exception, text: str = "Traceback") -> of_ray.RayTaskError:
+    return of_ray.RayTaskError("work", text, cause, pid=1, ip="10.0.0.5").as_instanceof_cause()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _of_task(BLIND),
+        _of_task(of_ray.UserCodeException("UDF failed"), TEXT),
+        of_ray.UserCodeException(TEXT),
+        of_ray.ActorDiedError(of_ray.RayTaskError("init", TEXT, BLIND)),
+        WorkerGroupError("a worker failed", {3: _of_task(BLIND)}),
+    ],
+    ids=["task", "data task", "data actor", "actor init", "worker group"],
+)
+def test_a_user_error_of_a_worker_is_one_line(error: Exception) -> None:
+    with pytest.raises(UserError) as raised, reporting_ray_errors():
+        raise error
+    assert str(raised.value) == str(BLIND)
+    assert raised.value.__suppress_context__
+
+
+@pytest.mark.parametrize("error", [of_ray.ActorDiedError(), of_ray.OutOfMemoryError("full\nof it")])
+def test_what_ray_gives_up_is_one_line(error: Exception) -> None:
+    with pytest.raises(UserError, match=rf"^ray: {type(error).__name__}: ") as raised, reporting_ray_errors():
+        raise error
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        _of_task(ValueError("a bug")),
+        of_ray.UserCodeException("UDF failed\nValueError: a bug"),
+        of_ray.ActorDiedError(of_ray.RayTaskError("init", "ValueError: a bug", ValueError("a bug"))),
+        UserError("already one line"),
+    ],
+)
+def test_bugs_keep_their_tracebacks_and_our_own_errors_pass(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, reporting_ray_errors():
+        raise error
+    assert raised.value is error
+    assert isinstance(error, UserError) or user_error_in(error) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", r"^127\.0\.0\.1:1: no Ray cluster answers \(.*refused"),
+        ("127.0.0.1:99999", "no Ray cluster answers"),
+        ("http://127.0.0.1:8265", r"job server\. RAY_ADDRESS is host:port"),
+    ],
+)
+def test_an_address_without_a_cluster_is_refused_at_once(
+    address: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have started
+    with pytest.raises(UserError, match=message), ray_session():
+        pytest.fail("a session with nobody")
