@@ -27,8 +27,17 @@ import ray.data
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from pipelines.launch import launch, ray_session
+from pipelines.lease import exclusive
 from pipelines.quarantine import Quarantine, counts_line
-from pipelines.run_folder import lock_settings, write_manifest
+from pipelines.run_folder import (
+    LOCK,
+    check_counts,
+    check_settings,
+    record_settings,
+    refuse_nothing,
+    write_manifest,
+)
+from pipelines.shared_folder import Checked, Probe, shared
 from pipelines.stages import CLIPS, ClipMaker, FaceTrackFinder, Row, failure_in
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
 from safa.data.cost_estimate import estimate_cost
@@ -37,9 +46,9 @@ from safa.data.detectors import face_alignment
 from safa.data.download.retry import TRANSIT, make_downloader
 from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.shards import INDEX, SHARDS, commit_index, stored_clips
-from safa.data.sources import ClipJob, Listing, list_jobs, location_of
+from safa.data.sources import ClipJob, Listing, list_jobs
 from safa.errors import Failure, FailureCode, UserError
-from safa.files import absolute, remove_leftovers, write_json
+from safa.files import absolute, exists, join, remove_leftovers, write_json
 from safa.messages import LogLines, Progress
 from safa.report.dataset_page import write_page
 
@@ -49,7 +58,10 @@ STAGE = "preprocess"
 FACE_TRACKS = "face_tracks"  # folder
 # What may change between two runs into one folder, since it changes no stored row.
 NOT_HASHED = frozenset(
-    {"retry_quarantined", "max_unexpected", "cpus_per_task", "gpus_per_task", "actors", "mix_settings"}
+    {
+        *("retry_quarantined", "max_unexpected", "cpus_per_task", "gpus_per_task", "actors", "mix_settings"),
+        "source.download",
+    }
 )
 BLOCKWISE: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a call gets a whole block
 BLOCKS_PER_CPU = 8  # so many that the last ones end at about the same time
@@ -70,9 +82,6 @@ class Summary:
     pending: int
     reasons: dict[str, int]
 
-    def __post_init__(self) -> None:
-        assert self.total == self.ok + self.quarantined + self.pending, "a clip was lost"
-
     @property
     def counts(self) -> dict[str, int]:
         """The counts with the keys that reports use: in, ok, quarantined, pending."""
@@ -91,10 +100,16 @@ def preprocess(config: PreprocessConfig) -> Summary:
         UserError: nothing to read, weights or packages missing, a folder of other settings, a host that
             blocks us, or too many unexpected failures.
     """
+    with exclusive(config.out):
+        return _preprocess(config)
+
+
+def _preprocess(config: PreprocessConfig) -> Summary:
     began = time.monotonic()
+    _check_settings(config)
     listed = list_inputs(config)
     _check(config)
-    _lock_settings(config)
+    _record_settings(config)
     _clean_up(config)
     quarantine = Quarantine(config.out / "quarantine")
     settled = frozenset() if config.retry_quarantined else quarantine.final()
@@ -139,13 +154,16 @@ def _check(config: PreprocessConfig) -> None:
         make_downloader(config.source.download)
 
 
-def _lock_settings(config: PreprocessConfig) -> None:
-    """Refuse a folder of other settings, unless they may mix; how videos are downloaded does not count."""
-    source = config.source
-    if isinstance(source, MetadataSource):
-        source = source.model_copy(update={"download": None})
-    if not (config.mix_settings and config.out.exists()):
-        lock_settings(config.out, config.model_copy(update={"source": source}), NOT_HASHED)
+def _check_settings(config: PreprocessConfig) -> None:
+    """Refuse a folder of other settings, unless they may mix."""
+    if not config.mix_settings:
+        check_settings(config.out, config, NOT_HASHED)
+
+
+def _record_settings(config: PreprocessConfig) -> None:
+    """Record whose folder it is: where settings mix, those of the first run stay."""
+    if not (config.mix_settings and exists(join(config.out, LOCK))):
+        record_settings(config.out, config, NOT_HASHED)
 
 
 def _clean_up(config: PreprocessConfig) -> None:
@@ -174,12 +192,12 @@ def _with_face_tracks(
     fresh = [v for v in videos if v.name not in settled and not tracks_file(folder, v.name).is_file()]
     if fresh:
         stack.enter_context(ray_session())
-        _refuse_relative_paths(config)
         rows = _rows([{"video": absolute(video.location)} for video in fresh])
-        arguments = (source.with_absolute_paths(), config.fps, folder.absolute())
-        outcomes = rows.map(FaceTrackFinder, fn_constructor_args=arguments, **_actors(config))
-        for done in _progress(outcomes, len(fresh), "videos"):
-            quarantine.add(_failures(done, "detect"))
+        worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, folder.absolute())
+        with shared(config.out) as probe:
+            outcomes = rows.map(Checked, fn_constructor_args=(probe, *worker), **_actors(config))
+            for done in _progress(outcomes, len(fresh), "videos"):
+                quarantine.add(_failures(done, "detect"))
     listing = list_inputs(config)
     failed = [
         Failure(row["id"], FailureCode(row["code"]), row["detail"]) for row in quarantine.rows(frozenset())
@@ -190,26 +208,28 @@ def _with_face_tracks(
 
 def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarantine) -> str:
     """Make clips. Returns why the host of the videos blocks us; empty if it does not."""
-    _refuse_relative_paths(config)
-    for done in _progress(_clips(config, jobs), len(jobs), "clips"):
-        failures = _failures(done, STAGE)
-        quarantine.add(failure for failure in failures if failure.code != FailureCode.BLOCKED)
-        blocked = next((f.detail for f in failures if f.code == FailureCode.BLOCKED), None)
-        if blocked is not None:
-            return blocked or "no reason given"  # leaving the loop cancels the tasks in progress
+    with shared(config.out) as probe:
+        for done in _progress(_clips(config, jobs, probe), len(jobs), "clips"):
+            failures = _failures(done, STAGE)
+            quarantine.add(failure for failure in failures if failure.code != FailureCode.BLOCKED)
+            blocked = next((f.detail for f in failures if f.code == FailureCode.BLOCKED), None)
+            if blocked is not None:
+                return blocked or "no reason given"  # leaving the loop cancels the tasks in progress
     return ""
 
 
-def _clips(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
+def _clips(config: PreprocessConfig, jobs: Sequence[ClipJob], probe: Probe) -> Dataset:
     """The lazy data set that makes the clips: in actors, which keep networks loaded, or else in tasks."""
     policy = config.source.download if isinstance(config.source, MetadataSource) else None
     rows = job_rows(config, jobs)
     config = config.with_absolute_paths()
     if isinstance(config.landmarks, FaceAlignmentLandmarks):
         resources = _actors(config, policy.parallel if policy else None)
-        return rows.map_batches(ClipMaker, fn_constructor_args=(config,), **BLOCKWISE, **resources)
+        arguments = (probe, ClipMaker, config)
+        return rows.map_batches(Checked, fn_constructor_args=arguments, **BLOCKWISE, **resources)
     at_once = TaskPoolStrategy(size=policy.parallel) if policy else None
-    return rows.map_batches(ClipMaker(config), num_cpus=config.cpus_per_task, compute=at_once, **BLOCKWISE)
+    worker = Checked(probe, ClipMaker, config)
+    return rows.map_batches(worker, num_cpus=config.cpus_per_task, compute=at_once, **BLOCKWISE)
 
 
 def job_rows(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
@@ -232,19 +252,6 @@ def _actors(config: PreprocessConfig, most: int | None = None) -> dict[str, Any]
     size = min(config.actors, most or config.actors)
     resources = {"num_cpus": config.cpus_per_task, "num_gpus": config.gpus_per_task}
     return {"compute": ActorPoolStrategy(size=size), **resources}
-
-
-def _refuse_relative_paths(config: PreprocessConfig) -> None:
-    """On a cluster, a path relative to this program's working directory is hardly shared by all nodes."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    locations = (config.out, location_of(config.source))
-    relative = [location for location in locations if str(location) != absolute(location)]
-    if len(alive) > 1 and relative:
-        raise UserError(
-            f"relative path on a cluster of {len(alive)} nodes",
-            str(relative[0]),
-            "Give an absolute path that all nodes share.",
-        )
 
 
 def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[Row]]:
@@ -271,9 +278,9 @@ def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine
     names = [job.clip_id for job in listed.jobs] + [row.name for row in listed.bad_rows]
     ids = set(names)
     refused = [row for row in quarantine.rows(done) if row["id"] in ids]
-    ok = len(ids & done)
+    pending = len(ids - done - {row["id"] for row in refused})
     reasons = dict(Counter(row["code"] for row in refused))
-    summary = Summary(len(names), ok, len(refused), len(names) - ok - len(refused), reasons)
+    summary = Summary(len(names), len(ids & done), len(refused), pending, reasons)
     stats = compute_stats(config, listed, {row["id"]: row["code"] for row in refused})
     write_json(config.out / "summary.json", {**summary.as_json(), **stats.as_json()})
     write_page(config.out / "summary.html", stats, summary.as_json())
@@ -289,6 +296,7 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
             str(config.out),
             "Run the same command again later, from another network, or with source.download.cookies.",
         )
+    check_counts(summary.counts, config.out)
     unexpected = summary.reasons.get(FailureCode.UNEXPECTED, 0)
     if unexpected > config.max_unexpected * summary.total:
         raise UserError(
@@ -296,6 +304,7 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
             str(config.out / "quarantine"),
             "Read the details there; run again with --set retry_quarantined=true once the cause is fixed.",
         )
+    refuse_nothing(summary.counts, config.out)
 
 
 def print_cost_estimate(config: PreprocessConfig) -> None:

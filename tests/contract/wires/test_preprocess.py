@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from pipelines import preprocess as program
+from pipelines.shared_folder import Probe
 from pipelines.stages import ClipMaker
 from safa.config import parse_settings
 from safa.config.preprocess import PreprocessConfig
@@ -457,7 +458,7 @@ def ray_options(name: str) -> Callable[..., Any]:
     def observed(world: World, config: PreprocessConfig) -> Any:
         data = _Data()
         with patch.object(program, "job_rows", lambda *_: data):
-            program._clips(config, [])
+            program._clips(config, [], Probe("out", "probe"))
         options = data.map_batches.first[1]
         pool = options["compute"]
         found = {"size": getattr(pool, "max_size", None) or getattr(pool, "size", None)} | options
@@ -503,9 +504,10 @@ def complains(world: World, config: PreprocessConfig) -> bool:
 
 def mixes(world: World, config: PreprocessConfig) -> bool:
     out = world.folder() / "out"
-    program._lock_settings(config.model_copy(update={"out": out, "size": 64}))
+    program._record_settings(config.model_copy(update={"out": out, "size": 64}))
+    (out / "summary.json").touch()
     try:
-        program._lock_settings(config.model_copy(update={"out": out}))
+        program._check_settings(config.model_copy(update={"out": out}))
     except UserError:
         return False
     return True

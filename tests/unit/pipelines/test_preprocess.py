@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines import preprocess
+from pipelines.shared_folder import Probe
 from safa.config import Settings, dump_settings
 from safa.config.preprocess import (
     DetectorConfig,
@@ -72,8 +73,8 @@ class Recorder:
 def test_workers_get_absolute_paths(config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "_rows", Recorder)
     jobs = list_jobs(config.source).jobs  # type: ignore[arg-type]
-    recorder: Any = preprocess._clips(config, jobs)
-    sent = list(_paths(recorder.sent[1]))
+    recorder: Any = preprocess._clips(config, jobs, Probe("/out", "probe"))
+    sent = list(_paths(recorder.sent[-1]))
     assert len(sent) == len(list(_paths(config))) == 6
     assert all(path.is_absolute() for path in sent)
     assert str(Path("videos/video.mp4").absolute()) in recorder.rows[0]["jobs"][0]
@@ -94,7 +95,6 @@ def test_workers_that_find_faces_get_absolute_paths(
 
     monkeypatch.setattr(preprocess, "_rows", rows)
     monkeypatch.setattr(preprocess, "ray_session", preprocess.ExitStack)
-    monkeypatch.setattr(preprocess, "_refuse_relative_paths", lambda _: None)
     monkeypatch.setattr(preprocess, "_progress", lambda *_: iter(()))
     with preprocess.ExitStack() as stack:
         quarantine = preprocess.Quarantine(config.out / "quarantine")
