@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class InterruptedRun(KeyboardInterrupt):
-    """The run was asked to stop, and saved its state first."""
+    """The run was asked to stop, and saved its state first; the message names the step."""
 
 
 def fit(config: TrainConfig, context: TrainContext) -> Progress:
@@ -106,11 +106,11 @@ class _Run:
             if validated:
                 self._validate()
             due = step % self._config.checkpoint.every == 0 or last or stopping
+            due = self._context.save_requested() or due
             if due or (validated and step in self._best_steps()):
                 self._save()
             if stopping and not last:
-                log.warning("stopped at step %d of %d; its state is saved", step, self._total)
-                raise InterruptedRun
+                raise InterruptedRun(f"stopped after step {step} of {self._total}, whose state is saved")
 
     def _resume(self) -> Progress:
         newest = latest_state(self._states)
