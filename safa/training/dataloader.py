@@ -122,7 +122,7 @@ def _check_split(store: ClipStore, split: str, config: TrainConfig) -> None:
     if len(other):
         info = store.info(int(numbers[other[0]]))
         raise UserError(
-            f"clip {info.clip_id} is {info.width}x{info.height} px, the model wants {size}x{size}",
+            f"clip {info.clip_id} is {info.width}x{info.height} px, the model needs {size}x{size}",
             where,
             f"Preprocess at {size} px, or set model.image_size.",
         )

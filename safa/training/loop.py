@@ -25,10 +25,11 @@ from safa.checkpoint.native import (
     ModelInfo,
     Progress,
     keep_states,
-    latest_state,
-    load_state,
+    put_state,
+    read_latest_state,
     save_model,
     save_state,
+    set_newer_aside,
 )
 from safa.config.training import TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
@@ -113,10 +114,20 @@ class _Run:
                 raise InterruptedRun(f"stopped after step {step} of {self._total}, whose state is saved")
 
     def _resume(self) -> Progress:
-        newest = latest_state(self._states)
-        if newest is None:
+        found = read_latest_state(self._states)
+        names = sorted(set(self._context.gather(found[0].name if found else "no state")))
+        if len(names) > 1:  # also a barrier: nobody reads any more when rank 0 renames
+            raise UserError(
+                f"the workers do not all see the same states ({', '.join(names)})",
+                str(self._states),
+                "Every machine must see the run folder.",
+            )
+        if found is None:
             return Progress()
-        progress = load_state(newest, self._stage.state)
+        newest, stored = found
+        if self._context.rank == 0:
+            set_newer_aside(self._states, stored.progress.step)
+        progress = put_state(stored, self._stage.state, newest)
         log.info("resuming from %s, after %d steps", newest, progress.step)
         return progress
 

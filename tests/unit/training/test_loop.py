@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,21 @@ def test_stopped_and_resumed_equals_straight_through(make_config: MakeConfig, ki
     fit(resumed, LocalContext())
     assert _same(_weights(straight), _weights(resumed))
     assert _losses(straight) == _losses(resumed)
+
+
+def test_a_damaged_newest_state_costs_its_steps_alone(make_config: MakeConfig) -> None:
+    straight = make_config("head", {"name": "straight"}, length=6)
+    fit(straight, LocalContext())
+    config = make_config("head", {"name": "damaged", "checkpoint.keep": 2}, length=6)
+    with pytest.raises(InterruptedRun):
+        fit(config, StopAfter(4))
+    states = config.folder / "checkpoints"
+    os.truncate(states / "step-00000004" / "networks.safetensors", 1000)
+    fit(config, LocalContext())
+    assert _same(_weights(straight), _weights(config))
+    assert _losses(straight) == _losses(config)
+    assert {path.name for path in states.glob("step-*")} >= {"step-00000004", "step-00000006"}
+    assert [path.name for path in states.glob("damaged-*")] == ["damaged-step-00000004"]
 
 
 def test_the_head_stage_learns_the_landmarks(make_config: MakeConfig) -> None:
@@ -219,7 +235,7 @@ def _poison(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"split": "test"}, "no clip with frames in split 'train'"),
+        ({"split": "test"}, "no clips in split 'train'"),
         ({"split": "train", "size": 48}, "is 48x48 px, the model needs 32x32"),
         ({"split": "train", "faces": False}, "no frame of split 'train' has landmarks"),
         ({"split": "train"}, "1 identities in split 'train', data.min_identities is 2"),
