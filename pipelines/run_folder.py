@@ -17,6 +17,8 @@ from safa.errors import UserError
 from safa.files import atomic_write, write_json
 
 MANIFEST = "manifest.json"
+LOCK = "settings.hash"
+CONFIG = "config.yaml"
 DISTRIBUTION = "safa-ray"  # `safa` on the package index is somebody else's
 PACKAGES = ("ray", "torch", "numpy", "pyarrow", "pillow")
 
@@ -31,14 +33,14 @@ def lock_settings(folder: Path, settings: Settings, not_hashed: frozenset[str] =
         UserError: it holds output of other settings.
     """
     digest = settings_hash(settings, ignore=not_hashed)
-    lock = folder / "settings.hash"
+    lock = folder / LOCK
     if lock.exists():
         if lock.read_text().strip() != digest:
             raise UserError(
                 "holds output of other settings", str(folder), "Choose another folder, or delete this one."
             )
         return
-    atomic_write(folder / "config.yaml", dump_settings(settings))
+    atomic_write(folder / CONFIG, dump_settings(settings))
     atomic_write(lock, digest + "\n")
 
 

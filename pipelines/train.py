@@ -6,11 +6,11 @@ machines continues with fewer, and adds more when they come. The run folder is `
 versions, metrics, curves, checkpoints, and at the end ``model/`` and the manifest. A run resumes from its
 newest checkpoint; a finished one is left alone.
 
-Rank 0 writes checkpoints straight into the run folder and does not hand them to ``ray.train.report``. The
-folder must be shared by all nodes either way (Ray's ``storage_path`` has the same need), the state is on disk
-before the next step begins, and one way to resume serves the local loop, a worker group that Ray restarts
-after a lost node, and a new job on another number of workers. Ray gets the metrics only. Each start has a
-name of its own in Ray Train, since Ray would continue an older run of the same name.
+Rank 0 writes checkpoints straight into the run folder, in the background, and does not hand them to
+``ray.train.report``. The folder must be shared by all nodes either way (Ray's ``storage_path`` has the same
+need), and one way to resume serves the local loop, a worker group that Ray restarts after a lost node, and a
+new job on another number of workers. Ray gets the metrics only. Each start has a name of its own in Ray
+Train, since Ray would continue an older run of the same name.
 
 SIGTERM (``ray job stop`` sends it to this program) and SIGINT save the state of the step at hand, on Ray too:
 the driver tells the workers. A notice that a machine is about to be taken away saves a state as well, and
@@ -22,11 +22,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +39,16 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.launch import launch, ray_session, set_up_logging
-from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
+from pipelines.run_folder import CONFIG, LOCK, MANIFEST, lock_settings, versions, write_manifest
 from safa.checkpoint.native import read_model_weights
 from safa.config import parse_settings
 from safa.config.training import ScaleConfig, TrainConfig
 from safa.errors import Terminated, UserError
 from safa.files import write_json
-from safa.training.context import GroupContext, LocalContext, StopSignals
+from safa.training.context import GroupContext, LocalContext, StopSignals, WorkerError
 from safa.training.dataloader import check_clips
 from safa.training.loop import InterruptedRun, fit
-from safa.training.out_of_memory import WorkerOutOfMemoryError
+from safa.training.metrics_logger import FILE_NAME
 
 log = logging.getLogger(__name__)
 
@@ -123,20 +125,51 @@ def train(config: TrainConfig) -> Path:
         UserError: the folder holds a run of other settings, or see ``safa.training.loop.fit``.
     """
     began = time.monotonic()
-    lock_settings(config.folder, config, NOT_HASHED)
+    worth_keeping, had_config = _has_output(config.folder), (config.folder / CONFIG).exists()
+    if worth_keeping:
+        lock_settings(config.folder, config, NOT_HASHED)
     if (config.folder / MANIFEST).exists():
         log.info("%s: already finished, nothing to do", config.folder)
         return config.folder
     check_clips(config)  # here, where an error is one line, and not on a worker
+    if not worth_keeping:
+        (config.folder / LOCK).unlink(missing_ok=True)  # of a start that came to nothing
+        lock_settings(config.folder, config, NOT_HASHED)
     write_json(config.folder / VERSIONS, versions())  # of this start; the manifest has those of the last one
-    if config.scale.num_workers == 0:
-        train_locally(config)
-    else:
-        train_on_ray(config)
+    try:
+        if config.scale.num_workers == 0:
+            train_locally(config)
+        else:
+            train_on_ray(config)
+    except UserError:
+        if not _has_output(config.folder):
+            remove_start(config.folder, keep_config=had_config)
+        raise
     _, info = read_model_weights(config.folder / "model")
     write_manifest(config.folder, config, {"steps": info.step}, time.monotonic() - began)
     log.info("%s: finished after %d steps", config.folder, info.step)
     return config.folder
+
+
+def _has_output(folder: Path) -> bool:
+    """Whether a start has left anything that other settings must not mix with: a state, or a model."""
+    return any((folder / name).exists() for name in (MANIFEST, "model", "failed")) or any(
+        (folder / "checkpoints").glob("*step-*")
+    )
+
+
+def remove_start(folder: Path, *, keep_config: bool) -> None:
+    """Remove what a start has written that came to nothing, so that the corrected command finds no trace.
+
+    Args:
+        keep_config: leave ``config.yaml``, which was there before and may be what ``--config`` names.
+    """
+    for name in (LOCK, VERSIONS, FILE_NAME, *(() if keep_config else (CONFIG,))):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("ray", "tensorboard", "checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):  # somebody's files are in there
+        folder.rmdir()
 
 
 def train_locally(config: TrainConfig) -> None:
@@ -191,11 +224,10 @@ def train_on_ray(config: TrainConfig) -> None:
         try:
             ended = _fit(trainer, notice, signals)
         except WorkerGroupError as error:
-            failures = error.worker_failures.values()
-            out_of_memory = [e for e in failures if isinstance(e, WorkerOutOfMemoryError)]
-            if not out_of_memory:
+            explained = [e for e in error.worker_failures.values() if isinstance(e, WorkerError)]
+            if not explained:
                 raise
-            raise out_of_memory[0] from None
+            raise explained[0] from None
     if "error" in ended:
         raise UserError(*ended["error"])
     if "stopped" in ended:
@@ -267,8 +299,8 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     """The main function of one worker. Returns how it ended.
 
     A ``UserError`` that all workers have is returned (``error``), not raised: Ray would only try again. So is
-    an end on request (``stopped``). One worker alone can run out of memory; that is raised, so that Ray ends
-    the others, which wait for it.
+    an end on request (``stopped``). What one worker alone has, such as full memory, is raised, so that Ray
+    ends the others, which wait for it.
     """
     set_up_logging()
     # Ray Train logs every report outside its own package; only our lines are worth reading.
@@ -277,7 +309,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     config = parse_settings(arguments["settings"], TrainConfig, "settings")
     try:
         fit(config, RayContext(arguments["notice"]))
-    except WorkerOutOfMemoryError:
+    except WorkerError:
         raise
     except UserError as error:
         return {"error": (error.what, error.where, error.fix)}

@@ -104,12 +104,22 @@ class StoredState:
 
 def save_state(root: Path, state: TrainState, progress: Progress, info: ModelInfo) -> Path:
     """Write the state as a new folder under ``root``, atomically."""
-    folder = root / f"{_PREFIX}{progress.step:08d}"
+    return write_stored_state(root, stored_state(state, progress, info))
+
+
+def stored_state(state: TrainState, progress: Progress, info: ModelInfo) -> StoredState:
+    """The state as plain tensors: those of the networks and optimisers themselves, not copies."""
     moments = {name: _moments(adam, state.networks[name]) for name, adam in state.optimisers.items()}
     settings = {name: _plain_settings(adam) for name, adam in state.optimisers.items()}
     networks = {name: network.state_dict() for name, network in state.networks.items()}
     ema = None if state.ema is None else state.ema.state_dict()
-    write_state(folder, StoredState(networks, ema, moments, settings, progress, info))
+    return StoredState(networks, ema, moments, settings, progress, info)
+
+
+def write_stored_state(root: Path, stored: StoredState) -> Path:
+    """Write the state as a new folder under ``root``, atomically."""
+    folder = root / f"{_PREFIX}{stored.progress.step:08d}"
+    write_state(folder, stored)
     return folder
 
 

@@ -18,10 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from safa.errors import Terminated
+from safa.errors import Terminated, UserError
 
 LOOK_EVERY = 1.0  # seconds between two looks of a group at whether it should stop
 MOST_STEPS = 50  # between two looks, should steps suddenly take longer
+
+
+class WorkerError(UserError):
+    """An error that one worker alone has. The others wait for it, so their supervisor has to end them."""
 
 
 class TrainContext(Protocol):
