@@ -224,6 +224,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: 
     )
 
 
+@pytest.mark.parametrize("kind", STAGES)
+def test_losses_are_checked_once_a_step(make_config: MakeConfig, kind: str) -> None:
+    """However many passes it has: each check would let the host wait for the device."""
+
+    class Counting(LocalContext):
+        sums = 0
+
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            self.sums += 1
+            return values
+
+    changes = {"step.accumulate": 2, "validate_on": None, "log_every": 100, "checkpoint.every": 100}
+    context = Counting()
+    fit(make_config(kind, changes, length=3), context)
+    assert context.sums == 3 + 2, "one a step, one row of metrics, and one before the end"
+
+
 def _poison(folder: Path, name: str) -> None:
     from safetensors.torch import save_file
 
