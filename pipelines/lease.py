@@ -111,7 +111,11 @@ def _lock(folder: Path) -> Iterator[None]:
             if folder.exists():  # and is no folder; otherwise its last holder has just deleted it
                 raise UserError("is no folder", str(folder), "Choose another one.") from None
             continue
-        with suppress(FileNotFoundError), path.open("a+", encoding="utf-8") as file:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:  # its last holder has just deleted the folder
+            continue
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

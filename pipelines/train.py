@@ -6,20 +6,29 @@ machines continues with fewer, and adds more when they come. The run folder is `
 versions, metrics, curves, checkpoints, and at the end ``model/`` and the manifest. A run resumes from its
 newest checkpoint; a finished one is left alone.
 
-Rank 0 writes checkpoints straight into the run folder and does not hand them to ``ray.train.report``. The
-folder must be shared by all nodes either way (Ray's ``storage_path`` has the same need), the state is on disk
-before the next step begins, and one way to resume serves the local loop, a worker group that Ray restarts
-after a lost node, and a new job on another number of workers. Ray gets the metrics only. Each start has a
-name of its own in Ray Train, since Ray would continue an older run of the same name.
+Rank 0 writes checkpoints straight into the run folder, in the background, and does not hand them to
+``ray.train.report``. The folder must be shared by all nodes either way (Ray's ``storage_path`` has the same
+need), and one way to resume serves the local loop, a worker group that Ray restarts after a lost node, and a
+new job on another number of workers. Ray gets the metrics only. Each start has a name of its own in Ray
+Train, since Ray would continue an older run of the same name.
+
+SIGTERM (``ray job stop`` sends it to this program) and SIGINT save the state of the step at hand, on Ray too:
+the driver tells the workers. A notice that a machine is about to be taken away saves a state as well, and
+training continues until Ray starts the group again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,77 +36,195 @@ import ray
 import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.launch import honest_interrupts, launch, ray_session, set_up_logging
-from pipelines.run_folder import MANIFEST, lock_settings, versions, write_manifest
+from pipelines.launch import launch, ray_session, set_up_logging
+from pipelines.lease import exclusive
+from pipelines.run_folder import (
+    CONFIG,
+    LOCK,
+    MANIFEST,
+    VERSIONS,
+    check_settings,
+    record_settings,
+    versions,
+    write_manifest,
+)
+from pipelines.shared_folder import FIX, shared
 from safa.checkpoint.native import read_model_weights
 from safa.config import parse_settings
 from safa.config.training import ScaleConfig, TrainConfig
-from safa.errors import UserError
+from safa.errors import Terminated, UserError
 from safa.files import write_json
-from safa.training.context import GroupContext, LocalContext
+from safa.training.context import GroupContext, LocalContext, StopSignals, WorkerError
 from safa.training.dataloader import check_clips
-from safa.training.loop import fit
-from safa.training.out_of_memory import WorkerOutOfMemoryError
+from safa.training.loop import InterruptedRun, fit
+from safa.training.metrics_logger import FILE_NAME
 
 log = logging.getLogger(__name__)
 
-VERSIONS = "versions.json"
-NOT_HASHED = frozenset({"scale"})  # settings that may change when a run is resumed
+# Settings that may change when a run is resumed.
+NOT_HASHED = frozenset({"scale", "data.stage_to", "data.stage_gb"})
+LOOKS_PER_NOTICE = 5  # asking Ray for notices is a barrier; they come half a minute or more in advance
+
+
+class StopNotice:
+    """An actor through which the driver asks the workers to stop."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._asked = False
+
+    async def wait(self) -> None:
+        """Return once ``send`` was called."""
+        self._asked = True
+        await self._event.wait()
+
+    async def send(self) -> bool:
+        """Ask them. Returns whether a worker has ever waited for it."""
+        self._event.set()
+        return self._asked
 
 
 class RayContext(GroupContext):
-    """A Ray Train worker, in Ray's process group."""
+    """A Ray Train worker, in Ray's process group.
 
-    def __init__(self) -> None:
+    Args:
+        notice: a ``StopNotice``. Rank 0 alone has a call open to it, so that a look costs no message.
+    """
+
+    def __init__(self, notice: Any) -> None:
         super().__init__(get_device())
+        self._stop = notice.wait.remote() if self.rank == 0 else None
+        self._looks = 0
+        self._leaving: frozenset[str] = frozenset()  # nodes whose notice has led to a state
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """See ``TrainContext``. ``ray.train.report`` is a barrier: all ranks call it equally often."""
         ray.train.report(dict(metrics))
+
+    def _asked_to_stop(self) -> bool:
+        if self._stop is None or not ray.wait([self._stop], timeout=0)[0]:
+            return False
+        try:
+            ray.get(self._stop)
+        except ray.exceptions.RayActorError:  # lost with its machine: nobody asks through it any more
+            self._stop = None
+            return False
+        return True
+
+    def _machine_goes(self) -> bool:
+        self._looks += 1
+        if self._looks % LOOKS_PER_NOTICE:
+            return False
+        info = ray.train.get_preemption_info()
+        nodes = frozenset(info.preempted_node_to_ranks) if info is not None else frozenset()
+        if nodes <= self._leaving:
+            return False
+        if self.rank == 0:
+            log.warning("machines will be taken away (%s): saving the state", ", ".join(sorted(nodes)))
+        self._leaving |= nodes
+        return True
 
 
 def train(config: TrainConfig) -> Path:
     """Train, or resume training, until the schedule's end. Returns the run folder.
 
     Raises:
-        UserError: the folder holds a run of other settings, or see ``safa.training.loop.fit``.
+        UserError: the folder holds a run of other settings, another program works in it, or a machine does
+            not see it; or see ``safa.training.loop.fit``.
     """
+    with exclusive(config.folder):
+        return _train(config)
+
+
+def _train(config: TrainConfig) -> Path:
     began = time.monotonic()
-    lock_settings(config.folder, config, NOT_HASHED)
+    worth_keeping, had_config = _has_output(config.folder), (config.folder / CONFIG).exists()
+    if worth_keeping:
+        check_settings(config.folder, config, NOT_HASHED)
     if (config.folder / MANIFEST).exists():
         log.info("%s: already finished, nothing to do", config.folder)
         return config.folder
     check_clips(config)  # here, where an error is one line, and not on a worker
+    record_settings(config.folder, config, NOT_HASHED)
     write_json(config.folder / VERSIONS, versions())  # of this start; the manifest has those of the last one
-    if config.scale.num_workers == 0:
-        train_locally(config)
-    else:
-        train_on_ray(config)
+    try:
+        if config.scale.num_workers == 0:
+            train_locally(config)
+        else:
+            train_on_ray(config)
+    except UserError:
+        if not _has_output(config.folder):
+            remove_start(config.folder, keep_config=had_config)
+        raise
     _, info = read_model_weights(config.folder / "model")
     write_manifest(config.folder, config, {"steps": info.step}, time.monotonic() - began)
     log.info("%s: finished after %d steps", config.folder, info.step)
     return config.folder
 
 
+def _has_output(folder: Path) -> bool:
+    """Whether a start has left anything that other settings must not mix with: a state, or a model."""
+    return any((folder / name).exists() for name in (MANIFEST, "model", "failed")) or any(
+        (folder / "checkpoints").glob("*step-*")
+    )
+
+
+def remove_start(folder: Path, *, keep_config: bool) -> None:
+    """Remove what a start has written that came to nothing, so that the corrected command finds no trace.
+
+    Args:
+        keep_config: leave ``config.yaml``, which was there before and may be what ``--config`` names.
+    """
+    for name in (LOCK, VERSIONS, FILE_NAME, *(() if keep_config else (CONFIG,))):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("ray", "tensorboard", "checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with suppress(OSError):  # somebody's files are in there
+        folder.rmdir()
+
+
 def train_locally(config: TrainConfig) -> None:
-    """Train in this process. The first interrupt ends the run after the current step and saves the state."""
+    """Train in this process. The first interrupt ends the run after the current step and saves the state.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; ``Terminated`` if by SIGTERM.
+    """
     context = LocalContext(use_gpu=config.scale.use_gpu)
-    with context.listening():
-        fit(config, context)
+    with context.signals.listening():
+        try:
+            fit(config, context)
+        except InterruptedRun as stopped:
+            raise _stopped(context.signals, str(stopped)) from None
+
+
+def _stopped(signals: StopSignals, message: str) -> KeyboardInterrupt:
+    return Terminated(message) if signals.number == signal.SIGTERM else InterruptedRun(message)
 
 
 def train_on_ray(config: TrainConfig) -> None:
     """Train with Ray Train, on this job's cluster or on a local one for the time of the training.
 
-    An interrupt ends the workers where they are; the newest checkpoint stays.
+    The first interrupt asks the workers to end after the current step and to save the state; a second one
+    ends them where they are.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; ``Terminated`` if by SIGTERM.
     """
     scale = config.scale
-    with ray_session(), honest_interrupts():
+    signals = StopSignals()
+    with ray_session(), shared(config.folder) as probe, signals.listening():
         _check_machine(config)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        notice = ray.remote(num_cpus=0, scheduling_strategy=here)(StopNotice).remote()
         trainer = TorchTrainer(
             _worker,
-            train_loop_config=config.with_absolute_paths().model_dump(mode="json"),
+            train_loop_config={
+                "settings": config.with_absolute_paths().model_dump(mode="json"),
+                "notice": notice,
+                "probe": probe,
+            },
             torch_config=TorchConfig(backend="nccl" if scale.use_gpu else "gloo"),
             scaling_config=scaling(scale),
             run_config=RunConfig(
@@ -109,15 +236,46 @@ def train_on_ray(config: TrainConfig) -> None:
             ),
         )
         try:
-            user_error = trainer.fit().return_value
+            ended = _fit(trainer, notice, signals)
         except WorkerGroupError as error:
-            failures = error.worker_failures.values()
-            out_of_memory = [e for e in failures if isinstance(e, WorkerOutOfMemoryError)]
-            if not out_of_memory:
+            explained = [e for e in error.worker_failures.values() if isinstance(e, WorkerError)]
+            if not explained:
                 raise
-            raise out_of_memory[0] from None
-    if user_error is not None:
-        raise UserError(*user_error)
+            raise explained[0] from None
+    if "error" in ended:
+        raise UserError(*ended["error"])
+    if "stopped" in ended:
+        raise _stopped(signals, ended["stopped"])
+
+
+def _fit(trainer: TorchTrainer, notice: Any, signals: StopSignals) -> dict[str, Any]:
+    """Run the trainer and pass a request to stop on to its workers. Returns how rank 0 ended (``_worker``).
+
+    The trainer runs in a thread: in the main one it would handle SIGINT itself, by ending the workers.
+    """
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(trainer.fit().return_value)
+        except BaseException as error:  # raised again in the main thread
+            results.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    sent = False
+    while thread.is_alive():
+        thread.join(0.2)
+        if signals.number is not None and not sent:
+            sent = True
+            log.warning("asking the workers to save their state and end")
+            if not ray.get(notice.send.remote()):
+                raise _stopped(signals, "stopped before the first step")
+    (result,) = results
+    if isinstance(result, BaseException):
+        raise result
+    ended: dict[str, Any] = result or {}
+    return ended
 
 
 def _check_machine(config: TrainConfig) -> None:
@@ -151,24 +309,31 @@ def scaling(scale: ScaleConfig) -> ScalingConfig:
     )
 
 
-def _worker(settings: dict[str, Any]) -> tuple[str, str, str] | None:
-    """The main function of one worker.
+def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The main function of one worker. Returns how it ended.
 
-    A ``UserError`` that all workers have is returned, not raised: Ray would only try again. One worker alone
-    can run out of memory; that is raised, so that Ray ends the others, which wait for it.
+    A ``UserError`` that all workers have is returned (``error``), not raised: Ray would only try again. So is
+    an end on request (``stopped``). What one worker alone has, such as full memory, is raised, so that Ray
+    ends the others, which wait for it.
     """
     set_up_logging()
     # Ray Train logs every report outside its own package; only our lines are worth reading.
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("safa").setLevel(logging.INFO)
-    config = parse_settings(settings, TrainConfig, "settings")
+    config = parse_settings(arguments["settings"], TrainConfig, "settings")
+    context = RayContext(arguments["notice"])
+    unseen = [text for text in context.gather(arguments["probe"].complaint()) if text]
+    if unseen:
+        return {"error": (unseen[0], "", FIX)}
     try:
-        fit(config, RayContext())
-    except WorkerOutOfMemoryError:
+        fit(config, context)
+    except WorkerError:
         raise
     except UserError as error:
-        return error.what, error.where, error.fix
-    return None
+        return {"error": (error.what, error.where, error.fix)}
+    except InterruptedRun as stopped:
+        return {"stopped": str(stopped)}
+    return {}
 
 
 def _thread_settings(config: TrainConfig) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143  # 128 and the number of SIGTERM, as of a process that did not catch it
 DETAIL_LENGTH = 500  # characters of an explanation in a row
 
 
@@ -40,16 +41,20 @@ class UserError(Exception):
         return type(self), (self.what, self.where, self.fix)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM asked the program to end. The message, if any, says how far it came."""
+
+
 def run_reporting_errors(body: Callable[[], int | None]) -> int:
-    """Run a command's body; turn a ``UserError`` into one line on stderr and exit code 2."""
+    """Run a command's body; turn a ``UserError`` or an interrupt into one line on stderr and an exit code."""
     try:
         return body() or 0
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to resume\n")
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"{str(error) or 'interrupted'}; run the same command again to resume\n")
+        return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
         return 0

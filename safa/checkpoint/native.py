@@ -19,8 +19,9 @@ A model for inference is ``model/``: ``weights.safetensors`` and ``model.json`` 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +37,8 @@ from safa.files import atomic_dir, remove_leftovers, write_json
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
 from safa.weights import load_weights, read_tensors, strip_prefix, trained_parameters, write_tensors
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the JSON files here
 STATE_FILE = "state.json"
@@ -101,12 +104,22 @@ class StoredState:
 
 def save_state(root: Path, state: TrainState, progress: Progress, info: ModelInfo) -> Path:
     """Write the state as a new folder under ``root``, atomically."""
-    folder = root / f"{_PREFIX}{progress.step:08d}"
+    return write_stored_state(root, stored_state(state, progress, info))
+
+
+def stored_state(state: TrainState, progress: Progress, info: ModelInfo) -> StoredState:
+    """The state as plain tensors: those of the networks and optimisers themselves, not copies."""
     moments = {name: _moments(adam, state.networks[name]) for name, adam in state.optimisers.items()}
     settings = {name: _plain_settings(adam) for name, adam in state.optimisers.items()}
     networks = {name: network.state_dict() for name, network in state.networks.items()}
     ema = None if state.ema is None else state.ema.state_dict()
-    write_state(folder, StoredState(networks, ema, moments, settings, progress, info))
+    return StoredState(networks, ema, moments, settings, progress, info)
+
+
+def write_stored_state(root: Path, stored: StoredState) -> Path:
+    """Write the state as a new folder under ``root``, atomically."""
+    folder = root / f"{_PREFIX}{stored.progress.step:08d}"
+    write_state(folder, stored)
     return folder
 
 
@@ -116,7 +129,18 @@ def load_state(folder: Path, state: TrainState) -> Progress:
     Raises:
         UserError: a file is missing or damaged, or does not fit.
     """
-    stored = read_state(folder)
+    return put_state(read_state(folder), state, folder)
+
+
+def put_state(stored: StoredState, state: TrainState, folder: Path) -> Progress:
+    """Put a state that was read into networks and optimisers of the same sizes.
+
+    Args:
+        folder: where it was read, for errors.
+
+    Raises:
+        UserError: it does not fit.
+    """
     for name, network in state.networks.items():
         load_weights(network, stored.networks.get(name, {}), f"{folder}, network {name}")
     if state.ema is not None:
@@ -145,20 +169,59 @@ def read_state(folder: Path) -> StoredState:
     """
     record = _read_record(folder / STATE_FILE)
     ema = folder / _EMA
-    return StoredState(
-        networks=_separated(read_tensors(folder / _NETWORKS)),
-        ema=read_tensors(ema) if ema.is_file() else None,
-        moments=_separated(read_tensors(folder / _OPTIMISERS)),
-        optimisers=record["optimisers"],
-        progress=Progress(record["step"], record["samples"], record["epoch"], record["seconds"]),
-        info=_info(record, folder / STATE_FILE),
-    )
+    try:
+        return StoredState(
+            networks=_separated(read_tensors(folder / _NETWORKS)),
+            ema=read_tensors(ema) if ema.is_file() else None,
+            moments=_separated(read_tensors(folder / _OPTIMISERS)),
+            optimisers=record["optimisers"],
+            progress=Progress(record["step"], record["samples"], record["epoch"], record["seconds"]),
+            info=_info(record, folder / STATE_FILE),
+        )
+    except KeyError as error:
+        raise _damaged(folder / STATE_FILE, f"{error} is missing") from None
 
 
 def latest_state(root: Path) -> Path | None:
-    """Find the newest complete state under ``root``; None if there is none yet."""
+    """Find the newest state under ``root``; None if there is none yet."""
     states = _states(root)
     return states[-1] if states else None
+
+
+def read_latest_state(root: Path) -> tuple[Path, StoredState] | None:
+    """Read the newest state under ``root`` that is not damaged; None if there is no state at all.
+
+    A damaged one is named in the log, with the one before it that is taken instead.
+
+    Raises:
+        UserError: there are states, and none of them can be read.
+    """
+    return _first_readable(reversed(_states(root)))
+
+
+def _first_readable(folders: Iterable[Path]) -> tuple[Path, StoredState] | None:
+    errors: list[tuple[Path, UserError]] = []
+    for folder in folders:
+        try:
+            stored = read_state(folder)
+        except UserError as error:
+            errors.append((folder, error))
+            continue
+        for damaged, reason in errors:
+            log.warning("%s is damaged (%s), %s is taken instead", damaged, reason.what, folder)
+        return folder, stored
+    if errors:
+        raise errors[0][1]
+    return None
+
+
+def set_newer_aside(root: Path, step: int) -> None:
+    """Rename the states after ``step``, which are damaged, so that nothing takes them for the newest."""
+    for folder in _states(root):
+        if _step(folder) > step:
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
 
 
 def keep_states(root: Path, newest: int, best: Mapping[int, float], score: str) -> None:
@@ -249,21 +312,25 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, Mo
 def read_model_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
     """Read the weights that inference uses, each name with its network's prefix (``tdmm.`` etc.).
 
+    Of several checkpoints it is the newest that is not damaged (``read_latest_state``).
+
     Args:
         path: as for ``load_model``.
 
     Raises:
         UserError: as ``load_model``.
     """
-    for folder in (path, path / "model", latest_state(path / "checkpoints"), latest_state(path)):
-        if folder is None:
-            continue
+    for folder in (path, path / "model"):
         if (folder / MODEL_FILE).is_file():
             record = _read_record(folder / MODEL_FILE)
             return read_tensors(folder / _WEIGHTS), _info(record, folder / MODEL_FILE)
-        if (folder / STATE_FILE).is_file():
-            stored = read_state(folder)
-            return _inference_part(stored), stored.info
+    if (path / STATE_FILE).is_file():
+        stored = read_state(path)
+        return _inference_part(stored), stored.info
+    for root in (path / "checkpoints", path):
+        found = read_latest_state(root)
+        if found is not None:
+            return _inference_part(found[1]), found[1].info
     raise UserError(
         "no model or checkpoint here", str(path), "Give a run folder, its model/ or a checkpoint."
     )
@@ -293,8 +360,11 @@ def _described(info: ModelInfo) -> dict[str, Any]:
 
 
 def _info(record: Mapping[str, Any], where: Path) -> ModelInfo:
-    config = parse_settings(record["model"], ModelConfig, str(where))
-    return ModelInfo(record["stage"], config, record["step"], record["run"])
+    try:
+        config = parse_settings(record["model"], ModelConfig, str(where))
+        return ModelInfo(record["stage"], config, record["step"], record["run"])
+    except KeyError as error:
+        raise _damaged(where, f"{error} is missing") from None
 
 
 def _write_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -310,7 +380,11 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
+        raise _damaged(path, str(error)) from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise UserError(f"is not in checkpoint format {FORMAT}", str(path), "Use another checkpoint.")
     return record
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"cannot be read ({reason})", str(path), "Use another checkpoint.")

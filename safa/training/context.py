@@ -7,6 +7,7 @@ sets up such a group; ``pipelines/train.py`` adds Ray's reporting to it.
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -16,6 +17,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from safa.errors import Terminated, UserError
+
+LOOK_EVERY = 1.0  # seconds between two looks of a group at whether it should stop
+MOST_STEPS = 50  # between two looks, should steps suddenly take longer
+
+
+class WorkerError(UserError):
+    """An error that one worker alone has. The others wait for it, so their supervisor has to end them."""
 
 
 class TrainContext(Protocol):
@@ -53,15 +63,56 @@ class TrainContext(Protocol):
         ...
 
     def stop_requested(self) -> bool:
-        """Whether the run should save its state and end before it is complete; alike on every rank."""
+        """Whether the run should save its state and end before it is complete; alike on every rank.
+
+        Called once after every step, on every rank.
+        """
         ...
+
+    def save_requested(self) -> bool:
+        """Whether the state should be saved now, since a machine is about to go; alike on every rank.
+
+        Called after ``stop_requested``, whose looks it shares.
+        """
+        ...
+
+
+class StopSignals:
+    """The first SIGINT or SIGTERM in ``listening`` asks for an orderly end; a second one ends at once.
+
+    Attributes:
+        number: the signal that came, if any.
+    """
+
+    number: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take signals as requests; the handlers from before come back afterwards. In the main thread only.
+
+        Raises:
+            KeyboardInterrupt: at a second signal; ``Terminated`` if it is SIGTERM.
+        """
+
+        def request(number: int, frame: FrameType | None) -> None:
+            del frame
+            if self.number is not None:
+                raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+            self.number = number
+
+        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class LocalContext:
     """Train in this process alone, on the first GPU if asked.
 
-    While ``listening`` is open, the first SIGINT or SIGTERM asks the loop to end after the step at hand; a
-    second one ends at once.
+    While ``signals.listening`` is open, the first SIGINT or SIGTERM asks the loop to end after the step at
+    hand; a second one ends at once.
     """
 
     rank = 0
@@ -69,7 +120,7 @@ class LocalContext:
 
     def __init__(self, *, use_gpu: bool = False) -> None:
         self.device = torch.device("cuda:0" if use_gpu else "cpu")
-        self._stop = False
+        self.signals = StopSignals()
 
     def wrap(self, network: nn.Module, *, all_parameters_used: bool) -> nn.Module:
         """See ``TrainContext``."""
@@ -89,33 +140,29 @@ class LocalContext:
 
     def stop_requested(self) -> bool:
         """See ``TrainContext``."""
-        return self._stop
+        return self.signals.number is not None
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take interrupts as requests to stop; the handlers from before come back afterwards."""
-
-        def request(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
-
-        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def save_requested(self) -> bool:
+        """See ``TrainContext``: nobody gives notice."""
+        return False
 
 
 class GroupContext:
-    """One worker of an initialised ``torch.distributed`` process group (gloo on CPUs, nccl on GPUs)."""
+    """One worker of an initialised ``torch.distributed`` process group (gloo on CPUs, nccl on GPUs).
+
+    A request to stop reaches one worker before another, so that they have to agree on the step. That is a
+    sum over the group, which takes the host's wait for the device; a look after every step would cost some
+    per cent of a short step on a GPU. So the group looks about once in ``LOOK_EVERY`` seconds. How many steps
+    that is follows from times that are summed with the request, and is the same on every rank.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+        self._interval = self._left = 1  # steps between looks, and to the next one
+        self._looked = time.monotonic()
+        self._save = False
 
     def wrap(self, network: nn.Module, *, all_parameters_used: bool) -> nn.Module:
         """See ``TrainContext``. BatchNorm shares its statistics between GPUs (SyncBatchNorm knows no CPU)."""
@@ -151,5 +198,27 @@ class GroupContext:
         """See ``TrainContext``: a bare process group has no supervisor."""
 
     def stop_requested(self) -> bool:
-        """See ``TrainContext``: a group is ended by whoever started it; its last checkpoint stays."""
+        """See ``TrainContext``."""
+        self._save = False
+        self._left -= 1
+        if self._left > 0:
+            return False
+        now = time.monotonic()
+        asked, seconds = self.sum(torch.tensor([self._asked_to_stop(), now - self._looked])).tolist()
+        step = max(seconds / self.world_size / self._interval, 1e-6)
+        self._interval = self._left = min(max(int(LOOK_EVERY / step), 1), 2 * self._interval, MOST_STEPS)
+        self._looked = now
+        self._save = self._machine_goes()
+        return bool(asked > 0)
+
+    def save_requested(self) -> bool:
+        """See ``TrainContext``."""
+        return self._save
+
+    def _asked_to_stop(self) -> bool:
+        """Whether this worker was asked to stop: it is enough if one of the group was."""
+        return False
+
+    def _machine_goes(self) -> bool:
+        """Whether a machine of the group is about to be taken away; alike on every rank, called on all."""
         return False

@@ -1,6 +1,7 @@
 """The training loop: the same for both stages, on one process or many.
 
-Rank 0 writes all files of the run folder: ``checkpoints/`` (see ``safa.checkpoint.native``), those that
+Rank 0 writes all files of the run folder: ``checkpoints/`` (see ``safa.checkpoint.native``; they are written
+in the background), those that
 ``safa.training.metrics_logger`` names and, at the end, ``model/``. All workers must see the folder: a group
 that is restarted, on whatever machines and however many, resumes from the newest state in it.
 
@@ -24,17 +25,18 @@ from torch import Tensor
 from safa.checkpoint.native import (
     ModelInfo,
     Progress,
-    keep_states,
-    latest_state,
-    load_state,
+    put_state,
+    read_latest_state,
     save_model,
     save_state,
+    set_newer_aside,
 )
 from safa.config.training import TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
 from safa.errors import UserError
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
+from safa.training.checkpoint_writer import CheckpointWriter
 from safa.training.context import TrainContext
 from safa.training.dataloader import TrainingDataLoader
 from safa.training.metrics_logger import MetricsLogger
@@ -47,7 +49,7 @@ log = logging.getLogger(__name__)
 
 
 class InterruptedRun(KeyboardInterrupt):
-    """The run was asked to stop, and saved its state first."""
+    """The run was asked to stop, and saved its state first; the message names the step."""
 
 
 def fit(config: TrainConfig, context: TrainContext) -> Progress:
@@ -55,7 +57,7 @@ def fit(config: TrainConfig, context: TrainContext) -> Progress:
 
     Raises:
         UserError: data that cannot be trained on, weights that do not fit, a loss that is not finite.
-        WorkerOutOfMemoryError: this worker is out of memory; the others do not know.
+        WorkerError: this worker is out of memory, or cannot write a state; the others do not know.
         InterruptedRun: the context asked to stop; the state is saved.
     """
     torch.set_num_threads(config.scale.threads_per_worker)  # Ray and DataLoader preset 1
@@ -78,6 +80,7 @@ class _Run:
             loader.samples_per_epoch, loader.samples_per_step, self._progress.step, self._progress.samples
         )
         self._logger: MetricsLogger | None = None  # of rank 0
+        self._writer = CheckpointWriter(self._states, config.checkpoint.keep, self._metric.key)
         if context.rank == 0:
             self._logger = MetricsLogger(self._folder, config.name, self._progress.step)
         self._window = _Window()
@@ -85,7 +88,9 @@ class _Run:
     def run(self) -> Progress:
         try:
             self._take_all_steps()
+            self._writer.wait()
         finally:
+            self._writer.close()
             if self._logger is not None:
                 self._logger.close()
         self._finish()
@@ -106,17 +111,28 @@ class _Run:
             if validated:
                 self._validate()
             due = step % self._config.checkpoint.every == 0 or last or stopping
+            due = self._context.save_requested() or due
             if due or (validated and step in self._best_steps()):
                 self._save()
             if stopping and not last:
-                log.warning("stopped at step %d of %d; its state is saved", step, self._total)
-                raise InterruptedRun
+                self._writer.wait()
+                raise InterruptedRun(f"stopped after step {step} of {self._total}, whose state is saved")
 
     def _resume(self) -> Progress:
-        newest = latest_state(self._states)
-        if newest is None:
+        found = read_latest_state(self._states)
+        names = sorted(set(self._context.gather(found[0].name if found else "no state")))
+        if len(names) > 1:  # also a barrier: nobody reads any more when rank 0 renames
+            raise UserError(
+                f"the workers do not all see the same states ({', '.join(names)})",
+                str(self._states),
+                "Every machine must see the run folder.",
+            )
+        if found is None:
             return Progress()
-        progress = load_state(newest, self._stage.state)
+        newest, stored = found
+        if self._context.rank == 0:
+            set_newer_aside(self._states, stored.progress.step)
+        progress = put_state(stored, self._stage.state, newest)
         log.info("resuming from %s, after %d steps", newest, progress.step)
         return progress
 
@@ -187,9 +203,8 @@ class _Run:
     def _save(self) -> None:
         if self._logger is None:
             return
-        folder = save_state(self._states, self._stage.state, self._progress, self._info())
-        keep_states(self._states, self._config.checkpoint.keep, self._best_steps(), self._metric.key)
-        log.info("step %d/%d  saved %s", self._progress.step, self._total, folder)
+        self._writer.save(self._stage.state, self._progress, self._info(), self._best_steps())
+        log.info("step %d/%d  saving the state in %s", self._progress.step, self._total, self._states)
         self._logger.draw(at_once=self._progress.step == self._total)
 
     def _finish(self) -> None:

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import torch
 
 from safa.config.training import TrainConfig
-from safa.errors import UserError
+from safa.training.context import WorkerError
 
 CPU_MESSAGE = "DefaultCPUAllocator"  # torch has no error type of its own for the CPU
 
 
-class WorkerOutOfMemoryError(UserError):
-    """One worker is out of memory. The others wait for it, so their supervisor has to end them."""
+class WorkerOutOfMemoryError(WorkerError):
+    """One worker is out of memory."""
 
 
 @contextmanager

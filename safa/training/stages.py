@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
@@ -53,6 +54,15 @@ class NotFiniteError(Exception):
         self.details = details
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """What the check of a step needs to know of one backward pass."""
+
+    total: Tensor  # scalar, detached
+    terms: Terms
+    clip_ids: Sequence[str]
+
+
 class Stage(ABC, Generic[B]):
     """Networks and optimisers of a stage. ``model`` is what inference will use."""
 
@@ -63,6 +73,7 @@ class Stage(ABC, Generic[B]):
 
     def __init__(self, settings: StepConfig, context: TrainContext) -> None:
         self._settings, self._context = settings, context
+        self._passes: list[_Pass] = []  # of the step at hand
         self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
 
     @abstractmethod
@@ -117,29 +128,37 @@ class Stage(ABC, Generic[B]):
                             stack.enter_context(network.no_sync())
                 with self._autocast():
                     losses = losses_of(i, batch)
-                self._refuse_not_finite(losses, batch)
+                terms = {name: value.detach() for name, value in losses.terms.items()}
+                self._passes.append(_Pass(losses.total.detach(), terms, batch.clip_ids))
                 (losses.total / len(batches)).backward()  # type: ignore[no-untyped-call]
-            for name, value in losses.terms.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach() / len(batches)
+            for name, value in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(batches)
         return sums
 
-    def _refuse_not_finite(self, losses: Losses, batch: B) -> None:
-        """Stop all workers together at a loss that is not finite; the error names the clips."""
-        not_finite = 1.0 - losses.total.detach().isfinite().float()
-        if self._context.sum(not_finite.reshape(1)).item() == 0:
+    def _refuse_not_finite(self) -> None:
+        """Stop all workers together at a loss that is not finite; the error names the clips.
+
+        One look for all passes of the step, and the only time that the host waits for the device in it.
+        """
+        not_finite = 1.0 - torch.stack([each.total for each in self._passes]).isfinite().float()
+        if self._context.sum(not_finite).sum().item() == 0:
             return
         details = ""
-        if not_finite.item() > 0:
-            terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in losses.terms.items())
-            details = f"{terms}; clips {', '.join(batch.clip_ids)}"
+        if not_finite.any():
+            first = self._passes[int(not_finite.argmax())]  # what follows from it says nothing more
+            terms = ", ".join(f"{name} {float(value):.4g}" for name, value in first.terms.items())
+            details = f"{terms}; clips {', '.join(first.clip_ids)}"
         raise NotFiniteError("; ".join(text for text in self._context.gather(details) if text))
 
     def _update(self) -> None:
+        """Step the optimisers, once all losses are known to be finite."""
+        self._refuse_not_finite()
         for name, adam in self.optimisers.items():
             clip_gradients(self.networks[name], self._settings.clip_norm)
             adam.step()
 
     def _clear_gradients(self) -> None:
+        self._passes.clear()
         for adam in self.optimisers.values():
             adam.zero_grad(set_to_none=True)
 

@@ -60,7 +60,7 @@ def _read(clip: int, store: ClipStore, count: int) -> HeldOutClip:
     indices = [0, *np.unique(np.linspace(min(1, last), last, count).round().astype(int)).tolist()]
     frames = np.stack(store.frames(clip, indices))
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).contiguous().float() / 255
-    points = torch.from_numpy(store.landmarks(clip, indices))
+    points = torch.from_numpy(np.array(store.landmarks(clip, indices)))  # a copy that may be written to
     return HeldOutClip(images[:1], images[1:], points[:1], points[1:])
 
 

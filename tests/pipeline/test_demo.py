@@ -68,7 +68,7 @@ def test_killed_interrupted_and_started_again(tmp_path: Path) -> None:
     demo.wait_for("step 2/4", interrupted)
     os.kill(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(STEP_WITHIN) == 130
-    assert "interrupted; run the same command again to resume" in demo.lines()
+    assert "; run the same command again to resume" in demo.lines()
     assert "\nTraceback" not in demo.lines()  # of this process: Ray's actors, in their words, may complain
     assert "stage 1/5: synthetic: already finished" in demo.lines()
     assert [demo.finished()[name] for name in ("preprocess", "pretrain", "train")] == [True, True, False]

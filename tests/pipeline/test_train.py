@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -18,7 +19,9 @@ import pytest
 import yaml
 
 from pipelines import train as pipeline
-from safa.config import parse_settings
+from pipelines.run_folder import lock_settings
+from safa.config import load_settings, parse_settings
+from safa.config.demo import DemoConfig
 from safa.config.training import TrainConfig
 from safa.errors import UserError
 from safa.training.metrics_logger import read_metrics
@@ -105,27 +108,41 @@ def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: 
     assert _outcome(_folder(killed)) == _outcome(_folder(straight))
 
 
-@pytest.mark.ray
-def test_interrupt_on_ray_leaves_the_newest_state(settings: Settings) -> None:
-    process = _start(settings | {"schedule": {"unit": "steps", "length": 5000}, "scale": {"num_workers": 1}})
-    _wait_for_state(settings, process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
-    assert "interrupted; run the same command again to resume" in errors
-
-
-def test_interrupt_saves_the_state_and_says_how_to_go_on(settings: Settings) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.ray)])
+def test_a_signal_saves_the_state_of_the_step_at_hand(
+    settings: Settings, workers: int, number: signal.Signals
+) -> None:
+    length = 1000 if workers else 40  # more than are taken within a second
+    settings |= {"schedule": {"unit": "steps", "length": length, "milestones": [30]}}
+    settings |= {"scale": {"num_workers": workers, "cpus_per_worker": 0.5}}
     process = _start(settings)
     _wait_for_state(settings, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 130
-    assert "interrupted; run the same command again to resume" in errors
-    assert "Traceback" not in errors
+    assert process.returncode == 128 + number
     steps = [row["step"] for row in read_metrics(_folder(settings) / "metrics.jsonl")]
     states = sorted(int(p.name[5:]) for p in (_folder(settings) / "checkpoints").iterdir())
-    assert states[-1] == steps[-1], "no finished step is lost"
+    assert states[-1] == steps[-1] < length, "no finished step is lost"
+    last = errors.strip().splitlines()[-1]
+    state = f"stopped after step {steps[-1]} of {length}, whose state is saved"
+    assert last == f"{state}; run the same command again to resume"
+    assert "\nTraceback" not in errors  # of this process: Ray's actors may complain, with a prefix
+
+
+@pytest.mark.ray
+def test_stopped_on_ray_and_resumed_equals_straight_through(settings: Settings) -> None:
+    """Stopped on Ray, resumed in this process: the steps are those of a run that was never stopped."""
+    settings["schedule"] = {"unit": "steps", "length": 300}
+    stopped = settings | {"name": "stopped", "scale": {"num_workers": 1, "cpus_per_worker": 0.5}}
+    process = _start(stopped)
+    _wait_for_state(stopped, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 143
+    for each in (settings, stopped | {"scale": {}}):
+        pipeline.train(_config({name: value for name, value in each.items() if name != "scale"}))
+    assert _outcome(_folder(stopped)) == _outcome(_folder(settings))
 
 
 def test_finished_run_is_left_alone(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
@@ -148,6 +165,83 @@ def test_other_settings_need_another_name_other_machines_do_not(settings: Settin
         pipeline.train(_config(settings | {"seed": 1}))
     assert "\n" not in str(error.value)
     pipeline.train(_config(settings, threads_per_worker=2))
+
+
+WRONG = {
+    "data.clips": "nowhere",
+    "data.split": "holiday",
+    "data.min_identities": 50,
+    "model.image_size": 64,
+    "model.head.assets": "nowhere.npz",
+    "model.head.encoder_weights": "nowhere.pth",
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_start_that_failed_does_not_refuse_the_corrected_command(
+    settings: Settings, tmp_path: Path, key: str
+) -> None:
+    settings["schedule"] = {"unit": "steps", "length": 2}
+    wrong = copy.deepcopy(settings)
+    *sections, leaf = key.split(".")
+    node = wrong
+    for section in sections:
+        node = node[section]
+    value = WRONG[key]
+    node[leaf] = str(tmp_path / value) if isinstance(value, str) and "nowhere" in value else value
+    with pytest.raises(UserError):
+        pipeline.train(_config(wrong))
+    assert not _folder(settings).exists(), "no trace"
+    pipeline.train(_config(settings))
+    assert (_folder(settings) / "manifest.json").exists()
+
+
+def test_a_start_killed_before_its_first_state_refuses_no_other_settings(settings: Settings) -> None:
+    settings["schedule"] = {"unit": "steps", "length": 2}
+    lock_settings(_folder(settings), _config(settings | {"seed": 1}), pipeline.NOT_HASHED)
+    pipeline.train(_config(settings))
+    with pytest.raises(UserError, match="holds output of other settings"):
+        pipeline.train(_config(settings | {"seed": 1}))
+
+
+def test_a_run_that_failed_later_keeps_what_it_has(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr("safa.training.loop.save_model", fail)
+    with pytest.raises(UserError, match="disk is full"):
+        pipeline.train(_config(settings | {"schedule": {"unit": "steps", "length": 6}}))
+    assert list((_folder(settings) / "checkpoints").glob("step-*"))
+    with pytest.raises(UserError, match="holds output of other settings"):
+        pipeline.train(_config(settings | {"seed": 1}))
+
+
+@pytest.mark.parametrize("kind", ["head", "full"])
+def test_the_saved_config_can_be_used_again(settings: Settings, kind: str) -> None:
+    settings |= {"schedule": {"unit": "steps", "length": 3}, "stage": {"kind": "head"}}
+    head = _config(settings | {"name": "first"})
+    pipeline.train(head)
+    if kind == "full":
+        settings["stage"] = {"kind": "full", "init": str(head.folder)}
+    config = _config(settings)
+    pipeline.train(config)
+    saved = config.folder / "config.yaml"
+    assert load_settings(saved, TrainConfig) == config
+    assert pipeline.main(["--config", str(saved)]) == 0, "already finished"
+    assert pipeline.main(["--config", str(saved), "--set", "name=again"]) == 0
+    assert _outcome(_folder(settings | {"name": "again"})) == _outcome(config.folder)
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "smoke/demo.yaml"])
+def test_the_saved_configs_of_the_demo_can_be_used_again(tmp_path: Path, name: str) -> None:
+    demo = load_settings(ROOT / "configs" / name, DemoConfig, [f"run={tmp_path / 'demo'}"])
+    for stage in (demo.pretrain, demo.train):
+        lock_settings(stage.folder, stage, pipeline.NOT_HASHED)
+        saved = load_settings(stage.folder / "config.yaml", TrainConfig)
+        assert saved == stage
+        lock_settings(saved.folder, saved, pipeline.NOT_HASHED)  # of the same folder, and not refused
 
 
 # ---- Ray ---------------------------------------------------------------------------------------------------
@@ -248,7 +342,10 @@ def test_full_memory_of_one_worker_ends_the_run_in_one_line(settings: Settings) 
 
 
 @pytest.mark.ray
-def test_a_workers_user_error_is_one_line_and_not_tried_again(settings: Settings, tmp_path: Path) -> None:
+def test_a_workers_user_error_is_one_line_and_not_tried_again(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "remove_start", lambda *_, **__: None)  # it counts the starts in there
     settings["model"]["head"]["encoder_weights"] = str(tmp_path / "nowhere.pth")
     with pytest.raises(UserError, match=r"nowhere\.pth") as error:
         pipeline.train(_config(settings, num_workers=1, cpus_per_worker=0.5, max_failures=3))

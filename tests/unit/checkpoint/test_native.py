@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from safa.checkpoint.native import (
     keep_states,
     latest_state,
     load_state,
+    read_latest_state,
     read_model_weights,
     save_state,
+    set_newer_aside,
 )
 from safa.config import ModelConfig
 from safa.config.training import StepConfig
@@ -153,6 +157,52 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=rf"{name}: cannot be read") as error:
         load_state(folder, _state(0))
     assert "\n" not in str(error.value)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a file cut off": lambda folder: os.truncate(folder / "networks.safetensors", 1000),
+    "an empty file": lambda folder: os.truncate(folder / "optimisers.safetensors", 0),
+    "a header of noise": lambda folder: (folder / "networks.safetensors").write_bytes(b"\xff" * 5000),
+    "no tensors": lambda folder: (folder / "networks.safetensors").unlink(),
+    "no state.json": lambda folder: (folder / "state.json").unlink(),
+    "half of state.json": lambda folder: os.truncate(folder / "state.json", 100),
+    "a state.json of something else": lambda folder: (folder / "state.json").write_text('{"format": 1}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_one_before_a_damaged_state_is_taken(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = tmp_path / "checkpoints"
+    for step in (1, 2, 3):
+        save_state(states, _state(step), Progress(step), INFO)
+    for step in (2, 3):
+        DAMAGES[damage](states / f"step-{step:08d}")
+    found = read_latest_state(states)
+    assert found is not None
+    assert (found[0].name, found[1].progress.step) == ("step-00000001", 1)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    for step, line in zip((3, 2), lines, strict=True):
+        assert f"step-{step:08d} is damaged (" in line
+        assert line.endswith(f"{found[0]} is taken instead")
+    weights, _ = read_model_weights(tmp_path)
+    torch.testing.assert_close(weights["tdmm.fc.weight"], _state(1).networks["tdmm"].fc.weight.detach())
+
+    DAMAGES[damage](states / "step-00000001")
+    for read in (read_latest_state, read_model_weights):
+        with pytest.raises(UserError, match="step-00000003") as error:
+            read(states)
+        assert "\n" not in str(error.value)
+
+
+def test_damaged_states_are_set_aside(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_state(tmp_path, _state(0), Progress(step), INFO)
+    set_newer_aside(tmp_path, 1)
+    assert latest_state(tmp_path) == tmp_path / "step-00000001"
+    assert len(list(tmp_path.glob("damaged-*"))) == 2
 
 
 def test_nothing_to_load_is_one_line(tmp_path: Path) -> None:

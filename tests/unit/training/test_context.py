@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from safa.errors import Terminated
 from safa.training.context import GroupContext, LocalContext
 
 
@@ -50,13 +52,50 @@ def test_two_processes_act_as_one(tmp_path: Path) -> None:
 def test_first_interrupt_asks_second_ends() -> None:
     context = LocalContext()
     before = signal.getsignal(signal.SIGINT)
-    with context.listening():
+    with context.signals.listening():
         assert not context.stop_requested()
         os.kill(os.getpid(), signal.SIGINT)
         assert context.stop_requested()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_sigterm_ends_as_one() -> None:
+    context = LocalContext()
+    with context.signals.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert context.stop_requested()
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _AskedContext(GroupContext):
+    """Rank 1 alone is asked, at its third step; its steps take longer."""
+
+    step = 0
+
+    def _asked_to_stop(self) -> bool:
+        return self.rank == 1 and self.step >= 3
+
+
+def _stop_together(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    context = _AskedContext(torch.device("cpu"))
+    while True:
+        context.step += 1
+        time.sleep(0.02 * (rank + 1))
+        if context.stop_requested():
+            break
+    (folder / f"{rank}.json").write_text(str(context.step))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_all_of_a_group_stop_at_the_same_step(tmp_path: Path) -> None:
+    mp.spawn(_stop_together, args=(tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    first, second = (int((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second == 3, "1 and 2 steps between the first looks"
 
 
 def test_alone_is_a_group_of_one() -> None:

@@ -6,18 +6,24 @@ import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from safa.checkpoint import native
 from safa.checkpoint.native import latest_state, read_state
 from safa.config.training import TrainConfig
 from safa.files import TEMPORARY
 from safa.training import loop
+from safa.training.checkpoint_writer import CheckpointError, CheckpointWriter
 from safa.training.context import LocalContext
 from safa.training.loop import fit
+from safa.training.metrics_logger import read_metrics
 from safa.weights import read_tensors
 
 ROOT = Path(__file__).parents[3]
@@ -129,3 +135,56 @@ def test_killed_while_a_state_is_written(make_config: MakeConfig, tmp_path: Path
     assert not list(states.glob(".*")), "the half-written one is cleared away"
     ends = [read_tensors(c.folder / "model" / "weights.safetensors") for c in (straight, killed)]
     assert all((ends[0][name] == ends[1][name]).all() for name in ends[0])
+
+
+def test_a_state_that_cannot_be_written_is_one_line(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread's error is raised in the loop, by the next save at the latest."""
+
+    def fail(path: Path, tensors: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(native, "write_tensors", fail)
+    config = make_config("head", {"validate_on": None}, length=6)
+    with pytest.raises(CheckpointError, match=r"checkpoints: .*No space left on device") as error:
+        fit(config, LocalContext())
+    assert "\n" not in str(error.value)
+    assert len(read_metrics(config.folder / "metrics.jsonl")) == 4, "found when the second state is due"
+    assert not list((config.folder / "checkpoints").iterdir())
+
+
+def test_training_changes_nothing_of_a_state_that_is_being_written(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps are taken before the first byte is written; the next save waits for this one."""
+    at_once, later = make_config("full", {"name": "at-once"}), make_config("full", {"name": "later"})
+    fit(at_once, LocalContext())
+    write = native.write_tensors
+    monkeypatch.setattr(native, "write_tensors", lambda *all: (time.sleep(0.5), write(*all)))
+    fit(later, LocalContext())
+    for state in ("step-00000002", "step-00000004"):
+        states = [read_state(config.folder / "checkpoints" / state) for config in (at_once, later)]
+        for part in ("networks", "moments"):
+            torch.testing.assert_close(*(getattr(s, part) for s in states), rtol=0, atol=0)
+        assert states[0].progress.samples == states[1].progress.samples
+
+
+def test_the_writer_waits_for_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, release = native.write_tensors, threading.Event()
+    monkeypatch.setattr(native, "write_tensors", lambda *all: (release.wait(10), write(*all)))
+    network = torch.nn.Linear(2, 2)
+    state = native.TrainState({"one": network}, {}, None)
+    writer = CheckpointWriter(tmp_path, 5, "l1")
+    info = native.ModelInfo("full", native.ModelConfig(), 1, "run")
+    writer.save(state, native.Progress(1), info, {})
+    before = network.weight.detach().clone()
+    with torch.no_grad():
+        network.weight.zero_()
+    assert latest_state(tmp_path) is None
+    threading.Timer(0.2, release.set).start()
+    writer.save(state, native.Progress(2), info, {})
+    assert writer.waited > 0.1
+    writer.wait()
+    assert torch.equal(read_state(tmp_path / "step-00000001").networks["one"]["weight"], before)
+    assert not read_state(tmp_path / "step-00000002").networks["one"]["weight"].any()

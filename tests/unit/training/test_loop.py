@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,21 @@ def test_stopped_and_resumed_equals_straight_through(make_config: MakeConfig, ki
     fit(resumed, LocalContext())
     assert _same(_weights(straight), _weights(resumed))
     assert _losses(straight) == _losses(resumed)
+
+
+def test_a_damaged_newest_state_costs_its_steps_alone(make_config: MakeConfig) -> None:
+    straight = make_config("head", {"name": "straight"}, length=6)
+    fit(straight, LocalContext())
+    config = make_config("head", {"name": "damaged", "checkpoint.keep": 2}, length=6)
+    with pytest.raises(InterruptedRun):
+        fit(config, StopAfter(4))
+    states = config.folder / "checkpoints"
+    os.truncate(states / "step-00000004" / "networks.safetensors", 1000)
+    fit(config, LocalContext())
+    assert _same(_weights(straight), _weights(config))
+    assert _losses(straight) == _losses(config)
+    assert {path.name for path in states.glob("step-*")} >= {"step-00000004", "step-00000006"}
+    assert [path.name for path in states.glob("damaged-*")] == ["damaged-step-00000004"]
 
 
 def test_the_head_stage_learns_the_landmarks(make_config: MakeConfig) -> None:
@@ -206,6 +222,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(make_config: MakeConfig, kind: 
     assert latest_state(config.folder / "checkpoints") == state, (
         "not among the states that a run resumes from"
     )
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_losses_are_checked_once_a_step(make_config: MakeConfig, kind: str) -> None:
+    """However many passes it has: each check would let the host wait for the device."""
+
+    class Counting(LocalContext):
+        sums = 0
+
+        def sum(self, values: torch.Tensor) -> torch.Tensor:
+            self.sums += 1
+            return values
+
+    changes = {"step.accumulate": 2, "validate_on": None, "log_every": 100, "checkpoint.every": 100}
+    context = Counting()
+    fit(make_config(kind, changes, length=3), context)
+    assert context.sums == 3 + 2, "one a step, one row of metrics, and one before the end"
 
 
 def _poison(folder: Path, name: str) -> None:
