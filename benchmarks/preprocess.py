@@ -39,6 +39,7 @@ from safa.config.preprocess import (
 from safa.data.clip_maker import make_clip
 from safa.data.shards import ShardWriter
 from safa.data.sources import COLUMNS, ClipJob
+from safa.files import join
 
 REPEATS = 3
 FRAMES = 250  # of the clip that is timed
@@ -91,7 +92,7 @@ def _job(video: Path, number: int) -> ClipJob:
 
 
 def _make(job: ClipJob, config: PreprocessConfig) -> None:
-    with ShardWriter(config.out / "clips") as shard:
+    with ShardWriter(join(config.out, "clips")) as shard:
         make_clip(job, config, shard)
 
 

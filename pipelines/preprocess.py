@@ -48,14 +48,14 @@ from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.shards import INDEX, SHARDS, commit_index, stored_clips
 from safa.data.sources import ClipJob, Listing, list_jobs
 from safa.errors import Failure, FailureCode, UserError
-from safa.files import absolute, exists, join, remove_leftovers, write_json
+from safa.files import absolute, exists, join, remove_leftovers, shown, write_json
 from safa.messages import LogLines, Progress
 from safa.report.dataset_page import write_page
 
 log = logging.getLogger(__name__)
 
 STAGE = "preprocess"
-FACE_TRACKS = "face_tracks"  # folder
+FACE_TRACKS, QUARANTINE = "face_tracks", "quarantine"  # folders
 # What may change between two runs into one folder, since it changes no stored row.
 NOT_HASHED = frozenset(
     {
@@ -111,17 +111,19 @@ def _preprocess(config: PreprocessConfig) -> Summary:
     _check(config)
     _record_settings(config)
     _clean_up(config)
-    quarantine = Quarantine(config.out / "quarantine")
+    quarantine = Quarantine(join(config.out, QUARANTINE))
     settled = frozenset() if config.retry_quarantined else quarantine.final()
     blocked = ""
     with ExitStack() as stack:
         if isinstance(config.source, VideosSource):
             listed = _with_face_tracks(config, config.source, settled, quarantine, stack)
-        done = stored_clips(config.out / CLIPS)
+        done = stored_clips(join(config.out, CLIPS))
         jobs = [job for job in listed.jobs if job.clip_id not in done and job.clip_id not in settled]
         bad = [row for row in listed.bad_rows if row.name not in settled | quarantine.fresh]
         total = len(listed.jobs) + len(listed.bad_rows)
-        log.info("preprocess: %d clips, %d still to do, into %s", total, len(jobs) + len(bad), config.out)
+        log.info(
+            "preprocess: %d clips, %d still to do, into %s", total, len(jobs) + len(bad), shown(config.out)
+        )
         quarantine.add(replace(failure, stage=STAGE) for failure in bad)
         if jobs:
             stack.enter_context(ray_session())
@@ -139,7 +141,7 @@ def list_inputs(config: PreprocessConfig) -> Listing:
     """
     if isinstance(config.source, VideosSource):
         videos, bad = raw_videos(config.source)
-        listing = list_tracked_clips(config.source, videos, config.out / FACE_TRACKS)
+        listing = list_tracked_clips(config.source, videos, join(config.out, FACE_TRACKS))
         return Listing(listing.jobs, (*listing.bad_rows, *bad))
     return list_jobs(config.source)
 
@@ -168,8 +170,14 @@ def _record_settings(config: PreprocessConfig) -> None:
 
 def _clean_up(config: PreprocessConfig) -> None:
     """Delete incomplete files of a run that was killed."""
-    clips = config.out / CLIPS
-    folders = [clips, clips / SHARDS, clips / INDEX, config.out / FACE_TRACKS, config.out / "quarantine"]
+    clips = join(config.out, CLIPS)
+    folders = [
+        clips,
+        join(clips, SHARDS),
+        join(clips, INDEX),
+        join(config.out, FACE_TRACKS),
+        join(config.out, QUARANTINE),
+    ]
     if isinstance(config.source, MetadataSource) and config.source.download is not None:
         folders += [config.source.videos, config.source.videos / TRANSIT]
     for folder in folders:
@@ -188,12 +196,12 @@ def _with_face_tracks(
 ) -> Listing:
     """Find the face tracks of the videos that have none yet, then list all clips."""
     videos, _ = raw_videos(source)
-    folder = config.out / FACE_TRACKS
-    fresh = [v for v in videos if v.name not in settled and not tracks_file(folder, v.name).is_file()]
+    folder = join(config.out, FACE_TRACKS)
+    fresh = [v for v in videos if v.name not in settled and not exists(tracks_file(folder, v.name))]
     if fresh:
         stack.enter_context(ray_session())
         rows = _rows([{"video": absolute(video.location)} for video in fresh])
-        worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, folder.absolute())
+        worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, absolute(folder))
         with shared(config.out) as probe:
             outcomes = rows.map(Checked, fn_constructor_args=(probe, *worker), **_actors(config))
             for done in _progress(outcomes, len(fresh), "videos"):
@@ -202,7 +210,7 @@ def _with_face_tracks(
     failed = [
         Failure(row["id"], FailureCode(row["code"]), row["detail"]) for row in quarantine.rows(frozenset())
     ]
-    names = {video.name for video in videos if not tracks_file(folder, video.name).is_file()}
+    names = {video.name for video in videos if not exists(tracks_file(folder, video.name))}
     return Listing(listing.jobs, (*listing.bad_rows, *(row for row in failed if row.name in names)))
 
 
@@ -272,8 +280,8 @@ def _failures(rows: Iterable[Row], stage: str) -> list[Failure]:
 
 def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine, seconds: float) -> Summary:
     """Count what is on disk, and write the summaries and the manifest."""
-    commit_index(config.out / CLIPS)
-    done = stored_clips(config.out / CLIPS)
+    commit_index(join(config.out, CLIPS))
+    done = stored_clips(join(config.out, CLIPS))
     quarantine.settle(done)
     names = [job.clip_id for job in listed.jobs] + [row.name for row in listed.bad_rows]
     ids = set(names)
@@ -282,8 +290,8 @@ def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine
     reasons = dict(Counter(row["code"] for row in refused))
     summary = Summary(len(names), len(ids & done), len(refused), pending, reasons)
     stats = compute_stats(config, listed, {row["id"]: row["code"] for row in refused})
-    write_json(config.out / "summary.json", {**summary.as_json(), **stats.as_json()})
-    write_page(config.out / "summary.html", stats, summary.as_json())
+    write_json(join(config.out, "summary.json"), {**summary.as_json(), **stats.as_json()})
+    write_page(join(config.out, "summary.html"), stats, summary.as_json())
     write_manifest(config.out, config, summary.as_json(), seconds)
     log.info("preprocess: %s", counts_line(summary.counts, summary.reasons))
     return summary
@@ -293,7 +301,7 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
     if blocked:
         raise UserError(
             f"the host of the videos blocks us ({blocked}); {summary.pending} clips are still to do",
-            str(config.out),
+            shown(config.out),
             "Run the same command again later, from another network, or with source.download.cookies.",
         )
     check_counts(summary.counts, config.out)
@@ -301,7 +309,7 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
     if unexpected > config.max_unexpected * summary.total:
         raise UserError(
             f"{unexpected} of {summary.total} clips failed unexpectedly",
-            str(config.out / "quarantine"),
+            shown(join(config.out, QUARANTINE)),
             "Read the details there; run again with --set retry_quarantined=true once the cause is fixed.",
         )
     refuse_nothing(summary.counts, config.out)
@@ -310,7 +318,7 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
 def print_cost_estimate(config: PreprocessConfig) -> None:
     """Print what a run would take, without starting Ray or writing anything."""
     listed = list_inputs(config)
-    done = stored_clips(config.out / CLIPS)
+    done = stored_clips(join(config.out, CLIPS))
     left = [job for job in listed.jobs if job.clip_id not in done]
     sys.stdout.write(estimate_cost(config, left, len(listed.bad_rows), len(done)).as_text() + "\n")
 

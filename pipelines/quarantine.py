@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from safa.data.schema import QUARANTINE_SCHEMA
 from safa.errors import TRANSIENT, Failure
-from safa.files import atomic_file
+from safa.files import Location, atomic_file, delete, entries, exists, is_uri, join, local_file
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,11 @@ SHOWN = 20  # failures that are logged one by one in a run; the rest is only cou
 class Quarantine:
     """The rows in the folder ``quarantine`` of a run folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Location) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [row for path in self._files() for row in pq.read_table(path).to_pylist()]
+        if not is_uri(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        rows = [row for path in self._files() for row in _read(path)]
         rows.sort(key=lambda row: row["attempts"])
         self._rows: dict[str, dict[str, Any]] = {row["id"]: row for row in rows}  # the last attempt counts
         self._shown = 0
@@ -62,22 +63,23 @@ class Quarantine:
         """Merge the rows into one file, with one row for each input that is not ``done``."""
         old = self._files()
         self._rows = {row["id"]: row for row in self.rows(done)}
-        if len(old) > 1 or sum(pq.read_metadata(path).num_rows for path in old) != len(self._rows):
+        if len(old) > 1 or sum(len(_read(path)) for path in old) != len(self._rows):
             if self._rows:
                 self._write(list(self._rows.values()))
             for path in old:
-                path.unlink()
+                delete(path)
 
     def _log(self, rows: Sequence[dict[str, Any]]) -> None:
         for row in rows[: max(0, SHOWN - self._shown)]:
             log.warning("%s: %s quarantined (%s): %s", row["stage"], row["id"], row["code"], row["detail"])
         self._shown += len(rows)
 
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("part-*.parquet"))
+    def _files(self) -> list[str]:
+        found = entries(self._folder) if exists(self._folder) else ()
+        return sorted(entry.location for entry in found if entry.name.startswith("part-"))
 
     def _write(self, rows: Sequence[dict[str, Any]]) -> None:
-        path = self._folder / f"part-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.parquet"
+        path = join(self._folder, f"part-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.parquet")
         write_quarantine(path, rows)
 
 
@@ -87,7 +89,13 @@ def quarantine_row(failure: Failure, attempts: int = 1) -> dict[str, Any]:
     return {**row, "attempts": attempts, "time": datetime.now(UTC)}
 
 
-def write_quarantine(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _read(location: str) -> list[dict[str, Any]]:
+    with local_file(location) as path:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return rows
+
+
+def write_quarantine(path: Location, rows: Sequence[dict[str, Any]]) -> None:
     """Write a file of such rows, atomically."""
     with atomic_file(path) as temporary:
         pq.write_table(pa.Table.from_pylist(list(rows), schema=QUARANTINE_SCHEMA), temporary)

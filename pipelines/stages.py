@@ -34,7 +34,7 @@ from safa.errors import ClipError, Failure, FailureCode
 from safa.evaluation.clip_evaluator import ClipEvaluator
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.scorers import load_scorers
-from safa.files import exists, join, local_copy, local_file, name_of
+from safa.files import Location, exists, join, local_copy, local_file, name_of
 from safa.inference.model_runner import ModelRunner
 from safa.inference.swap_mask import load_mask
 from safa.report.page import CLIPS as RESULTS
@@ -179,7 +179,7 @@ def part_name(block: str, number: int) -> str:
 class FaceTrackFinder:
     """Finds the face tracks of one raw video and writes their file."""
 
-    def __init__(self, source: VideosSource, fps: float, folder: Path) -> None:
+    def __init__(self, source: VideosSource, fps: float, folder: Location) -> None:
         self._source, self._fps, self._folder = source, fps, folder
         self._detector: FaceDetector | None = None
 

@@ -186,8 +186,14 @@ def delete_dir(folder: Location) -> None:
         store.delete_dir(path)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left half done in ``folder``. No other writer may be at work there."""
+def remove_leftovers(folder: Location) -> None:
+    """Remove what killed writers left half done in ``folder``. No other writer may be at work there.
+
+    An object store needs none of it: there, nothing appears before it is complete.
+    """
+    if is_uri(folder):
+        return
+    folder = Path(folder)
     for leftover in folder.glob(f"{TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

@@ -27,6 +27,7 @@ from safa.config.preprocess import EncodingConfig
 from safa.data.clip_store import ClipStore
 from safa.data.images import encode_image
 from safa.data.shards import ClipRecord, ShardWriter, commit_index
+from safa.files import Location, join
 
 OLD_SCHEMA = pa.schema(
     [
@@ -133,11 +134,11 @@ def write_old_clips() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def stored_rows() -> Callable[[Path], dict[str, str]]:
+def stored_rows() -> Callable[[Location], dict[str, str]]:
     """``stored_rows(out)``: all that is stored of a clip, by its id; as text, since no NaN equals another."""
 
-    def rows(out: Path) -> dict[str, str]:
-        store = ClipStore(out / "clips")
+    def rows(out: Location) -> dict[str, str]:
+        store = ClipStore(join(out, "clips"))
         return {
             clip.clip_id: str(
                 (

@@ -160,7 +160,7 @@ class PreprocessConfig(Settings):
     """One preprocessing run: source, what is stored, what is refused, and the share of the cluster."""
 
     source: Annotated[Source, Field(discriminator="kind")]
-    out: Path
+    out: Location
     landmarks: Annotated[
         SidecarLandmarks | FaceAlignmentLandmarks | NoLandmarks, Field(discriminator="kind")
     ] = SidecarLandmarks()

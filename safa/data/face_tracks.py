@@ -21,7 +21,7 @@ from safa.data.schema import ClipId, is_safe_name
 from safa.data.sources import ClipJob, Listing, contents
 from safa.data.video import DecodeError, probe, read_frames
 from safa.errors import ClipError, Failure, FailureCode, UserError
-from safa.files import Entry, write_json
+from safa.files import Entry, Location, exists, join, read_bytes, shown, write_json
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
 BORDER = 1.0  # px; a face this near to the frame's edge may extend beyond it
@@ -215,24 +215,24 @@ def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> 
 # ---- files of tracks ---------------------------------------------------------------------------------------
 
 
-def tracks_file(folder: Path, video: str) -> Path:
-    """Path of the file with the face tracks of a video of this name."""
-    return folder / f"{video}.json"
+def tracks_file(folder: Location, video: str) -> Location:
+    """Where the face tracks of a video of this name are."""
+    return join(folder, f"{video}.json")
 
 
-def write_tracks(folder: Path, tracks: VideoTracks) -> None:
+def write_tracks(folder: Location, tracks: VideoTracks) -> None:
     """Write the face tracks of a video to its file, atomically."""
     write_json(tracks_file(folder, tracks.video), asdict(tracks))
 
 
-def read_tracks(path: Path) -> VideoTracks:
+def read_tracks(path: Location) -> VideoTracks:
     """Read what ``write_tracks`` wrote.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(read_bytes(path))
         segments = tuple(
             Segment(**{**segment, "box": tuple(segment["box"]) if segment["box"] else None})
             for segment in fields.pop("segments")
@@ -240,7 +240,7 @@ def read_tracks(path: Path) -> VideoTracks:
         return VideoTracks(**fields, segments=segments)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"not a file of face tracks ({error})", str(path), "Delete it; the next run writes it anew."
+            f"not a file of face tracks ({error})", shown(path), "Delete it; the next run writes it anew."
         ) from None
 
 
@@ -256,7 +256,7 @@ def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
     videos = [entry for entry in contents(source.folder, "videos") if entry.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
         raise UserError(
-            "no videos here", str(source.folder), f"Known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}."
+            "no videos here", shown(source.folder), f"Known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}."
         )
     good: dict[str, Entry] = {}
     bad = []
@@ -274,13 +274,13 @@ def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
     return list(good.values()), bad
 
 
-def list_tracked_clips(source: VideosSource, videos: Sequence[Entry], folder: Path) -> Listing:
+def list_tracked_clips(source: VideosSource, videos: Sequence[Entry], folder: Location) -> Listing:
     """List the clips of the videos whose face tracks are known; a video without any clip is a failure."""
     jobs: list[ClipJob] = []
     bad: list[Failure] = []
     for video in videos:
         path = tracks_file(folder, video.name)
-        if not path.is_file():
+        if not exists(path):
             continue
         tracks = read_tracks(path)
         jobs += [_job(video, tracks, segment, source.split) for segment in tracks.clips]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from safa.data.dataset_stats import DatasetStats, Sample
-from safa.files import atomic_write
+from safa.files import Location, atomic_write
 from safa.messages import count
 from safa.report.charts import bins
 from safa.report.rendering import jpeg_data_uri, render
@@ -21,7 +20,7 @@ COLOUR: Colour = (80, 255, 120)  # of landmarks
 BINS = 12  # of a histogram
 
 
-def write_page(path: Path, stats: DatasetStats, counts: Mapping[str, Any]) -> None:
+def write_page(path: Location, stats: DatasetStats, counts: Mapping[str, Any]) -> None:
     """Write the page atomically. It needs no other file and no network.
 
     Args:

@@ -26,6 +26,7 @@ from safa.data.shards import stored_clips
 from safa.data.sources import COLUMNS, list_jobs
 from safa.data.video import write_video
 from safa.errors import UserError
+from safa.files import Location, entries, join
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 40
@@ -211,22 +212,27 @@ def test_clips_in_an_object_store(
     assert stored_rows(tmp_path / "out") == stored_rows(tmp_path / "here")
 
 
+@pytest.mark.parametrize("place", ["disk", "store"])
 def test_killed_in_the_middle_then_finished_equals_undisturbed(
-    tmp_path: Path, stored_rows: Callable[[Path], dict[str, str]]
+    place: str,
+    tmp_path: Path,
+    stored_rows: Callable[[Location], dict[str, str]],
+    request: pytest.FixtureRequest,
 ) -> None:
     """kill -9 of the driver after the first shards; the rerun's rows equal those of a run left alone."""
+    out = tmp_path / "killed" if place == "disk" else join(request.getfixturevalue("s3"), "killed")
     (tmp_path / "videos").mkdir()
     names = [f"v{number}" for number in range(24)]
     for number, name in enumerate(names):
         _video(tmp_path / "videos", name, shade=20 + 5 * number)
-    _write_list(tmp_path / "list.csv", [_line(name) for name in names])
-    config = _config(tmp_path, "killed")
+    _write_list(tmp_path / "list.csv", [_line(name) for name in [*names, "absent"]])
+    config = _config(tmp_path).model_copy(update={"out": out})
     path = tmp_path / "job.yaml"
     path.write_text(dump_settings(config))
     command = [sys.executable, "-m", "pipelines.preprocess", "--config", str(path)]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     try:
-        clips = tmp_path / "killed" / "clips"
+        clips = join(out, "clips")
         deadline = time.monotonic() + 120
         while len(stored_clips(clips)) < 3 and time.monotonic() < deadline:
             assert process.poll() is None, "ended before it could be killed"
@@ -235,6 +241,9 @@ def test_killed_in_the_middle_then_finished_equals_undisturbed(
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert 3 <= len(stored_clips(clips)) < len(names)
-    assert preprocess.preprocess(config).ok == len(names)
+    assert preprocess.preprocess(config).counts == {"in": 25, "ok": 24, "quarantined": 1, "pending": 0}
     preprocess.preprocess(_config(tmp_path, "undisturbed"))
-    assert stored_rows(tmp_path / "killed") == stored_rows(tmp_path / "undisturbed")
+    assert stored_rows(out) == stored_rows(tmp_path / "undisturbed")
+    written = {entry.name for entry in entries(out)}
+    assert written >= {"clips", "quarantine", "summary.html", "summary.json", "manifest.json", "config.yaml"}
+    assert not (ROOT / "s3:").exists()
