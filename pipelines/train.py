@@ -150,10 +150,7 @@ def _train(config: TrainConfig) -> Path:
     record_settings(config.folder, config, NOT_HASHED)
     write_json(config.folder / VERSIONS, versions())  # of this start; the manifest has those of the last one
     try:
-        if config.scale.num_workers == 0:
-            train_locally(config)
-        else:
-            train_on_ray(config)
+        signals = train_locally(config) if config.scale.num_workers == 0 else train_on_ray(config)
     except UserError:
         if not _has_output(config.folder):
             remove_start(config.folder, keep_config=had_config)
@@ -161,6 +158,10 @@ def _train(config: TrainConfig) -> Path:
     _, info = read_model_weights(config.folder / "model")
     write_manifest(config.folder, config, {"steps": info.step}, time.monotonic() - began)
     log.info("%s: finished after %d steps", config.folder, info.step)
+    if (
+        signals.number is not None
+    ):  # it came after the last step, and whoever called this must end all the same
+        raise _stopped(signals, "asked to stop when the training had just ended")
     return config.folder
 
 
@@ -185,8 +186,11 @@ def remove_start(folder: Path, *, keep_config: bool) -> None:
         folder.rmdir()
 
 
-def train_locally(config: TrainConfig) -> None:
+def train_locally(config: TrainConfig) -> StopSignals:
     """Train in this process. The first interrupt ends the run after the current step and saves the state.
+
+    Returns:
+        The signals; one that came after the last step is in there.
 
     Raises:
         KeyboardInterrupt: it was stopped; ``Terminated`` if by SIGTERM.
@@ -197,17 +201,21 @@ def train_locally(config: TrainConfig) -> None:
             fit(config, context)
         except InterruptedRun as stopped:
             raise _stopped(context.signals, str(stopped)) from None
+    return context.signals
 
 
 def _stopped(signals: StopSignals, message: str) -> KeyboardInterrupt:
     return Terminated(message) if signals.number == signal.SIGTERM else InterruptedRun(message)
 
 
-def train_on_ray(config: TrainConfig) -> None:
+def train_on_ray(config: TrainConfig) -> StopSignals:
     """Train with Ray Train, on this job's cluster or on a local one for the time of the training.
 
     The first interrupt asks the workers to end after the current step and to save the state; a second one
     ends them where they are.
+
+    Returns:
+        As ``train_locally``.
 
     Raises:
         KeyboardInterrupt: it was stopped; ``Terminated`` if by SIGTERM.
@@ -216,8 +224,7 @@ def train_on_ray(config: TrainConfig) -> None:
     signals = StopSignals()
     with ray_session(), shared(config.folder) as probe, signals.listening():
         _check_machine(config)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        notice = ray.remote(num_cpus=0, scheduling_strategy=here)(StopNotice).remote()
+        notice = _start_notice()
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
@@ -246,6 +253,13 @@ def train_on_ray(config: TrainConfig) -> None:
         raise UserError(*ended["error"])
     if "stopped" in ended:
         raise _stopped(signals, ended["stopped"])
+    return signals
+
+
+def _start_notice() -> Any:
+    """Start a ``StopNotice`` on this machine, where it lives as long as the driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StopNotice).remote()
 
 
 def _fit(trainer: TorchTrainer, notice: Any, signals: StopSignals) -> dict[str, Any]:

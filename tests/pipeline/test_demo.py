@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STEP_WITHIN = 200  # seconds, on a busy machine
+STEPS = 20  # of the last stage: more than are taken while it looks for a request to stop
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
 
@@ -31,7 +32,7 @@ class Demo:
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         with self.log.open("wb") as file:
             return subprocess.Popen(
-                [*command, "--set", f"run={self.run}"],
+                [*command, "--set", f"run={self.run}", "--set", f"train.schedule.length={STEPS}"],
                 cwd=ROOT,
                 env=environment | {"OMP_NUM_THREADS": "1"},
                 stdout=file,
@@ -65,7 +66,7 @@ def test_killed_interrupted_and_started_again(tmp_path: Path) -> None:
     videos = {path: path.stat().st_mtime_ns for path in (demo.run / "videos").rglob("*.mp4")}
 
     interrupted = demo.start()
-    demo.wait_for("step 2/4", interrupted)
+    demo.wait_for(f"step 2/{STEPS}", interrupted)
     os.kill(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(STEP_WITHIN) == 130
     assert "; run the same command again to resume" in demo.lines()

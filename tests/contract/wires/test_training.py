@@ -469,6 +469,8 @@ def _trainer(config: TrainConfig) -> dict[str, Any]:
     with (
         patch.object(program, "TorchTrainer", made),
         patch.object(program, "ray_session", nullcontext),
+        patch.object(program, "shared", nullcontext),
+        patch.object(program, "_start_notice", lambda: None),
         patch.object(program, "_check_machine", lambda _: None),
         patch.object(program.ray.train, "RunConfig", None, create=True),
     ):
