@@ -82,6 +82,13 @@ def test_every_clip_is_evaluated_and_reported(make: Callable[..., EvaluateConfig
     assert all(f"{name}/video.mp4" in page for name in _times(config.out))
 
 
+def test_a_second_evaluation_into_the_folder_is_refused(make: Callable[..., EvaluateConfig]) -> None:
+    config = make()
+    with exclusive(config.out), pytest.raises(UserError, match="another program is at work here"):
+        evaluate.evaluate(config, {})
+    assert not config.out.exists()
+
+
 def test_swaps_and_meshes_go_through_and_two_reports_compare(
     make: Callable[..., EvaluateConfig], tmp_path: Path
 ) -> None:
