@@ -17,6 +17,7 @@ from ray import cloudpickle
 from torch import nn
 
 from pipelines import evaluate, stages
+from pipelines.lease import exclusive
 from pipelines.shared_folder import Probe
 from safa.checkpoint.native import ModelInfo, save_model
 from safa.config import ModelConfig, load_settings, parse_settings
