@@ -80,6 +80,22 @@ def test_stopped_and_resumed_equals_straight_through(make_config: MakeConfig, ki
     assert _losses(straight) == _losses(resumed)
 
 
+def test_a_request_to_save_saves_the_step_at_hand_and_training_goes_to_its_end(
+    make_config: MakeConfig,
+) -> None:
+    class SaveAtThird(LocalContext):
+        looks = 0
+
+        def save_requested(self) -> bool:
+            self.looks += 1
+            return self.looks == 3
+
+    config = make_config("head", {"checkpoint.every": 100, "validate_on": None}, length=5)
+    assert fit(config, SaveAtThird()).step == 5
+    states = {path.name for path in (config.folder / "checkpoints").glob("step-*")}
+    assert states == {"step-00000003", "step-00000005"}
+
+
 def test_a_damaged_newest_state_costs_its_steps_alone(make_config: MakeConfig) -> None:
     straight = make_config("head", {"name": "straight"}, length=6)
     fit(straight, LocalContext())

@@ -1,4 +1,4 @@
-"""Programs hold their folders, and workers of a training that do not see it end the run together."""
+"""What the programs share with others: the folder they hold, and the machines that may be taken away."""
 
 from __future__ import annotations
 
@@ -50,3 +50,22 @@ def test_workers_that_do_not_see_the_folder_all_return_the_error(
     settings = load_settings(SMOKE / "train.yaml", TrainConfig).model_dump(mode="json")
     arguments = {"settings": settings, "notice": None, "probe": Probe(str(tmp_path), f"{PROBE}here")}
     assert train._worker(arguments)["error"][0] == complaint
+
+
+def test_a_new_notice_of_preemption_saves_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only every few looks asks Ray, since that is a barrier; a node that is known saves no second state."""
+    going: dict[str, list[int]] = {}
+    notice = SimpleNamespace(preempted_node_to_ranks=going)
+    monkeypatch.setattr(train.ray.train, "get_preemption_info", lambda: notice if going else None)
+    context = train.RayContext.__new__(train.RayContext)
+    context.rank, context._looks, context._leaving = 0, 0, frozenset()
+
+    def asked() -> list[bool]:
+        return [context._machine_goes() for _ in range(train.LOOKS_PER_NOTICE)]
+
+    assert not any(asked())
+    going["a"] = [0]
+    assert asked() == [False] * (train.LOOKS_PER_NOTICE - 1) + [True]
+    assert not any(asked())
+    going["b"] = [1]
+    assert any(asked())
