@@ -50,3 +50,13 @@ def test_images_carry_the_installed_ray_version(cluster: dict[str, object]) -> N
     assert isinstance(docker, dict)
     for key in ("head_image", "worker_image"):
         assert f":{metadata.version('ray')}-py311" in docker[key]
+
+
+def test_a_stopped_job_has_time_to_save_its_state(cluster: dict[str, object]) -> None:
+    from ray.dashboard.modules.job import job_supervisor
+
+    name = "RAY_JOB_STOP_WAIT_TIME_S"
+    assert name in Path(job_supervisor.__file__).read_text(), "Ray reads it under this name"
+    commands = cluster["head_start_ray_commands"]
+    assert isinstance(commands, list)
+    assert any(f"{name}=120 ray start --head" in command for command in commands)
