@@ -95,6 +95,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 @pytest.mark.timeout(600)
