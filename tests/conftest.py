@@ -181,9 +181,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"]
     command += [f"-s3.config={folder / 'keys.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=256"]
     command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
+    # Each test process starts a server, and these two would ask for the same ports; and nobody is to be told.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
-            _wait_for_bucket(f"127.0.0.1:{ports[3]}")
+            _wait_for_bucket(f"127.0.0.1:{ports[3]}", server)
             yield f"127.0.0.1:{ports[3]}"
         finally:
             server.kill()
@@ -204,7 +206,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_for_bucket(address: str) -> None:
+def _wait_for_bucket(address: str, server: subprocess.Popen[bytes]) -> None:
     store, deadline = _client(address), time.monotonic() + 60
     while True:
         try:
@@ -213,6 +215,7 @@ def _wait_for_bucket(address: str) -> None:
                 stream.write(b"x")
             return
         except OSError:
+            assert server.poll() is None, "the S3 server ended; its log is in the folder s3 of this test run"
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
