@@ -181,7 +181,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"]
     command += [f"-s3.config={folder / 'keys.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=256"]
     command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
-    # Each test process starts a server, and these two would ask for the same ports; and nobody is to be told.
+    # Each test process starts a server: none may ask for a fixed port, and none sends statistics.
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
