@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safa.errors import UserError
+
 if TYPE_CHECKING:
+    import os
+
+    import torch
+
     from safa.inference.face_animator import FaceAnimator
+
+__all__ = ["UserError", "load"]
+__version__ = "0.1.0"
 
 
 def load(
-    checkpoint: str | Path,
+    checkpoint: str | os.PathLike[str],
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: str = "auto",
     batch_size: int = 8,
-    assets: str | Path = "assets",
+    assets: str | os.PathLike[str] = "assets",
 ) -> FaceAnimator:
     """Load a model that takes photos and videos; docs/python.md shows what it can do.
 
@@ -34,4 +42,6 @@ def load(
     return open_animator(checkpoint, device=device, precision=precision, batch_size=batch_size, assets=assets)
 
 
-__all__ = ["load"]
+def __dir__() -> list[str]:
+    """List what is meant to be used, not what is imported here."""
+    return sorted([*__all__, "__doc__", "__file__", "__name__", "__path__", "__version__"])

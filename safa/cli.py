@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safa.commands import animate, app, assets, checkpoint, dataset, doctor, inspect, reconstruct3d, swap
-from safa.commands.flags import translate_upstream_flags
-from safa.errors import run_reporting_errors
+from safa.commands.flags import error_in_flags, translate_upstream_flags
+from safa.errors import UserError, run_reporting_errors
 
 COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, dataset, assets, checkpoint)
 
@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, Path):
                     refuse_uri(item, name)
-        code: int | None = arguments.run(arguments)
+        try:
+            code: int | None = arguments.run(arguments)
+        except UserError as error:
+            raise error_in_flags(error) from None
         return code
 
     return run_reporting_errors(run)

@@ -67,22 +67,26 @@ def add_parser(subparsers: Any) -> None:
 def _animate(arguments: argparse.Namespace) -> int:
     import dataclasses
 
+    from safa.inference.options import check_animate_options
     from safa.inference.video_output import check_container
 
-    _check(arguments)
+    options: dict[str, Any] = {
+        "relative": arguments.relative,
+        "adapt_scale": arguments.adapt_scale,
+        "best_frame": "find" if arguments.find_best_frame else arguments.best_frame,
+        "fps": arguments.fps,
+    }
+    check_animate_options(**options, max_frames=arguments.max_frames)
     check_container(arguments.output)
     animator = load_animator_from_flags(arguments)
     is_camera = arguments.driving.isdecimal() and not Path(arguments.driving).exists()
     video = animator.animate(
         arguments.source,
         arguments.driving,
-        relative=arguments.relative,
-        adapt_scale=arguments.adapt_scale,
-        best_frame="find" if arguments.find_best_frame else arguments.best_frame,
+        **options,
         with_eyes=arguments.with_eye,
         crop=not arguments.no_crop,
         paste_back=arguments.paste_back,
-        fps=arguments.fps,
         max_frames=arguments.max_frames or (CAMERA_FRAMES if is_camera else None),
     )
     print_notes(video.notes)
@@ -93,18 +97,3 @@ def _animate(arguments: argparse.Namespace) -> int:
     if arguments.grid:
         sys.stdout.write(f"wrote {arguments.grid}\n")
     return 0
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    from safa.errors import UserError
-
-    for flag, is_set in (
-        ("--adapt-scale", arguments.adapt_scale),
-        ("--find-best-frame", arguments.find_best_frame),
-        ("--best-frame", arguments.best_frame is not None),
-    ):
-        if is_set and not arguments.relative:
-            raise UserError(f"{flag} needs --relative", "safa animate", "Add --relative.")
-    for flag, value in (("--fps", arguments.fps), ("--max-frames", arguments.max_frames)):
-        if value is not None and value <= 0:
-            raise UserError(f"{value:g} is too small", flag, "Give a number greater than 0.")

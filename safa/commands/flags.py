@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safa.errors import UserError
 from safa.messages import Progress, TerminalLine
 
 if TYPE_CHECKING:
@@ -27,6 +29,31 @@ UPSTREAM = {
 }
 UPSTREAM_POSITIONALS = ("--source_image_pth", "--source_image"), ("--driving_video_pth", "--driving_video")
 UPSTREAM_COMMANDS = ("animate", "swap")
+
+# Messages name options as Python callers write them; these are the flags for them.
+FLAG_OF_OPTION = {
+    "crop=False": "--no-crop",
+    "relative=True": "--relative",
+    "adapt_scale=True": "--adapt-scale",
+    'best_frame="find"': "--find-best-frame",
+}
+OPTION = re.compile("|".join(map(re.escape, FLAG_OF_OPTION)) + r"|\bbest_frame=-?\d+")
+# Where an option alone is at fault.
+FLAG_OF_PLACE = {
+    name: f"--{name.replace('_', '-')}"
+    for name in ("device", "precision", "batch_size", "best_frame", "fps", "max_frames", "classes")
+}
+
+
+def in_flags(text: str) -> str:
+    """Say in flags what a message says in options: ``Use crop=False`` becomes ``Use --no-crop``."""
+    return OPTION.sub(lambda option: FLAG_OF_OPTION.get(option.group(), "--best-frame"), text)
+
+
+def error_in_flags(error: UserError) -> UserError:
+    """Return the same error in the words of the command line."""
+    where = FLAG_OF_PLACE.get(error.where, error.where)
+    return UserError(in_flags(error.what), where, in_flags(error.fix))
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -123,21 +150,17 @@ if TYPE_CHECKING:
 def print_notes(notes: Iterable[str]) -> None:
     """Write one line for each thing that was guessed or converted."""
     for note in notes:
-        sys.stderr.write(f"note: {note}\n")
+        sys.stderr.write(f"note: {in_flags(note)}\n")
 
 
 def write_video_file(video: RenderedVideo, output: Path, grid: Path | None = None) -> SavedVideo:
     """Write the video, with a progress line on a terminal.
 
     Raises:
-        UserError: a frame that the model cannot take, or as ``RenderedVideo.save``.
+        UserError: as ``RenderedVideo.save``.
     """
-    from safa.errors import UserError
-
     progress = Progress(TerminalLine(), video.count, "frames")
     try:
         return video.save(output, grid, lambda _: progress.add(1, 1))
-    except ValueError as error:
-        raise UserError(str(error), str(output)) from None
     finally:
         progress.close()

@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safa.commands.flags import add_model_flags, add_no_crop, load_animator_from_flags, print_notes
+from safa.commands.flags import (
+    add_model_flags,
+    add_no_crop,
+    error_in_flags,
+    load_animator_from_flags,
+    print_notes,
+)
 from safa.messages import Progress, TerminalLine, count
 
 if TYPE_CHECKING:
@@ -50,7 +56,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
                 _video(animator, path, folder, arguments.max_frames, crop=not arguments.no_crop)
             done += 1
         except UserError as error:  # one bad input must not cost the others
-            sys.stderr.write(f"skipped: {error}\n")
+            sys.stderr.write(f"skipped: {error_in_flags(error)}\n")
             skipped += 1
     sys.stdout.write(f"reconstructed {done} of {count(done + skipped, 'input')} in {arguments.output}\n")
     if not done:

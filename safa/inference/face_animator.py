@@ -7,28 +7,29 @@ crop it, choose the frame that motion is measured from, and paste the result bac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from safa.batching import batched
-from safa.config.inference import TransferConfig
-from safa.data.video import Frame
+from safa.config import parse_settings
+from safa.config.inference import SwapConfig, TransferConfig
 from safa.errors import UserError
 from safa.head.model import landmarks_px
 from safa.inference.compose import Source, animated_frames, fit_photo, swapped_frames
 from safa.inference.face_crop import CropBox, crop_face
 from safa.inference.face_tracking import FaceTracker, TrackedVideo, crop_people, crop_photo, track_video
-from safa.inference.inputs import FrameSource, Photo, open_frame_source, read_photo
+from safa.inference.inputs import FrameSource
 from safa.inference.mesh import Head, reconstruct_heads
 from safa.inference.model_runner import ModelRunner
-from safa.inference.motion_transfer import find_best_frame
-from safa.inference.swap_mask import HeadOutline, SwapMask
+from safa.inference.motion_transfer import NoFaceGeometryError, find_best_frame
+from safa.inference.options import BestFrame, check_animate_options, check_max_frames
+from safa.inference.pictures import PathLike, Picture, Video, frame_source_of, path_of, photo_of
+from safa.inference.swap_mask import HeadOutline, SwapMask, load_mask, parse_classes
 from safa.inference.video_output import RenderedFrame, RenderedVideo
 from safa.models.safa import AnimatedBatch, Safa, SourceCache
 from safa.models.tdmm import Tdmm
@@ -37,7 +38,6 @@ from safa.visualize.images import RgbImage
 LARGEST_RESULT = 1920  # px, longer side of a photo that the result is pasted into
 
 Item = TypeVar("Item")
-BestFrame = int | Literal["find"]
 
 
 class FaceAnimator:
@@ -71,6 +71,11 @@ class FaceAnimator:
         self._precision = precision
         self._face_tracker = face_tracker
 
+    def __repr__(self) -> str:
+        precision = str(self._precision).removeprefix("torch.")
+        faces = "no face detector" if self._face_tracker is None else "with a face detector"
+        return f"FaceAnimator({self.size} px, {self.device}, {precision}, {faces})"
+
     @property
     def tdmm(self) -> Tdmm:
         """The 3D morphable head model that is part of the model."""
@@ -80,8 +85,8 @@ class FaceAnimator:
 
     def animate(
         self,
-        source: str | Path | RgbImage,
-        driving: str | Path | Iterable[Frame],
+        source: Picture,
+        driving: Video,
         *,
         relative: bool = False,
         adapt_scale: bool = False,
@@ -95,8 +100,10 @@ class FaceAnimator:
         """Animate the face in a photo with the motion of a video.
 
         Args:
-            source: photo, as a path or (H, W, 3) uint8 RGB.
-            driving: path of a video, GIF, photo or folder of images; a camera's number; or frames.
+            source: photo: a path, a PIL image, or an array or tensor (H, W), (H, W, 3), (H, W, 4) or
+                (3, H, W), of uint8 or of floats in [0, 1].
+            driving: path of a video, GIF, photo or folder of images; a camera's number; or anything that
+                yields pictures like ``source``.
             relative: transfer changes of pose instead of the pose itself.
             adapt_scale: with ``relative``, scale the motion by the sizes of the two faces.
             best_frame: with ``relative``, the driving frame that motion is measured from: its number,
@@ -113,41 +120,54 @@ class FaceAnimator:
         Raises:
             UserError: an input cannot be read or shows no face; also while frames are computed.
         """
+        check_animate_options(
+            relative=relative,
+            adapt_scale=adapt_scale,
+            best_frame=best_frame,
+            fps=fps,
+            max_frames=max_frames,
+        )
         transfer = TransferConfig(
             mode="relative" if relative else "absolute",
             adapt_scale=adapt_scale,
             best_frame=best_frame is not None,
         )
-        frame_source = open_frame_source(driving, fps).limited(max_frames)
+        frame_source = frame_source_of(driving, fps).limited(max_frames)
         prepared = self.source(source, with_eyes=with_eyes, crop=crop, longest_side=LARGEST_RESULT)
         tracked = self.track_video(frame_source, crop=crop)
         reference = self._reference_frame(tracked, frame_source, prepared, best_frame)
-        crops = self._crops(tracked)
-        batches = self.in_precision(self.runner.animate(prepared.cache, crops, transfer, reference))
-        frames = animated_frames(batches, prepared, paste_back=paste_back)
+
+        def frames() -> Iterator[RenderedFrame]:
+            crops = self._crops(tracked)
+            batches = self.in_precision(self.runner.animate(prepared.cache, crops, transfer, reference))
+            return animated_frames(batches, prepared, paste_back=paste_back)
+
         return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
 
-    def reconstruct(self, clip: str | Path | Iterable[Frame], *, crop: bool = True) -> RenderedVideo:
+    def reconstruct(self, clip: Video, *, crop: bool = True) -> RenderedVideo:
         """Reconstruct a video from its own first frame, which shows how well the model knows this face.
 
         Raises:
             UserError: as ``animate``.
         """
-        frame_source = open_frame_source(clip)
+        frame_source = frame_source_of(clip)
         tracked = self.track_video(frame_source, crop=crop)
         first = next(tracked.open(), None)
         if first is None:
             raise UserError("no frame shows a face", frame_source.name, "Give another video.")
         face = crop_face(first.frame, first.crop_box, self.size)
         prepared = Source(first.frame, first.crop_box, face, self.prepare(face), ())
-        batches = self.in_precision(self.runner.reconstruct(prepared.cache, self._crops(tracked)))
-        frames = animated_frames(batches, prepared, paste_back=False)
+
+        def frames() -> Iterator[RenderedFrame]:
+            batches = self.in_precision(self.runner.reconstruct(prepared.cache, self._crops(tracked)))
+            return animated_frames(batches, prepared, paste_back=False)
+
         return _rendered_video(frame_source, tracked.notes, frames)
 
     def swap(
         self,
-        source: str | Path | RgbImage,
-        driving: str | Path | Iterable[Frame],
+        source: Picture,
+        driving: Video,
         *,
         mask: SwapMask | None = None,
         crop: bool = True,
@@ -156,7 +176,7 @@ class FaceAnimator:
         """Put the face in a photo into a video; frames without a face pass through unchanged.
 
         Args:
-            mask: where in a driving frame the face goes, e.g. from ``load_mask``; None is the outline of the
+            mask: where in a driving frame the face goes, from ``swap_mask``; None is the outline of the
                 3D head.
             crop: find the faces; otherwise the centre squares are used.
             max_frames: stop after this many frames.
@@ -164,7 +184,11 @@ class FaceAnimator:
         Raises:
             UserError: as ``animate``.
         """
-        frame_source = open_frame_source(driving).limited(max_frames)
+        check_max_frames(max_frames)
+        if mask is not None and not callable(getattr(mask, "of", None)):
+            fix = "Make one with animator.swap_mask(...)."
+            raise UserError(f"is of type {type(mask).__name__}, which is no mask", "mask", fix)
+        frame_source = frame_source_of(driving).limited(max_frames)
         prepared = self.source(source, crop=crop)
         tracked = self.track_video(frame_source, crop=crop)
         region = HeadOutline(self.tdmm) if mask is None else mask
@@ -172,12 +196,41 @@ class FaceAnimator:
         def run_swap(crops: list[RgbImage]) -> Iterator[AnimatedBatch]:
             return self.in_precision(self.runner.swap(prepared.cache, crops, region))
 
-        frames = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
+        def frames() -> Iterator[RenderedFrame]:
+            return swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
+
         return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
+
+    def swap_mask(
+        self,
+        weights: PathLike | None = None,
+        classes: str | Iterable[str] | None = None,
+        *,
+        hard: bool = False,
+    ) -> SwapMask:
+        """Make a mask for ``swap``.
+
+        Args:
+            weights: of a face parser (BiSeNet, 19 classes), .pth or .safetensors; None is the outline of the
+                3D head.
+            classes: what is swapped, of ``safa.config.inference.FACE_CLASS_NAMES``, ``eyes``, ``brows``,
+                ``lips`` or ``ears``; None is the whole face with ears and neck.
+            hard: a mask of 0 and 1 instead of soft edges.
+
+        Raises:
+            UserError: the file holds no face parser, or it has no such class.
+        """
+        words = classes if classes is None or isinstance(classes, str) else ",".join(map(str, classes))
+        settings = {
+            "weights": None if weights is None else str(path_of(weights)),
+            "classes": None if words is None else parse_classes(words),
+            "hard": hard,
+        }
+        return load_mask(parse_settings(settings, SwapConfig, "swap_mask"), self.tdmm, self.device)
 
     # ---- 3D heads --------------------------------------------------------------------------------------
 
-    def mesh(self, photo: str | Path | RgbImage, *, crop: bool = True) -> Head:
+    def mesh(self, photo: Picture, *, crop: bool = True) -> Head:
         """Reconstruct the 3D head of the largest face in a photo.
 
         Raises:
@@ -185,7 +238,7 @@ class FaceAnimator:
         """
         return self.meshes(photo, crop=crop)[0]
 
-    def meshes(self, photo: str | Path | RgbImage, *, crop: bool = True) -> list[Head]:
+    def meshes(self, photo: Picture, *, crop: bool = True) -> list[Head]:
         """Reconstruct the 3D heads of all faces in a photo, the largest first.
 
         There is one head where landmarks lie beside the photo, and one where ``crop`` is False.
@@ -193,9 +246,8 @@ class FaceAnimator:
         Raises:
             UserError: the photo cannot be read or shows no face.
         """
-        path = Path(photo) if isinstance(photo, str | Path) else None
-        pixels = read_photo(path).pixels if path else np.asarray(photo)
-        crop_boxes = crop_people(pixels, path, self._face_tracker, crop=crop)
+        pixels = photo_of(photo).pixels
+        crop_boxes = crop_people(pixels, path_of(photo), self._face_tracker, crop=crop)
         return [self.head(pixels, crop_box) for crop_box in crop_boxes]
 
     def head(self, frame: RgbImage, crop_box: CropBox) -> Head:
@@ -209,7 +261,7 @@ class FaceAnimator:
 
     def source(
         self,
-        source: str | Path | RgbImage,
+        source: Picture,
         *,
         with_eyes: bool = False,
         crop: bool = True,
@@ -223,9 +275,8 @@ class FaceAnimator:
         Raises:
             UserError: the photo cannot be read or shows no face.
         """
-        path = Path(source) if isinstance(source, str | Path) else None
-        photo = read_photo(path) if path else Photo(np.asarray(source))
-        cropped = crop_photo(photo.pixels, path, self._face_tracker, crop=crop)
+        photo = photo_of(source)
+        cropped = crop_photo(photo.pixels, path_of(source), self._face_tracker, crop=crop)
         face = crop_face(photo.pixels, cropped.crop_box, self.size)
         pixels, crop_box = fit_photo(photo.pixels, cropped.crop_box, longest_side)
         cache = self.prepare(face, with_eyes=with_eyes)
@@ -288,7 +339,10 @@ class FaceAnimator:
     def _find_best_frame(self, tracked: TrackedVideo, source: Source) -> int:
         """Return the number of the driving frame whose 3D head looks most like the source's."""
         landmarks = [self._landmarks(faces) for faces in batched(self._crops(tracked), self.batch_size)]
-        return find_best_frame(self.landmarks(source.face), np.concatenate(landmarks))
+        try:
+            return find_best_frame(self.landmarks(source.face), np.concatenate(landmarks))
+        except NoFaceGeometryError as error:
+            raise UserError(f"no best frame: {error}", "", "Choose the frame by its number.") from None
 
     @torch.inference_mode()
     def _landmarks(self, faces: list[RgbImage]) -> NDArray[np.float32]:
@@ -303,8 +357,15 @@ class FaceAnimator:
 
 
 def _rendered_video(
-    frame_source: FrameSource, notes: tuple[str, ...], frames: Iterator[RenderedFrame]
+    frame_source: FrameSource, notes: tuple[str, ...], open_frames: Callable[[], Iterator[RenderedFrame]]
 ) -> RenderedVideo:
+    def frames() -> Iterator[RenderedFrame]:
+        try:
+            yield from open_frames()
+        except NoFaceGeometryError as error:
+            fix = "Give another photo or video, or leave adapt_scale out."
+            raise UserError(str(error), frame_source.name, fix) from None
+
     return RenderedVideo(
         frame_source.fps,
         frame_source.count,

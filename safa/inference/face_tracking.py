@@ -42,9 +42,9 @@ from safa.visualize.images import RgbImage
 NO_FACE: CropBox = np.full(3, np.nan)
 NO_DETECTOR = (
     "no face detector installed: using the centre square (`safa doctor` says how to install one; "
-    "use --no-crop if the input is already cropped)"
+    "use crop=False if the input is already cropped)"
 )
-NO_CROP_HINT = "Use --no-crop if it is already cropped around the face."
+NO_CROP_HINT = "Use crop=False if it is already cropped around the face."
 LIVE_SHARE = 0.1  # share of the way to the newest detection that a camera's crop box moves each frame
 
 ASSETS = Path("assets")  # where `safa assets check` looks, too

@@ -1,4 +1,4 @@
-"""Inputs: photos, and frame sources: videos, GIFs, folders of images, cameras and frames in memory.
+"""Inputs: photos, and frame sources: videos, GIFs, folders of images and cameras.
 
 Photos and frames are (H, W, 3) uint8 RGB, upright. Every conversion that may surprise is noted. Frames come
 at a constant rate: frame n is what is seen n / fps seconds after the file starts, so that video and sound
@@ -11,7 +11,7 @@ import dataclasses
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -74,18 +74,22 @@ def read_photo(path: Path) -> Photo:
         raise UserError("not a readable photo (unknown format)", str(path), "Give a JPEG or PNG.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"not a readable photo ({error})", str(path), "Give a JPEG or PNG.") from None
-    rgb, note = _to_rgb(upright, path)
+    rgb, note = to_rgb(upright, str(path))
     return Photo(np.asarray(rgb), (f"{path.name} {note}",) if note else ())
 
 
-def _to_rgb(image: Image.Image, path: Path) -> tuple[Image.Image, str]:
-    """Convert an image to RGB; also return a note, empty if nothing was lost."""
+def to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, str]:
+    """Convert an image to RGB; also return a note, empty if nothing was lost.
+
+    Raises:
+        UserError: it holds floating-point values.
+    """
     if image.mode in _SIXTEEN_BITS:
         values = np.asarray(image, np.float64)
         grey = Image.fromarray(np.rint(np.clip(values / 257, 0, 255)).astype(np.uint8))
         return grey.convert("RGB"), "has 16 bits per channel; reduced to 8"
     if image.mode == "F":
-        raise UserError("holds floating-point values", str(path), "Save it as an 8-bit JPEG or PNG.")
+        raise UserError("holds floating-point values", name, "Save it as an 8-bit JPEG or PNG.")
     if image.mode == "CMYK":
         return image.convert("RGB"), "is CMYK; converted to RGB, colours may differ from the print"
     if image.has_transparency_data:
@@ -141,18 +145,16 @@ class FrameSource:
         return dataclasses.replace(self, count=known, _open=lambda: islice(whole(), count))
 
 
-def open_frame_source(driving: str | Path | Iterable[Frame], fps: float | None = None) -> FrameSource:
-    """Open any kind of moving input.
+def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSource:
+    """Open any kind of moving input that is not in memory (for that, see ``safa.inference.pictures``).
 
     Args:
-        driving: path of a video, GIF, photo or folder of images; the number of a camera; or frames.
-        fps: rate to read a video at (None is its own), or that images and frames have (None is 25).
+        driving: path of a video, GIF, photo or folder of images; or the number of a camera.
+        fps: rate to read a video at (None is its own), or that images have (None is 25).
 
     Raises:
         UserError: there is no such file, or nothing readable in it.
     """
-    if not isinstance(driving, str | Path):
-        return _from_memory(driving, fps or DEFAULT_FPS)
     path = Path(driving)
     if path.is_dir():
         return _folder(path, fps or DEFAULT_FPS)
@@ -186,12 +188,6 @@ def _images(name: str, paths: list[Path], fps: float) -> FrameSource:
     return FrameSource(
         name, fps, len(paths), True, None, False, lambda: (read_photo(path).pixels for path in paths)
     )
-
-
-def _from_memory(frames: Iterable[Frame], fps: float) -> FrameSource:
-    repeatable = iter(frames) is not frames  # a list starts anew each time, a generator does not
-    count = len(frames) if isinstance(frames, list | tuple | np.ndarray) else None
-    return FrameSource("frames", fps, count, repeatable, None, False, lambda: iter(frames))
 
 
 def _camera(number: int, fps: float) -> FrameSource:

@@ -11,17 +11,19 @@ from safa.checkpoint.released import released_model
 from safa.errors import UserError
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_tracking import ASSETS, load_face_tracker
+from safa.inference.options import check_whole_number
+from safa.inference.pictures import PathLike, path_of
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def open_animator(
-    checkpoint: str | Path,
+    checkpoint: PathLike,
     *,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     precision: str = "auto",
     batch_size: int = 8,
-    assets: str | Path = ASSETS,
+    assets: PathLike = ASSETS,
 ) -> FaceAnimator:
     """Load a model, and the best face detector that is installed.
 
@@ -35,14 +37,20 @@ def open_animator(
     Raises:
         UserError: there is no such model, device or precision.
     """
-    torch_device = choose_device(device)
-    dtype = choose_precision(precision, torch_device)
-    if batch_size < 1:
-        raise UserError(f"{batch_size} is too small", "--batch-size", "Give 1 or more.")
-    path = Path(checkpoint)
+    torch_device = choose_device(str(device))
+    dtype = choose_precision(str(precision), torch_device)
+    check_whole_number("batch_size", batch_size, 1)
+    path, folder = _path("checkpoint", checkpoint), _path("assets", assets)
     model = released_model(path) if path.is_file() else load_model(path)[0]
-    face_tracker = load_face_tracker(torch_device, Path(assets))
+    face_tracker = load_face_tracker(torch_device, folder)
     return FaceAnimator(model, torch_device, dtype, batch_size, face_tracker)
+
+
+def _path(name: str, value: PathLike) -> Path:
+    path = path_of(value)
+    if path is None:
+        raise UserError(f"is of type {type(value).__name__}", name, "Give a path.")
+    return path
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,11 +64,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"no device named {name!r}", "--device", "Use auto, cpu, cuda or cuda:N.") from None
+        raise UserError(f"no device named {name!r}", "device", "Use auto, cpu, cuda or cuda:N.") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"{name} is not supported", "--device", "Use auto, cpu, cuda or cuda:N.")
+        raise UserError(f"{name} is not supported", "device", "Use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"there is no CUDA device {name}", "--device", "Use auto or cpu.")
+        raise UserError(f"there is no CUDA device {name}", "device", "Use auto or cpu.")
     return device
 
 
@@ -74,8 +82,8 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.float32
     if name not in PRECISIONS:
         raise UserError(
-            f"there is no precision {name!r}", "--precision", f"Use one of auto, {', '.join(PRECISIONS)}."
+            f"there is no precision {name!r}", "precision", f"Use one of auto, {', '.join(PRECISIONS)}."
         )
     if name == "float16" and device.type == "cpu":
-        raise UserError("float16 needs a GPU", "--precision", "Use float32 or bfloat16 on the CPU.")
+        raise UserError("float16 needs a GPU", "precision", "Use float32 or bfloat16 on the CPU.")
     return PRECISIONS[name]

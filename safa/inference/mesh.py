@@ -30,7 +30,7 @@ from safa.head.raster import make_rasterizer
 from safa.head.render import render_side
 from safa.inference.face_crop import CropBox, crop_face
 from safa.inference.model_runner import ModelRunner
-from safa.inference.video_output import COMMENT
+from safa.inference.video_output import COMMENT, output_path
 from safa.models.tdmm import HeadBatch, Tdmm, heads_of
 from safa.visualize.images import RgbImage, from_tensor, side_by_side
 from safa.visualize.overlays import ESTIMATED, with_landmarks
@@ -72,6 +72,10 @@ class Mesh:
     uv: NDArray[np.float32]
     uv_faces: NDArray[np.int64]
     texture: RgbImage
+
+    def __repr__(self) -> str:
+        height, width = self.texture.shape[:2]
+        return f"Mesh({len(self.vertices)} vertices, {len(self.faces)} faces, texture {width} x {height} px)"
 
 
 # ---- from frames to heads ----------------------------------------------------------------------------------
@@ -189,6 +193,10 @@ class Head:
     batch: HeadBatch
     tdmm: Tdmm
 
+    def __repr__(self) -> str:
+        height, width = self.photo.shape[:2]
+        return f"Head({self.batch.vertices.shape[1]} vertices, face of a photo of {width} x {height} px)"
+
     @property
     def landmarks(self) -> NDArray[np.float64]:
         """The 68 landmarks (68, 2) px of the photo, continuous: 0 is its left or top edge."""
@@ -223,12 +231,16 @@ class Head:
             shaded, alpha = _shaded(self.tdmm, geometry, albedo, IMAGE_SIZE)
             yield from map(from_tensor, torch.lerp(torch.full_like(shaded, BACKGROUND), shaded, alpha))
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: str | Path) -> list[Path]:
         """Write mesh (``head.obj``, ``.mtl``, ``.png``), landmarks, parameters, overlay and turntable.
 
         Returns:
             The paths of all files in the folder.
+
+        Raises:
+            UserError: the folder is no path, or cannot be made.
         """
+        folder = output_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_obj(folder / "head.obj", self.mesh)
         (folder / "landmarks.json").write_text(json.dumps(self._landmark_record(), indent=1))

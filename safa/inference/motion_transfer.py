@@ -21,6 +21,11 @@ from safa.head.model import HeadCode
 from safa.models.keypoints import Keypoints
 from safa.models.safa import FaceState
 
+
+class NoFaceGeometryError(ValueError):
+    """Landmarks or keypoints that are missing, or that span no area, so that no motion can be measured."""
+
+
 Transfer = Callable[[FaceState], FaceState]  # driving states (B, ...) to those that the source takes on
 
 
@@ -28,7 +33,7 @@ def make_transfer(source: FaceState, reference: FaceState, config: TransferConfi
     """Return the chosen kind of transfer as a function of the driving state.
 
     Raises:
-        ValueError: with ``adapt_scale``, all keypoints lie on one line.
+        NoFaceGeometryError: with ``adapt_scale``, all keypoints lie on one line.
     """
     if config.mode == "absolute":
         return lambda driving: absolute(source, driving)
@@ -89,7 +94,7 @@ def movement_gain(source: Keypoints, reference: Keypoints) -> float:
     It is the root of the ratio of the areas of the keypoints' convex hulls. Both are (1, K, ...).
 
     Raises:
-        ValueError: all keypoints lie on one line.
+        NoFaceGeometryError: all keypoints lie on one line.
     """
     areas = [hull_area(_points(keypoints.value)) for keypoints in (source, reference)]
     return float(np.sqrt(areas[0] / areas[1]))
@@ -106,17 +111,17 @@ def find_best_frame(source_landmarks: NDArray[np.floating], driving_landmarks: N
         driving_landmarks: (T, 68, 2) or (T, 68, 3); frames with NaN have no face and are skipped.
 
     Raises:
-        ValueError: there is no face in the source, or in no driving frame.
+        NoFaceGeometryError: there is no face in the source, or in no driving frame.
     """
     if not np.isfinite(source_landmarks).all():
-        raise ValueError("the source has no landmarks")
+        raise NoFaceGeometryError("the source has no landmarks")
     target = _normalised(source_landmarks)
     distances = [
         ((_normalised(points) - target) ** 2).sum() if np.isfinite(points).all() else np.inf
         for points in driving_landmarks
     ]
     if not np.isfinite(distances).any():
-        raise ValueError("no driving frame has landmarks")
+        raise NoFaceGeometryError("no driving frame has landmarks")
     return int(np.argmin(distances))
 
 
@@ -124,12 +129,12 @@ def hull_area(points: NDArray[np.floating]) -> float:
     """Return the area of the convex hull of (N, 2) points.
 
     Raises:
-        ValueError: there are fewer than three points, or all lie on one line.
+        NoFaceGeometryError: there are fewer than three points, or all lie on one line.
     """
     try:
         return float(ConvexHull(points).volume)  # of a flat hull, "volume" is the area
     except QhullError:
-        raise ValueError("the points lie on one line and span no area") from None
+        raise NoFaceGeometryError("the points lie on one line and span no area") from None
 
 
 def _normalised(points: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -121,5 +121,5 @@ def parse_classes(text: str) -> tuple[FaceClass, ...]:
             classes.append(FACE_CLASS_NAMES[FACE_CLASS_NAMES.index(word)])
         else:
             known = ", ".join([*GROUPS, *FACE_CLASS_NAMES])
-            raise UserError(f"no class {word!r}", "--classes", f"Use any of {known}.")
+            raise UserError(f"no class {word!r}", "classes", f"Use any of {known}.")
     return tuple(dict.fromkeys(classes))

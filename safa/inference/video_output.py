@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from queue import Queue
 
 from safa.data.video import Frame, write_video
 from safa.errors import UserError
+from safa.messages import count
 from safa.visualize.images import RgbImage
 
 COMMENT = "synthetic: face animation by SAFA"  # stored in every video that is written
@@ -36,27 +38,46 @@ class RenderedFrame:
 
 @dataclass(frozen=True)
 class RenderedVideo:
-    """A video whose frames are computed as they are asked for: iterate over it or ``save`` it, once.
+    """A video whose frames are computed as they are asked for, each time that it is gone through.
+
+    Iterate over it, or ``save`` it; where the driving frames come from a generator, only once.
 
     Attributes:
         fps: frames per second.
         count: number of frames; None if it is not known in advance.
         notes: what was guessed or converted, one sentence each.
         sound: file whose sound track goes with it; None if there is none.
-        rendered_frames: the frames, with intermediate results.
+        open_frames: starts anew to compute the frames, with intermediate results.
     """
 
     fps: float
     count: int | None
     notes: tuple[str, ...]
     sound: Path | None
-    rendered_frames: Iterator[RenderedFrame]
+    open_frames: Callable[[], Iterator[RenderedFrame]]
+
+    def __repr__(self) -> str:
+        length = "frames" if self.count is None else count(self.count, "frame")
+        notes = f", {count(len(self.notes), 'note')}" if self.notes else ""
+        return f"RenderedVideo({length} at {self.fps:g} fps{notes})"
+
+    @property
+    def rendered_frames(self) -> Iterator[RenderedFrame]:
+        """The frames with intermediate results, from the first one on.
+
+        Raises:
+            UserError: while frames are computed: one cannot be read, or a generator has been used up.
+        """
+        return self.open_frames()
 
     def __iter__(self) -> Iterator[Frame]:
         return (frame.image for frame in self.rendered_frames)
 
     def save(
-        self, path: Path, grid: Path | None = None, progress: Callable[[int], None] | None = None
+        self,
+        path: str | Path,
+        grid: str | Path | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> SavedVideo:
         """Write the video atomically, marked as synthetic.
 
@@ -68,6 +89,7 @@ class RenderedVideo:
         Raises:
             UserError: a suffix is not supported, or there is no frame.
         """
+        path, grid = output_path(path), None if grid is None else output_path(grid)
         for output in (path, grid):
             if output is not None:
                 check_container(output)
@@ -106,6 +128,17 @@ class SavedVideo:
 
     n_frames: int
     unchanged: int
+
+
+def output_path(path: str | Path) -> Path:
+    """Return where something is written, as a path.
+
+    Raises:
+        UserError: it is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"is of type {type(path).__name__}", "the output", "Give a path.")
+    return Path(path)
 
 
 def check_container(path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -13,10 +16,13 @@ import pytest
 import torch
 
 import safa
+from safa.errors import UserError
 from safa.inference import face_animator, face_tracking
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_crop import crop_face, smooth_track
 from safa.inference.inputs import FrameSource
+from safa.inference.swap_mask import FaceMask, HeadOutline
+from safa.models.face_parser import FaceParser
 from tests.contract.wires.world import BLUE, RED, World
 
 
@@ -104,3 +110,103 @@ def test_reconstruct_finds_the_face_unless_asked_not_to(world: World, crop: bool
         list(animator.reconstruct(_frames(world), crop=crop).rendered_frames)
     sides = {float(box[2]) for box in boxes}
     assert sides == ({30.0} if crop else {40.0})
+
+
+def test_the_options_of_a_mask_arrive(world: World, animator: FaceAnimator, tmp_path: Path) -> None:
+    torch.save(FaceParser().state_dict(), tmp_path / "parser.pth")
+    outline = animator.swap_mask(hard=True)
+    assert isinstance(outline, HeadOutline)
+    assert outline.hard
+    mask = animator.swap_mask(tmp_path / "parser.pth", classes=("skin", "nose"))
+    assert isinstance(mask, FaceMask)
+    assert (mask.classes, mask.hard) == ((1, 10), False)
+    assert animator.swap_mask(str(tmp_path / "parser.pth"), "lips").classes == (12, 13)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="no class 'noze'"):
+        animator.swap_mask(tmp_path / "parser.pth", classes="noze")
+    with pytest.raises(UserError, match="need weights of a face parser"):
+        animator.swap_mask(classes="nose")
+
+
+def test_a_video_can_be_gone_through_again(world: World, animator: FaceAnimator, tmp_path: Path) -> None:
+    video = animator.animate(str(world.red), _frames(world), relative=True, adapt_scale=True)
+    first, again = list(video), list(video)
+    assert len(first) == 6
+    assert all((one == other).all() for one, other in zip(first, again, strict=True))
+    video.save(str(tmp_path / "out.mp4"))
+    once = animator.animate(world.red, iter(_frames(world)))
+    assert len(list(once)) == 6
+    with pytest.raises(UserError, match="generator"):
+        list(once)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"adapt_scale": True}, r"^adapt_scale=True needs relative=True. Add relative=True.$"),
+        ({"best_frame": "find"}, 'best_frame="find" needs relative=True'),
+        ({"best_frame": 0}, "best_frame=0 needs relative=True"),
+        ({"best_frame": "first", "relative": True}, "best_frame: 'first' is no whole number"),
+        ({"best_frame": -1, "relative": True}, "best_frame: -1 is no whole number"),
+        ({"fps": 0}, "fps: 0 is no frame rate"),
+        ({"fps": float("nan")}, "fps: nan"),
+        ({"fps": "25"}, "fps: '25'"),
+        ({"max_frames": 0}, "max_frames: 0 is no whole number"),
+        ({"max_frames": 1.5}, "max_frames: 1.5 is no whole number"),
+    ],
+)
+def test_wrong_options_are_refused_in_words(
+    world: World, animator: FaceAnimator, options: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(UserError, match=line):
+        animator.animate(world.red, _frames(world), **options)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"checkpoint": 5}, "checkpoint: is of type int"),
+        ({"checkpoint": b"x"}, "not bytes"),
+        ({"device": "gpu"}, "^device: "),
+        ({"device": None}, "^device: "),
+        ({"precision": "half"}, "^precision: "),
+        ({"batch_size": 0}, "^batch_size: 0 is no whole number"),
+        ({"batch_size": "8"}, "^batch_size: '8' is no whole number"),
+        ({"assets": 5}, "^assets: is of type int"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_in_words(world: World, wrong: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        safa.load(**{"checkpoint": world.checkpoint, **wrong})
+
+
+def test_wrong_outputs_and_masks_are_refused_in_words(world: World, animator: FaceAnimator) -> None:
+    video = animator.animate(world.red, _frames(world))
+    with pytest.raises(UserError, match="the output: is of type int"):
+        video.save(5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="unsupported format"):
+        video.save("out.txt")
+    with pytest.raises(UserError, match="the output: is of type NoneType"):
+        animator.mesh(world.red).save(None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="mask: is of type str, which is no mask"):
+        animator.swap(world.red, _frames(world), mask="nose")  # type: ignore[arg-type]
+
+
+def test_names_and_representations(world: World, animator: FaceAnimator) -> None:
+    assert {name for name in dir(safa) if not name.startswith("__")} == {"UserError", "load"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", safa.__version__)
+    assert repr(animator) == "FaceAnimator(32 px, cpu, float32, no face detector)"
+    assert repr(animator.animate(world.red, _frames(world))) == "RenderedVideo(6 frames at 25 fps, 2 notes)"
+    head = animator.mesh(world.red)
+    assert re.fullmatch(r"Head\(98 vertices, face of a photo of 50 x 40 px\)", repr(head))
+    assert re.fullmatch(r"Mesh\(98 vertices, \d+ faces, texture \d+ x \d+ px\)", repr(head.mesh))
+
+
+def test_no_message_of_the_library_speaks_of_flags() -> None:
+    """The commands translate options to flags; see ``safa.commands.flags``."""
+    root = Path(safa.__file__).parent
+    for folder in ("inference", "checkpoint", "models", "metrics", "head", "visualize"):
+        for path in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+                    text = re.sub(r"--grid|checkpoint convert.*", "", node.value)
+                    assert not re.search(r"(^|\W)--[a-z]", text), f"{path.name}:{node.lineno}: {text}"

@@ -1,21 +1,44 @@
-"""docs/cli.md is the command line of today, and docs/python.md runs."""
+"""docs/cli.md is the command line of today, docs/python.md names what is there, code of all pages runs."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 import re
 import runpy
+import shlex
+import subprocess
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
 
 from safa import load
 from safa.cli import build_parser
 from safa.commands.flags import UPSTREAM, UPSTREAM_POSITIONALS, translate_upstream_flags
+from safa.config import load_settings
+from safa.config.demo import DemoConfig
+from safa.config.inference import EvaluateConfig
+from safa.config.preprocess import PreprocessConfig
+from safa.config.training import TrainConfig
+from safa.data.video import probe
+from safa.inference import mesh
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.mesh import Head
 from safa.inference.video_output import RenderedVideo
+from safa.models.face_parser import FaceParser
+from tests.unit.commands.conftest import Run
 
-DOCS = Path(__file__).parents[3] / "docs"
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+CONFIGS = {
+    "pipelines.demo": DemoConfig,
+    "pipelines.preprocess": PreprocessConfig,
+    "pipelines.train": TrainConfig,
+    "pipelines.evaluate": EvaluateConfig,
+}
 CLI, PYTHON = ((DOCS / name).read_text(encoding="utf-8") for name in ("cli.md", "python.md"))
 
 
@@ -37,8 +60,6 @@ def test_every_flag_of_upstream_is_documented() -> None:
 
 
 def test_the_python_page_names_what_is_there() -> None:
-    for code in re.findall(r"```python\n(.*?)```", PYTHON, re.DOTALL):
-        ast.parse(code)
     options = re.findall(r"`(\w+)=", PYTHON[PYTHON.index("## Options") : PYTHON.index("## Heads")])
     assert set(options) == set(inspect.signature(FaceAnimator.animate).parameters) - {
         "self",
@@ -54,3 +75,79 @@ def test_the_python_page_names_what_is_there() -> None:
     defaults = {name: p.default for name, p in inspect.signature(load).parameters.items()}
     for name, value in re.findall(r'(\w+)="?(\w+)"?[,)]', PYTHON[PYTHON.index("`safa.load(") :][:200]):
         assert str(defaults[name]) == value
+
+
+# ---- code blocks -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder_of_a_reader(
+    model: Path, photo: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """What the pages take for granted: a photo, a video, a model and the weights of a face parser."""
+    folder = tmp_path / "reader"
+    (folder / "assets").mkdir(parents=True)
+    (folder / "weights").mkdir()
+    model.rename(folder / "weights" / "safa")
+    Image.open(photo).save(folder / "photo.jpg")
+    video.rename(folder / "video.mp4")
+    torch.manual_seed(0)
+    torch.save(FaceParser().state_dict(), folder / "assets" / "79999_iter.pth")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 2)
+    monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
+    return folder
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_there_is_python_on_one_page_only() -> None:
+    assert [page.name for page in PAGES if blocks(page, "python")] == ["python.md"]
+
+
+def test_the_python_runs_as_it_stands(folder_of_a_reader: Path) -> None:
+    """All blocks of the page one after another, as a reader pastes them."""
+    names: dict[str, object] = {}
+    for code in blocks(DOCS / "python.md", "python"):
+        exec(compile(code, "docs/python.md", "exec"), names)
+    assert probe(folder_of_a_reader / "out.mp4").fps == 12.5
+    assert probe(folder_of_a_reader / "swapped.mp4").fps == 12.5
+    assert (folder_of_a_reader / "head" / "head.obj").is_file()
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The commands of a page, as the words that a shell would see."""
+    text = "".join(blocks(page, "bash")).replace("\\\n", " ")
+    return [words for line in text.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+ALL_COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
+
+
+@pytest.mark.parametrize("words", [words for _, words in ALL_COMMANDS if "safa" in Path(words[0]).name])
+def test_the_commands_of_safa_run(words: list[str], folder_of_a_reader: Path, safa: Run) -> None:
+    """Those that need nothing but a photo, a video and a model run; of the others the flags are read."""
+    command = words[1:]
+    build_parser().parse_args(translate_upstream_flags(command))
+    if command[0] in ("animate", "swap", "reconstruct3d"):
+        code, out, err = safa(*command)
+        assert code == 0, err
+        assert "wrote" in out
+
+
+@pytest.mark.parametrize("words", [words for _, words in ALL_COMMANDS if "safa" not in Path(words[0]).name])
+def test_the_other_commands_are_those_of_today(words: list[str]) -> None:
+    """Configs are read with every ``--set`` in place, and targets of make expand; nothing is started."""
+    if "-m" in words:
+        module, rest = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
+        values = dict(zip(rest[::2], rest[1::2], strict=False))
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+        if "--config" in values:
+            changes = [b for a, b in pairwise(rest) if a == "--set"]
+            load_settings(ROOT / values["--config"], CONFIGS[module], changes)
+    elif words[0] == "make":
+        subprocess.run(["make", "-n", *words[1:], "VIDEOS=."], cwd=ROOT, check=True, capture_output=True)
+    else:
+        assert words[0] in ("ray", "export"), words

@@ -1,0 +1,69 @@
+"""Options of animation, checked before anything is loaded or computed.
+
+Messages name an option as Python callers write it; the command and the page say it in their own words
+(``safa.commands.flags``, ``safa.app.work``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from safa.errors import UserError
+
+BestFrame = int | Literal["find"]
+
+HIGHEST_FPS = 1000.0
+
+
+def check_animate_options(
+    *, relative: bool, adapt_scale: bool, best_frame: Any, fps: Any, max_frames: Any
+) -> None:
+    """Check the options of ``FaceAnimator.animate`` against each other.
+
+    Raises:
+        UserError: one is not of its type or range, or needs ``relative``.
+    """
+    if best_frame is not None and best_frame != "find":
+        check_whole_number("best_frame", best_frame, 0)
+    wanting = [("adapt_scale=True", adapt_scale), ('best_frame="find"', best_frame == "find")]
+    wanting.append((f"best_frame={best_frame}", best_frame not in (None, "find")))
+    for option, is_set in wanting:
+        if is_set and not relative:
+            raise UserError(f"{option} needs relative=True", "", "Add relative=True.")
+    check_fps(fps)
+    check_max_frames(max_frames)
+
+
+def check_fps(fps: Any) -> None:
+    """Check a frame rate; None is fine.
+
+    Raises:
+        UserError: it is no number in (0, 1000].
+    """
+    if fps is None:
+        return
+    number = not isinstance(fps, bool) and isinstance(fps, int | float) and math.isfinite(fps)
+    if not (number and 0 < fps <= HIGHEST_FPS):
+        fix = f"Give a number greater than 0, at most {HIGHEST_FPS:g}."
+        raise UserError(f"{fps!r} is no frame rate", "fps", fix)
+
+
+def check_max_frames(max_frames: Any) -> None:
+    """Check a number of frames; None is fine.
+
+    Raises:
+        UserError: it is no whole number from 1 on.
+    """
+    if max_frames is not None:
+        check_whole_number("max_frames", max_frames, 1)
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """Check that an option is a whole number and not too small.
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{value!r} is no whole number from {least} on", name, f"Give {least} or more.")
