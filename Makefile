@@ -10,7 +10,7 @@ KIND ?= videos
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo own own-videos test test-fast coverage check lint format bench clean
+.PHONY: help install demo own own-videos test test-fast coverage check lint format browser bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -59,6 +59,11 @@ check: lint test ## what must pass at every commit
 format: install ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+browser: install ## report and page in a browser; needs Chromium, and npm for axe-core
+	@command -v chromium chromium-browser google-chrome >/dev/null || { echo "skipped: no Chromium on this machine"; exit 0; }; \
+	command -v npm >/dev/null || { echo "skipped: no npm, which fetches axe-core"; exit 0; }; \
+	$(PIP) -e '.[browser]' && $(BIN)/python -m pytest tests/browser/check_*.py
 
 bench: install ## all benchmarks; each prints ratios measured in one run
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

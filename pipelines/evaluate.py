@@ -99,7 +99,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     began = time.monotonic()
     store = ClipStore(config.clips)
     clips = [clip for clip in store.clips() if clip.split in config.splits]
-    model, _ = load_model(config.model)
+    model, info = load_model(config.model)
     _check(clips, model, config)
     jobs = list_jobs(clips, config)
     hashes = {
@@ -124,7 +124,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
         write_clips(config.out / ALL_CLIPS, results, CLIPS)
         content = _content(config, model, results, failures, {**seconds, STAGE: spent})
-        content = replace(content, hashes=hashes, fid=_fid(config, results))
+        content = replace(content, hashes=hashes, fid=_fid(config, results), step=info.step)
         numbers = metrics_json(content)
         write_page(content, config.out / PAGE)
         write_json(config.out / NUMBERS, numbers)

@@ -50,8 +50,8 @@ from safa.visualize.panels import (
 )
 
 RESULT, FRAMES, MESHES = "result.json", "frames.parquet", "mesh.parquet"
-VIDEO, STRIP = "video.mp4", "strip.jpg"
-STRIP_QUALITY = 88  # of the strip's JPEG, 0 to 100
+VIDEO, STRIP, POSTER = "video.mp4", "strip.jpg", "poster.jpg"
+STRIP_QUALITY, POSTER_QUALITY = 88, 80  # of the JPEGs, 0 to 100
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ class FrameVisuals:
 def write_visuals(
     folder: Path, visuals: Iterable[FrameVisuals], n_frames: int, fps: float, config: VisualsConfig
 ) -> None:
-    """Write ``VIDEO`` and ``STRIP`` of ``n_frames`` frames while they stream by."""
+    """Write ``VIDEO``, ``STRIP`` and ``POSTER``, the middle frame, of ``n_frames`` frames as they pass."""
     chosen = frozenset(chosen_frames(n_frames, config.strip_frames))
     rows: list[list[Panel]] = []
 
@@ -295,7 +295,10 @@ def write_visuals(
         for number, frame in enumerate(visuals):
             if number in chosen:
                 rows.append(frame.strip())
-            yield captioned(frame.video, config.panel)
+            shown = captioned(frame.video, config.panel)
+            if number == n_frames // 2:
+                Image.fromarray(shown).save(folder / POSTER, "jpeg", quality=POSTER_QUALITY)
+            yield shown
 
     write_video(folder / VIDEO, frames(), fps, crf=config.crf)
     image = Image.fromarray(strip(rows, config.panel))

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from safa.batching import batched
+from safa.metrics import METRICS
+from safa.report.loss_terms import note_on_rise, plain_name
 
 WIDTH, HEIGHT = 300, 170  # units of the drawing
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 22  # margins, in these units
@@ -65,12 +67,19 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart(Drawing):
-    """Lines over a common axis."""
+    """Lines over a common axis.
+
+    Attributes:
+        key: the name in the log; empty if the title says it.
+        note: what has to be said about the lines; may be empty.
+    """
 
     paths: tuple[Path, ...]
+    key: str = ""
+    note: str = ""
 
 
-def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
+def line_chart(title: str, lines: Sequence[Line], key: str = "", note: str = "") -> Chart | None:
     """Lay out lines over a common axis; return None if there is nothing to draw."""
     drawn = [Line(line.label, _thinned(_finite(line.points)), line.baseline) for line in lines]
     drawn = [line for line in drawn if line.points]
@@ -89,7 +98,7 @@ def line_chart(title: str, lines: Sequence[Line]) -> Chart | None:
 
     whole_steps = tuple(tick for tick in x_axis.ticks() if "." not in tick.label)
     paths = tuple(path(line) for line in drawn)
-    return Chart(title=title, paths=paths, x_ticks=whole_steps, y_ticks=y_axis.ticks())
+    return Chart(title=title, paths=paths, x_ticks=whole_steps, y_ticks=y_axis.ticks(), key=key, note=note)
 
 
 @dataclass(frozen=True)
@@ -164,17 +173,27 @@ def training_charts(records: Sequence[Mapping[str, Any]], baseline_suffix: str) 
         records: rows of ``metrics.jsonl``.
         baseline_suffix: a score whose key ends in this is the baseline of the score without it.
     """
+    labels = {metric.key: metric.label for metric in METRICS}
     losses = _series(records, "train", "losses")
     scores = _series(records, "validate", "scores")
     charts = [
         line_chart(
-            f"held out: {name}",
+            f"Held out: {labels.get(name, name)}",
             [Line("model", points), Line("copy", scores.get(name + baseline_suffix, ()), baseline=True)],
+            name,
         )
         for name, points in scores.items()
         if not name.endswith(baseline_suffix)
     ]
-    charts += [line_chart(f"loss: {name}", [Line("", points)]) for name, points in losses.items()]
+    charts += [
+        line_chart(
+            plain_name(name),
+            [Line("", points)],
+            name,
+            note_on_rise(name, [value for _, value in _finite(points)]),
+        )
+        for name, points in losses.items()
+    ]
     return tuple(chart for chart in charts if chart is not None)
 
 

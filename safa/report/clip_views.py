@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from PIL import Image
 
-from safa.evaluation.clip_evaluator import STRIP, VIDEO, ClipResult
+from safa.data.video import DecodeError, probe
+from safa.evaluation.clip_evaluator import POSTER, STRIP, VIDEO, ClipResult
 from safa.metrics import COPY_SOURCE, PSNR, Metric
 from safa.report.rendering import format_number, format_score, jpeg_data_uri
-from safa.report.views import Cell, ClipRow, ClipView, GainBar, ScoreView
+from safa.report.titles import full_ids, short_titles
+from safa.report.views import Cell, ClipRow, ClipView, GainBar, ScoreView, StripView, VideoView
 
 CLIPS = "clips"  # folder beside the page: clips/<mode>/<folder name>/
 STRIP_WIDTH = 1600  # px of a strip inside the page; a click opens the file, which may be larger
@@ -20,28 +22,77 @@ STRIPS_BYTES = 12 * 2**20  # of all strips inside the page; further ones stay fi
 
 
 class ClipViewer:
-    """Makes views of clips whose files lie in ``folder``, within a budget of bytes for their strips."""
+    """Makes views of clips whose files lie in ``folder``, within a budget of bytes for their strips.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        results: all results of the page, of which titles must differ within a mode.
+    """
+
+    def __init__(self, folder: Path, results: Iterable[ClipResult]) -> None:
         self._folder, self._bytes_left = folder, STRIPS_BYTES
+        by_mode: dict[str, list[tuple[str, str]]] = {}
+        for result in results:
+            by_mode.setdefault(result.job.mode, []).append(_pair(result))
+        self._titles = {mode: short_titles(pairs) for mode, pairs in by_mode.items()}
+
+    def title(self, result: ClipResult) -> str:
+        """Return a short title."""
+        return self._titles[result.job.mode][_pair(result)]
 
     def view(self, result: ClipResult, metrics: Sequence[Metric]) -> ClipView:
         """View one clip with its scores of these metrics."""
         return ClipView(
-            title=result.job.title,
-            people=_people_of(result),
+            title=self.title(result),
+            ids=full_ids(_pair(result)),
             scores=tuple(_score(result, metric) for metric in metrics),
-            video=clip_uri(result, VIDEO),
+            video=self.video(result),
             strip=self._strip(result),
-            full_strip=clip_uri(result, STRIP),
         )
 
-    def _strip(self, result: ClipResult) -> str:
-        data = _data_uri(self._folder / _location(result, STRIP))
+    def video(self, result: ClipResult) -> VideoView:
+        """View the video alone."""
+        return video_view(self._folder / _location(result, VIDEO), clip_uri(result, VIDEO))
+
+    def row(self, result: ClipResult, metrics: Sequence[Metric], bar: GainBar | None = None) -> ClipRow:
+        """View one clip as a row with its scores of these metrics."""
+        keys = [(metric, metric.key + side) for metric in metrics for side in ("", COPY_SOURCE)]
+        values = [(metric, result.scores.get(key, math.nan)) for metric, key in keys]
+        cells = tuple(Cell(format_number(metric, value), value) for metric, value in values)
+        uri, ids = clip_uri(result, VIDEO), full_ids(_pair(result))
+        return ClipRow(self.title(result), ids, uri, result.n_frames, cells, bar)
+
+    def reconstruction_rows(
+        self, results: Sequence[ClipResult], metrics: Sequence[Metric]
+    ) -> tuple[ClipRow, ...]:
+        """View reconstructions as rows with a bar, all on one scale."""
+        ends = [result.scores[PSNR.key + side] for result in results for side in ("", COPY_SOURCE)]
+        low, high = min(ends, default=0.0), max(ends, default=1.0)
+        left, width = low - 0.05 * (high - low), (high - low) * 1.1 or 1.0  # dB
+        return tuple(self.row(result, metrics, _bar(result, left, width)) for result in results)
+
+    def _strip(self, result: ClipResult) -> StripView:
+        uri = clip_uri(result, STRIP)
+        with Image.open(self._folder / _location(result, STRIP)) as image:
+            size = image.size
+            image.thumbnail((STRIP_WIDTH, image.height))
+            data = jpeg_data_uri(image)
         if len(data) > self._bytes_left:
-            return clip_uri(result, STRIP)
+            return StripView(uri, uri, *size)
         self._bytes_left -= len(data)
-        return data
+        return StripView(data, uri, *size)
+
+
+def video_view(file: Path, uri: str) -> VideoView:
+    """View a video whose poster, if there is one, lies beside it (folders of older runs have none)."""
+    poster = file.with_name(POSTER)
+    if poster.is_file():
+        with Image.open(poster) as image:
+            return VideoView(uri, f"{uri.rpartition('/')[0]}/{POSTER}", *image.size)
+    try:
+        info = probe(file)
+    except DecodeError:
+        return VideoView(uri, "", 0, 0)
+    return VideoView(uri, "", info.width, info.height)
 
 
 def psnr_gain(result: ClipResult) -> float:
@@ -50,26 +101,13 @@ def psnr_gain(result: ClipResult) -> float:
     return gain if math.isfinite(gain) else -math.inf
 
 
-def reconstruction_rows(results: Sequence[ClipResult], metrics: Sequence[Metric]) -> tuple[ClipRow, ...]:
-    """View reconstructions as rows with a bar, all on one scale."""
-    ends = [result.scores[PSNR.key + side] for result in results for side in ("", COPY_SOURCE)]
-    low, high = min(ends, default=0.0), max(ends, default=1.0)
-    left, width = low - 0.05 * (high - low), (high - low) * 1.1 or 1.0  # dB
-    return tuple(clip_row(result, metrics, _bar(result, left, width)) for result in results)
-
-
-def clip_row(result: ClipResult, metrics: Sequence[Metric], bar: GainBar | None = None) -> ClipRow:
-    """View one clip as a row with its scores of these metrics."""
-    keys = [(metric, metric.key + side) for metric in metrics for side in ("", COPY_SOURCE)]
-    values = [(metric, result.scores.get(key, math.nan)) for metric, key in keys]
-    cells = tuple(Cell(format_number(metric, value), value) for metric, value in values)
-    video = clip_uri(result, VIDEO)
-    return ClipRow(result.job.title, video, _people_of(result), result.n_frames, cells, bar)
-
-
 def clip_uri(result: ClipResult, file: str) -> str:
     """Return the URI of a clip's file, relative to the page."""
     return quote(_location(result, file))
+
+
+def _pair(result: ClipResult) -> tuple[str, str]:
+    return result.job.source, result.job.driving
 
 
 def _score(result: ClipResult, metric: Metric) -> ScoreView:
@@ -82,16 +120,5 @@ def _bar(result: ClipResult, left: float, width: float) -> GainBar:
     return GainBar(copied, model)
 
 
-def _people_of(result: ClipResult) -> str:
-    if result.source_person == result.driving_person:
-        return result.driving_person
-    return f"{result.source_person} driven by {result.driving_person}"
-
-
 def _location(result: ClipResult, file: str) -> str:
     return f"{CLIPS}/{result.job.mode}/{result.job.folder_name}/{file}"
-
-
-def _data_uri(path: Path) -> str:
-    with Image.open(path) as image:
-        return jpeg_data_uri(image, (STRIP_WIDTH, image.height))

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -21,22 +21,32 @@ from safa.evaluation.clip_evaluator import VIDEO
 from safa.files import atomic_write
 from safa.messages import count
 from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
+from safa.report.clip_views import video_view
 from safa.report.content import UNKNOWN_INTERVAL, ClipRecord, read_clips
 from safa.report.rendering import UNKNOWN, format_interval, format_number, render
+from safa.report.titles import Pair, full_ids, short_titles
 from safa.report.views import (
     Cell,
     ComparisonRow,
     ComparisonSection,
+    DifferenceView,
     PairedClip,
     RunClip,
     RunScoreView,
     RunView,
+    VideoView,
 )
 
 PAGE, NUMBERS = "index.html", "compare.json"
 SHOWN_VIDEOS = 3  # clips that gained most, and as many that lost most
 MOST_ROWS = 2000  # in the page; the runs' tables have the numbers of all clips
 Key = tuple[str, str, str]  # mode, source, driving
+SAME_NUMBERS = frozenset({"title", "out", "scale", "history", "visuals", "max_unexpected"})  # keys
+IN_WORDS = {
+    "model_sha256": "model (SHA-256 of its weights)",
+    "clips_sha256": "data set (SHA-256 of its manifest)",
+    "model_step": "model, step",
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,7 @@ def read_run(folder: Path) -> Run:
     try:
         numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         settings = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        settings["model_step"] = numbers.get("model_step")
         title = str(settings["title"])
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
@@ -140,15 +151,43 @@ def warnings_of(runs: Sequence[Run]) -> list[str]:
     ):
         if len({json.dumps(run.settings.get(key)) for run in runs}) > 1:
             warnings.append(f"The runs {difference}.")
-    if not num_shared:
-        warnings.append("The runs share no clip: there is nothing to compare.")
     return warnings
+
+
+def differences_of(runs: Sequence[Run]) -> tuple[DifferenceView, ...]:
+    """List the settings that are not the same in all runs, the model and its step among them.
+
+    Titles, folders and machines are left out: they do not change a number.
+    """
+    flat = [dict(_flat(run.settings)) for run in runs]
+    keys = sorted(set().union(*flat))
+    rows = []
+    for key in keys:
+        values = tuple(each.get(key, UNKNOWN) for each in flat)
+        if key.split(".")[0] not in SAME_NUMBERS and len(set(values)) > 1:
+            rows.append(DifferenceView(IN_WORDS.get(key, key), values))
+    return tuple(rows)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting with its dotted key, as short text."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            is_hash = name.endswith("sha256")
+            yield prefix + name, text[:12] if is_hash else text
 
 
 def write_comparison(runs: Sequence[Run], out: Path) -> None:
     """Write the page and its numbers into ``out``; videos stay in the runs' folders and are linked."""
     if len(runs) > len(string.ascii_uppercase):
         raise UserError(f"{len(runs)} runs do not fit on a page", "--compare", "Give at most 26.")
+    if not shared_clips(runs):
+        folders = ", ".join(str(run.folder) for run in runs)
+        fix = "Compare evaluations of one data set, of the same split, modes and pairs."
+        raise UserError("the runs share no clip", folders, fix)
     comparisons = compare(runs)
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(out / NUMBERS, json.dumps(compare_json(runs, comparisons), indent=2) + "\n")
@@ -182,15 +221,17 @@ def render_comparison(runs: Sequence[Run], comparisons: Sequence[Comparison], fo
     """Return the page's HTML; ``folder`` is where it will lie, and links to videos start there."""
     letters = string.ascii_uppercase[: len(runs)]
     reconstructed = [key for key in shared_clips(runs) if key[0] == "reconstruction"]
+    titles = short_titles(key[1:] for key in reconstructed)
     ranked = _ranked(runs)
     ends = [*ranked[:SHOWN_VIDEOS], *ranked[max(SHOWN_VIDEOS, len(ranked) - SHOWN_VIDEOS) :]]
     return render(
         "compare.html",
         runs=[_run_view(letter, run, folder) for letter, run in zip(letters, runs, strict=True)],
         warnings=warnings_of(runs),
+        differences=differences_of(runs),
         sections=_sections(comparisons),
-        rows=[_paired_clip(runs, key, folder) for key in reconstructed[:MOST_ROWS]],
-        clips=[_paired_clip(runs, key, folder) for key in ends],
+        rows=[_paired_clip(runs, key, folder, titles, sized=False) for key in reconstructed[:MOST_ROWS]],
+        clips=[_paired_clip(runs, key, folder, titles, sized=True) for key in ends],
     )
 
 
@@ -274,26 +315,47 @@ def _comparison_row(comparison: Comparison) -> ComparisonRow:
             RunScoreView(
                 value=format_number(metric, score.value),
                 interval=format_interval(metric, score.interval),
-                difference=f"{score.difference * metric.display_scale:+.{metric.digits}f}"
-                if math.isfinite(score.difference)
-                else "",
+                difference=_difference(metric, score.difference),
                 difference_interval=format_interval(metric, score.difference_interval),
-                verdict=score.verdict,
+                verdict=_shown_verdict(metric, score),
             )
             for score in comparison.scores
         ),
     )
 
 
-def _paired_clip(runs: Sequence[Run], key: Key, folder: Path) -> PairedClip:
+def _difference(metric: Metric, difference: float) -> str:
+    """Format a difference with its sign; 0 has none, and what is not known is empty."""
+    if not math.isfinite(difference):
+        return ""
+    text = f"{difference * metric.display_scale:+.{metric.digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def _shown_verdict(metric: Metric, score: RunScore) -> str:
+    """The verdict, but for differences that round to nothing: those are neither better nor worse."""
+    text = _difference(metric, score.difference)
+    return "unclear" if text and float(text) == 0 else score.verdict
+
+
+def _video(file: Path, folder: Path, *, sized: bool) -> VideoView:
+    """View a video; a link in a table needs no size, which takes opening a file."""
+    uri = _uri(folder, file)
+    return video_view(file, uri) if sized else VideoView(uri, "", 0, 0)
+
+
+def _paired_clip(
+    runs: Sequence[Run], key: Key, folder: Path, titles: Mapping[Pair, str], *, sized: bool
+) -> PairedClip:
     scores = [run.clips[key].scores.get(PSNR.key, math.nan) for run in runs]
     return PairedClip(
-        title=runs[0].clips[key].title,
+        title=titles[key[1:]],
+        ids=full_ids(key[1:]),
         runs=tuple(
             RunClip(
                 psnr=Cell(format_number(PSNR, score), score),
                 difference=Cell(_signed(score - scores[0]), score - scores[0]),
-                video=_uri(folder, run.folder / run.clips[key].folder / VIDEO),
+                video=_video(run.folder / run.clips[key].folder / VIDEO, folder, sized=sized),
             )
             for run, score in zip(runs, scores, strict=True)
         ),

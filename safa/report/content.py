@@ -72,6 +72,7 @@ class ReportContent:
         fid: FID of all reconstructed clips together, and of copying their sources; NaN if not measured.
         skipped: keys of the metrics that were left out, each with the reason.
         hashes: hashes of the model and the data set.
+        step: of training at which the model was saved; None if that is not known.
     """
 
     title: str
@@ -85,6 +86,7 @@ class ReportContent:
     fid: tuple[float, float] = (math.nan, math.nan)
     skipped: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    step: int | None = None
 
     def of_mode(self, mode: Mode) -> tuple[ClipResult, ...]:
         """Return the results of one mode in the order of their names."""
@@ -145,6 +147,7 @@ def metrics_json(content: ReportContent) -> dict[str, Any]:
     return {
         **_numbers(headlines(content.results, content.fid)),
         **{mode: numbers for mode, numbers in of_modes.items() if numbers},
+        "model_step": content.step,
         "skipped": dict(content.skipped),
         "counts": {"in": ok + quarantined, "ok": ok, "quarantined": quarantined},
         "frames": sum(result.n_frames for result in content.results),
@@ -182,13 +185,6 @@ class ClipRecord:
     def key(self) -> tuple[str, str, str]:
         """Identifies the clip in every evaluation of the same clips."""
         return self.mode, self.source_id, self.driving_id
-
-    @property
-    def title(self) -> str:
-        """The clip, or source and driving clip, for people to read."""
-        if self.source_id == self.driving_id:
-            return self.driving_id
-        return f"{self.source_id} ← {self.driving_id}"
 
 
 def write_clips(path: Path, results: Sequence[ClipResult], folder: str) -> None:

@@ -7,17 +7,17 @@ from typing import Any
 
 from PIL import Image
 
-from safa.data.dataset_stats import DatasetStats, Sample
+from safa.data.dataset_stats import DatasetStats, Sample, SplitCounts
 from safa.files import Location, atomic_write
 from safa.messages import count
-from safa.report.charts import bins
+from safa.report.charts import histogram
 from safa.report.rendering import jpeg_data_uri, render
-from safa.report.views import SampleView, ShareRow
+from safa.report.titles import short_titles
+from safa.report.views import Badge, SampleView, ShareRow, SplitRow
 from safa.visualize.overlays import Colour, with_landmarks
 
 PANEL = 160  # px, least side of an image on the contact sheet
 COLOUR: Colour = (80, 255, 120)  # of landmarks
-BINS = 12  # of a histogram
 
 
 def write_page(path: Location, stats: DatasetStats, counts: Mapping[str, Any]) -> None:
@@ -27,37 +27,68 @@ def write_page(path: Location, stats: DatasetStats, counts: Mapping[str, Any]) -
         counts: how many clips are ``in``, ``ok``, ``quarantined`` and ``pending``; ``reasons`` counts those
             that are quarantined by their code.
     """
+    distributions = (
+        histogram("Length of clips, seconds", stats.seconds, ()),
+        histogram("Shorter side of the crop box in the source video, px", stats.box_px, ()),
+    )
     page = render(
         "clips.html",
-        stats=stats,
-        summary=f"{count(counts['in'], 'clip')}: {counts['ok']} ok, {counts['quarantined']} quarantined, "
-        f"{counts['pending']} pending",
+        lead=_lead(stats),
+        counts=_badges(counts),
+        splits=[_split_row(split) for split in stats.splits],
         reasons=_reasons(counts),
-        lengths=_histogram(stats.seconds),
-        sizes=_histogram(stats.box_px),
-        samples=[SampleView(sample.clip_id, _data_uri(sample)) for sample in stats.samples],
+        charts=[chart for chart in distributions if chart is not None],
+        samples=_sample_views(stats.samples),
     )
     atomic_write(path, page)
 
 
-def _reasons(counts: Mapping[str, Any]) -> list[ShareRow]:
-    reasons = sorted(counts["reasons"].items(), key=lambda item: -item[1])
-    return [ShareRow(code, str(n), 100 * n / counts["quarantined"]) for code, n in reasons]
+def _lead(stats: DatasetStats) -> str:
+    if not stats.clips:
+        return "No clip is stored yet."
+    sampled = f" Estimated from {count(stats.sampled, 'random clip')}." if stats.sampled < stats.clips else ""
+    hours = f"{stats.hours:.1f} hours" if stats.hours >= 1 else f"{60 * stats.hours:.1f} minutes"
+    return (
+        f"{count(stats.clips, 'clip')} of {hours} in all, {stats.bytes_per_frame / 1024:.1f} KiB per frame, "
+        f"landmarks in {100 * stats.with_landmarks:.1f} % of the frames.{sampled}"
+    )
 
 
-def _histogram(values: Sequence[float]) -> list[ShareRow]:
-    """Return one row per bin; no rows if there are no values."""
-    if not values:
-        return []
-    low, high = min(values), max(values)
-    filled = bins(values, low, high, BINS if high > low else 1)
-    tallest = max(item.count for item in filled)
+def _badges(counts: Mapping[str, Any]) -> list[Badge]:
     return [
-        ShareRow(f"{item.low:.3g} to {item.high:.3g}", str(item.count), 100 * item.count / tallest)
-        for item in filled
+        Badge(f"{counts['in']} listed", ""),
+        Badge(f"{counts['ok']} ok", "ok"),
+        Badge(f"{counts['quarantined']} quarantined", "bad" if counts["quarantined"] else ""),
+        Badge(f"{counts['pending']} pending", ""),
     ]
 
 
-def _data_uri(sample: Sample) -> str:
+def _split_row(split: SplitCounts) -> SplitRow:
+    refused = sorted(split.refused.items(), key=lambda item: -item[1])
+    return SplitRow(
+        split=split.split,
+        listed=str(split.listed),
+        ok=str(split.ok),
+        share=f"{100 * split.ok / split.listed:.1f} %" if split.listed else "",
+        refused=", ".join(f"{code} {number}" for code, number in refused),
+    )
+
+
+def _reasons(counts: Mapping[str, Any]) -> list[ShareRow]:
+    reasons = sorted(counts["reasons"].items(), key=lambda item: -item[1])
+    listed = max(1, counts["in"])
+    return [
+        ShareRow(code.replace("_", " "), f"{n} ({100 * n / listed:.1f} %)", 100 * n / listed)
+        for code, n in reasons
+    ]
+
+
+def _sample_views(samples: Sequence[Sample]) -> list[SampleView]:
+    titles = short_titles((sample.clip_id, sample.clip_id) for sample in samples)
+    return [_sample_view(sample, titles[sample.clip_id, sample.clip_id]) for sample in samples]
+
+
+def _sample_view(sample: Sample, title: str) -> SampleView:
     drawn = Image.fromarray(with_landmarks(sample.image, [(sample.landmarks, COLOUR)], PANEL))
-    return jpeg_data_uri(drawn, (2 * PANEL, 2 * PANEL))
+    drawn.thumbnail((2 * PANEL, 2 * PANEL))
+    return SampleView(title, sample.clip_id, jpeg_data_uri(drawn), drawn.width, drawn.height)

@@ -12,10 +12,19 @@ from safa.files import atomic_write
 from safa.messages import count, duration
 from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
-from safa.report.clip_views import CLIPS, ClipViewer, clip_row, psnr_gain, reconstruction_rows
+from safa.report.clip_views import CLIPS, ClipViewer, psnr_gain
 from safa.report.content import Headline, ReportContent, headlines
 from safa.report.rendering import format_interval, format_score, render
-from safa.report.views import Card, Definition, FailureRow, ModeSection, ShareRow, TrainingSection
+from safa.report.titles import full_ids
+from safa.report.views import (
+    Card,
+    Definition,
+    FailureRow,
+    ModeSection,
+    OpeningView,
+    ShareRow,
+    TrainingSection,
+)
 
 __all__ = ["CLIPS", "render_page", "write_page"]
 
@@ -34,8 +43,8 @@ OTHER_MODES: tuple[tuple[Mode, str, str], ...] = (
     (
         "swap",
         "Face swap",
-        "The face of one person (before the arrow) in the clip of another (after it); the last panel "
-        "is bright where the face goes. There is no target to compare with: judge by eye.",
+        "The face of one person (before the arrow) in the clip of another (after it); the last panel of "
+        "a strip is bright where the face goes. There is no target to compare with: judge by eye.",
     ),
     (
         "mesh",
@@ -63,10 +72,11 @@ def render_page(content: ReportContent, folder: Path) -> str:
     worst, best = (reconstructed, []) if few else (reconstructed[:FEATURED], reconstructed[-FEATURED:][::-1])
     lines = headlines(content.results, content.fid)
     measured = [line.metric for line in lines if line.metric in FRAME_METRICS]
-    viewer = ClipViewer(folder)
+    viewer = ClipViewer(folder, content.results)
     return render(
         "page.html",
         content=content,
+        opening=_opening(content, reconstructed, viewer),
         cards=[_card(line) for line in lines],
         summary=_summary(content, lines),
         skipped=[Definition(m.label, content.skipped[m.key]) for m in METRICS if m.key in content.skipped],
@@ -77,7 +87,7 @@ def render_page(content: ReportContent, folder: Path) -> str:
         modes=[_mode(content, viewer, *mode) for mode in OTHER_MODES if content.of_mode(mode[0])],
         headings=_headings(measured),
         definitions=[Definition(metric.label, metric.definition) for metric in METRICS],
-        rows=reconstruction_rows(reconstructed[:MOST_ROWS], measured),
+        rows=viewer.reconstruction_rows(reconstructed[:MOST_ROWS], measured),
         num_reconstructed=len(reconstructed),
         failures=[
             FailureRow(failure.name, failure.stage.rpartition("/")[2], failure.code, failure.detail)
@@ -92,6 +102,31 @@ def render_page(content: ReportContent, folder: Path) -> str:
     )
 
 
+def _opening(
+    content: ReportContent, reconstructed: Sequence[ClipResult], viewer: ClipViewer
+) -> OpeningView | None:
+    """Choose the moving result that the page opens with, by rule and not by eye.
+
+    It is the first animation, else the first swap, else the reconstruction of median gain, else the first 3D
+    head.
+    """
+    choices = (
+        (content.of_mode("animation")[:1], "the first of the animations"),
+        (content.of_mode("swap")[:1], "the first of the face swaps"),
+        (
+            reconstructed[len(reconstructed) // 2 :][:1],
+            "the reconstruction in the middle of all, by its gain",
+        ),
+        (content.of_mode("mesh")[:1], "the first of the 3D heads"),
+    )
+    for results, rule in choices:
+        for result in results:
+            title = viewer.title(result)
+            ids = full_ids((result.job.source, result.job.driving))
+            return OpeningView(f"{title}: {rule}.", ids, viewer.video(result))
+    return None
+
+
 def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, heading: str, note: str) -> ModeSection:
     results = content.of_mode(mode)
     lines = headlines(results, mode=mode)
@@ -103,7 +138,7 @@ def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, heading: str, 
         cards=tuple(_card(line) for line in lines),
         headings=_headings(measured),
         clips=tuple(viewer.view(result, measured) for result in results[:FEATURED_OF_MODE]),
-        rows=tuple(clip_row(result, measured) for result in results[:MOST_ROWS]),
+        rows=tuple(viewer.row(result, measured) for result in results[:MOST_ROWS]),
         num_clips=len(results),
     )
 
@@ -113,14 +148,14 @@ def _headings(metrics: Sequence[Metric]) -> tuple[str, ...]:
 
 
 def _card(line: Headline) -> Card:
-    metric = line.metric
+    metric, gain = line.metric, format_score(line.metric, abs(line.gain))
     return Card(
         label=metric.label,
         value=format_score(metric, line.value),
         interval=format_interval(metric, line.interval),
         copy_source=format_score(metric, line.copy_source),
-        gain=format_score(metric, abs(line.gain)),
-        verdict="better" if line.gain > 0 else "worse" if line.gain < 0 else "same",
+        gain=gain,
+        verdict="same" if gain == format_score(metric, 0.0) else "better" if line.gain > 0 else "worse",
     )
 
 

@@ -45,13 +45,8 @@ def format_interval(metric: Metric, interval: Interval) -> str:
     return f"{format_number(metric, interval.low)} to {format_number(metric, interval.high)}"
 
 
-def jpeg_data_uri(image: Image.Image, largest: tuple[int, int]) -> str:
-    """Encode an image as a data URI that holds the image itself; the image is shrunk in place.
-
-    Args:
-        largest: px, width and height that it must not exceed.
-    """
-    image.thumbnail(largest)
+def jpeg_data_uri(image: Image.Image) -> str:
+    """Encode an image as a data URI that holds the image itself."""
     buffer = io.BytesIO()
     image.save(buffer, "jpeg", quality=JPEG_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -56,18 +56,54 @@ class GainBar:
 
 
 @dataclass(frozen=True)
+class VideoView:
+    """A video, with all that a page needs to keep its place before it is loaded.
+
+    Attributes:
+        uri: relative to the page.
+        poster: URI of a frame of it; empty if there is none.
+        width: px; 0 if it is not known.
+        height: px; 0 if it is not known.
+    """
+
+    uri: str
+    poster: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class StripView:
+    """A strip of moments of a clip.
+
+    Attributes:
+        image: data URI of a strip that is small enough for the page, or the URI of the file.
+        file: URI of the file, relative to the page.
+        width: px of the file.
+        height: px of the file.
+    """
+
+    image: str
+    file: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class ClipRow:
     """A clip as a row of a table.
 
     Attributes:
+        name: short, for people.
+        ids: of its clips, in full.
         video: URI, relative to the page.
         cells: for every metric the model's score and that of copying the source.
         bar: None where there is no target to compare with.
     """
 
     name: str
+    ids: str
     video: str
-    people: str
     n_frames: int
     cells: tuple[Cell, ...]
     bar: GainBar | None
@@ -78,22 +114,29 @@ class ClipView:
     """A clip with its video and strip.
 
     Attributes:
-        video: URI, relative to the page.
-        strip: data URI of a strip that is small enough for the page, or the URI of the file.
-        full_strip: URI of the file.
+        title: short, for people.
+        ids: of its clips, in full.
     """
 
     title: str
-    people: str
+    ids: str
     scores: tuple[ScoreView, ...]
-    video: str
-    strip: str
-    full_strip: str
+    video: VideoView
+    strip: StripView
+
+
+@dataclass(frozen=True)
+class OpeningView:
+    """The moving result that a page opens with."""
+
+    caption: str
+    ids: str
+    video: VideoView
 
 
 @dataclass(frozen=True)
 class Card:
-    """A metric over all clips, in large.
+    """A metric over all clips.
 
     Attributes:
         interval: of the value; empty if there is none.
@@ -214,25 +257,63 @@ class RunClip:
     Attributes:
         psnr: in dB.
         difference: to the first run's PSNR.
-        video: URI, relative to the page.
     """
 
     psnr: Cell
     difference: Cell
-    video: str
+    video: VideoView
 
 
 @dataclass(frozen=True)
 class PairedClip:
-    """A clip that all runs share, with the result of each run."""
+    """A clip that all runs share, with the result of each run; ``ids`` are in full."""
 
     title: str
+    ids: str
     runs: tuple[RunClip, ...]
 
 
 @dataclass(frozen=True)
 class SampleView:
-    """A frame of a data set; ``image`` is a data URI."""
+    """A frame of a data set.
+
+    Attributes:
+        name: short, for people.
+        ids: of the clip, in full.
+        image: data URI.
+        width: px.
+        height: px.
+    """
 
     name: str
+    ids: str
     image: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A count in a page's head; ``kind`` is ``ok``, ``bad`` or empty."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """A split of a data set: how many clips are listed and stored, and why the others are not."""
+
+    split: str
+    listed: str
+    ok: str
+    share: str
+    refused: str
+
+
+@dataclass(frozen=True)
+class DifferenceView:
+    """A setting that is not the same in all runs, with its value in each."""
+
+    key: str
+    values: tuple[str, ...]

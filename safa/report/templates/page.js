@@ -27,6 +27,15 @@ for (const input of document.querySelectorAll("input[data-filter]")) {
   const rows = [...document.getElementById(input.dataset.filter).tBodies[0].rows];
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();
-    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    for (const row of rows) {
+      const ids = row.querySelector("[title]")?.title ?? "";  // the text is short
+      row.hidden = !`${row.textContent} ${ids}`.toLowerCase().includes(wanted);
+    }
   });
+}
+if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
+  for (const video of document.querySelectorAll("video[autoplay]")) {
+    video.autoplay = false;
+    video.pause();
+  }
 }

@@ -15,7 +15,16 @@ from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, T
 from safa.data.clip_store import ClipStore
 from safa.data.video import probe, read_frames
 from safa.errors import ClipError, FailureCode
-from safa.evaluation.clip_evaluator import FRAMES, MESHES, RESULT, STRIP, VIDEO, ClipEvaluator, ClipResult
+from safa.evaluation.clip_evaluator import (
+    FRAMES,
+    MESHES,
+    POSTER,
+    RESULT,
+    STRIP,
+    VIDEO,
+    ClipEvaluator,
+    ClipResult,
+)
 from safa.evaluation.frame_scores import SCORES, TARGET, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.scorers import Scorers
@@ -163,7 +172,7 @@ def test_meshes_of_a_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None
     assert result.n_frames == 6
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     exported = [f"frame{number:06d}.{suffix}" for number in (1, 4) for suffix in ("mtl", "obj", "ply", "png")]
-    assert names == sorted([VIDEO, STRIP, RESULT, MESHES, *exported])
+    assert names == sorted([VIDEO, STRIP, POSTER, RESULT, MESHES, *exported])
     assert pq.read_metadata(tmp_path / "out" / MESHES).num_rows == 6
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from safa.errors import Failure, FailureCode
-from safa.evaluation.clip_evaluator import STRIP, VIDEO, ClipResult
+from safa.evaluation.clip_evaluator import POSTER, STRIP, VIDEO, ClipResult
 from safa.evaluation.frame_scores import SCORES
 from safa.evaluation.jobs import EvaluationJob
 from safa.report.content import ReportContent, TrainingRun
@@ -73,6 +73,7 @@ def lay_out(tmp_path: Path) -> Callable[[ReportContent], Path]:
             folder.mkdir(parents=True)
             Image.new("RGB", (2000, 300), (90, 120, 90)).save(folder / STRIP)
             (folder / VIDEO).write_bytes(b"")
+            Image.new("RGB", (582, 221), (90, 90, 120)).save(folder / POSTER)
         return tmp_path
 
     return lay

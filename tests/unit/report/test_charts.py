@@ -81,7 +81,7 @@ def test_scores_come_with_their_baseline() -> None:
         {"kind": "validate", "step": 2, "scores": {"psnr": 21.0, "psnr_copy": 18.0}},
     ]
     charts = training_charts(records, "_copy")
-    assert [chart.title for chart in charts] == ["held out: psnr", "loss: gan"]
+    assert [chart.title for chart in charts] == ["Held out: PSNR", "gan"]
     assert [path.baseline for path in charts[0].paths] == [False, True]
     assert charts[0].paths[0].last_value == "21"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from safa.errors import UserError
 from safa.evaluation.clip_evaluator import ClipResult
 from safa.evaluation.frame_scores import SCORES
 from safa.evaluation.jobs import EvaluationJob
-from safa.report.compare import Run, compare, read_run, warnings_of, write_comparison
+from safa.report.compare import Run, compare, differences_of, read_run, warnings_of, write_comparison
 from safa.report.content import write_clips
 
 MakeRun = Callable[..., Path]
@@ -127,6 +128,56 @@ def test_the_page_links_to_what_lies_beside_it_and_escapes(make_run: MakeRun, tm
     numbers = json.loads((tmp_path / "side by side" / "compare.json").read_text())
     assert numbers["metrics"]["reconstruction"]["psnr"]["runs"][1]["difference"] == pytest.approx(2 / 3)
     json.dumps(numbers, allow_nan=False)
+
+
+def test_runs_that_share_no_clip_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    first, second = runs(make_run("a", psnr=[1.0]), make_run("b", psnr=[1.0]))
+    other = Run(
+        second.folder, "other", {("reconstruction", "x", "x"): next(iter(second.clips.values()))}, {}, {}
+    )
+    with pytest.raises(UserError, match="share no clip"):
+        write_comparison([first, other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_differs_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    folders = [make_run("a", psnr=[1.0], numbers={"model_step": 10}), make_run("b", title="T", psnr=[2.0])]
+    path = folders[1] / "manifest.json"
+    settings = json.loads(path.read_text())["settings"]
+    settings |= {"animation": {"seed": 3}, "model": "runs/b", "out": "elsewhere"}
+    path.write_text(json.dumps({"settings": settings}))
+    rows = {row.key: row.values for row in differences_of(runs(*folders))}
+    assert rows == {
+        "animation.seed": ("–", "3"),
+        "model": ("–", "runs/b"),
+        "model, step": ("10", "null"),
+    }
+    write_comparison(runs(*folders), tmp_path / "out")
+    page = Page((tmp_path / "out" / "index.html").read_text())
+    assert "animation.seed" in page.text
+    same = runs(folders[0], folders[0])
+    assert differences_of(same) == ()
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_verdict(make_run: MakeRun, tmp_path: Path) -> None:
+    values = [20.0, 21.0, 22.0, 23.0]
+    folders = [make_run("a", psnr=values), make_run("b", psnr=[value + 0.001 for value in values])]
+    write_comparison(runs(*folders), tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert 'class="better"' not in text
+    assert '<td class="unclear">0.00<br>' in text
+
+
+def test_videos_have_a_frame_to_show_and_a_size(make_run: MakeRun, tmp_path: Path) -> None:
+    folders = [make_run("a", psnr=[1.0]), make_run("b", psnr=[2.0])]
+    for folder in folders:
+        clip = folder / next(iter(read_run(folder).clips.values())).folder
+        clip.mkdir(parents=True)
+        Image.new("RGB", (582, 221)).save(clip / "poster.jpg")
+    write_comparison(runs(*folders), tmp_path / "out")
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert text.count("poster.jpg") == 2
+    assert text.count('width="582" height="221"') == 2
 
 
 def test_a_folder_that_is_no_evaluation(tmp_path: Path, make_run: MakeRun) -> None:

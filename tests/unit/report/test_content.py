@@ -76,4 +76,4 @@ def test_scores_of_other_modes_stand_under_their_name(content: Make) -> None:
 
 def test_without_reconstructions_there_are_no_headlines(content: Make) -> None:
     assert headlines(content().results) == ()
-    assert set(metrics_json(content())) == {"counts", "frames", "seconds", "skipped"}
+    assert set(metrics_json(content())) == {"counts", "frames", "model_step", "seconds", "skipped"}
