@@ -11,26 +11,36 @@ import logging
 import os
 import re
 import signal
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.data import DataContext
-from ray.exceptions import RayError, RayTaskError, UserCodeException
+from ray.exceptions import AuthenticationError, RayError, RayTaskError, UserCodeException
 
+from pipelines.console import without_lines_of_rays_core
+from pipelines.lease import job_id
+from pipelines.machines import CHECK_ADDRESS, check_address, forget_machines, local_options, machines_seen
 from pipelines.shared_folder import refuse_relative_outputs
 from safa.config import Settings, load_settings
 from safa.errors import UserError, run_reporting_errors
 
+log = logging.getLogger(__name__)
+
 S = TypeVar("S", bound=Settings)
-ANSWER_WITHIN = 10.0  # seconds, for a cluster's head
+API_SERVER = "RAY_API_SERVER_ADDRESS"  # Ray's name for the variable with the address of the dashboard
 # Ray Data keeps only the text of what a worker raised; a UserError is one line of it.
 USER_ERROR = re.compile(r"^(?:safa\.errors\.UserError|[\w.]+\.WorkerOutOfMemoryError): (.+)$", re.MULTILINE)
 # Ray Data logs an error that it raises as well; the program prints that.
 LOGS_WHAT_IT_RAISES = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+# Ray says that all is as it should be, as warnings.
+ALL_IS_WELL = re.compile(r"Token authentication is enabled for this|Progress bars disabled")
+LOGS_THAT_ALL_IS_WELL = (
+    "ray._private.authentication.authentication_token_setup",
+    "ray.data._internal.progress",
+)
 
 
 def launch(
@@ -87,6 +97,12 @@ def set_up_logging() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     for name in LOGS_WHAT_IT_RAISES:
         logging.getLogger(name).addFilter(_hide)
+    for name in LOGS_THAT_ALL_IS_WELL:
+        logging.getLogger(name).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not ALL_IS_WELL.search(record.getMessage())
 
 
 def _hide(record: logging.LogRecord) -> bool:
@@ -111,38 +127,67 @@ def ray_session() -> Iterator[None]:
         return
     # "local", since without an address Ray would wait for whatever cluster last ran here, dead or not.
     address = os.environ.get("RAY_ADDRESS", "local")
-    _check_address(address)
-    try:
-        ray.init(address, logging_level=logging.WARNING, configure_logging=False)
-    except ConnectionError as error:
-        fix = "Check RAY_ADDRESS, or unset it to work on this machine alone."
-        raise UserError(f"cannot connect to Ray ({_first_line(error)})", address, fix) from None
-    # Progress is ours: a line with counts and rates reads well in a job's log too.
-    DataContext.get_current().enable_progress_bars = False
-    try:
-        with reporting_ray_errors():
-            yield
-    finally:
-        ray.shutdown()
+    with _environment(address) as options, without_lines_of_rays_core():
+        _connect(address, options)
+        # Progress is ours: a line with counts and rates reads well in a job's log too.
+        DataContext.get_current().enable_progress_bars = False
+        try:
+            with reporting_ray_errors():
+                yield
+        finally:
+            with suppress(RayError, ConnectionError, RuntimeError):  # the cluster may be gone
+                machines_seen()
+            ray.shutdown()
 
 
-def _check_address(address: str) -> None:
-    """Refuse an address where no cluster can be; Ray would try for two minutes.
+def _connect(address: str, options: Mapping[str, Any]) -> None:
+    """Connect, and say where to look: one line with the job's id, the node and the dashboard.
 
     Raises:
-        UserError: it is a job server's, or nobody answers there.
+        UserError: there is no cluster that lets us in.
     """
-    if address.startswith(("http://", "https://")):
-        fix = "RAY_ADDRESS is host:port of the head (usually port 6379); give this one to `ray job submit`."
-        raise UserError("is the address of a job server", address, fix)
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
-        return
+    forget_machines()
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN).close()
-    except (OSError, OverflowError) as error:
-        fix = "Check RAY_ADDRESS, or unset it to work on this machine alone."
-        raise UserError(f"no Ray cluster answers ({error})", address, fix) from None
+        session = ray.init(address, logging_level=logging.WARNING, configure_logging=False, **options)
+    except (ConnectionError, AuthenticationError, OSError, RuntimeError, ValueError) as error:
+        if address == "local":
+            fix = "Read the logs in Ray's folder (session_latest/logs), or try again."
+            raise UserError(f"Ray does not start here ({_first_line(error)})", "ray", fix) from None
+        raise UserError(f"cannot connect to Ray ({_first_line(error)})", address, CHECK_ADDRESS) from None
+    context = ray.get_runtime_context()
+    log.info(
+        "Ray job %s on node %s (%s); dashboard: %s",
+        job_id() or context.get_job_id(),
+        context.get_node_id()[:12],
+        ray.util.get_node_ip_address(),
+        f"http://{session.dashboard_url}" if session.dashboard_url else "none",
+    )
+
+
+@contextmanager
+def _environment(address: str) -> Iterator[dict[str, Any]]:
+    """Prepare a session. Yields what ``ray.init`` needs besides the address.
+
+    Of a Ray that is started here, a variable names the dashboard for the time of the session. Ray's own
+    helpers ask it whether an actor is alive, and without its address they look for the cluster that last ran
+    on this machine, which may be dead: each training then ended 12 s late, with a page of errors.
+
+    Raises:
+        UserError: no cluster answers at the address, or none can be started here.
+    """
+    if address != "local":
+        check_address(address)
+        yield {}
+        return
+    options = local_options()
+    if API_SERVER in os.environ:
+        yield options
+        return
+    os.environ[API_SERVER] = f"http://127.0.0.1:{options['dashboard_port']}"
+    try:
+        yield options
+    finally:
+        os.environ.pop(API_SERVER, None)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.machines import machines_seen
 from safa.config import Settings, dump_settings, settings_hash
 from safa.errors import UserError
 from safa.files import (
@@ -218,7 +219,7 @@ def refuse_nothing(counts: Mapping[str, int], folder: Location) -> None:
 
 
 def write_manifest(folder: Location, settings: Settings, counts: Mapping[str, Any], seconds: float) -> None:
-    """Write the manifest: settings, versions, counts, wall time."""
+    """Write the manifest: settings, versions, counts, wall time, and the machines that took part."""
     write_json(
         join(folder, MANIFEST),
         {
@@ -227,6 +228,7 @@ def write_manifest(folder: Location, settings: Settings, counts: Mapping[str, An
             "versions": versions(),
             "counts": dict(counts),
             "seconds": round(seconds, 1),
+            "nodes": machines_seen(),
         },
     )
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -40,6 +39,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
+from pipelines.machines import Need, room_for
 from pipelines.run_folder import (
     CONFIG,
     LOCK,
@@ -222,8 +222,12 @@ def train_on_ray(config: TrainConfig) -> StopSignals:
     """
     scale = config.scale
     signals = StopSignals()
-    with ray_session(), shared(config.folder) as probe, signals.listening():
-        _check_machine(config)
+    with (
+        ray_session(),
+        room_for(_need(scale)),
+        shared(config.folder) as probe,
+        signals.listening(),
+    ):
         notice = _start_notice()
         trainer = TorchTrainer(
             _worker,
@@ -292,21 +296,11 @@ def _fit(trainer: TorchTrainer, notice: Any, signals: StopSignals) -> dict[str, 
     return ended
 
 
-def _check_machine(config: TrainConfig) -> None:
-    """Refuse to ask one machine for more than it has: Ray would wait forever. A cluster may still grow."""
-    if "RAY_ADDRESS" in os.environ:
-        return
-    scale, available = config.scale, ray.cluster_resources()
-    workers = scale.min_workers or scale.num_workers
-    requested = {"CPU": workers * scale.cpus_per_worker}
-    requested |= {"GPU": float(workers)} if scale.use_gpu else {}
-    for name, count in requested.items():
-        if count > available.get(name, 0.0):
-            raise UserError(
-                f"training asks for {count:g} {name}s, and this machine has {available.get(name, 0.0):g}",
-                "scale",
-                "Lower scale.num_workers, set scale.use_gpu=false, or submit it to a cluster.",
-            )
+def _need(scale: ScaleConfig) -> Need:
+    """The fewest workers with which the training starts."""
+    each = {"CPU": scale.cpus_per_worker, "GPU": float(scale.use_gpu)}
+    fix = "Lower scale.num_workers, set scale.use_gpu=false, or submit it to a cluster."
+    return Need("training", each, "scale", fix, scale.min_workers or scale.num_workers)
 
 
 def scaling(scale: ScaleConfig) -> ScalingConfig:

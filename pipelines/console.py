@@ -1,0 +1,55 @@
+"""What reaches the terminal of a program that uses Ray.
+
+The C++ parts of Ray write their errors straight to standard error, past Python's logging. Those that matter
+come to us as exceptions, too; the others say for every pool of actors that its arguments lie in the object
+store. So what is written there during a session goes through a pipe, and such lines are left out; they are
+also in Ray's log files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# E.g. "(TrainController pid=1) [2026-01-01 10:00:00,000 E 1 2] core_worker.cc:2465: Actor with class ...";
+# a failed check (C) is shown.
+FROM_RAYS_CORE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [DIWE] \d+ \d+\] (?:\([\w ]+\) )?\w+\.cc:\d+: ")
+STDERR = 2
+
+
+@contextmanager
+def without_lines_of_rays_core() -> Iterator[None]:
+    """Leave lines of Ray's C++ parts out of what this process and its children write to standard error."""
+    sys.stderr.flush()
+    real = os.dup(STDERR)
+    reading, writing = os.pipe()
+    os.dup2(writing, STDERR)
+    os.close(writing)
+    thread = threading.Thread(target=_copy, args=(reading, real), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(real, STDERR)  # and so the pipe ends, unless a child still has it
+        thread.join(1.0)
+
+
+def _copy(reading: int, real: int) -> None:
+    """Copy whole lines that people should see, until the pipe ends."""
+    rest = b""
+    while chunk := os.read(reading, 65536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        _write(real, b"".join(line + b"\n" for line in lines if not FROM_RAYS_CORE.search(line)))
+    _write(real, rest)
+    os.close(reading)
+    os.close(real)
+
+
+def _write(real: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(real, data) :]

@@ -1,0 +1,235 @@
+"""The machines of a session: does the cluster answer, can Ray start here, and is there room for the work?
+
+Everything that Ray would wait for in silence, or report in a page, is one line here, before any work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ray
+from ray._private.state import state as cluster_state
+from ray.exceptions import RayError
+
+from safa.errors import UserError
+
+log = logging.getLogger(__name__)
+
+CONNECTS_WITHIN = 5.0  # seconds, for the head's machine
+ANSWERS_WITHIN = 15.0  # seconds, for Ray on it; together, and with Ray's own checks, less than 30
+LONGEST_SOCKET = 107  # bytes of a path that the system takes for a socket
+# What Ray adds to its temporary folder, with the date, the time, microseconds and a process.
+SOCKET_BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+DASHBOARD_PORT = 8265
+SAY_EVERY = 60.0  # seconds between lines that say what is waited for
+LOOK_EVERY = 2.0  # seconds between looks at what has come
+CHECK_ADDRESS = "Check RAY_ADDRESS, or unset it to work on this machine alone."
+
+
+# ---- the cluster at an address -----------------------------------------------------------------------------
+
+
+def check_address(address: str) -> None:
+    """Refuse an address where no cluster can be, or answers; Ray would try for minutes.
+
+    Raises:
+        UserError: it is a job server's, nobody answers there, or what answers is not Ray.
+    """
+    if address.startswith(("http://", "https://")):
+        fix = "RAY_ADDRESS is host:port of the head (usually port 6379); give this one to `ray job submit`."
+        raise UserError("is the address of a job server", address, fix)
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTS_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers ({error})", address, CHECK_ADDRESS) from None
+    channel = grpc.insecure_channel(address)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=ANSWERS_WITHIN)
+    except grpc.FutureTimeoutError:
+        what = f"something listens there, and within {ANSWERS_WITHIN:g} s it did not answer as Ray does"
+        raise UserError(what, address, CHECK_ADDRESS) from None
+    finally:
+        channel.close()
+
+
+# ---- Ray on this machine -----------------------------------------------------------------------------------
+
+
+def local_options() -> dict[str, Any]:
+    """What ``ray.init`` needs to start Ray on this machine: its temporary folder and the dashboard's port.
+
+    Raises:
+        UserError: the path of the temporary folder is too long for Ray's sockets, or cannot be written to.
+    """
+    return {"_temp_dir": str(_temporary_folder()), "dashboard_port": free_port(DASHBOARD_PORT)}
+
+
+def _temporary_folder() -> Path:
+    """Ray's folder; another one where that belongs to somebody who lets nobody in."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "")
+    parent = Path(os.environ[name] if name else "/tmp").absolute()
+    if len(os.fsencode(parent)) + SOCKET_BELOW > LONGEST_SOCKET:
+        room = LONGEST_SOCKET - SOCKET_BELOW
+        raise UserError(
+            f"the path is too long for Ray's sockets: {len(os.fsencode(parent))} characters, at most {room}",
+            f"{name}={parent}",
+            "Set RAY_TMPDIR to a short one, e.g. RAY_TMPDIR=/tmp.",
+        )
+    folder = parent / "ray"
+    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        log.info("%s belongs to another user; Ray's files go into %s-%d", folder, folder, os.getuid())
+        folder = parent / f"ray-{os.getuid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "Set RAY_TMPDIR to a folder that you may write to."
+        raise UserError(f"Ray cannot write there ({error.strerror})", str(folder), fix) from None
+    return folder
+
+
+def free_port(wanted: int) -> int:
+    """A port on loopback that nobody listens at: the wanted one, or else any."""
+    for port in (wanted, 0):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found: int = listener.getsockname()[1]
+            return found
+    return wanted
+
+
+# ---- room for the work -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Need:
+    """What some work needs at the least: so many workers, each with these resources of one machine.
+
+    Attributes:
+        what: whose need it is, as in ``training``.
+        each: resources of one worker, e.g. ``{"CPU": 2, "GPU": 1}``.
+        workers: how many of them must run at once.
+        where: the settings that say so, e.g. ``scale``.
+        fix: what to do where there is no such room.
+    """
+
+    what: str
+    each: Mapping[str, float]
+    where: str
+    fix: str
+    workers: int = 1
+
+    @property
+    def total(self) -> dict[str, float]:
+        """The resources of all workers; without those of which there is none."""
+        return {name: self.workers * count for name, count in self.each.items() if count}
+
+
+@contextmanager
+def room_for(need: Need) -> Iterator[None]:
+    """Refuse what can never have room; while what may still come is missing, a line in the log says so.
+
+    A cluster without an autoscaler, and this machine, are as large as they will be.
+
+    Raises:
+        UserError: there is no such room, and the cluster cannot grow to have it.
+    """
+    missing = _missing(need, _alive())
+    if missing:
+        _refuse_never(need, missing)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_say_what_is_missing, args=(need, stopped), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _refuse_never(need: Need, missing: str) -> None:
+    limits = cluster_state.get_max_resources_from_cluster_config()
+    if limits is None:
+        here = "the cluster" if "RAY_ADDRESS" in os.environ else "this machine"
+        raise UserError(
+            f"{need.what} asks for {missing.replace('there', f'in {here}')}", need.where, need.fix
+        )
+    for name, count in need.total.items():
+        most = max(limits.get(name, 0), _sum(_alive(), name))
+        if count > most:
+            what = f"{need.what} asks for {amount(count, name)}, and the cluster grows to {most:g} at most"
+            raise UserError(what, need.where, need.fix)
+
+
+def _say_what_is_missing(need: Need, stopped: threading.Event) -> None:
+    waited = SAY_EVERY
+    with suppress(RayError, ConnectionError, RuntimeError):  # a cluster that is lost is reported elsewhere
+        while missing := _missing(need, _alive()):
+            if waited >= SAY_EVERY:
+                log.info("waiting for %s", missing)
+                waited = 0.0
+            if stopped.wait(LOOK_EVERY):
+                return
+            waited += LOOK_EVERY
+
+
+def _missing(need: Need, machines: Sequence[Mapping[str, float]]) -> str:
+    """What there is too little of, e.g. ``8 CPUs, 2 are there``; empty if there is enough."""
+    for name, count in need.total.items():
+        if count > _sum(machines, name):
+            return f"{amount(count, name)}, {_sum(machines, name):g} are there"
+    each = {name: count for name, count in need.each.items() if count}
+    places = sum(
+        int(min(m.get(name, 0.0) // count for name, count in each.items())) for m in machines if each
+    )
+    if each and places < need.workers:
+        together = " and ".join(amount(count, name) for name, count in each.items())
+        return f"{need.workers} x {together} of one machine, {places} are there"
+    return ""
+
+
+def amount(count: float, name: str) -> str:
+    """``1 CPU``, ``8 CPUs``."""
+    return f"{count:g} {name}{'' if count == 1 else 's'}"
+
+
+def _sum(machines: Sequence[Mapping[str, float]], name: str) -> float:
+    return sum(machine.get(name, 0.0) for machine in machines)
+
+
+def _alive() -> list[dict[str, float]]:
+    """The resources of each machine that is there, whether or not they are in use."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+# ---- what took part ----------------------------------------------------------------------------------------
+
+_seen: dict[str, dict[str, str]] = {}  # of the newest session
+
+
+def forget_machines() -> None:
+    """Begin a session: no machine has been seen."""
+    _seen.clear()
+
+
+def machines_seen() -> list[dict[str, str]]:
+    """The machines of the newest session, lost ones too: node id and address of each. Empty without Ray."""
+    if ray.is_initialized():
+        for node in ray.nodes():
+            _seen[node["NodeID"]] = {"id": node["NodeID"], "address": node["NodeManagerAddress"]}
+    return sorted(_seen.values(), key=lambda node: node["id"])

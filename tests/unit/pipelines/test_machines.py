@@ -1,0 +1,170 @@
+"""What Ray would wait for in silence is refused, or said, in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from pipelines import machines
+from pipelines.machines import Need, check_address, free_port, local_options, room_for
+from safa.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+FIX = "Lower it."
+
+
+def _need(workers: int = 1, **each: float) -> Need:
+    return Need("training", each, "scale", FIX, workers)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Machines of 2 CPUs each (``nodes``), and the resources to which the cluster can grow (``limits``)."""
+    here: dict[str, Any] = {"nodes": [{"CPU": 2.0}], "limits": None}
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"Alive": True, "Resources": resources} for resources in here["nodes"]]
+    )
+    monkeypatch.setattr(
+        machines.cluster_state, "get_max_resources_from_cluster_config", lambda: here["limits"]
+    )
+    monkeypatch.setattr(machines, "LOOK_EVERY", 0.01)
+    return here
+
+
+# ---- the cluster at an address -----------------------------------------------------------------------------
+
+
+def test_a_port_where_something_else_listens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "ANSWERS_WITHIN", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"did not answer as Ray does\. Check RAY_ADDRESS"):
+            check_address(address)
+
+
+def test_the_limits_of_waiting_add_up_to_less_than_half_a_minute() -> None:
+    assert machines.CONNECTS_WITHIN + machines.ANSWERS_WITHIN < 25
+
+
+# ---- Ray on this machine -----------------------------------------------------------------------------------
+
+
+def test_a_temporary_folder_with_too_long_a_path_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 60)))
+    with pytest.raises(UserError, match=r"TMPDIR=.*too long for Ray's sockets: .* Set RAY_TMPDIR to a short"):
+        local_options()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_longest_path_allowed_is_one_that_ray_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own check of a socket's path, on the longest name that it can give one."""
+    from ray._private.utils import validate_socket_filepath
+
+    room = machines.LONGEST_SOCKET - machines.SOCKET_BELOW
+    validate_socket_filepath("/" + "x" * (room - 1) + "y" * machines.SOCKET_BELOW)
+    with pytest.raises(OSError, match="AF_UNIX"):
+        validate_socket_filepath("/" + "x" * room + "y" * machines.SOCKET_BELOW)
+
+
+LOOK = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+sys.path.insert(0, sys.argv[1])
+from pipelines.machines import local_options
+print(local_options()["_temp_dir"])
+"""
+
+
+def test_the_folder_of_another_user_is_left_alone(tmp_path_factory: pytest.TempPathFactory) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can make a folder of another user")
+    nobody = 65534
+    readable = subprocess.run(["test", "-x", sys.executable], user=nobody, cwd="/")
+    if readable.returncode != 0:
+        pytest.skip("another user cannot run this Python")
+    parent = Path("/tmp") / f"shared-{os.getpid()}"
+    parent.mkdir(mode=0o777)
+    parent.chmod(0o777)
+    (parent / "ray").mkdir(mode=0o700)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LOOK, str(ROOT)],
+            user=nobody,
+            env={"RAY_TMPDIR": str(parent), "PATH": os.environ["PATH"], "HOME": "/nonexistent"},
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+        assert done.stdout.strip() == str(parent / f"ray-{nobody}"), done.stderr
+        assert f"{parent}/ray belongs to another user" in done.stderr
+    finally:
+        for folder in [*parent.iterdir(), parent]:
+            folder.rmdir()
+
+
+def test_the_dashboard_takes_a_port_that_is_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+    assert free_port(port) == port
+
+
+# ---- room for the work -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("need", "address", "message"),
+    [
+        (_need(8, CPU=1), "", "training asks for 8 CPUs, 2 are in this machine. Lower it."),
+        (_need(8, CPU=1), "10.0.0.1:6379", "training asks for 8 CPUs, 2 are in the cluster. Lower it."),
+        (_need(1, CPU=1, GPU=1), "", "training asks for 1 GPU, 0 are in this machine. Lower it."),
+    ],
+)
+def test_more_than_a_fixed_cluster_has_is_refused(
+    need: Need, address: str, message: str, cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError) as raised, room_for(need):
+        pytest.fail("there is no room")
+    assert str(raised.value) == f"scale: {message}"
+
+
+def test_a_worker_must_fit_on_one_machine(cluster: dict[str, Any]) -> None:
+    cluster["nodes"] = [{"CPU": 2.0}, {"CPU": 2.0}]
+    with pytest.raises(UserError, match="1 x 3 CPUs of one machine, 0 are in"), room_for(_need(CPU=3)):
+        pass
+    with room_for(_need(2, CPU=2)):
+        pass
+
+
+def test_a_cluster_that_grows_is_waited_for_and_the_log_says_so(
+    cluster: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster["limits"] = {"CPU": 16}
+    with caplog.at_level(logging.INFO), room_for(_need(8, CPU=1)):
+        deadline = time.monotonic() + 5
+        while "waiting for 8 CPUs, 2 are there" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cluster["nodes"] = [{"CPU": 8.0}]
+        while len(threading.enumerate()) > 1 and time.monotonic() < deadline:
+            if not any("_say_what" in thread.name for thread in threading.enumerate()):
+                break
+            time.sleep(0.01)
+    assert caplog.text.count("waiting for 8 CPUs, 2 are there") == 1
+    with pytest.raises(UserError, match="asks for 32 CPUs, and the cluster grows to 16 at most"):
+        room_for(_need(32, CPU=1)).__enter__()
