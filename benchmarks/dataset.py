@@ -30,6 +30,7 @@ from safa.data.shards import (
     INDEX,
     INDEX_SCHEMA,
     MANIFEST,
+    SHARD_NAMES,
     SHARDS,
     ClipRecord,
     ShardWriter,
@@ -135,7 +136,7 @@ def _write_index(folder: Path, clips: int, frames: int) -> None:
     (folder / SHARDS).mkdir()
     shards = [f"{uuid.UUID(int=number).hex}.parquet" for number in range(max(1, clips // 250))]
     people = [f"id{number // 16:06d}" for number in range(clips)]
-    numbers = np.arange(clips, dtype=np.int32)
+    numbers, pieces = np.arange(clips, dtype=np.int32), -(-frames // 128)
     constant = {
         "start": 0,
         "end": frames,
@@ -153,16 +154,20 @@ def _write_index(folder: Path, clips: int, frames: int) -> None:
         "fps": np.full(clips, 25.0, np.float32),
         "bbox": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(4 * clips, np.int32)), 4),
         "source": ["-"] * clips,
-        "shard": [shards[number % len(shards)] for number in numbers],
-        **{name: _lists(clips, -(-frames // 128), np.int64) for name in ("image_start", "landmarks_start")},
+        "piece_shard": pa.LargeListArray.from_arrays(
+            pa.array(np.arange(clips + 1, dtype=np.int64) * pieces),
+            pa.array(np.repeat(numbers % len(shards), pieces)),
+        ),
+        **{name: _lists(clips, pieces, np.int64) for name in ("image_start", "landmarks_start")},
         "image_size": _lists(clips, frames, np.int32),
         "has_face": _lists(clips, frames, np.uint8),
     }
     table = pa.table([columns[name] for name in INDEX_SCHEMA.names], names=INDEX_SCHEMA.names).cast(
         INDEX_SCHEMA
     )
+    table = table.replace_schema_metadata({SHARD_NAMES: json.dumps(shards)})
     name = f"{uuid.uuid4().hex}.arrow"
-    with pa.OSFile(str(folder / INDEX / name), "wb") as file, pa.ipc.new_file(file, INDEX_SCHEMA) as writer:
+    with pa.OSFile(str(folder / INDEX / name), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.combine_chunks())
     record = {"format": FORMAT, "index": name, "clips": clips, "frames": clips * frames, "shards": shards}
     (folder / MANIFEST).write_text(json.dumps(record))

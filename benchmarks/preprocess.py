@@ -26,9 +26,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from pipelines.clip_stages import CROP, WRITE, StageRunner, Stored, Video, items_of, tables_of
 from pipelines.launch import set_up_logging
 from pipelines.preprocess import job_rows, print_cost_estimate
-from pipelines.stages import ROW_SCHEMA, ClipMaker, ok_row
 from safa.config.preprocess import (
     ClipsSource,
     MetadataSource,
@@ -36,7 +36,7 @@ from safa.config.preprocess import (
     PreprocessConfig,
     SidecarLandmarks,
 )
-from safa.data.clip_maker import make_clip
+from safa.data.clip_maker import crop_clip, write_piece
 from safa.data.shards import ShardWriter
 from safa.data.sources import COLUMNS, ClipJob
 from safa.files import join
@@ -93,7 +93,8 @@ def _job(video: Path, number: int) -> ClipJob:
 
 def _make(job: ClipJob, config: PreprocessConfig) -> None:
     with ShardWriter(join(config.out, "clips")) as shard:
-        make_clip(job, config, shard)
+        for piece in crop_clip(job, config):
+            write_piece(shard, piece)
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:
@@ -140,9 +141,9 @@ def _on_ray(folder: Path, video: Path, cpus: int) -> float:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # all that Ray starts inherits it
     ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR")
     config = _config(folder)
-    _drain(config, [_job(video, 900 + number) for number in range(2 * cpus)], ClipMaker)
+    _drain(config, [_job(video, 900 + number) for number in range(2 * cpus)], StageRunner)
     jobs = [_job(video, cpus * 100 + number) for number in range(CLIPS)]
-    seconds = statistics.median(_drain(config, jobs, ClipMaker) for _ in range(REPEATS))
+    seconds = statistics.median(_drain(config, jobs, StageRunner) for _ in range(REPEATS))
     if cpus == 2:
         empty = [_job(video, 1000 + number) for number in range(EMPTY_CLIPS)]
         cost = statistics.median(_drain(config, empty, _NoWork) for _ in range(REPEATS))
@@ -154,28 +155,26 @@ def _on_ray(folder: Path, video: Path, cpus: int) -> float:
 class _NoWork:
     """Does nothing to a row: what is left is Ray's own cost."""
 
-    def __init__(self, config: PreprocessConfig) -> None:
+    def __init__(self, config: PreprocessConfig, stages: Sequence[str]) -> None:
         """The settings make no difference."""
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Every clip is finished at once."""
-        texts = [text for video in block["jobs"].to_pylist() for text in video]
-        rows = [ok_row(ClipJob.from_json(text).clip_id, 0) for text in texts]
-        yield pa.Table.from_pylist(rows, schema=ROW_SCHEMA)
+        videos = [item for item in items_of(block) if isinstance(item, Video)]
+        return tables_of(Stored(job.clip_id, 0, 0, last=True) for video in videos for job in video.jobs)
 
 
 def _drain(
     config: PreprocessConfig,
     jobs: Sequence[ClipJob],
-    maker: Callable[[PreprocessConfig], Callable[[pa.Table], Iterator[pa.Table]]],
+    runner: Callable[[PreprocessConfig, Sequence[str]], Callable[[pa.Table], Iterator[pa.Table]]],
 ) -> float:
     began = time.perf_counter()
-    count = sum(
-        batch.num_rows
-        for batch in job_rows(config, jobs)
-        .flat_map(maker(config))
-        .iter_batches(batch_size=None, batch_format="pyarrow")
+    rows = job_rows(config, jobs).map_batches(
+        runner(config, (CROP, WRITE)), batch_size=None, batch_format="pyarrow"
     )
+    outcomes = rows.iter_batches(batch_size=None, batch_format="pyarrow")
+    count = sum(item.last for table in outcomes for item in items_of(table) if isinstance(item, Stored))
     assert count == len(jobs)
     return time.perf_counter() - began
 

@@ -222,7 +222,7 @@ def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob], probe: Probe)
     rows = [{"job": job.to_json()} for job in jobs]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         Checked,
-        fn_constructor_args=(probe, Evaluator, config.with_absolute_paths()),
+        fn_constructor_args=((probe,), Evaluator, config.with_absolute_paths()),
         compute=ray.data.ActorPoolStrategy(size=min(scale.actors, len(rows))),
         num_cpus=scale.cpus_per_actor,
         num_gpus=scale.gpus_per_actor or None,

@@ -14,18 +14,33 @@ unless the host of the videos blocked us. ``--estimate-cost`` prints what a run 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
+from pipelines.clip_stages import (
+    CLIPS,
+    CROP,
+    DOWNLOAD,
+    LANDMARKS,
+    WRITE,
+    StageRunner,
+    Stored,
+    Video,
+    items_of,
+    tables_of,
+)
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
 from pipelines.quarantine import Quarantine, counts_line
@@ -38,35 +53,40 @@ from pipelines.run_folder import (
     write_manifest,
 )
 from pipelines.shared_folder import Checked, Probe, shared
-from pipelines.stages import CLIPS, ClipMaker, FaceTrackFinder, Row, failure_in
+from pipelines.stages import FACE_TRACKS, FaceTrackFinder, Row, failure_in
+from pipelines.worker_deaths import forget_attempts
+from safa.batching import batched
 from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
+from safa.data.clip_maker import check_clip, needs_network
 from safa.data.cost_estimate import estimate_cost
 from safa.data.dataset_stats import compute_stats
 from safa.data.detectors import face_alignment
 from safa.data.download.retry import TRANSIT, make_downloader
 from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
-from safa.data.shards import INDEX, SHARDS, commit_index, stored_clips
+from safa.data.shards import INDEX, SHARDS, commit_index, gather_index, stored_clips
 from safa.data.sources import ClipJob, Listing, list_jobs
 from safa.errors import Failure, FailureCode, UserError
 from safa.files import absolute, exists, join, remove_leftovers, shown, write_json
-from safa.messages import LogLines, Progress
+from safa.messages import LogLines, Progress, count
 from safa.report.dataset_page import write_page
 
 log = logging.getLogger(__name__)
 
 STAGE = "preprocess"
-FACE_TRACKS, QUARANTINE = "face_tracks", "quarantine"  # folders
+QUARANTINE = "quarantine"  # folder
 # What may change between two runs into one folder, since it changes no stored row.
 NOT_HASHED = frozenset(
     {
-        *("retry_quarantined", "max_unexpected", "cpus_per_task", "gpus_per_task", "actors", "mix_settings"),
+        *("retry_quarantined", "max_unexpected", "stages", "mix_settings"),
         "source.download",
     }
 )
-BLOCKWISE: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}  # a call gets a whole block
 BLOCKS_PER_CPU = 8  # so many that the last ones end at about the same time
 ROWS_PER_BLOCK = 8  # on long lists: so few that progress is seen, and little is lost
-MAX_BLOCKS = 4096
+MAX_BLOCKS = 2**14  # each costs the driver some milliseconds
+BLOCK_BYTES = 2**24  # of pieces between two operators: a few
+PIECES_PER_CALL = 4  # of the landmark stage: several, since its batches may hold frames of many clips
+PIECES_PER_SHARD = 32  # at least, where shards are written by a stage of its own: about 100 MB
 
 
 @dataclass(frozen=True)
@@ -117,6 +137,7 @@ def _preprocess(config: PreprocessConfig) -> Summary:
     with ExitStack() as stack:
         if isinstance(config.source, VideosSource):
             listed = _with_face_tracks(config, config.source, settled, quarantine, stack)
+        _gather(config, quarantine)
         done = stored_clips(join(config.out, CLIPS))
         jobs = [job for job in listed.jobs if job.clip_id not in done and job.clip_id not in settled]
         bad = [row for row in listed.bad_rows if row.name not in settled | quarantine.fresh]
@@ -128,6 +149,7 @@ def _preprocess(config: PreprocessConfig) -> Summary:
         if jobs:
             stack.enter_context(ray_session())
             blocked = _make(config, jobs, quarantine)
+    forget_attempts(config.out)
     summary = _summarise(config, listed, quarantine, time.monotonic() - began)
     _raise_if_failed(config, summary, blocked)
     return summary
@@ -182,6 +204,7 @@ def _clean_up(config: PreprocessConfig) -> None:
         folders += [config.source.videos, config.source.videos / TRANSIT]
     for folder in folders:
         remove_leftovers(folder)
+    forget_attempts(config.out)
 
 
 # ---- the work, on Ray --------------------------------------------------------------------------------------
@@ -201,9 +224,16 @@ def _with_face_tracks(
     if fresh:
         stack.enter_context(ray_session())
         rows = _rows([{"video": absolute(video.location)} for video in fresh])
-        worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, absolute(folder))
+        worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, absolute(config.out))
         with shared(config.out) as probe:
-            outcomes = rows.map(Checked, fn_constructor_args=(probe, *worker), **_actors(config))
+            pool = config.stages.face_tracks
+            outcomes = rows.map(
+                Checked,
+                fn_constructor_args=((probe,), *worker),
+                compute=ActorPoolStrategy(min_size=pool.actors[0], max_size=pool.actors[1]),
+                num_cpus=pool.cpus,
+                num_gpus=pool.gpus or None,
+            )
             for done in _progress(outcomes, len(fresh), "videos"):
                 quarantine.add(_failures(done, "detect"))
     listing = list_inputs(config)
@@ -215,51 +245,177 @@ def _with_face_tracks(
 
 
 def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarantine) -> str:
-    """Make clips. Returns why the host of the videos blocks us; empty if it does not."""
-    with shared(config.out) as probe:
-        for done in _progress(_clips(config, jobs, probe), len(jobs), "clips"):
-            failures = _failures(done, STAGE)
-            quarantine.add(failure for failure in failures if failure.code != FailureCode.BLOCKED)
-            blocked = next((f.detail for f in failures if f.code == FailureCode.BLOCKED), None)
-            if blocked is not None:
-                return blocked or "no reason given"  # leaving the loop cancels the tasks in progress
+    """Make clips. Returns why the host of the videos blocks us; empty if it does not.
+
+    A task that is started again after its worker died may lose rows that another one had taken already; so
+    clips without any outcome are made in another pass, as long as that helps.
+    """
+    clips = join(config.out, CLIPS)
+    left = list(jobs)
+    with shared(config.out) as probe, _shared_downloads(config) as downloads:
+        while left:
+            blocked = _run(config, left, (probe, *downloads), quarantine)
+            if blocked:
+                return blocked
+            settled = stored_clips(clips) | quarantine.fresh
+            before, left = len(left), [job for job in left if job.clip_id not in settled]
+            if len(left) == before:
+                break
+            if left:
+                log.warning("preprocess: %s lost with their workers; made again", count(len(left), "clip"))
     return ""
 
 
-def _clips(config: PreprocessConfig, jobs: Sequence[ClipJob], probe: Probe) -> Dataset:
-    """The lazy data set that makes the clips: in actors, which keep networks loaded, or else in tasks."""
-    policy = config.source.download if isinstance(config.source, MetadataSource) else None
-    rows = job_rows(config, jobs)
+@contextmanager
+def _shared_downloads(config: PreprocessConfig) -> Iterator[tuple[Probe, ...]]:
+    """Downloads are made by one task and used by another: all machines must see their folder, too."""
+    source = config.source
+    if not isinstance(source, MetadataSource) or source.download is None:
+        yield ()
+        return
+    with shared(source.videos) as probe:
+        yield (probe,)
+
+
+def _run(
+    config: PreprocessConfig, jobs: Sequence[ClipJob], probes: Sequence[Probe], quarantine: Quarantine
+) -> str:
+    """Send these clips through the graph once. Returns why the host of the videos blocks us."""
+    progress = Progress(LogLines(STAGE), len(jobs), "clips")
+    done: set[str] = set()
+    outcomes = graph(config, job_rows(config, jobs), probes)
+    for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        items = items_of(table)
+        failures = [replace(item, stage=STAGE) for item in items if isinstance(item, Failure)]
+        quarantine.add(f for f in failures if f.code != FailureCode.BLOCKED and f.name not in done)
+        blocked = next((f.detail for f in failures if f.code == FailureCode.BLOCKED), None)
+        if blocked is not None:
+            return blocked or "no reason given"  # leaving the loop cancels the tasks in progress
+        stored = [item for item in items if isinstance(item, Stored)]
+        ended = {item.clip_id for item in stored if item.last} | {failure.name for failure in failures}
+        progress.add(len(ended - done), sum(item.n_frames for item in stored))
+        done |= ended
+    return ""
+
+
+# ---- the graph ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the graph: stages that run in one process, and what it takes of the cluster."""
+
+    stages: tuple[str, ...]
+    cpus: float
+    gpus: float = 0.0
+    actors: tuple[int, int] | None = None  # least and most; None: tasks, which keep nothing loaded
+    at_once: int | None = None  # tasks at most; None: as many as there is room for
+    rows: int | None = None  # in a call; None: a block
+
+    @property
+    def processes(self) -> int:
+        """The least that must run at once."""
+        return self.actors[0] if self.actors else 1
+
+    @property
+    def request(self) -> str:
+        """What one process takes, for the log."""
+        gpus = f", gpus {self.gpus:g}" if self.gpus else ""
+        return f"cpus {self.cpus:g}{gpus}, at least {count(self.processes, 'process', 'processes')}"
+
+
+def operators(config: PreprocessConfig) -> list[Operator]:
+    """The graph of these settings. Neighbouring stages that need nothing but CPUs share their process."""
+    stages = config.stages
+    graph = []
+    if isinstance(config.source, MetadataSource) and config.source.download is not None:
+        at_once = config.source.download.parallel
+        graph.append(Operator((DOWNLOAD,), stages.download.cpus, at_once=at_once))
+    if not needs_network(config):
+        graph.append(Operator((CROP, WRITE), stages.crop.cpus))
+    elif not stages.landmarks.gpus:
+        found = stages.landmarks
+        graph.append(Operator((CROP, LANDMARKS, WRITE), found.cpus, actors=found.actors))
+    else:
+        found = stages.landmarks
+        graph.append(Operator((CROP,), stages.crop.cpus))
+        graph.append(Operator((LANDMARKS,), found.cpus, found.gpus, found.actors, rows=PIECES_PER_CALL))
+        graph.append(Operator((WRITE,), stages.write.cpus, rows=PIECES_PER_SHARD))
+    return graph
+
+
+def fitted(graph: Sequence[Operator], cpus: float, gpus: float) -> list[Operator]:
+    """The graph with smaller requests where it would not fit: a pool of one process, less of a CPU each.
+
+    It fits if the least processes of every pool and one task of every other operator can run at once;
+    otherwise a stage would wait for ever for one behind it.
+
+    Args:
+        cpus, gpus: of the whole cluster. None at all are taken as some that are still to come.
+    """
+    small = list(graph)
+    if gpus and sum(o.gpus * o.processes for o in small) > gpus:
+        small = [
+            replace(o, gpus=min(o.gpus, gpus), actors=(1, o.actors[1])) if o.actors else o for o in small
+        ]
+    if cpus and sum(o.cpus * o.processes for o in small) > cpus:
+        small = [replace(o, actors=(1, o.actors[1])) if o.actors else o for o in small]
+        share = min(1.0, cpus / sum(o.cpus for o in small))
+        small = [replace(o, cpus=math.floor(o.cpus * share * 100) / 100 or 0.01) for o in small]
+    for before, after in zip(graph, small, strict=True):
+        if before != after:
+            log.info(
+                "preprocess: %s shrunk to fit %g CPUs and %g GPUs: %s",
+                *(" + ".join(after.stages), cpus, gpus, after.request),
+            )
+    return small
+
+
+def graph(config: PreprocessConfig, rows: Dataset, probes: Sequence[Probe]) -> Dataset:
+    """The lazy data set that makes the clips of these rows, and gives their outcomes."""
     config = config.with_absolute_paths()
-    if isinstance(config.landmarks, FaceAlignmentLandmarks):
-        resources = _actors(config, policy.parallel if policy else None)
-        arguments = (probe, ClipMaker, config)
-        return rows.map_batches(Checked, fn_constructor_args=arguments, **BLOCKWISE, **resources)
-    at_once = TaskPoolStrategy(size=policy.parallel) if policy else None
-    worker = Checked(probe, ClipMaker, config)
-    return rows.map_batches(worker, num_cpus=config.cpus_per_task, compute=at_once, **BLOCKWISE)
+    there = ray.cluster_resources() if ray.is_initialized() else {}
+    for operator in fitted(operators(config), there.get("CPU", 0.0), there.get("GPU", 0.0)):
+        worker = (probes, StageRunner, config, operator.stages)
+        resources: dict[str, Any] = {"num_cpus": operator.cpus, "num_gpus": operator.gpus or None}
+        batches = {"batch_size": operator.rows, "batch_format": "pyarrow", "zero_copy_batch": True}
+        if operator.actors is None:
+            compute = TaskPoolStrategy(size=operator.at_once)
+            rows = rows.map_batches(Checked(*worker), compute=compute, **resources, **batches)
+        else:
+            least, most = operator.actors
+            pool = ActorPoolStrategy(min_size=least, max_size=most)
+            rows = rows.map_batches(Checked, fn_constructor_args=worker, compute=pool, **resources, **batches)
+    return rows
 
 
 def job_rows(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
-    """Rows ``{jobs}``: all clips of a video that is downloaded, or else one clip. Paths are absolute."""
+    """Rows for the first stage, in blocks so small that a task has a few seconds of work."""
+    rows = ray.data.from_arrow(job_tables(config, jobs))
+    rows.context.target_max_block_size = BLOCK_BYTES
+    return rows
+
+
+def job_tables(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> list[pa.Table]:
+    """A row for each video that is downloaded, with all its clips, or else for each clip. Absolute paths."""
     downloads = isinstance(config.source, MetadataSource) and config.source.download is not None
-    groups: dict[object, list[str]] = {}
+    groups: dict[object, list[ClipJob]] = {}
     for number, job in enumerate(jobs):
         job = replace(job, video=absolute(job.video))
-        groups.setdefault(job.video_id if downloads else number, []).append(job.to_json())
-    return _rows([{"jobs": group} for group in groups.values()])
+        groups.setdefault(job.video_id if downloads else number, []).append(job)
+    videos = [Video(tuple(group)) for group in groups.values()]
+    blocks = MAX_BLOCKS if downloads else _num_blocks(len(videos))
+    size = max(1, -(-len(videos) // blocks))
+    return [pa.concat_tables(tables_of(part)) for part in batched(videos, size)]
+
+
+def _num_blocks(rows: int) -> int:
+    cpus = max(1, int(ray.cluster_resources().get("CPU", 1))) if ray.is_initialized() else 1
+    return min(max(cpus * BLOCKS_PER_CPU, rows // ROWS_PER_BLOCK), MAX_BLOCKS, rows)
 
 
 def _rows(rows: list[dict[str, Any]]) -> Dataset:
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    blocks = min(max(cpus * BLOCKS_PER_CPU, len(rows) // ROWS_PER_BLOCK), MAX_BLOCKS, len(rows))
-    return ray.data.from_items(rows, override_num_blocks=blocks)
-
-
-def _actors(config: PreprocessConfig, most: int | None = None) -> dict[str, Any]:
-    size = min(config.actors, most or config.actors)
-    resources = {"num_cpus": config.cpus_per_task, "num_gpus": config.gpus_per_task}
-    return {"compute": ActorPoolStrategy(size=size), **resources}
+    return ray.data.from_items(rows, override_num_blocks=_num_blocks(len(rows)))
 
 
 def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[Row]]:
@@ -275,11 +431,18 @@ def _failures(rows: Iterable[Row], stage: str) -> list[Failure]:
     return [failure for row in rows if (failure := failure_in(row, stage)) is not None]
 
 
+def _gather(config: PreprocessConfig, quarantine: Quarantine) -> None:
+    """Keep the clips of which all pieces are stored, and refuse those of them that are of no use."""
+    refused = gather_index(join(config.out, CLIPS), partial(check_clip, config))
+    quarantine.add(Failure.of(each.clip_id, each.error, STAGE) for each in refused)
+
+
 # ---- the outcome -------------------------------------------------------------------------------------------
 
 
 def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine, seconds: float) -> Summary:
     """Count what is on disk, and write the summaries and the manifest."""
+    _gather(config, quarantine)
     commit_index(join(config.out, CLIPS))
     done = stored_clips(join(config.out, CLIPS))
     quarantine.settle(done)

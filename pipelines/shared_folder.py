@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -64,14 +64,16 @@ class Probe:
 
 
 class Checked:
-    """What Ray Data runs on a worker, and a look for the probe before its first row.
+    """What Ray Data runs on a worker, and a look for the probes of all its folders before its first row.
 
     The worker itself is made after that look, not in the constructor: Ray prints a page for an actor that
     does not start, and one line for a row that fails.
     """
 
-    def __init__(self, probe: Probe, worker: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
-        self._probe, self._make = probe, partial(worker, *arguments)
+    def __init__(
+        self, probes: Sequence[Probe], worker: Callable[..., Callable[[Any], Any]], *arguments: Any
+    ) -> None:
+        self._probes, self._make = tuple(probes), partial(worker, *arguments)
         self._worker: Callable[[Any], Any] | None = None
 
     def __call__(self, row: Any) -> Any:
@@ -80,7 +82,8 @@ class Checked:
         Raises:
             UserError: this process does not see the folder.
         """
-        self._probe.check()
+        for probe in self._probes:
+            probe.check()
         self._worker = self._worker or self._make()
         return self._worker(row)
 

@@ -25,7 +25,7 @@ class _DownloadPolicy(Settings):
     """What every kind of download shares. One download serves all clips of its video."""
 
     keep: bool = False  # leave the video in `source.videos` after its clips are made
-    parallel: int = Field(default=4, ge=1)  # videos at work at a time, on the whole cluster
+    parallel: int = Field(default=4, ge=1)  # downloads from their host at a time, on the whole cluster
     attempts: int = Field(default=4, ge=1)  # of one video in one run, if the network fails
     backoff_s: float = Field(default=5.0, ge=0)  # before the second attempt; doubles with each further one
     timeout_s: float = Field(default=30.0, gt=0)  # without a byte, until a transfer counts as stalled
@@ -153,6 +153,46 @@ class ClipsSource(Settings):
     fps: float = Field(default=25.0, gt=0)  # of PNG folders
 
 
+# ---- stages ------------------------------------------------------------------------------------------------
+
+
+class TaskStage(Settings):
+    """A stage that runs as tasks, as many at once as there is room for."""
+
+    cpus: float = Field(default=1.0, gt=0)  # of each
+
+
+class PoolStage(Settings):
+    """A stage whose processes keep networks loaded: a pool that grows and shrinks with the work."""
+
+    cpus: float = Field(default=1.0, gt=0)  # of each process
+    gpus: float = Field(default=0.0, ge=0)  # of each process; may be a fraction
+    actors: tuple[int, int] = (1, 1)  # least and most processes
+
+    @field_validator("actors")
+    @classmethod
+    def _range(cls, actors: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= actors[0] <= actors[1]:
+            raise ValueError("must be [least, most] processes, at least 1")
+        return actors
+
+
+class LandmarkStage(PoolStage):
+    """Detector and landmark network."""
+
+    batch: int = Field(default=64, ge=1)  # frames, of whatever clips
+
+
+class StagesConfig(Settings):
+    """The share of the cluster that each stage takes. Nothing that is stored depends on it."""
+
+    face_tracks: PoolStage = PoolStage()  # of raw videos alone
+    download: TaskStage = TaskStage(cpus=0.1)  # `source.download.parallel` says how many at once
+    crop: TaskStage = TaskStage()
+    landmarks: LandmarkStage = LandmarkStage()
+    write: TaskStage = TaskStage(cpus=0.5)
+
+
 Source = MetadataSource | VideosSource | ClipsSource
 
 
@@ -174,6 +214,4 @@ class PreprocessConfig(Settings):
     retry_quarantined: bool = False  # try clips again that an earlier run refused
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` that fails the run
     mix_settings: bool = False  # add to a folder that was made with other settings
-    cpus_per_task: float = Field(default=1.0, gt=0)
-    gpus_per_task: float = Field(default=0.0, ge=0)  # of each actor that detects; may be a fraction
-    actors: int = Field(default=1, ge=1)  # processes that detect faces, where faces are detected
+    stages: StagesConfig = StagesConfig()

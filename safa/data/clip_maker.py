@@ -1,13 +1,16 @@
-"""Make one clip: crop and scale the frames of a video, encode them, add landmarks, write Parquet.
+"""Make clips: crop and scale the frames of a video and encode them, add landmarks, write Parquet.
 
-Memory is bounded by one piece of frames, however long the clip is.
+A clip is made in pieces of at most ``piece_frames`` frames, so that memory does not grow with its length, and
+many workers can have a part in it. ``crop_clip`` gives the pieces, ``add_landmarks`` those that need a
+network, for pieces of many clips at once, and ``write_piece`` puts them into a shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from safa.batching import batched
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
-from safa.data.images import ImageFolder, encode_image
+from safa.data.images import ImageFolder, decode_image, encode_image
 from safa.data.landmarks import Landmarks, read_sidecar, source_frames_at
 from safa.data.schema import NUM_LANDMARKS
 from safa.data.shards import ClipRecord, ShardWriter
@@ -29,6 +32,27 @@ SAME_RATE = 1e-4  # relative; 25 and 24.9999 count frames alike, 30 and 29.97 do
 
 # Stored frames to their landmarks, e.g. a face detector with a landmark network.
 LandmarkDetector = Callable[[Sequence[Frame]], Landmarks]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Successive frames of a clip, encoded.
+
+    Attributes:
+        record: the clip.
+        number: of the piece in the clip, from 0.
+        first: number of its first frame in the clip.
+        images: JPEG or PNG, one a frame.
+        last: whether no piece follows.
+        landmarks: of these frames, in px of them; None until a network has found them.
+    """
+
+    record: ClipRecord
+    number: int
+    first: int
+    images: tuple[bytes, ...]
+    last: bool
+    landmarks: Landmarks | None = None
 
 
 @dataclass(frozen=True)
@@ -48,17 +72,11 @@ class _Region:
         return counted if same else source_frames_at(counted, self.source_fps, self.fps)
 
 
-def make_clip(
-    job: ClipJob, config: PreprocessConfig, shard: ShardWriter, detector: LandmarkDetector | None = None
-) -> int:
-    """Add a clip to a shard; returns the number of stored frames.
-
-    Args:
-        shard: keeps the clip; of one that fails, the rows that were written are dropped.
-        detector: finds landmarks in stored frames; needed unless the config takes them from sidecars.
+def crop_clip(job: ClipJob, config: PreprocessConfig) -> Iterator[Piece]:
+    """Yield the pieces of a clip; they have landmarks unless a network is to find them.
 
     Raises:
-        ClipError: with the reason for the quarantine.
+        ClipError: with the reason for the quarantine; pieces that came before it are worth nothing.
     """
     video = Path(job.video)
     try:
@@ -72,10 +90,48 @@ def make_clip(
             frames = read_frames(video, span=region.span, box=region.box, size=size, fps=config.fps)
         else:
             raise ClipError(FailureCode.UNAVAILABLE, f"{video.name} is missing")
-        landmark_source = _landmark_source(config, region, video, detector)
-        return _store(job, config, region, frames, landmark_source, shard)
+        landmark_source = _landmark_source(config, region, video)
+        yield from _pieces(_record(job, config, region), config, frames, landmark_source)
     except DecodeError as error:
         raise ClipError(FailureCode.DECODE, str(error)) from None
+
+
+def _pieces(
+    record: ClipRecord,
+    config: PreprocessConfig,
+    frames: Generator[Frame, None, None],
+    landmark_source: _LandmarkSource | None,
+) -> Iterator[Piece]:
+    before: Piece | None = None
+    first = 0
+    with closing(frames):
+        for number, part in enumerate(batched(frames, config.piece_frames)):
+            if before is not None:
+                yield before
+            images = tuple(encode_image(frame, config.encoding) for frame in part)
+            landmarks = landmark_source(len(part), first) if landmark_source else None
+            before = Piece(record, number, first, images, last=False, landmarks=landmarks)
+            first += len(part)
+    if before is None:
+        raise ClipError(FailureCode.TOO_SHORT, "the clip has no frames")
+    yield replace(before, last=True)
+
+
+def check_clip(config: PreprocessConfig, n_frames: int, n_faces: int) -> None:
+    """Refuse a complete clip that is of no use.
+
+    Args:
+        n_faces: number of frames with landmarks.
+
+    Raises:
+        ClipError: ``too_short`` or ``no_face``.
+    """
+    if n_frames < config.min_frames:
+        raise ClipError(
+            FailureCode.TOO_SHORT, f"the clip has {n_frames} frames, at least {config.min_frames} are needed"
+        )
+    if n_faces == 0 and not isinstance(config.landmarks, NoLandmarks):
+        raise ClipError(FailureCode.NO_FACE, f"none of its {n_frames} frames has landmarks")
 
 
 def _region(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
@@ -101,19 +157,42 @@ def _region(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
 
 # ---- landmarks ---------------------------------------------------------------------------------------------
 
-# A piece of stored frames and the number of its first frame, to landmarks.
-_LandmarkSource = Callable[[list[Frame], int], Landmarks]
+# The number of frames in a piece, and that of its first frame in the clip, to the landmarks of the piece.
+_LandmarkSource = Callable[[int, int], Landmarks]
 
 
-def _landmark_source(
-    config: PreprocessConfig, region: _Region, video: Path, detector: LandmarkDetector | None
-) -> _LandmarkSource:
+def needs_network(config: PreprocessConfig) -> bool:
+    """Whether landmarks are found by a network in the stored frames."""
+    return not isinstance(config.landmarks, SidecarLandmarks | NoLandmarks)
+
+
+def _landmark_source(config: PreprocessConfig, region: _Region, video: Path) -> _LandmarkSource | None:
     if isinstance(config.landmarks, SidecarLandmarks):
         return _sidecar_landmarks(config, region, video, config.landmarks.folder)
     if isinstance(config.landmarks, NoLandmarks):
-        return lambda piece, first: _no_landmarks(len(piece))
-    assert detector is not None, "these settings need a landmark detector"
-    return lambda piece, first: detector(piece)
+        return lambda count, first: _no_landmarks(count)
+    return None
+
+
+def add_landmarks(pieces: Sequence[Piece], detector: LandmarkDetector, batch: int) -> list[Piece]:
+    """Find the landmarks of the stored frames of these pieces, which may be of many clips.
+
+    The network sees what is stored, whatever process it runs in: numbers don't depend on how stages are
+    divided among processes.
+
+    Args:
+        batch: number of frames that the detector gets at once.
+    """
+    frames = chain.from_iterable(map(decode_image, piece.images) for piece in pieces)
+    found = [detector(part) for part in batched(frames, batch)]
+    points = np.concatenate([landmarks.points for landmarks in found])
+    scores = np.concatenate([landmarks.scores for landmarks in found])
+    ends = np.cumsum([len(piece.images) for piece in pieces])
+    spans = [slice(end - len(piece.images), end) for piece, end in zip(pieces, ends, strict=True)]
+    return [
+        replace(piece, landmarks=Landmarks(points[span], scores[span]))
+        for piece, span in zip(pieces, spans, strict=True)
+    ]
 
 
 def _no_landmarks(count: int) -> Landmarks:
@@ -128,11 +207,11 @@ def _sidecar_landmarks(
     """Landmarks from the sidecar, of the source frame that each stored frame shows, in pixels of the crop."""
     table = read_sidecar(video, folder)
 
-    def look_up(piece: list[Frame], first: int) -> Landmarks:
+    def look_up(count: int, first: int) -> Landmarks:
         # The map is opened anew: pages of a long one would stay in our memory until it is closed.
         points = read_sidecar(video, folder) if isinstance(table, np.memmap) else table
-        shown = region.source_frames(np.arange(first, first + len(piece)), config.fps)
-        landmarks = _no_landmarks(len(piece))
+        shown = region.source_frames(np.arange(first, first + count), config.fps)
+        landmarks = _no_landmarks(count)
         known = shown < len(points)  # the sidecar may end before the video
         landmarks.points[known] = points_in_crop(
             np.asarray(points[shown[known]], np.float32), region.box, config.size
@@ -145,38 +224,13 @@ def _sidecar_landmarks(
 # ---- rows --------------------------------------------------------------------------------------------------
 
 
-def _store(
-    job: ClipJob,
-    config: PreprocessConfig,
-    region: _Region,
-    frames: Generator[Frame, None, None],
-    landmark_source: _LandmarkSource,
-    shard: ShardWriter,
-) -> int:
-    n_frames = n_faces = 0
-    try:
-        with closing(frames):
-            for piece in batched(frames, config.piece_frames):
-                landmarks = landmark_source(piece, n_frames)
-                images = [encode_image(frame, config.encoding) for frame in piece]
-                shard.add_piece(job.clip_id, n_frames, images, landmarks.points, landmarks.scores)
-                n_frames += len(piece)
-                n_faces += int(np.isfinite(landmarks.points).all(axis=(1, 2)).sum())
-        _check(config, n_frames, n_faces)
-    except BaseException:
-        shard.drop()
-        raise
-    shard.keep(_record(job, config, region))
-    return n_frames
-
-
-def _check(config: PreprocessConfig, n_frames: int, n_faces: int) -> None:
-    if n_frames < config.min_frames:
-        raise ClipError(
-            FailureCode.TOO_SHORT, f"the clip has {n_frames} frames, at least {config.min_frames} are needed"
-        )
-    if n_faces == 0 and not isinstance(config.landmarks, NoLandmarks):
-        raise ClipError(FailureCode.NO_FACE, f"none of its {n_frames} frames has landmarks")
+def write_piece(shard: ShardWriter, piece: Piece) -> int:
+    """Add a piece to a shard; returns in how many of its frames a face was found."""
+    assert piece.landmarks is not None
+    points, scores = piece.landmarks.points, piece.landmarks.scores
+    shard.add_piece(piece.record.clip_id, piece.first, piece.images, points, scores)
+    shard.keep_piece(piece.record, piece.number, last=piece.last)
+    return int(np.isfinite(points).all(axis=(1, 2)).sum())  # (T, 68, 2) -> (T,)
 
 
 def _record(job: ClipJob, config: PreprocessConfig, region: _Region) -> ClipRecord:

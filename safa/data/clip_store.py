@@ -29,6 +29,7 @@ from safa.data.shards import (
     SHARDS,
     read_index_file,
     read_manifest,
+    shard_names,
 )
 from safa.errors import UserError
 from safa.files import (
@@ -68,6 +69,16 @@ class ClipInfo:
     source: str
 
 
+@dataclass(frozen=True)
+class StoredPiece:
+    """A piece of a clip: ``count`` frames from frame ``first`` on, and where its first image lies."""
+
+    shard: str
+    first: int
+    count: int
+    image_start: int
+
+
 class ClipStore:
     """Clips of a data set as ``pipelines/preprocess`` writes it.
 
@@ -100,6 +111,7 @@ class ClipStore:
         self.shards: tuple[str, ...] = tuple(manifest["shards"])
         self.num_frames = int(manifest["frames"])
         self._table = table.combine_chunks()
+        self._shard_names = shard_names(table)
         try:
             self._map_columns(self._table.to_batches()[0])
         except (pa.ArrowException, ValueError) as error:
@@ -109,18 +121,18 @@ class ClipStore:
     def _map_columns(self, batch: pa.RecordBatch) -> None:
         """Columns as arrays over the mapped file; that they fit together is checked once, for all clips."""
         self._ids: pa.StringArray = batch.column("clip_id")
-        shard = batch.column("shard").dictionary_encode()
-        self._shard_names: list[str] = shard.dictionary.to_pylist()
-        self._shard: NDArray[np.int32] = shard.indices.to_numpy(zero_copy_only=True)
         self._piece_frames: NDArray[np.int32] = batch.column("piece_frames").to_numpy(zero_copy_only=True)
         self._n_frames: NDArray[np.int32] = batch.column("n_frames").to_numpy(zero_copy_only=True)
         # Of every list column: where each clip's values begin, and all values.
         self._pieces, self._image_start = _list_column(batch, "image_start")
         other_pieces, self._landmarks_start = _list_column(batch, "landmarks_start")
+        shard_pieces, self._piece_shard = _list_column(batch, "piece_shard")
         self._frames, self._image_size = _list_column(batch, "image_size")
         other_frames, self._has_face = _list_column(batch, "has_face")
         if set(self._shard_names) - set(self.shards):
             raise ValueError("it names a shard that index.json does not")
+        if self._piece_shard.min() < 0 or self._piece_shard.max() >= len(self._shard_names):
+            raise ValueError("a piece lies in no shard")
         if self._piece_frames.min() < 1 or self._n_frames.min() < 1:
             raise ValueError("a clip has no frames")
         pieces = -(-self._n_frames.astype(np.int64) // self._piece_frames)
@@ -130,6 +142,7 @@ class ClipStore:
                 (np.diff(self._pieces), pieces),
                 (np.diff(self._frames), self._n_frames),
                 (self._pieces, other_pieces),
+                (self._pieces, shard_pieces),
                 (self._frames, other_frames),
             )
         ):
@@ -188,8 +201,13 @@ class ClipStore:
 
     def image_bytes(self, number: int) -> int:
         """Bytes of all images of a clip."""
+        return int(self.image_sizes(number).sum(dtype=np.int64))
+
+    def image_sizes(self, number: int) -> NDArray[np.int32]:
+        """(T,): bytes of each image of a clip."""
         first = self._frames[number]
-        return int(self._image_size[first : first + self._n_frames[number]].sum(dtype=np.int64))
+        sizes: NDArray[np.int32] = self._image_size[first : first + self._n_frames[number]]
+        return sizes
 
     def has_face(self, clip: int | str) -> NDArray[np.bool_]:
         """(T,): which frames have landmarks. From the index: nothing is read."""
@@ -212,8 +230,10 @@ class ClipStore:
     def encoded_frames(self, clip: int | str, indices: Sequence[int]) -> list[bytes]:
         """The same as stored: JPEG or PNG."""
         number = self._number(clip)
-        file = self._file(number)
-        return [file.read(*self.image_range(number, index)) for index in indices]
+        return [
+            self._file(self._shard_of(number, index)).read(*self.image_range(number, index))
+            for index in indices
+        ]
 
     def landmarks(self, clip: int | str, indices: Sequence[int] | None = None) -> NDArray[np.float32]:
         """(T, 68, 2) px of the chosen frames, or of all; NaN where there is no face.
@@ -224,17 +244,20 @@ class ClipStore:
         number = self._number(clip)
         if indices is None:
             return np.concatenate(list(self.landmark_pieces(number)))
-        file = self._file(number)
-        data = b"".join([file.read(self.landmarks_at(number, index), LANDMARK_BYTES) for index in indices])
-        return _points(data)
+        data = [
+            self._file(self._shard_of(number, index)).read(self.landmarks_at(number, index), LANDMARK_BYTES)
+            for index in indices
+        ]
+        return _points(b"".join(data))
 
     def landmark_pieces(self, clip: int | str) -> Iterator[NDArray[np.float32]]:
         """All of them piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
         number = self._number(clip)
-        file, total, length = self._file(number), self.n_frames(number), int(self._piece_frames[number])
+        total, length = self.n_frames(number), int(self._piece_frames[number])
         step = min(length, LANDMARK_ROWS)
         for piece in range(0, total, length):
             end = min(piece + length, total)
+            file = self._file(self._shard_of(number, piece))
             for first in range(piece, end, step):
                 count = min(step, end - first)
                 yield _points(file.read(self.landmarks_at(number, first), count * LANDMARK_BYTES))
@@ -267,9 +290,28 @@ class ClipStore:
     def _number(self, clip: int | str) -> int:
         return self.number(clip) if isinstance(clip, str) else clip
 
-    def _file(self, number: int) -> RangeReader:
-        """The shard of a clip, opened; the least recently used ones are closed."""
-        shard = self._shard.item(number)
+    def pieces(self, number: int) -> list[StoredPiece]:
+        """The pieces of a clip, in order."""
+        length, total = self._piece_frames.item(number), self.n_frames(number)
+        at = range(self._pieces.item(number), self._pieces.item(number + 1))
+        return [
+            StoredPiece(
+                self._shard_names[self._piece_shard.item(row)],
+                number_of * length,
+                min(length, total - number_of * length),
+                self._image_start.item(row),
+            )
+            for number_of, row in enumerate(at)
+        ]
+
+    def _shard_of(self, number: int, index: int) -> int:
+        """The number of the shard that a frame lies in."""
+        piece = self._checked(number, index) // self._piece_frames.item(number)
+        shard: int = self._piece_shard.item(self._pieces.item(number) + piece)
+        return shard
+
+    def _file(self, shard: int) -> RangeReader:
+        """A shard, opened; the least recently used ones are closed."""
         file = self._files.get(shard)
         if file is None:
             file = self._files[shard] = RangeReader(self._location(self._shard_names[shard]))

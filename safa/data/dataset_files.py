@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import bisect
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from safa.data.clip_store import ClipInfo, ClipStore
+from safa.data.clip_store import ClipInfo, ClipStore, StoredPiece
 from safa.data.images import decode_image
 from safa.data.schema import NUM_LANDMARKS, is_safe_name
 from safa.data.shards import (
@@ -32,6 +34,7 @@ from safa.files import Location, atomic_dir, atomic_file, delete, entries, exist
 
 SHARD_BYTES = 2**29  # of images in a shard that is joined or converted
 PIECE_FRAMES = 128
+OPEN_SHARDS = 32
 OLD_COLUMNS = [
     "clip_id",
     "person_id",
@@ -82,18 +85,15 @@ def verify(folder: Location, progress: Progress = lambda n_frames: None) -> Veri
     store = ClipStore(folder)
     errors: list[str] = []
     frames = n_bytes = 0
-    by_shard: dict[str, list[int]] = {}
-    for number, shard in enumerate(store.column("shard").to_pylist()):
-        by_shard.setdefault(shard, []).append(number)
-    for shard, numbers in sorted(by_shard.items()):
+    for shard, pieces in _pieces_by_shard(store, range(len(store))).items():
         try:
             with local_file(join(folder, SHARDS, shard)) as path:
-                for clip_id, rows in _stored_clips(
-                    path, {store.clip_id(n): store.n_frames(n) for n in numbers}
-                ):
-                    errors += _differences(store, store.number(clip_id), rows)
+                file = pq.ParquetFile(path)
+                for number, piece in pieces:
+                    rows = _rows_of(file, store.clip_id(number), piece)
+                    errors += _differences(store, number, piece, rows)
                     frames += len(rows)
-                    n_bytes += store.image_bytes(store.number(clip_id))
+                    n_bytes += sum(map(len, rows["image"].to_pylist()))
                     progress(len(rows))
         except (UserError, OSError, pa.ArrowException) as error:
             errors.append(f"{shard}: {error}")
@@ -103,46 +103,53 @@ def verify(folder: Location, progress: Progress = lambda n_frames: None) -> Veri
     return Verified(len(store), frames, n_bytes, tuple(sorted(there - set(store.shards))), tuple(errors))
 
 
-def _stored_clips(path: Path, lengths: Mapping[str, int]) -> Iterator[tuple[str, pa.Table]]:
-    """The rows of each of these clips in a shard, in the order of the shard.
+def _pieces_by_shard(store: ClipStore, numbers: Iterable[int]) -> dict[str, list[tuple[int, StoredPiece]]]:
+    """The pieces of these clips in each shard, with the clip's number, in the order of the shard's bytes."""
+    shards: dict[str, list[tuple[int, StoredPiece]]] = {}
+    for number in numbers:
+        for piece in store.pieces(number):
+            shards.setdefault(piece.shard, []).append((number, piece))
+    return {
+        shard: sorted(pieces, key=lambda pair: pair[1].image_start)
+        for shard, pieces in sorted(shards.items())
+    }
 
-    Args:
-        lengths: number of frames of each clip.
+
+def _rows_of(file: pq.ParquetFile, clip_id: str, piece: StoredPiece) -> pa.Table:
+    """The rows of a piece: those of the row group in which its first image lies.
 
     Raises:
-        OSError: a clip is not all there.
+        OSError: they are not there.
     """
-    file = pq.ParquetFile(path)
-    pieces: dict[str, list[pa.Table]] = {}
-    remaining = set(lengths)
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
-        clip_id = table["clip_id"][0].as_py()
-        if clip_id in remaining:
-            pieces.setdefault(clip_id, []).append(table)
-            if sum(map(len, pieces[clip_id])) >= lengths[clip_id]:
-                remaining.remove(clip_id)
-                yield clip_id, pa.concat_tables(pieces.pop(clip_id))
-    if remaining:
-        raise OSError(f"clip {min(remaining)} is not all there")
+    metadata = file.metadata
+    image = [metadata.schema.column(n).path for n in range(metadata.num_columns)].index("image")
+    starts = [metadata.row_group(n).column(image).data_page_offset for n in range(metadata.num_row_groups)]
+    group = bisect.bisect_right(starts, piece.image_start) - 1
+    if group < 0:
+        raise OSError(f"clip {clip_id} is not all there")
+    rows = file.read_row_group(group)
+    if len(rows) != piece.count or set(rows["clip_id"].to_pylist()) != {clip_id}:
+        raise OSError(f"clip {clip_id} is not all there")
+    return rows
 
 
-def _differences(store: ClipStore, number: int, rows: pa.Table) -> list[str]:
-    """What the index and the rows of a clip disagree on; empty if nothing."""
-    name, count = store.clip_id(number), store.n_frames(number)
-    if rows["frame"].to_pylist() != list(range(count)):
-        return [f"{name}: frames are not 0 to {count - 1}"]
+def _differences(store: ClipStore, number: int, piece: StoredPiece, rows: pa.Table) -> list[str]:
+    """What the index and the rows of a piece disagree on; empty if nothing."""
+    name, here = store.clip_id(number), range(piece.first, piece.first + piece.count)
+    if rows["frame"].to_pylist() != list(here):
+        return [f"{name}: frames are not {here[0]} to {here[-1]}"]
     errors = []
-    ranged, images = store.encoded_frames(number, range(count)), rows["image"].to_pylist()
-    wrong = [i for i in range(count) if ranged[i] != images[i]]
+    ranged, images = store.encoded_frames(number, here), rows["image"].to_pylist()
+    wrong = [i for i, pair in zip(here, zip(ranged, images, strict=True), strict=True) if pair[0] != pair[1]]
     if wrong:
         errors.append(f"{name}: the byte range of frame {wrong[0]} does not hold its image")
     points = _points(rows)
-    if not np.array_equal(store.landmarks(number), points, equal_nan=True):
+    if not np.array_equal(store.landmarks(number, here), points, equal_nan=True):
         errors.append(f"{name}: the byte ranges of its landmarks do not hold them")
-    if not np.array_equal(store.has_face(number), np.isfinite(points).all(axis=(1, 2))):
+    faces = store.has_face(number)[here.start : here.stop]
+    if not np.array_equal(faces, np.isfinite(points).all(axis=(1, 2))):
         errors.append(f"{name}: the index is wrong about which frames show a face")
-    for i, image in enumerate(ranged):
+    for i, image in zip(here, ranged, strict=True):
         try:
             decode_image(image)
         except ValueError as error:
@@ -166,58 +173,75 @@ def compact(
         How many shards there were, and how many there are.
     """
     store = ClipStore(folder)
-    images = np.zeros(len(store.shards), np.int64)
-    place = {name: number for number, name in enumerate(store.shards)}
-    shards = [place[name] for name in store.column("shard").to_pylist()]
-    totals = [int(sum(store.column("image_size")[i].as_py())) for i in range(len(store))]
-    np.add.at(images, shards, totals)
-    small = {name for name, total in zip(store.shards, images, strict=True) if total < shard_bytes / 2}
+    sizes = Counter(
+        {
+            shard: sum(sum(store.image_sizes(number)[p.first : p.first + p.count]) for number, p in pieces)
+            for shard, pieces in _pieces_by_shard(store, range(len(store))).items()
+        }
+    )
+    small = {name for name, total in sizes.items() if total < shard_bytes / 2}
     if len(small) < 2:
         return len(store.shards), len(store.shards)
-    _rewrite(store, sorted(small), folder, shard_bytes, progress)
+    moved = [n for n in range(len(store)) if any(piece.shard in small for piece in store.pieces(n))]
+    _rewrite(store, moved, folder, shard_bytes, progress)
     commit_index(folder, superseded=small)
-    for name in sorted(small):
+    left = set(read_manifest(folder)["shards"])
+    for name in sorted(set(store.shards) - left):
         delete(join(folder, SHARDS, name))
-    return len(store.shards), len(read_manifest(folder)["shards"])
+    return len(store.shards), len(left)
 
 
 def _rewrite(
-    store: ClipStore, shards: Sequence[str], folder: Location, shard_bytes: int, progress: Progress
+    store: ClipStore, numbers: Sequence[int], folder: Location, shard_bytes: int, progress: Progress
 ) -> None:
-    """Copy the clips of these shards into new ones, byte for byte."""
-    clips = _clips_of_shards(store, shards)
-    clip = next(clips, None)
-    while clip is not None:
-        with ShardWriter(folder) as writer:
-            while clip is not None and writer.n_bytes < shard_bytes:
-                info, rows = clip
-                _add_clip(
-                    writer,
-                    _record(info),
-                    rows["image"].to_pylist(),
-                    _points(rows),
-                    rows["face_score"].to_numpy(),
-                )
-                progress(len(rows))
-                clip = next(clips, None)
+    """Copy these clips into new shards, byte for byte, in the order in which their bytes lie."""
+    first = {
+        number: (store.pieces(number)[0].shard, store.pieces(number)[0].image_start) for number in numbers
+    }
+    remaining = iter(sorted(numbers, key=first.__getitem__))
+    with ExitStack() as stack:
+        shards = _OpenShards(store, stack)
+        number = next(remaining, None)
+        while number is not None:
+            with ShardWriter(folder) as writer:
+                while number is not None and writer.n_bytes < shard_bytes:
+                    _copy_clip(store, number, shards, writer)
+                    progress(store.n_frames(number))
+                    number = next(remaining, None)
 
 
-def _clips_of_shards(store: ClipStore, shards: Sequence[str]) -> Iterator[tuple[ClipInfo, pa.Table]]:
-    by_shard: dict[str, dict[str, int]] = {}
-    for number, shard in enumerate(store.column("shard").to_pylist()):
-        by_shard.setdefault(shard, {})[store.clip_id(number)] = store.n_frames(number)
-    for shard in shards:
-        with local_file(join(store.folder, SHARDS, shard)) as path, _damage(shard):
-            for clip_id, rows in _stored_clips(path, by_shard[shard]):
-                yield store.info(clip_id), rows
+class _OpenShards:
+    """Shards as Parquet files, the latest ones kept open."""
+
+    def __init__(self, store: ClipStore, stack: ExitStack) -> None:
+        self._store, self._files = store, OrderedDict[str, tuple[pq.ParquetFile, ExitStack]]()
+        stack.callback(self._close)
+
+    def __getitem__(self, shard: str) -> pq.ParquetFile:
+        if shard not in self._files:
+            if len(self._files) >= OPEN_SHARDS:
+                self._files.popitem(last=False)[1][1].close()
+            stack = ExitStack()
+            path = stack.enter_context(local_file(join(self._store.folder, SHARDS, shard)))
+            self._files[shard] = (pq.ParquetFile(path), stack)
+        self._files.move_to_end(shard)
+        return self._files[shard][0]
+
+    def _close(self) -> None:
+        for _, stack in self._files.values():
+            stack.close()
 
 
-@contextmanager
-def _damage(shard: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot be read ({error})", shard, "Run `safa dataset verify`.") from None
+def _copy_clip(store: ClipStore, number: int, shards: _OpenShards, writer: ShardWriter) -> None:
+    record = _record(store.info(number))
+    for piece in store.pieces(number):
+        try:
+            rows = _rows_of(shards[piece.shard], record.clip_id, piece)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"cannot be read ({error})", piece.shard, "Run `safa dataset verify`.") from None
+        images, scores = rows["image"].to_pylist(), rows["face_score"].to_numpy()
+        writer.add_piece(record.clip_id, piece.first, images, _points(rows), scores)
+    writer.keep(record)
 
 
 def _add_clip(

@@ -47,7 +47,7 @@ def test_raw_videos_become_clips_or_have_a_reason(tmp_path: Path) -> None:
     (videos / "broken.mp4").write_bytes(b"no video")
     (videos / "not a name.mp4").write_bytes(b"no video")
     source = VideosSource(kind="videos", folder=videos, detector=_detector())
-    config = PreprocessConfig(source=source, out=tmp_path / "out", size=64, cpus_per_task=0.5)
+    config = PreprocessConfig(source=source, out=tmp_path / "out", size=64)
     summary = preprocess.preprocess(config)
     assert (summary.total, summary.ok, summary.pending) == (4, 1, 0)
     assert summary.reasons == {"no_face": 1, "decode": 1, "bad_row": 1}
@@ -72,9 +72,7 @@ def test_pngs_get_landmarks_from_the_network(tmp_path: Path) -> None:
             photo.resize((256, 256)).save(folder / f"{number:07d}.png")
     landmarks = FaceAlignmentLandmarks(kind="face_alignment", detector=_detector(), weights=tmp_path)
     source = ClipsSource(kind="clips", folder=tmp_path / "crops")
-    config = PreprocessConfig(
-        source=source, out=tmp_path / "out", landmarks=landmarks, min_frames=4, cpus_per_task=0.5
-    )
+    config = PreprocessConfig(source=source, out=tmp_path / "out", landmarks=landmarks, min_frames=4)
     with pytest.raises(UserError, match=r"2DFAN4-11f355bf06\.pth\.tar are missing"):
         preprocess.preprocess(config)
     assert not config.out.exists()

@@ -113,7 +113,7 @@ def _config(world: Path, address: str, out: Path) -> PreprocessConfig:
     source = MetadataSource(
         kind="metadata", csv=world / "list.csv", videos=out.parent / "videos", download=policy
     )
-    common = {"size": 32, "min_frames": 10, "min_box": 40, "cpus_per_task": 0.5}
+    common = {"size": 32, "min_frames": 10, "min_box": 40}
     return PreprocessConfig(source=source, out=out, landmarks=NoLandmarks(kind="none"), **common)  # type: ignore[arg-type]
 
 

@@ -36,14 +36,13 @@ def make_downloader(config: UrlDownload | YtDlpDownload) -> Downloader:
     return ObjectStoreDownloader(config)
 
 
-@contextmanager
-def downloaded(
+def fetch(
     video_id: str, source: MetadataSource, downloader: Downloader, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[Path]:
-    """Give the block the video as a local file; unless ``keep`` is set, the download is deleted afterwards.
+) -> Path:
+    """Download a video unless it is there already; where it lies then.
 
-    A video that lies in ``source.videos`` is used as it is. A download that an earlier, killed run finished
-    is used too.
+    A video that lies in ``source.videos`` is used as it is, and so is a download that an earlier, killed run
+    finished.
 
     Raises:
         ClipError: with one of the four codes of this package, or ``decode``: the download is not a video.
@@ -51,15 +50,34 @@ def downloaded(
     assert source.download is not None
     kept = source.videos / f"{video_id}.mp4"
     if kept.is_file():
-        yield kept
-        return
+        return kept
     path = kept if source.download.keep else source.videos / TRANSIT / f"{video_id}.mp4"
     if not path.is_file():
         _download(video_id, path, source.download, downloader, sleep)
+    return path
+
+
+@contextmanager
+def downloaded(
+    video_id: str,
+    source: MetadataSource,
+    downloader: Downloader,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    keep: bool = False,
+) -> Iterator[Path]:
+    """Give the block the video as a local file, as ``fetch`` does.
+
+    Unless the settings or ``keep`` say otherwise, a download is deleted at the block's end.
+
+    Raises:
+        ClipError: as ``fetch``.
+    """
+    path = fetch(video_id, source, downloader, sleep)
     try:
         yield path
     finally:
-        if not source.download.keep:
+        if path.parent.name == TRANSIT and not keep:
             path.unlink(missing_ok=True)
 
 

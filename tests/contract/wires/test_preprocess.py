@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -19,11 +20,22 @@ import torch
 from PIL import Image
 
 from pipelines import preprocess as program
+from pipelines.clip_stages import (
+    CROP,
+    DOWNLOAD,
+    LANDMARKS,
+    STAGES,
+    WRITE,
+    FindLandmarks,
+    StageRunner,
+    Video,
+    items_of,
+    tables_of,
+)
 from pipelines.shared_folder import Probe
-from pipelines.stages import ClipMaker
 from safa.config import parse_settings
 from safa.config.preprocess import PreprocessConfig
-from safa.data.clip_maker import make_clip
+from safa.data.clip_maker import add_landmarks, check_clip, crop_clip, needs_network, write_piece
 from safa.data.clip_store import ClipInfo, ClipStore
 from safa.data.detectors import Face
 from safa.data.detectors.face_alignment import LANDMARK_FILE, LibraryDetector, LibraryLandmarks
@@ -33,7 +45,7 @@ from safa.data.download.ytdlp import YtDlpDownloader
 from safa.data.face_tracks import find_face_tracks, list_tracked_clips, raw_videos, write_tracks
 from safa.data.images import decode_image
 from safa.data.landmarks import Landmarks
-from safa.data.shards import ShardWriter, commit_index
+from safa.data.shards import ShardWriter, commit_index, gather_index
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
 from tests.contract.wires.table import ABSENT, Row, Table, are, check, falls, keys_of, with_key
@@ -149,7 +161,11 @@ def _clip(world: World, config: PreprocessConfig) -> _Stored:
 
     folder = world.folder()
     with ShardWriter(folder) as shard:
-        make_clip(_job(config), config, shard, detector)
+        for piece in crop_clip(_job(config), config):
+            (found,) = add_landmarks([piece], detector, 64) if needs_network(config) else (piece,)
+            write_piece(shard, found)
+    for refused in gather_index(folder, partial(check_clip, config)):
+        raise refused.error
     commit_index(folder)
     store = ClipStore(folder)
     (path,) = (folder / "shards").iterdir()
@@ -182,9 +198,14 @@ def folder_of_video(world: World, config: PreprocessConfig) -> str:
     return Path(_job(config).video).parent.name
 
 
+def _run(config: PreprocessConfig, *stages: str) -> list[Any]:
+    """What comes of the one clip in these stages."""
+    block = pa.concat_tables(tables_of([Video((_job(config),))]))
+    return [item for table in StageRunner(config, stages)(block) for item in items_of(table)]
+
+
 def out_folder(world: World, config: PreprocessConfig) -> str:
-    maker = ClipMaker(config)
-    list(maker(pa.table({"jobs": [[_job(config).to_json()]]})))
+    _run(config, CROP, WRITE)
     path = next(config.out.rglob("*.parquet"))
     shutil.rmtree(config.out)
     return path.relative_to(world.root).parts[0]
@@ -226,18 +247,19 @@ def code(world: World, config: PreprocessConfig) -> str:
 
 
 def codes_of_maker(world: World, config: PreprocessConfig) -> list[str]:
-    """Of the actor that makes clips, with whatever gets its video."""
+    """Of the stages that make clips, with whatever gets its video."""
     config = config.model_copy(update={"out": world.folder()})
-    block = pa.table({"jobs": [[_job(config).to_json()]]})
-    return [code for rows in ClipMaker(config)(block) for code in rows["code"].to_pylist()]
+    items = _run(config, DOWNLOAD, CROP, WRITE)
+    return [str(getattr(item, "code", "")) for item in items]
 
 
 def landmarks_of_maker(world: World, config: PreprocessConfig) -> str:
-    with face_alignment():
-        maker = ClipMaker(config)
-        detector = maker._landmark_detector()
+    name = "NoneType"
+    if any(LANDMARKS in operator.stages for operator in program.operators(config)):
+        with face_alignment():
+            name = type(FindLandmarks(config)._detector).__name__
     kind = middle_of_face(world, config)[0]
-    return f"{type(detector).__name__} {kind is not None}"
+    return f"{name} {kind is not None}"
 
 
 # ---- downloads
@@ -448,23 +470,66 @@ class _Data:
     """In place of a Ray data set: remembers what it is asked for."""
 
     def __init__(self) -> None:
-        self.map_batches = Recorder()
-        self.map = Recorder()
+        self.calls: list[dict[str, Any]] = []
+
+    def map_batches(self, worker: Any, **options: Any) -> _Data:
+        self.calls.append(options)
+        return self
+
+    map = map_batches
 
 
-def ray_options(name: str) -> Callable[..., Any]:
-    """What the tasks or actors that make clips ask Ray for."""
+def ray_options(stage: str, name: str) -> Callable[..., Any]:
+    """What the tasks or actors of a stage ask Ray for."""
 
     def observed(world: World, config: PreprocessConfig) -> Any:
         data = _Data()
-        with patch.object(program, "job_rows", lambda *_: data):
-            program._clips(config, [], Probe("out", "probe"))
-        options = data.map_batches.first[1]
+        program.graph(config, data, [Probe("out", "probe")])
+        operators = program.operators(config)
+        assert [s for operator in operators for s in operator.stages] == [
+            s for s in STAGES if any(s in operator.stages for operator in operators)
+        ]
+        place = next(n for n, operator in enumerate(operators) if stage in operator.stages)
+        options = data.calls[place]
         pool = options["compute"]
-        found = {"size": getattr(pool, "max_size", None) or getattr(pool, "size", None)} | options
-        return found[name]
+        found = {"most": getattr(pool, "max_size", None) or getattr(pool, "size", None)}
+        return (found | {"least": getattr(pool, "min_size", None)} | options)[name]
 
-    observed.__name__ = f"ray_{name}"
+    observed.__name__ = f"ray_{stage}_{name}"
+    return observed
+
+
+def frames_per_call(world: World, config: PreprocessConfig) -> int:
+    """Most frames that the landmark detector gets at once."""
+    seen: list[int] = []
+
+    def detector(frames: Any) -> Landmarks:
+        seen.append(len(frames))
+        return Landmarks(np.zeros((len(frames), 68, 2), np.float32), np.zeros(len(frames), np.float32))
+
+    with patch("pipelines.clip_stages.make_detector", lambda config: detector):
+        list(FindLandmarks(config)(crop_clip(_job(config), config)))
+    return max(seen)
+
+
+def options_of_finder(name: str) -> Callable[..., Any]:
+    """What the actors that find face tracks ask Ray for."""
+
+    def observed(world: World, config: PreprocessConfig) -> Any:
+        data = _Data()
+        config = config.model_copy(update={"out": world.folder()})
+        with (
+            patch.object(program, "_rows", lambda rows: data),
+            patch.object(program, "ray_session", nullcontext),
+            patch.object(program, "_progress", lambda *_: ()),
+            ExitStack() as stack,
+        ):
+            quarantine = program.Quarantine(config.out / "quarantine")
+            program._with_face_tracks(config, config.source, frozenset(), quarantine, stack)
+        (options,) = data.calls
+        return ({"most": options["compute"].max_size} | options)[name]
+
+    observed.__name__ = f"finder_{name}"
     return observed
 
 
@@ -524,7 +589,7 @@ def in_folder(name: str) -> Callable[[World], Path]:
 def _download_rows(branch: str) -> Iterator[Row]:
     key = f"{METADATA}.download[{branch}]"
     yield Row(f"{key}.keep", False, True, kept, are(False, True))
-    yield Row(f"{key}.parallel", 3, 2, ray_options("size"), are(3, 2))
+    yield Row(f"{key}.parallel", 3, 2, ray_options(DOWNLOAD, "most"), are(3, 2))
     yield Row(f"{key}.attempts", 1, 3, attempts, are(1, 3))
     yield Row(f"{key}.backoff_s", 1.0, 2.5, pauses, are([1.0, 2.0, 4.0], [2.5, 5.0, 10.0]))
 
@@ -673,15 +738,34 @@ def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
     yield Row("max_unexpected", 0.2, 0.1, complains, are(False, True))
     yield Row("mix_settings", False, True, mixes, are(False, True))
     found = {"landmarks": lambda w: _face_alignment(w)}
-    yield Row("cpus_per_task", 1.0, 0.5, ray_options("num_cpus"), are(1.0, 0.5))
-    yield Row("cpus_per_task", 1.0, 0.5, ray_options("num_cpus"), are(1.0, 0.5), found)
-    yield Row("gpus_per_task", 0.0, 0.25, ray_options("num_gpus"), are(0.0, 0.25), found)
-    yield Row("actors", 1, 3, ray_options("size"), are(1, 3), found)
+    gpu = found | {"stages.landmarks.gpus": 0.5}
+    for stage in (CROP, LANDMARKS, WRITE):
+        yield Row(f"stages.{stage}.cpus", 1.0, 0.25, ray_options(stage, "num_cpus"), are(1.0, 0.25), gpu)
+    downloads = {"source.download": lambda w: {"kind": "url", "url": "http://x/{video_id}"}}
+    yield Row(
+        *("stages.download.cpus", 0.1, 0.25, ray_options(DOWNLOAD, "num_cpus"), are(0.1, 0.25), downloads)
+    )
+    found_by = "stages.landmarks"
+    yield Row(f"{found_by}.gpus", 0.5, 0.25, ray_options(LANDMARKS, "num_gpus"), are(0.5, 0.25), found)
+    yield Row(f"{found_by}.actors", [1, 2], [2, 5], ray_options(LANDMARKS, "least"), are(1, 2), found)
+    yield Row(f"{found_by}.actors", [1, 2], [2, 5], ray_options(LANDMARKS, "most"), are(2, 5), found)
+    yield Row(f"{found_by}.batch", 64, 5, frames_per_call, are(12, 5), found)
+    tracked = "stages.face_tracks"
+    raw = {"source": _raw_videos}
+    yield Row(f"{tracked}.cpus", 1.0, 0.5, options_of_finder("num_cpus"), are(1.0, 0.5), raw)
+    yield Row(f"{tracked}.gpus", 0.5, 0.25, options_of_finder("num_gpus"), are(0.5, 0.25), raw)
+    yield Row(f"{tracked}.actors", [1, 2], [2, 5], options_of_finder("most"), are(2, 5), raw)
 
 
 def _face_alignment(world: World) -> dict[str, Any]:
     weights = str(_world(world) / "weights")
     return {"kind": "face_alignment", "detector": {"name": "sfd", "weights": weights}, "weights": weights}
+
+
+def _raw_videos(world: World) -> dict[str, Any]:
+    folder = _world(world)
+    detector = {"name": "sfd", "weights": str(folder / "weights")}
+    return {"kind": "videos", "folder": str(folder / "raw"), "detector": detector}
 
 
 def _half_outside(world: World) -> Path:

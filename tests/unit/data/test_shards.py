@@ -20,17 +20,19 @@ from safa.data.clip_store import ClipStore, stage
 from safa.data.dataset_files import compact, convert, export, verify
 from safa.data.images import decode_image, encode_image
 from safa.data.shards import (
+    FORMAT,
     INDEX,
     MANIFEST,
     SHARDS,
     ClipRecord,
     ShardWriter,
     commit_index,
+    gather_index,
     read_index_file,
     stored_clips,
 )
 from safa.data.video import probe
-from safa.errors import UserError
+from safa.errors import ClipError, FailureCode, UserError
 
 PIECES = (5, 5, 3)
 COUNT = sum(PIECES)
@@ -125,7 +127,8 @@ def test_other_programs_read_it_with_pyarrow_and_pandas_alone(dataset: Path) -> 
     rows = frames[frames.clip_id == clip.clip_id].sort_values("frame")
     assert len(rows) == clip.n_frames
     at, sizes = int(clip.image_start[0]), clip.image_size
-    with (dataset / "shards" / clip.shard).open("rb") as file:
+    shard = manifest["shards"][clip.piece_shard[0]]
+    with (dataset / "shards" / shard).open("rb") as file:
         for number in range(int(clip.piece_frames)):
             file.seek(at)
             length = int.from_bytes(file.read(4), "little")
@@ -180,7 +183,7 @@ def test_verify_finds_every_kind_of_damage(dataset: Path) -> None:
     clean = verify(dataset)
     assert (clean.clips, clean.frames, clean.errors, clean.unreferenced) == (5, 5 * COUNT, (), ())
     store = ClipStore(dataset)
-    shard = dataset / SHARDS / store.column("shard")[0].as_py()
+    shard = dataset / SHARDS / store.pieces(0)[0].shard
     data = bytearray(shard.read_bytes())
     at, length = store.image_range(0, 6)
     data[at + length // 2 : at + length // 2 + 8] = b"\0" * 8
@@ -241,6 +244,86 @@ def test_export_in_the_fields_naming(dataset: Path, tmp_path: Path) -> None:
     )
 
 
+# ---- pieces of one clip by several writers -----------------------------------------------------------------
+
+
+def add_piece(writer: ShardWriter, clip: int, piece: int) -> None:
+    numbers = range(sum(PIECES[:piece]), sum(PIECES[: piece + 1]))
+    images = [encode_image(image(clip, number), PNG) for number in numbers]
+    landmarks = np.stack([points(clip, number) for number in numbers])
+    scores = np.full(len(numbers), 0.5, np.float32)
+    writer.add_piece(record(clip).clip_id, numbers[0], images, landmarks, scores)
+    writer.keep_piece(record(clip), piece, last=piece == len(PIECES) - 1)
+
+
+@pytest.fixture
+def scattered(tmp_path: Path) -> Path:
+    """Clip 0 over three shards, its middle piece twice; clip 1 without its middle, clip 2 without its end."""
+    folder = tmp_path / "scattered"
+    for pieces in ([(0, 2), (1, 0), (2, 0)], [(0, 1), (2, 1)], [(0, 0), (0, 1), (1, 2)]):
+        with ShardWriter(folder) as writer:
+            for clip, piece in pieces:
+                add_piece(writer, clip, piece)
+    return folder
+
+
+def test_a_clip_is_there_when_all_its_pieces_are(scattered: Path, dataset: Path) -> None:
+    assert stored_clips(scattered) == {record(0).clip_id}
+    assert list(gather_index(scattered, lambda n_frames, n_faces: None)) == []
+    assert stored_clips(scattered) == {record(0).clip_id}
+    assert commit_index(scattered) == 1
+    store, whole = ClipStore(scattered), ClipStore(dataset)
+    name = record(0).clip_id
+    assert len({piece.shard for piece in store.pieces(0)}) > 1
+    assert store.encoded_frames(name, range(COUNT)) == whole.encoded_frames(name, range(COUNT))
+    np.testing.assert_array_equal(store.landmarks(name), whole.landmarks(name))
+    assert verify(scattered).errors == ()
+    # The forgotten pieces are made again, and then the clip is there, beside the one that was.
+    with ShardWriter(scattered) as writer:
+        add(writer, 1)
+    assert commit_index(scattered) == 2
+    assert compact(scattered)[1] == 1
+    assert ClipStore(scattered).encoded_frames(name, range(COUNT)) == whole.encoded_frames(name, range(COUNT))
+    assert verify(scattered).errors == ()
+
+
+def test_what_is_complete_may_still_be_refused(scattered: Path) -> None:
+    seen = []
+
+    def check(n_frames: int, n_faces: int) -> None:
+        seen.append((n_frames, n_faces))
+        raise ClipError(FailureCode.NO_FACE, "on purpose")
+
+    (refused,) = gather_index(scattered, check)
+    assert (refused.clip_id, refused.error.code) == (record(0).clip_id, "no_face")
+    assert seen == [(COUNT, 10)]  # every fourth frame has no face
+    assert stored_clips(scattered) == set()
+    assert commit_index(scattered) == 0
+
+
+def test_format_2_is_read_as_before(dataset: Path) -> None:
+    store = ClipStore(dataset)
+    expected = [store.encoded_frames(n, range(COUNT)) for n in range(5)]
+    manifest = json.loads((dataset / MANIFEST).read_text())
+    path = dataset / INDEX / manifest["index"]
+    table = read_index_file(path)
+    shards = [store.pieces(n)[0].shard for n in range(5)]
+    place = table.schema.get_field_index("piece_shard")
+    old = table.set_column(place, "shard", pa.array(shards)).replace_schema_metadata(None).combine_chunks()
+    copy = path.with_name("copy")  # the file itself is mapped
+    with pa.OSFile(str(copy), "wb") as file, pa.ipc.new_file(file, old.schema) as writer:
+        writer.write_table(old)
+    copy.replace(path)
+    (dataset / MANIFEST).write_text(json.dumps(manifest | {"format": 2}))
+    again = ClipStore(dataset)
+    assert [again.encoded_frames(n, range(COUNT)) for n in range(5)] == expected
+    with ShardWriter(dataset) as writer:
+        add(writer, 7)
+    assert commit_index(dataset) == 6
+    assert json.loads((dataset / MANIFEST).read_text())["format"] == FORMAT
+    assert verify(dataset).errors == ()
+
+
 # ---- refused -----------------------------------------------------------------------------------------------
 
 
@@ -278,7 +361,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path: Path, dataset: Path) -> None:
         ClipStore(dataset)
 
 
-@pytest.mark.parametrize("column", ["n_frames", "piece_frames", "image_size", "image_start"])
+@pytest.mark.parametrize("column", ["n_frames", "piece_frames", "image_size", "image_start", "piece_shard"])
 def test_an_index_that_does_not_add_up_is_refused(dataset: Path, column: str) -> None:
     manifest = json.loads((dataset / MANIFEST).read_text())
     path = dataset / INDEX / manifest["index"]

@@ -6,6 +6,7 @@ import csv
 import os
 import pickle
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,11 @@ from safa.config.preprocess import (
     SidecarLandmarks,
     UrlDownload,
 )
-from safa.data.clip_maker import make_clip
+from safa.data.clip_maker import check_clip, crop_clip, write_piece
 from safa.data.clip_store import ClipStore
 from safa.data.cost_estimate import Rates, estimate_cost
 from safa.data.landmarks import points_of_dictionary, read_sidecar, source_frames_at, source_frames_of
-from safa.data.shards import ShardWriter, commit_index
+from safa.data.shards import ShardWriter, commit_index, gather_index
 from safa.data.sources import COLUMNS, ClipJob, Listing, list_jobs
 from safa.data.video import Span, read_frames, write_video
 from safa.errors import ClipError, FailureCode, UserError
@@ -160,9 +161,12 @@ def _config(tmp_path: Path, **changes: object) -> PreprocessConfig:
 def _make(job: ClipJob, config: PreprocessConfig) -> int:
     """The clip in a data set of its own; returns the number of its frames."""
     with ShardWriter(config.out / "clips") as shard:
-        count = make_clip(job, config, shard)
+        for piece in crop_clip(job, config):
+            write_piece(shard, piece)
+    for refused in gather_index(config.out / "clips", partial(check_clip, config)):
+        raise refused.error
     commit_index(config.out / "clips")
-    return count
+    return ClipStore(config.out / "clips").num_frames
 
 
 def _store(tmp_path: Path) -> ClipStore:

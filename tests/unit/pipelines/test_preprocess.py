@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 
 from pipelines import preprocess
+from pipelines.clip_stages import Video, items_of
 from pipelines.shared_folder import Probe
 from safa.config import Settings, dump_settings
 from safa.config.preprocess import (
     DetectorConfig,
     FaceAlignmentLandmarks,
+    LandmarkStage,
     MetadataSource,
+    NoLandmarks,
     PreprocessConfig,
+    StagesConfig,
     UrlDownload,
     VideosSource,
     YtDlpDownload,
@@ -63,21 +67,32 @@ class Recorder:
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
 
-    def flat_map(self, stage: object, **options: Any) -> Recorder:
+    def map_batches(self, stage: object, **options: Any) -> Recorder:
         self.sent = (stage, *options.get("fn_constructor_args", ()))
         return self
 
-    map = map_batches = flat_map
+    map = map_batches
 
 
-def test_workers_get_absolute_paths(config: PreprocessConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "_rows", Recorder)
+def test_workers_get_absolute_paths(config: PreprocessConfig) -> None:
     jobs = list_jobs(config.source).jobs  # type: ignore[arg-type]
-    recorder: Any = preprocess._clips(config, jobs, Probe("/out", "probe"))
-    sent = list(_paths(recorder.sent[-1]))
+    recorder = Recorder([])
+    preprocess.graph(config, recorder, [Probe("/out", "probe")])  # type: ignore[arg-type]
+    sent = list(_paths(recorder.sent[-2]))
     assert len(sent) == len(list(_paths(config))) == 6
     assert all(path.is_absolute() for path in sent)
-    assert str(Path("videos/video.mp4").absolute()) in recorder.rows[0]["jobs"][0]
+    (table,) = preprocess.job_tables(config, jobs)
+    (video,) = items_of(table)
+    assert isinstance(video, Video)
+    assert video.jobs[0].video == str(Path("videos/video.mp4").absolute())
+
+
+def test_clips_of_a_downloaded_video_are_one_row_and_others_one_each(config: PreprocessConfig) -> None:
+    jobs = list_jobs(config.source).jobs * 3  # type: ignore[arg-type]
+    assert [len(items_of(table)) for table in preprocess.job_tables(config, jobs)] == [1]
+    source = config.source.model_copy(update={"download": None})
+    tables = preprocess.job_tables(config.model_copy(update={"source": source}), jobs)
+    assert sum(len(items_of(table)) for table in tables) == 3
 
 
 def test_workers_that_find_faces_get_absolute_paths(
@@ -142,3 +157,25 @@ def test_the_cost_estimate_writes_nothing(
     assert preprocess.main(["--config", str(job), "--estimate-cost"]) == 0
     assert "clips to make      1 from 1 videos (0 done, 0 unusable lines)" in capsys.readouterr().out
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1, 1), (1, 0.2), (2, 1), (4, 2), (64, 8)])
+def test_a_graph_always_fits_its_machine(config: PreprocessConfig, cpus: int, gpus: float) -> None:
+    stages = StagesConfig(landmarks=LandmarkStage(cpus=2, gpus=0.5, actors=(3, 16)))
+    graph = preprocess.operators(config.model_copy(update={"stages": stages}))
+    assert [operator.stages for operator in graph] == [("download",), ("crop",), ("landmarks",), ("write",)]
+    small = preprocess.fitted(graph, cpus, gpus)
+    assert sum(operator.cpus * operator.processes for operator in small) <= cpus
+    assert sum(operator.gpus * operator.processes for operator in small) <= gpus
+    assert all(operator.cpus > 0 for operator in small)
+    assert (small == graph) == (cpus == 64)
+
+
+def test_stages_that_need_nothing_but_cpus_share_a_process(config: PreprocessConfig) -> None:
+    assert [operator.stages for operator in preprocess.operators(config)] == [
+        ("download",),
+        ("crop", "landmarks", "write"),
+    ]
+    source = config.source.model_copy(update={"download": None})
+    own = config.model_copy(update={"source": source, "landmarks": NoLandmarks(kind="none")})
+    assert [operator.stages for operator in preprocess.operators(own)] == [("crop", "write")]

@@ -74,12 +74,12 @@ def test_a_worker_is_not_even_made_where_the_folder_is_not_seen(tmp_path: Path) 
         made.append(number)
         return lambda row: row + number
 
-    blind = Checked(Probe(str(tmp_path), f"{PROBE}nowhere"), worker, 7)
+    blind = Checked([Probe(str(tmp_path), f"{PROBE}nowhere")], worker, 7)
     with pytest.raises(UserError, match="does not see"):
         blind(1)
     assert made == []
     with shared(tmp_path) as probe:
-        seeing = Checked(probe, worker, 7)
+        seeing = Checked([probe], worker, 7)
         assert [seeing(1), seeing(2)] == [8, 9]
     assert made == [7]
 
