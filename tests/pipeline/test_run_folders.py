@@ -68,7 +68,7 @@ def body(config):
                 rows = ray.data.from_items([{"item": n} for n in range(3)])
                 done = rows.map(
                     Checked,
-                    fn_constructor_args=(probe, Writer, str(config.out)),
+                    fn_constructor_args=((probe,), Writer, str(config.out)),
                     compute=ray.data.ActorPoolStrategy(size=1),
                     num_cpus=0.1,
                     resources={"blind": 0.1},
