@@ -2,6 +2,7 @@
 
 They are called as ``python -m pipelines.X --config Y.yaml [--set a.b=c ...]``, by hand or by
 ``ray job submit``, and share flags, logging, progress lines, exit codes and the Ray session.
+``python -m pipelines.launch --check cluster.yaml`` checks a file for ``ray up``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ import ray
 from ray.data import DataContext
 from ray.exceptions import AuthenticationError, RayError, RayTaskError, UserCodeException
 
+from pipelines.cluster_file import check_cluster_file
 from pipelines.console import without_lines_of_rays_core
 from pipelines.lease import job_id
 from pipelines.machines import CHECK_ADDRESS, check_address, forget_machines, local_options, machines_seen
@@ -264,3 +267,22 @@ def honest_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m pipelines.launch --check cluster.yaml``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.launch", description="Check a file for `ray up`; nothing is started."
+    )
+    parser.add_argument("--check", type=Path, required=True, metavar="FILE", help="the cluster's file")
+    file = parser.parse_args(argv).check
+
+    def check() -> None:
+        check_cluster_file(file)
+        sys.stdout.write(f"{file}: ready for `ray up {file}`\n")
+
+    return run_reporting_errors(check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,14 +1,18 @@
-"""cluster.yaml must be valid for the autoscaler that the pinned Ray ships."""
+"""The cluster files are valid for the pinned Ray and closed to strangers; as they stand they are refused."""
 
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from importlib import metadata, util
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+
+from pipelines.launch import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,3 +64,107 @@ def test_a_stopped_job_has_time_to_save_its_state(cluster: dict[str, object]) ->
     commands = cluster["head_start_ray_commands"]
     assert isinstance(commands, list)
     assert any(f"{name}=120 ray start --head" in command for command in commands)
+
+
+# ---- python -m pipelines.launch --check --------------------------------------------------------------------
+
+FILES = ["cluster.yaml", "deploy/cluster-local.yaml"]
+FILLED = {
+    "ami-00000000000000000": "ami-0123456789abcdef0",
+    "sg-00000000000000000": "sg-0123456789abcdef0",
+    "fs-00000000": "fs-01234567",
+    "::000000000000:": "::123456789012:",
+    "192.0.2.": "10.0.0.",
+}
+
+
+def _filled(name: str) -> str:
+    text = (ROOT / name).read_text()
+    for placeholder, value in FILLED.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with a token."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_filled_in_file_is_ready(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "cluster.yaml").write_text(_filled(name))
+    assert main(["--check", str(home / "cluster.yaml")]) == 0
+    assert "ready for `ray up" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("placeholder", FILLED)
+def test_each_placeholder_is_refused_with_its_place(
+    name: str, placeholder: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if placeholder not in (ROOT / name).read_text():
+        pytest.skip(f"{name} has no {placeholder}")
+    text = (ROOT / name).read_text()
+    for other, value in FILLED.items():
+        text = text if other == placeholder else text.replace(other, value)
+    (home / "cluster.yaml").write_text(text)
+    assert main(["--check", str(home / "cluster.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "is to be filled in" in error
+
+
+WRONG = {
+    "key": (("max_workers: 24", "max_wrokers: 24"), "max_wrokers"),
+    "no token on workers": (
+        ("RAY_AUTH_MODE=token ray start --address", "ray start --address"),
+        "without asking",
+    ),
+    "no token on the head": (("RAY_AUTH_MODE=token RAY_JOB", "RAY_JOB"), "without asking"),
+    "no token mounted": (("/home/ray/.ray/auth_token", "/home/ray/elsewhere"), "no node gets the token"),
+    "open dashboard": (("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"), "would listen at 0.0.0.0"),
+    "open folder": (("sudo chmod 2770", "sudo chmod a+rwx"), "everyone could write"),
+    "open folder in octal": (("sudo chmod 2770", "sudo chmod 777"), "everyone could write"),
+    "another Ray": (("ray:2.60.0-py311\n", "ray:2.9.0-py311\n"), "is not of Ray 2.60.0"),
+    "no image": (("ImageId: *image", "KeyName: mine"), "there is no ImageId"),
+    "no YAML": (("cluster_name: safa", "cluster_name: [safa"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_would_cost_money_or_safety_is_one_line(
+    case: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (before, after), message = WRONG[case]
+    text = _filled("cluster.yaml")
+    assert before in text
+    (home / "cluster.yaml").write_text(text.replace(before, after))
+    assert main(["--check", str(home / "cluster.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_token_must_be_made_first(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / ".ray" / "auth_token").unlink()
+    (home / "cluster.yaml").write_text(_filled("cluster.yaml"))
+    assert main(["--check", str(home / "cluster.yaml")]) == 2
+    assert "Run: ray get-auth-token --generate" in capsys.readouterr().err
+
+
+def test_the_installed_extras_are_those_that_the_configs_need() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in FILES:
+        (found,) = re.findall(r"pip install .*\[([\w,]+)\]", (ROOT / name).read_text())
+        assert set(found.split(",")) == {"download", "faces"} <= set(extras)
+
+
+def test_the_readme_submits_into_the_folder_that_all_nodes_mount() -> None:
+    readme, text = (ROOT / "README.md").read_text(), (ROOT / "cluster.yaml").read_text()
+    (folder,) = set(re.findall(r"--set run=(/mnt/\w+)/", readme))
+    assert f"-v {folder}:{folder}" in text
+    assert "ray get-auth-token --generate" in readme

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,8 +13,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -68,29 +72,47 @@ def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError("the head node's job server did not come up")
 
 
+def _start_command(ports: dict[str, int]) -> str:
+    """The command with which cluster.yaml starts a head, with other ports and without an autoscaler."""
+    commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["head_start_ray_commands"]
+    (command,) = (each for each in commands if "ray start" in each)
+    for option, port in ports.items():
+        command, count = re.subn(rf"{option}=\d+", f"{option}={port}", command)
+        assert count == 1, option
+    command, count = re.subn(r" --autoscaling-config=\S+", "", command)
+    assert count == 1
+    return f"{command} --num-cpus=2 --block"
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     home = tmp_path_factory.mktemp("home")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment = inherited | {"HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = inherited | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
     subprocess.run(
         [str(RAY), "get-auth-token", "--generate"], env=environment, check=True, capture_output=True
     )
     gcs_port, dashboard_port = _free_port(), _free_port()
-    command = [str(RAY), "start", "--head", "--block", "--num-cpus=2", f"--port={gcs_port}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}"]
+    environment["PATH"] = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
+    command = _start_command({"--port": gcs_port, "--object-manager-port": _free_port()})
     # The agent takes jobs; its usual port is taken where another Ray runs, as that of the other tests does.
-    command += [f"--dashboard-agent-listen-port={_free_port()}"]
+    command += f" --dashboard-port={dashboard_port} --dashboard-agent-listen-port={_free_port()}"
     with (home / "head.log").open("w") as log:
         # Ended by its own process: `ray stop` would end every Ray on the machine.
         process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, text=True, start_new_session=True
+            ["bash", "-c", command],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
         )
         try:
             _wait_for(dashboard_port, process)
-            yield Head(f"http://127.0.0.1:{dashboard_port}", environment)
+            client = environment | {"RAY_AUTH_MODE": "token"}  # what the README exports
+            yield Head(f"http://127.0.0.1:{dashboard_port}", client)
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:
@@ -115,3 +137,20 @@ def test_a_job_without_the_right_token_is_refused(head: Head) -> None:
     refused = head.ray(*submit, RAY_AUTH_TOKEN="0" * 64)
     assert refused.returncode != 0
     assert "Invalid authentication token" in refused.stderr + refused.stdout
+
+
+def test_a_stranger_is_refused(head: Head) -> None:
+    """Whoever posts a job to the head of cluster.yaml without a token, by plain HTTP."""
+    with pytest.raises(HTTPError) as refused:
+        urlopen(
+            Request(
+                f"{head.address}/api/jobs/", b'{"entrypoint": "true"}', {"Content-Type": "application/json"}
+            )
+        )
+    assert refused.value.code == 401
+    refused.value.close()
+    token = (Path(head.environment["HOME"]) / ".ray" / "auth_token").read_text().strip()
+    with urlopen(
+        Request(f"{head.address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
+    ) as answer:
+        assert b"entrypoint" in answer.read() or answer.status == 200

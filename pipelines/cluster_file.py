@@ -1,0 +1,111 @@
+"""Checks a file for ``ray up`` before it costs money: ``python -m pipelines.launch --check cluster.yaml``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterator, Mapping
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from safa.errors import UserError
+
+# What is to be filled in: ids of nothing but zeros, addresses that exist for documentation alone (RFC 5737).
+PLACEHOLDER = re.compile(r"\b(?:ami|fs|sg|subnet)-0{8,}\b|::0{12}:|\b192\.0\.2\.\d+\b")
+TOKEN = ".ray/auth_token"
+STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
+LARGEST = 2**20  # bytes of such a file
+
+
+def check_cluster_file(path: Path) -> None:
+    """Refuse a file that Ray would refuse, that is not filled in, or whose cluster would be open to others.
+
+    Raises:
+        UserError: the first thing that is wrong, with its place in the file.
+    """
+    cluster = _read(path)
+    try:
+        jsonschema.validate(cluster, _schema())
+    except jsonschema.ValidationError as error:
+        key = ".".join(map(str, error.absolute_path))
+        fix = "See Ray's reference of cluster files."
+        raise UserError(error.message.splitlines()[0], f"{path}: {key}".rstrip(": "), fix) from None
+    for key, value in _leaves(cluster):
+        if found := PLACEHOLDER.search(str(value)):
+            raise UserError(
+                f"'{found[0]}' is to be filled in", f"{path}: {key}", "The comment there says how."
+            )
+    _check_images(path, cluster)
+    _check_access(path, cluster)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            cluster = yaml.safe_load(file.read(LARGEST))
+    except (OSError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"cannot be read ({' '.join(str(error).split())})", str(path), "") from None
+    if not isinstance(cluster, dict):
+        raise UserError("is not a cluster file", str(path), "Start from cluster.yaml of this project.")
+    return cluster
+
+
+def _schema() -> dict[str, Any]:
+    """Ray's own schema, as its wheel has it."""
+    spec = util.find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    schema: dict[str, Any] = json.loads(
+        Path(spec.origin).with_name("autoscaler").joinpath("ray-schema.json").read_text(encoding="utf-8")
+    )
+    return schema
+
+
+def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    children = (
+        node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
+    )
+    for name, child in children:
+        yield from _leaves(child, f"{key}.{name}" if key else str(name))
+    if not isinstance(node, Mapping | list):
+        yield key, node
+
+
+def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
+    """A machine image for each AWS node; containers of the Ray that is installed here."""
+    if cluster["provider"]["type"] == "aws":
+        for name, node in cluster.get("available_node_types", {}).items():
+            if not node["node_config"].get("ImageId"):
+                fix = "Name a current deep-learning image; Ray's default is too old for CUDA 13."
+                raise UserError("there is no ImageId", f"{path}: available_node_types.{name}", fix)
+    ray = importlib.metadata.version("ray")
+    for key, image in cluster.get("docker", {}).items():
+        if key.endswith("image") and f":{ray}-" not in str(image):
+            raise UserError(f"'{image}' is not of Ray {ray}", f"{path}: docker.{key}", f"Use :{ray}-py311.")
+
+
+def _check_access(path: Path, cluster: Mapping[str, Any]) -> None:
+    """Every node asks for the token and has it; the dashboard is for the head alone, folders for one user."""
+    mounts = cluster.get("file_mounts", {})
+    token = next((local for remote, local in mounts.items() if str(remote).endswith(TOKEN)), None)
+    if token is None:
+        raise UserError("no node gets the token", f"{path}: file_mounts", f"Mount ~/{TOKEN} there.")
+    if not Path(str(token)).expanduser().is_file():
+        raise UserError("there is no token yet", str(token), "Run: ray get-auth-token --generate")
+    for key in STARTS:
+        for command in (str(each) for each in cluster.get(key, []) if "ray start" in str(each)):
+            if "RAY_AUTH_MODE=token ray start" not in re.sub(r"RAY_JOB_\w+=\d+ ", "", command):
+                fix = "Write RAY_AUTH_MODE=token before `ray start`, or everyone in the network may run code."
+                raise UserError("Ray would start without asking for the token", f"{path}: {key}", fix)
+            host = re.search(r"--dashboard-host[= ](\S+)", command)
+            if host and host[1] not in ("127.0.0.1", "localhost"):
+                fix = "Use 127.0.0.1; `ray dashboard` forwards it to you."
+                raise UserError(f"the dashboard would listen at {host[1]}", f"{path}: {key}", fix)
+    for key, value in _leaves(cluster):
+        if re.search(r"chmod \S*(?:[ao]\+r?w|[2367]\b(?<=\d{3}))", str(value)):
+            raise UserError("everyone could write there", f"{path}: {key}", "Let one user in: chmod 2770.")

@@ -1,0 +1,111 @@
+"""deploy/kuberay: kinds, pods and settings are what Kubernetes, KubeRay and our programs take.
+
+Pods are read by the models of the `kubernetes` package, which know every field; the fields of a RayJob are
+those of KubeRay's own definition (v1).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from safa.config import Settings, load_settings
+from safa.config.inference import EvaluateConfig
+from safa.config.preprocess import PreprocessConfig
+from safa.config.training import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "deploy" / "kuberay").glob("*.yaml"))
+CONFIGS: dict[str, type[Settings]] = {
+    "preprocess": PreprocessConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+RAYJOB = {
+    *("activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy", "entrypoint"),
+    *("entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "managedBy", "metadata"),
+    *("rayClusterSpec", "runtimeEnvYAML", "shutdownAfterJobFinishes", "submissionMode", "submitterConfig"),
+    *("submitterPodTemplate", "suspend", "ttlSecondsAfterFinished"),
+}
+CLUSTER = {
+    *("authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions"),
+    *("headGroupSpec", "headServiceAnnotations", "managedBy", "rayVersion", "suspend", "workerGroupSpecs"),
+}
+GROUP = {
+    *("groupName", "idleTimeoutSeconds", "labels", "maxReplicas", "minReplicas", "numOfHosts"),
+    *("rayStartParams", "replicas", "resources", "scaleStrategy", "suspend", "template"),
+}
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def job(request: pytest.FixtureRequest) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(request.param.read_text())
+    return loaded
+
+
+def _groups(job: dict[str, Any]) -> list[dict[str, Any]]:
+    cluster = job["spec"]["rayClusterSpec"]
+    return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def test_there_is_one_for_each_program() -> None:
+    assert {path.stem for path in FILES} == set(CONFIGS)
+
+
+def test_fields_are_those_of_a_rayjob(job: dict[str, Any]) -> None:
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert set(job["spec"]) <= RAYJOB
+    assert set(job["spec"]["rayClusterSpec"]) <= CLUSTER
+    for group in _groups(job):
+        assert set(group) <= GROUP
+    assert job["spec"]["backoffLimit"] > 0
+    assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == metadata.version("ray")
+
+
+def test_pods_are_valid_for_kubernetes(job: dict[str, Any]) -> None:
+    client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
+    api = client.ApiClient()
+    for group in _groups(job):
+        pod = api.deserialize(json.dumps(group["template"]), "V1PodTemplateSpec", "application/json")
+        # A field that the model does not know is dropped, so it is not in what the model says.
+        assert api.sanitize_for_serialization(pod) == group["template"]
+        mounted = {mount.name for each in pod.spec.containers for mount in each.volume_mounts}
+        assert mounted == {volume.name for volume in pod.spec.volumes}
+        assert pod.spec.security_context.run_as_non_root
+        assert pod.spec.termination_grace_period_seconds > 120
+
+
+def test_a_stopped_job_has_time_to_save_its_state(job: dict[str, Any]) -> None:
+    (container,) = _groups(job)[0]["template"]["spec"]["containers"]
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "120"} in container["env"]
+
+
+def test_the_entrypoint_is_a_program_and_its_settings(job: dict[str, Any]) -> None:
+    words = job["spec"]["entrypoint"].split()
+    name = job["metadata"]["name"].removeprefix("safa-")
+    assert words[:4] == ["python", "-m", f"pipelines.{name}", "--config"]
+    config = ROOT / words[4].removeprefix("/home/ray/safa/")
+    overrides = [word for word in words[5:] if word != "--set"]
+    settings: Any = load_settings(config, CONFIGS[name], overrides)
+    assert all(value.partition("=")[2].startswith("/mnt/") for value in overrides if "/" in value)
+    if name == "train":
+        (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        workers = (settings.scale.min_workers, settings.scale.num_workers)
+        assert (group["minReplicas"], group["maxReplicas"]) == workers
+
+
+def test_the_image_has_the_ray_of_the_constraints_and_is_not_root() -> None:
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert f"FROM rayproject/ray:{metadata.version('ray')}-py311-gpu" in text
+    assert re.findall(r"^USER (\w+)", text, re.MULTILINE)[-1] == "ray"
+    for copied in re.findall(r"^COPY --chown=1000:100 (.+) \S+$", text, re.MULTILINE):
+        for name in copied.split():
+            assert (ROOT / name).exists(), name
+            assert f"!{name}" in (ROOT / ".dockerignore").read_text(), name
