@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from safa.geometry.matrices import inverse_2x2
 from safa.geometry.tps import EquivarianceTransform
 from safa.head.model import HeadCode
 from safa.head.render import HeadRender
@@ -122,7 +123,7 @@ def equivariance_jacobian(
     """Mean |I - J^-1 (dT/dx J_T)|: the Jacobians must agree in the same way, by the chain rule."""
     with full_precision(kp.value):
         chained = transform.jacobian(kp_transformed.value) @ kp_transformed.jacobian
-        product: Tensor = torch.linalg.inv(kp.jacobian) @ chained
+        product: Tensor = inverse_2x2(kp.jacobian) @ chained
     identity = torch.eye(2, dtype=product.dtype, device=product.device)
     return (identity - product).abs().mean()
 

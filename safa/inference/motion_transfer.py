@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from safa.config.inference import TransferConfig
+from safa.geometry.matrices import inverse_2x2
 from safa.head.model import HeadCode
 from safa.models.keypoints import Keypoints
 from safa.models.safa import FaceState
+from safa.precision import full_precision
 
 
 class NoFaceGeometryError(ValueError):
@@ -69,11 +70,12 @@ def relative(
 def _relative_keypoints(
     source: Keypoints, driving: Keypoints, reference: Keypoints, gain: float
 ) -> Keypoints:
-    change = driving.jacobian @ torch.linalg.inv(reference.jacobian)
-    return Keypoints(
-        value=source.value + gain * (driving.value - reference.value),
-        jacobian=change @ source.jacobian,
-    )
+    with full_precision(driving.value):
+        change = driving.jacobian @ inverse_2x2(reference.jacobian)
+        return Keypoints(
+            value=source.value + gain * (driving.value - reference.value),
+            jacobian=change @ source.jacobian,
+        )
 
 
 def _relative_code(source: HeadCode, driving: HeadCode, reference: HeadCode) -> HeadCode:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from safa.config.model import HourglassConfig
 from safa.geometry.gaussians import AntiAlias
 
+FEWEST_PIXELS = 64  # of an image that is worth four kernels: 64 are measured as faster, 16 as slower
+
 
 class SameBlock(nn.Module):
     """Conv, norm, ReLU at the same size: (B, cin, H, W) -> (B, cout, H, W)."""
@@ -41,16 +43,61 @@ class DownBlock(nn.Module):
         return F.avg_pool2d(F.relu(self.norm(self.conv(x))), 2)
 
 
+class UpConv(nn.Conv2d):
+    """Nearest x2, then a convolution of 3 x 3: (B, cin, H, W) -> (B, cout, 2H, 2W).
+
+    Of the nine pixels under such a kernel only four differ, so each of the four pixels that replace one is a
+    convolution of 2 x 2 of the small image, with sums of the kernel's entries as weights: 4 multiplications
+    in place of 9. They run as one convolution with four times the channels. Where the image is so small that
+    reading the weights takes the time, the larger image is the faster way.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-2] * x.shape[-1] < FEWEST_PIXELS:
+            return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+        assert self.bias is not None
+        bias = self.bias.repeat_interleave(4)  # (cout,) -> (4 * cout,)
+        return upsampled_conv(x, four_kernels(self.weight), bias)
+
+
+def four_kernels(weight: Tensor) -> Tensor:
+    """Kernels (cout, cin, 3, 3) for an upsampled image to (4 * cout, cin, 2, 2) for the image itself."""
+    rows = torch.stack(  # (cout, cin, 3, 3) -> (cout, 2, cin, 2, 3)
+        [
+            torch.stack([weight[:, :, 0] + weight[:, :, 1], weight[:, :, 2]], dim=2),
+            torch.stack([weight[:, :, 0], weight[:, :, 1] + weight[:, :, 2]], dim=2),
+        ],
+        dim=1,
+    )
+    both = torch.stack(  # (cout, 2, cin, 2, 3) -> (cout, 2, 2, cin, 2, 2)
+        [
+            torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], dim=-1),
+            torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], dim=-1),
+        ],
+        dim=2,
+    )
+    return both.flatten(0, 2)  # (cout, 2, 2, cin, 2, 2) -> (4 * cout, cin, 2, 2)
+
+
+def upsampled_conv(x: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    """Convolve (B, cin, H, W) by ``four_kernels``, each with its bias (4 * cout,): (B, cout, 2H, 2W)."""
+    cells = F.conv2d(x, kernels, bias, padding=1)  # (B, 4 * cout, H + 1, W + 1), cells between four pixels
+    return F.pixel_shuffle(cells, 2)[..., 1:-1, 1:-1]  # (B, cout, 2H + 2, 2W + 2) -> (B, cout, 2H, 2W)
+
+
 class UpBlock(nn.Module):
     """Nearest x2, conv, norm, ReLU: (B, cin, H, W) -> (B, cout, 2H, 2W)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv = UpConv(in_channels, out_channels)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))))
+        return F.relu(self.norm(self.conv(x)))
 
 
 class ResBlock(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from safa.config.model import ModelConfig
 from safa.geometry.gaussians import AntiAlias, gaussian_maps
 from safa.geometry.grids import identity_grid, warp
+from safa.geometry.matrices import inverse_2x2
 from safa.head.render import HeadRender
 from safa.models.blocks import Hourglass
 from safa.models.keypoints import Keypoints
@@ -135,7 +136,7 @@ def keypoint_motions(kp_source: Keypoints, kp_driving: Keypoints, grid: Tensor) 
     """
     h, w = grid.shape[:2]
     batch, points = kp_driving.value.shape[:2]
-    affine = kp_source.jacobian @ torch.linalg.inv(kp_driving.jacobian)  # (B, K, 2, 2)
+    affine = kp_source.jacobian @ inverse_2x2(kp_driving.jacobian)  # (B, K, 2, 2)
     # (1, 1, h*w, 2) - (B, K, 1, 2) -> (B, K, h*w, 2)
     offset = grid.reshape(1, 1, h * w, 2) - kp_driving.value.unsqueeze(2)
     # (B, K, h*w, 2) @ (B, K, 2, 2) + (B, K, 1, 2) -> (B, K, h*w, 2)

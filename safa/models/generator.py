@@ -19,7 +19,7 @@ from safa.geometry.grids import resize, warp
 from safa.head.render import HeadRender
 from safa.models.attention import ContextualAttention
 from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS
-from safa.models.blocks import DownBlock, ResBlock, SameBlock
+from safa.models.blocks import DownBlock, ResBlock, SameBlock, UpConv
 from safa.models.dense_motion import DenseMotion, Motion
 from safa.models.keypoints import Keypoints
 from safa.precision import at_least_float32
@@ -147,14 +147,14 @@ class GadeUpBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.conv = UpConv(in_channels, out_channels)
         self.norm = nn.BatchNorm2d(out_channels)
         self.fc_1 = nn.Linear(FEATURE_CHANNELS, out_channels)
         self.fc_2 = nn.Linear(FEATURE_CHANNELS, out_channels)
         self.conv_f = nn.Conv2d(out_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, driving_feature: Tensor) -> Tensor:
-        h = self.norm(self.conv(F.interpolate(x, scale_factor=2, mode="nearest")))
+        h = self.norm(self.conv(x))
         mask = torch.sigmoid(self.conv_f(h))
         return F.relu(_modulate(h, self.fc_1(driving_feature), self.fc_2(driving_feature), mask))
 

@@ -19,6 +19,7 @@ from safa.models.dense_motion import Motion
 from safa.models.generator import Blend, Generated, Generator
 from safa.models.keypoints import KeypointDetector, Keypoints
 from safa.models.tdmm import HeadEstimate, Tdmm
+from safa.precision import at_least_float32, full_precision
 from safa.tensor_tree import map_tensors
 
 
@@ -86,21 +87,21 @@ class Safa(nn.Module):
         self.generator = Generator(config)
 
     def analyse(self, image: Tensor) -> FaceState:
-        """Find keypoints and 3D head in images (B, 3, H, W) in [0, 1]."""
+        """Find keypoints and 3D head in images (B, 3, H, W) in [0, 1].
+
+        Keypoints and head are of float32 at least, also under autocast.
+        """
         estimate: HeadEstimate = self.tdmm.estimate(image)
-        return FaceState(self.kp_detector.detect(image), estimate.code, estimate.feature)
+        code = map_tensors(at_least_float32, estimate.code)
+        return FaceState(self.kp_detector.detect(image), code, estimate.feature)
 
     def prepare_source(self, image: Tensor) -> SourceCache:
         """Do everything that depends on the source alone, once for all driving frames."""
         face = self.analyse(image)
-        geometry = self.tdmm.geometry(face.code)
-        return SourceCache(
-            image,
-            face,
-            self.tdmm.render_side(geometry),
-            self.tdmm.texture(image, geometry),
-            self.generator.encode(image),
-        )
+        with full_precision(image):
+            geometry = self.tdmm.geometry(face.code)
+            side, albedo = self.tdmm.render_side(geometry), self.tdmm.texture(image, geometry)
+        return SourceCache(image, face, side, albedo, self.generator.encode(image))
 
     def reenact(self, source: SourceCache, driving: FaceState, *, blend: Blend | None = None) -> Reenactment:
         """Animate the source by driving states (B, ...), transferred by ``safa.inference.motion_transfer``.
@@ -108,7 +109,8 @@ class Safa(nn.Module):
         A source of batch 1 serves every driving state.
         """
         batch = len(driving.feature)
-        render = self.tdmm.render(source.side, self.tdmm.geometry(driving.code), source.albedo)
+        with full_precision(source.image):
+            render = self.tdmm.render(source.side, self.tdmm.geometry(driving.code), source.albedo)
         generated: Generated = self.generator(
             _repeat(source.image, batch),
             map_tensors(lambda tensor: _repeat(tensor, batch), source.face.keypoints),

@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from safa.config.model import AttentionConfig
@@ -78,6 +79,53 @@ def test_agrees_with_loops(size: tuple[int, int], rng: torch.Generator) -> None:
                 foreground[sample].numpy(), background[sample].numpy(), m[sample].numpy()
             )
             np.testing.assert_allclose(out[sample].numpy(), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize(("rate", "kernel", "fuse"), [(1, 3, 3), (3, 2, 3), (2, 5, 5), (2, 3, 1)])
+def test_other_sizes_agree_with_patches(rate: int, kernel: int, fuse: int, rng: torch.Generator) -> None:
+    """Twin: every patch cut out, multiplied and laid back; outputs and gradients."""
+    f, b = (
+        torch.randn(2, 3, 12, 18, generator=rng, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
+    m = torch.rand(2, 1, 12, 18, generator=rng, dtype=torch.float64)
+    config = AttentionConfig(rate=rate, kernel_size=kernel, fuse_kernel=fuse)
+    out, twin = ContextualAttention(config).double()(f, b, m), attention_of_patches(f, b, m, config)
+    torch.testing.assert_close(out, twin, atol=1e-10, rtol=0)
+    weights = torch.randn(out.shape, generator=rng, dtype=torch.float64)
+    ours = torch.autograd.grad((out * weights).sum(), (f, b))
+    theirs = torch.autograd.grad((twin * weights).sum(), (f, b))
+    torch.testing.assert_close(ours, theirs, atol=1e-8, rtol=1e-8)
+
+
+def attention_of_patches(
+    f: torch.Tensor, b: torch.Tensor, m: torch.Tensor, c: AttentionConfig
+) -> torch.Tensor:
+    height, width = f.shape[-2:]
+    h, w = height // c.rate, width // c.rate
+
+    def patches(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+        total = size - stride
+        first, last = total // 2, total - total // 2
+        return F.unfold(F.pad(x, (first, last, first, last)), size, stride=stride)
+
+    def small(x: torch.Tensor) -> torch.Tensor:
+        return patches(x[..., :: c.rate, :: c.rate], c.kernel_size, 1)
+
+    keys = small(b)
+    scores = (keys / (keys.square() + 1e-4).sum(1, keepdim=True).sqrt()).transpose(1, 2) @ small(f)
+    eye = torch.eye(c.fuse_kernel, dtype=f.dtype)[None, None]
+    before = (c.fuse_kernel - 1) // 2
+    around = (before, c.fuse_kernel - 1 - before) * 2
+    for rows, columns in ((h, w), (w, h)):
+        scores = F.conv2d(F.pad(scores[:, None], around), eye)[:, 0]
+        scores = scores.unflatten(2, (rows, columns)).unflatten(1, (rows, columns))
+        scores = scores.permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
+    allowed = small(m).mean(1).unsqueeze(-1)
+    attention = F.softmax(scores * allowed * c.softmax_scale, dim=1) * allowed
+    laid = patches(b, 2 * c.rate, c.rate) @ attention
+    first = c.rate // 2
+    padded = F.fold(laid, (height + c.rate, width + c.rate), 2 * c.rate, stride=c.rate)
+    return padded[..., first : first + height, first : first + width] / 4
 
 
 def test_gradients(rng: torch.Generator) -> None:

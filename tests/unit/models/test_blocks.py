@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from safa.config.model import HourglassConfig
-from safa.models.blocks import Hourglass, ImagePyramid, ResBlock
+from safa.models.blocks import Hourglass, ImagePyramid, ResBlock, UpConv
 
 
 def test_hourglass_layout_is_the_published_one() -> None:
@@ -54,3 +56,29 @@ def test_pyramid_blurs_before_it_drops_pixels() -> None:
     quarter = ImagePyramid((0.25,))(stripes).images[0][..., 2:-2, 2:-2]
     assert (quarter - 0.5).abs().max() < 0.02
     assert stripes[..., ::4, ::4].min() == 1  # what would be left without the blur
+
+
+@pytest.mark.parametrize("size", [(2, 3), (7, 9), (8, 16)])
+def test_up_conv_is_a_convolution_of_the_enlarged_image(size: tuple[int, int]) -> None:
+    """Twin: enlarge, then convolve; outputs and all gradients. (2, 3) is small enough for the plain way."""
+    rng = torch.Generator().manual_seed(0)
+    conv = UpConv(3, 5).double()
+    x = torch.randn(2, 3, *size, generator=rng, dtype=torch.float64, requires_grad=True)
+    out = conv(x)
+    large = F.interpolate(x, scale_factor=2, mode="nearest")
+    twin = F.conv2d(large, conv.weight, conv.bias, padding=1)
+    torch.testing.assert_close(out, twin, atol=1e-12, rtol=0)
+    weights = torch.randn(out.shape, generator=rng, dtype=torch.float64)
+    inputs = (x, conv.weight, conv.bias)
+    ours = torch.autograd.grad((out * weights).sum(), inputs)
+    theirs = torch.autograd.grad((twin * weights).sum(), inputs)
+    torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
+
+
+def test_up_conv_takes_four_multiplications_in_place_of_nine() -> None:
+    conv, x = UpConv(8, 8), torch.randn(1, 8, 32, 32)
+    with FlopCounterMode(display=False) as ours:
+        conv(x)
+    with FlopCounterMode(display=False) as plain:
+        F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), conv.weight, conv.bias, padding=1)
+    assert ours.get_total_flops() < plain.get_total_flops() * 0.5
