@@ -1,5 +1,8 @@
 # `make help` lists the targets. Everything lives in .venv; nothing is installed outside it.
-PYTHON ?= python3.11
+# The newest Python that fits. A name may be there and not run (pyenv), so each is tried.
+VERSIONS := 3.13 3.12 3.11
+FITS := import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(firstword $(foreach name,$(VERSIONS:%=python%) python3 python,$(shell $(name) -c '$(FITS)' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
 BASE := .venv/.installed
 DEV := .venv/.installed-dev
@@ -10,7 +13,7 @@ KIND ?= videos
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo own own-videos test test-fast coverage check lint format browser bench clean
+.PHONY: help install demo own own-videos test test-fast coverage check lint format pythons browser bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -18,8 +21,10 @@ help: ## show this list
 install: $(DEV) ## create .venv with the pinned versions, all extras and the test tools
 
 $(BASE): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found. Install Python 3.11 or set PYTHON=..."; exit 2; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' 2>/dev/null || \
+	{ echo "error: $(or $(PYTHON),no Python here) is not Python 3.11, 3.12 or 3.13. Install one, or set PYTHON=FILE"; exit 2; }
 	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(PIP) --index-url "$(TORCH_INDEX)" torch)
 	$(PIP) -e .
 	@touch $@
 
@@ -51,6 +56,24 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# What the tests that need no torch import.
+WITHOUT_TORCH := pytest pytest-timeout hypothesis numpy scipy pillow pyarrow pydantic pyyaml jinja2 imageio-ffmpeg ffmpeg-python
+NEED_NO_TORCH := $(filter-out %/test_cluster_file.py %/test_layering.py,$(wildcard tests/contract/test_*.py)) \
+  tests/unit/config tests/unit/report/test_titles.py tests/unit/data/test_face_tracks.py
+
+pythons: install ## lint, types and the tests that need no torch, on each Python from 3.11 to 3.13
+	@set -e; for version in $(VERSIONS); do \
+	  python=$$(for each in python$$version $(HOME)/.pyenv/versions/$$version.*/bin/python; do \
+	    $$each -c '$(FITS)' 2>/dev/null && echo $$each && break; done); \
+	  test -n "$$python" || { echo "== Python $$version: not here, skipped"; continue; }; \
+	  echo "== Python $$version"; \
+	  $(BIN)/ruff check --quiet --ignore UP --target-version py$$(echo $$version | tr -d .) .; \
+	  $(BIN)/mypy --python-version $$version; \
+	  $$python -m venv .venv-$$version; \
+	  .venv-$$version/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt $(WITHOUT_TORCH); \
+	  PYTHONPATH=. .venv-$$version/bin/python -m pytest --noconftest $(NEED_NO_TORCH); \
+	done
+
 coverage: install ## line coverage of the fast tests; fails below the floor
 	$(PYTEST) -m 'not slow and not ray' --cov=safa --cov=pipelines --cov-report=term-missing:skip-covered --cov-fail-under=91
 
@@ -69,4 +92,4 @@ bench: install ## all benchmarks; each prints ratios measured in one run
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean: ## remove caches (keeps .venv and runs)
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

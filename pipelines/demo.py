@@ -69,7 +69,12 @@ def summary(numbers: Mapping[str, Any], seconds: Mapping[str, float], config: De
             lines.append(f"{metric.label:<14} {value:>10}   copying the source: {copied}")
     counts = numbers["counts"]
     lines.append("clips          {in}: {ok} ok, {quarantined} quarantined".format(**counts))
-    lines += ["", f"report: {(config.evaluate.out / evaluate.PAGE).resolve()}"]
+    lines += ["", f"report: {(config.evaluate.out / evaluate.PAGE).resolve()}", ""]
+    lines += [
+        "Now try a photo of your own:",
+        f"  .venv/bin/safa animate photo.jpg video.mp4 -o out.mp4 --checkpoint {config.run}",
+        f"  .venv/bin/safa app --checkpoint {config.run}    # the same in a browser",
+    ]
     return "\n".join(lines) + "\n"
 
 

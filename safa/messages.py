@@ -29,18 +29,20 @@ class Sink(Protocol):
 
 
 class TerminalLine:
-    """One line on standard error that is overwritten each time; nothing where no terminal is attached."""
-
-    every = 0.5  # seconds
+    """One line on standard error that is overwritten each time; where no terminal is, a line now and then."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stderr.isatty()
+        self._start = time.monotonic()
+        self.every = 0.5 if self._is_terminal else 10.0  # seconds
 
     def show(self, line: str) -> None:
         """Overwrite the line."""
         if self._is_terminal:
             sys.stderr.write(f"\r{line}\033[K")
-            sys.stderr.flush()
+        elif time.monotonic() - self._start > self.every:  # what takes a moment needs no progress
+            sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
     def close(self) -> None:
         """Erase the line, so that the next output starts on a clean one."""

@@ -62,12 +62,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What was trained: the stage (``head``: the 3DMM alone, ``full``), sizes, how long, by which run."""
+    """What was trained: the stage (``head``: the 3DMM alone, ``full``), sizes, how long, by which run.
+
+    ``trained_on`` is ``synthetic`` where all people are those of ``safa.synthetic``, else empty.
+    """
 
     stage: str
     config: ModelConfig
     step: int
     run: str
+    trained_on: str = ""
 
 
 @dataclass(frozen=True)
@@ -309,6 +313,23 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, Mo
     return model.to(device).eval(), info
 
 
+def stage_of_model(file: Path) -> str | None:
+    """Return the stage that a ``model.json`` names; None if it cannot be read."""
+    try:
+        stage = _read_record(file).get("stage")
+    except UserError:
+        return None
+    return stage if isinstance(stage, str) else None
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether ``load_model`` would find something in this very folder."""
+    files = (folder / MODEL_FILE, folder / "model" / MODEL_FILE, folder / STATE_FILE)
+    return any(file.is_file() for file in files) or any(
+        any(root.glob(f"{_PREFIX}*/{STATE_FILE}")) for root in (folder / "checkpoints", folder)
+    )
+
+
 def read_model_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
     """Read the weights that inference uses, each name with its network's prefix (``tdmm.`` etc.).
 
@@ -354,6 +375,7 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "stage": info.stage,
         "run": info.run,
         "step": info.step,
+        "trained_on": info.trained_on,
         "model": info.config.model_dump(mode="json"),
         "versions": {name: metadata.version(name) for name in ("torch", "safetensors")},
     }
@@ -362,7 +384,8 @@ def _described(info: ModelInfo) -> dict[str, Any]:
 def _info(record: Mapping[str, Any], where: Path) -> ModelInfo:
     try:
         config = parse_settings(record["model"], ModelConfig, str(where))
-        return ModelInfo(record["stage"], config, record["step"], record["run"])
+        trained_on = str(record.get("trained_on", ""))  # runs before 2026-11-26 do not say
+        return ModelInfo(record["stage"], config, record["step"], record["run"], trained_on)
     except KeyError as error:
         raise _damaged(where, f"{error} is missing") from None
 

@@ -60,6 +60,9 @@ def add_parser(subparsers: Any) -> None:
     crop.add_argument("--paste-back", action="store_true", help="paste the result back into the whole photo")
     output = add_video_flags(parser)
     output.add_argument("--fps", type=float, help="read the video at this frame rate (default: its own)")
+    output.add_argument(
+        "--size", type=int, metavar="N", help="enlarge results to N x N px, by Lanczos's filter"
+    )
     output.add_argument("--no-sound", action="store_true", help="write no sound")
     parser.set_defaults(run=_animate)
 
@@ -67,8 +70,8 @@ def add_parser(subparsers: Any) -> None:
 def _animate(arguments: argparse.Namespace) -> int:
     import dataclasses
 
-    from safa.inference.options import check_animate_options
-    from safa.inference.video_output import check_container
+    from safa.inference.options import check_animate_options, check_max_seconds, check_size
+    from safa.inference.video_output import FORMATS, check_container
 
     options: dict[str, Any] = {
         "relative": arguments.relative,
@@ -77,7 +80,9 @@ def _animate(arguments: argparse.Namespace) -> int:
         "fps": arguments.fps,
     }
     check_animate_options(**options, max_frames=arguments.max_frames)
-    check_container(arguments.output)
+    check_size(arguments.size, paste_back=arguments.paste_back)
+    check_max_seconds(arguments.max_seconds)
+    check_container(arguments.output, FORMATS)
     animator = load_animator_from_flags(arguments)
     is_camera = arguments.driving.isdecimal() and not Path(arguments.driving).exists()
     video = animator.animate(
@@ -87,6 +92,9 @@ def _animate(arguments: argparse.Namespace) -> int:
         with_eyes=arguments.with_eye,
         crop=not arguments.no_crop,
         paste_back=arguments.paste_back,
+        size=arguments.size,
+        side_by_side=arguments.side_by_side,
+        max_seconds=arguments.max_seconds,
         max_frames=arguments.max_frames or (CAMERA_FRAMES if is_camera else None),
     )
     print_notes(video.notes)

@@ -36,12 +36,24 @@ FLAG_OF_OPTION = {
     "relative=True": "--relative",
     "adapt_scale=True": "--adapt-scale",
     'best_frame="find"': "--find-best-frame",
+    "paste_back=True": "--paste-back",
+    "checkpoint=PATH": "--checkpoint PATH",
 }
 OPTION = re.compile("|".join(map(re.escape, FLAG_OF_OPTION)) + r"|\bbest_frame=-?\d+")
 # Where an option alone is at fault.
 FLAG_OF_PLACE = {
     name: f"--{name.replace('_', '-')}"
-    for name in ("device", "precision", "batch_size", "best_frame", "fps", "max_frames", "classes")
+    for name in (
+        "device",
+        "precision",
+        "batch_size",
+        "best_frame",
+        "fps",
+        "max_frames",
+        "max_seconds",
+        "size",
+        "classes",
+    )
 }
 
 
@@ -61,8 +73,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        required=True,
-        help="the model: a training run's folder, a converted checkpoint, or a released file",
+        help="the model: a training run's folder, a converted checkpoint, or a released file "
+        "(default: the only model below runs/)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
@@ -87,12 +99,20 @@ def add_video_flags(parser: argparse.ArgumentParser) -> Any:
     """Add the flags of commands that write a video, and return their group."""
     group = parser.add_argument_group("output")
     group.add_argument(
-        "-o", "--output", type=Path, required=True, help="the video to write (.mp4, .mov or .mkv)"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="what to write: a video (.mp4, .mov, .mkv), a .gif, or the first frame (.png, .jpg)",
     )
     group.add_argument(
         "--grid", type=Path, metavar="FILE", help="write a second video with all intermediate results"
     )
     group.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames")
+    group.add_argument("--max-seconds", type=float, metavar="S", help="stop after S seconds of the video")
+    group.add_argument(
+        "--side-by-side", action="store_true", help="show source, driving frame and result beside each other"
+    )
     return group
 
 
@@ -108,14 +128,19 @@ def add_no_crop(group: Any) -> None:
 def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
     """Load the model that the flags of ``add_model_flags`` describe."""
     from safa.inference.loading import open_animator
+    from safa.inference.model_choice import only_model
 
-    return open_animator(
-        arguments.checkpoint,
+    animator = open_animator(
+        arguments.checkpoint or only_model(),
         device=arguments.device,
         precision=arguments.precision,
         batch_size=arguments.batch_size,
         assets=arguments.assets,
     )
+    if animator.about:
+        sys.stdout.write(f"{in_flags(animator.about)}\n")
+        sys.stdout.flush()
+    return animator
 
 
 def translate_upstream_flags(argv: Sequence[str]) -> list[str]:

@@ -62,20 +62,25 @@ def add_parser(subparsers: Any) -> None:
 def _swap(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
     from safa.inference.face_tracking import NO_DETECTOR
-    from safa.inference.video_output import check_container
+    from safa.inference.options import check_max_frames, check_max_seconds
+    from safa.inference.video_output import FORMATS, check_container
 
     if arguments.classes and not arguments.parser:
         raise UserError(
             "--classes needs --parser", "safa swap", "Add --parser with the face parser's weights."
         )
-    check_container(arguments.output)
+    check_max_frames(arguments.max_frames)
+    check_max_seconds(arguments.max_seconds)
+    check_container(arguments.output, FORMATS)
     animator = load_animator_from_flags(arguments)
     video = animator.swap(
         arguments.source,
         arguments.driving,
         mask=_mask(arguments, animator.device, animator.tdmm),
         crop=not arguments.no_crop,
+        side_by_side=arguments.side_by_side,
         max_frames=arguments.max_frames,
+        max_seconds=arguments.max_seconds,
     )
     guessed = [note for note in video.notes if note.endswith(NO_DETECTOR)]
     if arguments.use_detection and guessed:

@@ -49,6 +49,17 @@ def fit_photo(photo: RgbImage, crop_box: CropBox, longest_side: int | None) -> t
     return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)), crop_box * scale
 
 
+def enlargement_note(source: Source, size: int) -> tuple[str, ...]:
+    """Say how much a result of ``size`` px grows when it is pasted back; nothing if it does not."""
+    side = float(source.crop_box[2])
+    if side <= 1.05 * size:
+        return ()
+    return (
+        f"pasted back: the face takes {side:.0f} px of the photo and the model makes {size} px, so it is "
+        f"enlarged {side / size:.1f} times and looks softer than the rest",
+    )
+
+
 def animated_frames(
     batches: Iterator[AnimatedBatch], source: Source, *, paste_back: bool
 ) -> Iterator[RenderedFrame]:

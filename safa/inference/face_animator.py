@@ -20,15 +20,22 @@ from safa.config import parse_settings
 from safa.config.inference import SwapConfig, TransferConfig
 from safa.errors import UserError
 from safa.head.model import landmarks_px
-from safa.inference.compose import Source, animated_frames, fit_photo, swapped_frames
+from safa.inference.compose import Source, animated_frames, enlargement_note, fit_photo, swapped_frames
 from safa.inference.face_crop import CropBox, crop_face
 from safa.inference.face_tracking import FaceTracker, TrackedVideo, crop_people, crop_photo, track_video
 from safa.inference.inputs import FrameSource
 from safa.inference.mesh import Head, reconstruct_heads
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import NoFaceGeometryError, find_best_frame
-from safa.inference.options import BestFrame, check_animate_options, check_max_frames
+from safa.inference.options import (
+    BestFrame,
+    check_animate_options,
+    check_max_frames,
+    check_max_seconds,
+    check_size,
+)
 from safa.inference.pictures import PathLike, Picture, Video, frame_source_of, path_of, photo_of
+from safa.inference.presentation import presented
 from safa.inference.swap_mask import HeadOutline, SwapMask, load_mask, parse_classes
 from safa.inference.video_output import RenderedFrame, RenderedVideo
 from safa.models.safa import AnimatedBatch, Safa, SourceCache
@@ -49,11 +56,13 @@ class FaceAnimator:
         precision: of convolutions; positions and renders keep float32.
         batch_size: driving frames that pass through the model at once.
         face_tracker: finds faces where no landmarks lie beside a file; with None the centre square is used.
+        about: which model it is and what can be expected of it, in words.
 
     Attributes:
         model: the networks.
         runner: runs the model on faces that are cropped already.
         size: px, side of the square crop that the model sees.
+        about: which model it is, in words.
     """
 
     def __init__(
@@ -63,12 +72,14 @@ class FaceAnimator:
         precision: torch.dtype = torch.float32,
         batch_size: int = 8,
         face_tracker: FaceTracker | None = None,
+        about: str = "",
     ) -> None:
         self.model = model
         self.runner = ModelRunner(model, device, batch_size)
         self.size = self.runner.size
         self.device, self.batch_size = device, batch_size
         self._precision = precision
+        self.about = about
         self._face_tracker = face_tracker
 
     def __repr__(self) -> str:
@@ -94,8 +105,11 @@ class FaceAnimator:
         with_eyes: bool = False,
         crop: bool = True,
         paste_back: bool = False,
+        size: int | None = None,
+        side_by_side: bool = False,
         fps: float | None = None,
         max_frames: int | None = None,
+        max_seconds: float | None = None,
     ) -> RenderedVideo:
         """Animate the face in a photo with the motion of a video.
 
@@ -111,8 +125,11 @@ class FaceAnimator:
             with_eyes: take the eyes, too, from the photo's texture.
             crop: find the face; otherwise the centre square is used.
             paste_back: return the whole photo instead of the crop.
+            size: px, side that results are enlarged to; None is the model's own.
+            side_by_side: show source, driving frame and result beside each other.
             fps: frames per second to read the video at; None is its own rate.
             max_frames: stop after this many frames.
+            max_seconds: stop after this much of the video.
 
         Returns:
             A video whose frames are computed as they are asked for.
@@ -127,12 +144,14 @@ class FaceAnimator:
             fps=fps,
             max_frames=max_frames,
         )
+        check_size(size, paste_back=paste_back)
+        check_max_seconds(max_seconds)
         transfer = TransferConfig(
             mode="relative" if relative else "absolute",
             adapt_scale=adapt_scale,
             best_frame=best_frame is not None,
         )
-        frame_source = frame_source_of(driving, fps).limited(max_frames)
+        frame_source = _limited(frame_source_of(driving, fps), max_frames, max_seconds)
         prepared = self.source(source, with_eyes=with_eyes, crop=crop, longest_side=LARGEST_RESULT)
         tracked = self.track_video(frame_source, crop=crop)
         reference = self._reference_frame(tracked, frame_source, prepared, best_frame)
@@ -140,9 +159,14 @@ class FaceAnimator:
         def frames() -> Iterator[RenderedFrame]:
             crops = self._crops(tracked)
             batches = self.in_precision(self.runner.animate(prepared.cache, crops, transfer, reference))
-            return animated_frames(batches, prepared, paste_back=paste_back)
+            results = animated_frames(batches, prepared, paste_back=paste_back)
+            shown = prepared.photo if paste_back else prepared.face
+            return presented(results, shown, size, beside=side_by_side)
 
-        return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
+        notes = prepared.notes + tracked.notes
+        if paste_back:
+            notes += enlargement_note(prepared, self.size)
+        return _rendered_video(frame_source, notes, frames)
 
     def reconstruct(self, clip: Video, *, crop: bool = True) -> RenderedVideo:
         """Reconstruct a video from its own first frame, which shows how well the model knows this face.
@@ -171,7 +195,9 @@ class FaceAnimator:
         *,
         mask: SwapMask | None = None,
         crop: bool = True,
+        side_by_side: bool = False,
         max_frames: int | None = None,
+        max_seconds: float | None = None,
     ) -> RenderedVideo:
         """Put the face in a photo into a video; frames without a face pass through unchanged.
 
@@ -179,16 +205,19 @@ class FaceAnimator:
             mask: where in a driving frame the face goes, from ``swap_mask``; None is the outline of the
                 3D head.
             crop: find the faces; otherwise the centre squares are used.
+            side_by_side: show source, driving frame and result beside each other.
             max_frames: stop after this many frames.
+            max_seconds: stop after this much of the video.
 
         Raises:
             UserError: as ``animate``.
         """
         check_max_frames(max_frames)
+        check_max_seconds(max_seconds)
         if mask is not None and not callable(getattr(mask, "of", None)):
             fix = "Make one with animator.swap_mask(...)."
             raise UserError(f"is of type {type(mask).__name__}, which is no mask", "mask", fix)
-        frame_source = frame_source_of(driving).limited(max_frames)
+        frame_source = _limited(frame_source_of(driving), max_frames, max_seconds)
         prepared = self.source(source, crop=crop)
         tracked = self.track_video(frame_source, crop=crop)
         region = HeadOutline(self.tdmm) if mask is None else mask
@@ -197,7 +226,8 @@ class FaceAnimator:
             return self.in_precision(self.runner.swap(prepared.cache, crops, region))
 
         def frames() -> Iterator[RenderedFrame]:
-            return swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
+            results = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
+            return presented(results, prepared.face, None, beside=side_by_side)
 
         return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
 
@@ -354,6 +384,14 @@ class FaceAnimator:
     def _autocast(self) -> torch.autocast:
         half = self._precision != torch.float32
         return torch.autocast(self.device.type, dtype=self._precision if half else None, enabled=half)
+
+
+def _limited(frame_source: FrameSource, max_frames: int | None, max_seconds: float | None) -> FrameSource:
+    """Return the source up to whichever limit comes first."""
+    if max_seconds is not None:
+        whole = max(1, round(max_seconds * frame_source.fps))
+        max_frames = whole if max_frames is None else min(max_frames, whole)
+    return frame_source.limited(max_frames)
 
 
 def _rendered_video(

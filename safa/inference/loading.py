@@ -11,6 +11,7 @@ from safa.checkpoint.released import released_model
 from safa.errors import UserError
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_tracking import ASSETS, load_face_tracker
+from safa.inference.model_choice import described, find_model
 from safa.inference.options import check_whole_number
 from safa.inference.pictures import PathLike, path_of
 
@@ -28,7 +29,8 @@ def open_animator(
     """Load a model, and the best face detector that is installed.
 
     Args:
-        checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file.
+        checkpoint: a training run's folder, its ``model/``, one of its checkpoints, a folder that has one
+            such run in it (``runs/demo``), or a released file.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once.
@@ -41,9 +43,14 @@ def open_animator(
     dtype = choose_precision(str(precision), torch_device)
     check_whole_number("batch_size", batch_size, 1)
     path, folder = _path("checkpoint", checkpoint), _path("assets", assets)
-    model = released_model(path) if path.is_file() else load_model(path)[0]
+    if path.is_file():
+        model, about = released_model(path), ""
+    else:
+        path = find_model(path)
+        model, info = load_model(path)
+        about = described(path, info)
     face_tracker = load_face_tracker(torch_device, folder)
-    return FaceAnimator(model, torch_device, dtype, batch_size, face_tracker)
+    return FaceAnimator(model, torch_device, dtype, batch_size, face_tracker, about)
 
 
 def _path(name: str, value: PathLike) -> Path:

@@ -14,6 +14,9 @@ from safa.errors import UserError
 BestFrame = int | Literal["find"]
 
 HIGHEST_FPS = 1000.0
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # px, of a result
+# What the command, the page and Python do if nothing is said.
+RELATIVE = ADAPT_SCALE = False
 
 
 def check_animate_options(
@@ -57,6 +60,34 @@ def check_max_frames(max_frames: Any) -> None:
     """
     if max_frames is not None:
         check_whole_number("max_frames", max_frames, 1)
+
+
+def check_max_seconds(max_seconds: Any) -> None:
+    """Check a length in seconds; None is fine.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    if max_seconds is None:
+        return
+    number = not isinstance(max_seconds, bool) and isinstance(max_seconds, int | float)
+    if not (number and 0 < max_seconds < math.inf):
+        raise UserError(f"{max_seconds!r} is no length", "max_seconds", "Give seconds greater than 0.")
+
+
+def check_size(size: Any, *, paste_back: bool) -> None:
+    """Check the size of results; None is fine.
+
+    Raises:
+        UserError: it is no whole number in range, or results are pasted back, which have the photo's size.
+    """
+    if size is None:
+        return
+    check_whole_number("size", size, SMALLEST_SIDE)
+    if size > LARGEST_SIDE:
+        raise UserError(f"{size} px is too large", "size", f"Give {LARGEST_SIDE} or less.")
+    if paste_back:
+        raise UserError("a size and paste_back=True exclude each other", "size", "Leave one of them out.")
 
 
 def check_whole_number(name: str, value: Any, least: int) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
 from safa.data.video import Frame, write_video
 from safa.errors import UserError
+from safa.inference.picture_output import PICTURES, write_gif, write_picture
 from safa.messages import count
 from safa.visualize.images import RgbImage
 
 COMMENT = "synthetic: face animation by SAFA"  # stored in every video that is written
 CONTAINERS = (".mp4", ".mov", ".mkv")
+FORMATS = (*CONTAINERS, ".gif", *PICTURES)
 QUEUE_LENGTH = 4  # frames that the side video may lag behind
 
 
@@ -82,17 +84,17 @@ class RenderedVideo:
         """Write the video atomically, marked as synthetic.
 
         Args:
-            path: the file to write: .mp4, .mov or .mkv.
-            grid: a second file of this kind, which shows all intermediate results.
+            path: the file to write: .mp4, .mov, .mkv, .gif; or .png, .jpg, which get the first frame alone.
+            grid: a second file, a video, which shows all intermediate results.
             progress: called with the number of frames that are finished.
 
         Raises:
             UserError: a suffix is not supported, or there is no frame.
         """
         path, grid = output_path(path), None if grid is None else output_path(grid)
-        for output in (path, grid):
-            if output is not None:
-                check_container(output)
+        check_container(path, FORMATS)
+        if grid is not None:
+            check_container(grid)
         unchanged = 0
 
         def frames() -> Iterator[Frame]:
@@ -107,7 +109,7 @@ class RenderedVideo:
 
         side_video = SideVideoWriter(grid, self.fps) if grid is not None else None
         try:
-            n_frames = write_video(path, frames(), self.fps, comment=COMMENT, sound_from=self.sound)
+            n_frames = self._write(path, frames())
         except BaseException:
             if side_video is not None:
                 side_video.abort()
@@ -115,6 +117,14 @@ class RenderedVideo:
         if side_video is not None:
             side_video.finish()
         return SavedVideo(n_frames, unchanged)
+
+    def _write(self, path: Path, frames: Iterator[Frame]) -> int:
+        suffix = path.suffix.lower()
+        if suffix in PICTURES:
+            return write_picture(path, frames, COMMENT)
+        if suffix == ".gif":
+            return write_gif(path, frames, self.fps, COMMENT)
+        return write_video(path, frames, self.fps, comment=COMMENT, sound_from=self.sound)
 
 
 @dataclass(frozen=True)
@@ -141,14 +151,14 @@ def output_path(path: str | Path) -> Path:
     return Path(path)
 
 
-def check_container(path: Path) -> None:
-    """Check that a video can be written to this path.
+def check_container(path: Path, formats: Sequence[str] = CONTAINERS) -> None:
+    """Check that a video, or what else is among the formats, can be written to this path.
 
     Raises:
         UserError: the suffix is not supported, or the path is a folder.
     """
-    if path.suffix.lower() not in CONTAINERS:
-        supported = f"{', '.join(CONTAINERS[:-1])} or {CONTAINERS[-1]}"
+    if path.suffix.lower() not in formats:
+        supported = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise UserError(f"unsupported format; use {supported}", str(path))
     if path.is_dir():
         raise UserError("is a folder", str(path), "Give the name of a file.")

@@ -25,6 +25,7 @@ from safa.data.sampler import (
     SampleOrder,
     clip_table,
 )
+from safa.data.schema import SYNTHETIC_PERSON
 from safa.errors import UserError
 from safa.files import shown
 from safa.training.context import TrainContext
@@ -42,6 +43,8 @@ class TrainingDataLoader:
         data = config.data
         store = ClipStore(data.clips, data.stage_to, data.stage_gb)
         train = _training_clips(store, config)
+        people = store.column("person_id").unique().to_pylist()
+        self.trained_on = "synthetic" if all(map(SYNTHETIC_PERSON.fullmatch, people)) else ""
         order = SampleOrder(train, config.seed, data.num_repeats)
         reader = FrameCache(store, data.cache_mb)
         self._sampler: FrameSampler | PairSampler

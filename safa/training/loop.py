@@ -214,7 +214,9 @@ class _Run:
 
     def _info(self) -> ModelInfo:
         config = self._config
-        return ModelInfo(config.stage.kind, config.model, self._progress.step, config.name)
+        return ModelInfo(
+            config.stage.kind, config.model, self._progress.step, config.name, self._loader.trained_on
+        )
 
     def _explained(self, error: NotFiniteError) -> UserError:
         # Not among the checkpoints: BatchNorm statistics may include the bad batch. A new start resumes from

@@ -272,7 +272,7 @@ def _animator_arguments(world: World, command: str, options: dict[str, Any]) -> 
     taken: dict[str, Any] = {}
     detectors: list[Any] = []
 
-    def animator(model: Any, device: Any, precision: Any, batch_size: int, face_tracker: Any) -> Any:
+    def animator(model: Any, device: Any, *_: Any) -> Any:
         folder = detectors[0].weights if detectors else None
         taken.update(device=str(device), detector_folder=folder)
         raise _Enough
@@ -428,6 +428,12 @@ def _video_rows(command: str) -> Iterator[Row]:
         are(["result.mp4"], ["grid.mp4", "result.mp4"]),
     )
     yield Row(f"{command} --max-frames", ABSENT, 3, on(command, count_and_rate), are((7, 25.0), (3, 25.0)))
+    yield Row(f"{command} --max-seconds", ABSENT, 0.2, on(command, count_and_rate), are((7, 25.0), (5, 25.0)))
+    yield Row(
+        *(f"{command} --side-by-side", False, True, on(command, size_of_result)),
+        # Three panels and two gaps of 4 px.
+        lambda a, b: a[0] == b[0] and b[1] > 2 * a[1] and (command == "swap" or b[1] == 3 * a[1] + 8),
+    )
 
 
 ANIMATE = [
@@ -446,6 +452,7 @@ ANIMATE = [
     Row("animate --best-frame", ABSENT, 3, on("animate", number_of_reference, **relative), are(None, 3)),
     Row("animate --with-eye", False, True, on("animate", texture_outside_the_face), are(False, True)),
     Row("animate --with-eye", False, True, on("animate", pictures), differ),
+    Row("animate --size", ABSENT, 50, on("animate", size_of_result), are((32, 32, 3), (50, 50, 3))),
     Row("animate --paste-back", False, True, on("animate", size_of_result), are((32, 32, 3), (40, 50, 3))),
     Row(
         *("animate --fps", ABSENT, 6.25, on("animate", count_and_rate, driving=lambda w: w.video)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from safa.checkpoint.native import load_model, save_model
 from safa.cli import build_parser
 from safa.commands.flags import UPSTREAM, translate_upstream_flags
 from safa.data.video import probe, read_frames, write_video
@@ -151,10 +153,64 @@ def test_a_photo_without_a_face_is_refused(
 
 
 def test_a_result_must_be_a_video(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
-    for name in ("a.gif", "a.png", "a"):
+    for name in ("a.webm", "a"):
         code, _, err = safa("animate", photo, video, "-o", tmp_path / name, "--checkpoint", model)
         assert code == 2
-        assert "unsupported format; use .mp4, .mov or .mkv" in err
+        assert "unsupported format; use .mp4, .mov, .mkv, .gif, .png, .jpg or .jpeg" in err
+
+
+def test_a_result_may_be_a_gif_or_a_picture(
+    safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path
+) -> None:
+    for name, frames in (("a.gif", 7), ("a.png", 1), ("a.jpg", 1)):
+        words = ("animate", photo, video, "-o", tmp_path / name, "--checkpoint", model)
+        done = safa(*words, "--size", 48, "--side-by-side")  # or all frames would be alike
+        assert done[0] == 0, done
+        assert f"{frames} frame" in done[1]
+        with Image.open(tmp_path / name) as result:
+            assert (result.size, getattr(result, "n_frames", 1)) == ((3 * 48 + 8, 48), frames)
+            comment = result.info.get("comment", result.info.get("Comment"))
+            assert "synthetic" in (comment.decode() if isinstance(comment, bytes) else comment)
+    with Image.open(tmp_path / "a.gif") as moving:
+        assert moving.info["duration"] == 80
+
+
+def test_the_model_is_found(
+    safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a demo's folder, and below runs/ where it is the only one; a line says which, and what it makes."""
+    monkeypatch.chdir(tmp_path)
+    words = ("animate", photo, video, "-o", tmp_path / "a.png")
+    code, _, err = safa(*words)
+    assert code == 2
+    assert "runs/: no model was named, and there is none. Give --checkpoint PATH" in err
+    demo = tmp_path / "runs" / "demo"
+    network, info = load_model(model)
+    info = dataclasses.replace(info, step=50, trained_on="synthetic")
+    save_model(demo / "train" / "model", network, info)
+    save_model(demo / "pretrain" / "model", network.tdmm, dataclasses.replace(info, stage="head"))
+    for more in ((), ("--checkpoint", "runs/demo")):
+        code, out, err = safa(*words, *more)
+        assert code == 0, err
+        assert "the model is runs/demo/train, step 50; it makes 32 x 32 px; it learned from synthetic" in out
+    save_model(tmp_path / "runs" / "other" / "model", network, info)
+    assert "runs/: no model was named, and there are several: runs/other" in safa(*words)[2]
+    save_model(demo / "again" / "model", network, info)
+    assert "runs/demo: holds several models: " in safa(*words, "--checkpoint", "runs/demo")[2]
+
+
+def test_pasting_back_says_how_much_was_enlarged(
+    safa: Run, model: Path, with_landmarks: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photo, video = with_landmarks
+    big = tmp_path / "big.png"
+    Image.open(photo).resize((500, 400)).save(big)
+    np.save(tmp_path / "big.landmarks.npy", np.load(photo.with_suffix(".landmarks.npy")) * 10)
+    words = ("animate", big, video, "-o", tmp_path / "a.png", "--checkpoint", model, "--paste-back")
+    code, _, err = safa(*words)
+    assert code == 0
+    assert "and the model makes 32 px, so it is enlarged" in err
+    assert "exclude each other" in safa(*words, "--size", 64)[2]
 
 
 def test_swap_leaves_frames_without_a_face_alone(
