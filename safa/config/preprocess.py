@@ -130,6 +130,9 @@ class FaceTrackConfig(Settings):
     min_size: int = Field(default=256, ge=1)  # px, shorter side of the clip's box
     increase: float = Field(default=0.1, ge=0)  # of the box that holds all faces of a track, at each side
     gap: int = Field(default=5, ge=0)  # frames without the face that a track survives
+    # A scene cut ends all tracks: where a frame differs from the one before by this much, 0 to 1, in ffmpeg's
+    # scene score. None: cuts are not looked for.
+    scene_cut: float | None = Field(default=0.4, gt=0, lt=1)
     drop_border: bool = True  # drop tracks whose faces touch the frame's edge
 
 

@@ -35,6 +35,7 @@ class DataConfig(Settings):
     batch_size: int = Field(ge=1)  # samples in one forward pass of one worker
     num_repeats: int = Field(default=150, ge=1)  # how often each identity comes up in an epoch
     loader_workers: int = Field(default=0, ge=0)  # processes that prepare batches; 0 = the training process
+    landmarks: str | None = None  # a column of landmarks (pipelines/annotate); None = those stored first
     stage_to: Path | None = None  # node-local folder that shards are copied to when first needed
     stage_gb: float = Field(default=100.0, gt=0)  # most that may lie there
     cache_mb: int = Field(default=0, ge=0)  # decoded frames kept in memory, per loading process

@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from safa.data.columns import PARTS, column_folder, read_column
 from safa.data.images import decode_image
 from safa.data.schema import NUM_LANDMARKS
 from safa.data.shards import (
@@ -89,13 +91,21 @@ class ClipStore:
         stage_to: node-local folder that shards are copied to when they are first needed; None reads them
             where they are.
         stage_gb: most that may lie there; further shards are read where they are.
+        landmarks: name of the column (``columns/NAME``) whose landmarks count instead of those that were
+            stored with the frames; frames of clips that it lacks have none.
 
     Raises:
         UserError: no data set there, of an older format, or damaged.
     """
 
-    def __init__(self, folder: Location, stage_to: Path | None = None, stage_gb: float = 100.0) -> None:
-        self.folder, self._stage = folder, (stage_to, stage_gb)
+    def __init__(
+        self,
+        folder: Location,
+        stage_to: Path | None = None,
+        stage_gb: float = 100.0,
+        landmarks: str | None = None,
+    ) -> None:
+        self.folder, self._stage, self._column = folder, (stage_to, stage_gb), landmarks
         self._open()
 
     def _open(self) -> None:
@@ -117,6 +127,9 @@ class ClipStore:
         except (pa.ArrowException, ValueError) as error:
             raise UserError(f"the index is damaged ({error})", shown(self.folder), VERIFY) from None
         self._files: OrderedDict[int, RangeReader] = OrderedDict()
+        self._parts: tuple[str, ...] = ()
+        if self._column is not None:
+            self._choose_column(self._column)
 
     def _map_columns(self, batch: pa.RecordBatch) -> None:
         """Columns as arrays over the mapped file; that they fit together is checked once, for all clips."""
@@ -147,6 +160,30 @@ class ClipStore:
             )
         ):
             raise ValueError("pieces and frames do not add up")
+
+    def _choose_column(self, name: str) -> None:
+        """Let the landmarks of a column count."""
+        column = read_column(self.folder, name, "landmarks")
+        place = pc.index_in(self._ids, value_set=column.table["clip_id"].combine_chunks())
+        place = place.fill_null(-1).to_numpy(zero_copy_only=False)
+        known = place >= 0
+        rows = column.table.take(pa.array(place[known])).combine_chunks().to_batches()
+        pieces, frames = np.diff(self._pieces), self._n_frames.astype(np.int64)
+        starts = np.full(int(pieces.sum()), -1, np.int64)
+        faces = np.zeros(int(frames.sum()), np.uint8)
+        for batch in rows:  # one, or none
+            of_piece, values = _list_column(batch, "values_start")
+            of_frame, found = _list_column(batch, "has_face")
+            if not (
+                np.array_equal(np.diff(of_piece), pieces[known])
+                and np.array_equal(np.diff(of_frame), frames[known])
+            ):
+                where = shown(column_folder(self.folder, name))
+                raise UserError("does not fit the clips of this data set", where, "Delete the column.")
+            starts[np.repeat(known, pieces)] = values[of_piece[0] : of_piece[-1]]
+            faces[np.repeat(known, frames)] = found[of_frame[0] : of_frame[-1]]
+        self._landmarks_start, self._has_face, self._parts = starts, faces, column.parts
+        self._part = np.where(known, column.part[place] if len(column.part) else 0, 0)
 
     # ---- what there is -------------------------------------------------------------------------------------
 
@@ -244,11 +281,7 @@ class ClipStore:
         number = self._number(clip)
         if indices is None:
             return np.concatenate(list(self.landmark_pieces(number)))
-        data = [
-            self._file(self._shard_of(number, index)).read(self.landmarks_at(number, index), LANDMARK_BYTES)
-            for index in indices
-        ]
-        return _points(b"".join(data))
+        return _points(b"".join(self._landmark_bytes(number, index, 1) for index in indices))
 
     def landmark_pieces(self, clip: int | str) -> Iterator[NDArray[np.float32]]:
         """All of them piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
@@ -257,10 +290,16 @@ class ClipStore:
         step = min(length, LANDMARK_ROWS)
         for piece in range(0, total, length):
             end = min(piece + length, total)
-            file = self._file(self._shard_of(number, piece))
             for first in range(piece, end, step):
-                count = min(step, end - first)
-                yield _points(file.read(self.landmarks_at(number, first), count * LANDMARK_BYTES))
+                yield _points(self._landmark_bytes(number, first, min(step, end - first)))
+
+    def _landmark_bytes(self, number: int, index: int, count: int) -> bytes:
+        """Landmarks of ``count`` frames of one piece from ``index`` on; NaN where the column has none."""
+        at = self.landmarks_at(number, index)
+        if at < 0:
+            return np.full(count * 2 * NUM_LANDMARKS, np.nan, "<f4").tobytes()
+        file = -1 - self._part.item(number) if self._parts else self._shard_of(number, index)
+        return self._file(file).read(at, count * LANDMARK_BYTES)
 
     def image_range(self, number: int, index: int) -> tuple[int, int]:
         """Where a frame's image lies in its shard: first byte and length."""
@@ -275,10 +314,10 @@ class ClipStore:
         return at, length
 
     def landmarks_at(self, number: int, index: int) -> int:
-        """First byte of a frame's landmarks in its shard; they are ``LANDMARK_BYTES`` long."""
+        """First byte of a frame's ``LANDMARK_BYTES`` of landmarks in its file; -1: the column lacks them."""
         piece, within = divmod(self._checked(number, index), self._piece_frames.item(number))
         start: int = self._landmarks_start.item(self._pieces.item(number) + piece)
-        return start + LANDMARK_BYTES * within
+        return start + LANDMARK_BYTES * within if start >= 0 else start
 
     def _checked(self, number: int, index: int) -> int:
         if not 0 <= index < self._n_frames.item(number):
@@ -311,23 +350,27 @@ class ClipStore:
         return shard
 
     def _file(self, shard: int) -> RangeReader:
-        """A shard, opened; the least recently used ones are closed."""
+        """A shard, opened, or part -1 - ``shard`` of the column; the least recently used ones are closed."""
         file = self._files.get(shard)
         if file is None:
-            file = self._files[shard] = RangeReader(self._location(self._shard_names[shard]))
+            file = self._files[shard] = RangeReader(self._location(shard))
             if len(self._files) > MAX_OPEN_SHARDS:
                 self._files.popitem(last=False)[1].close()
         else:
             self._files.move_to_end(shard)
         return file
 
-    def _location(self, shard: str) -> Location:
-        where = join(self.folder, SHARDS, shard)
+    def _location(self, shard: int) -> Location:
+        if shard < 0:
+            column = column_folder(self.folder, str(self._column))
+            where = join(column, PARTS, f"{self._parts[-1 - shard]}.parquet")
+        else:
+            where = join(self.folder, SHARDS, self._shard_names[shard])
         folder, budget = self._stage
         return where if folder is None else stage(where, folder, budget)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_stage": self._stage}
+        return {"folder": self.folder, "_stage": self._stage, "_column": self._column}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

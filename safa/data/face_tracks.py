@@ -8,7 +8,7 @@ first box. Memory does not grow with the length of the video. The tracks of a vi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
 from safa.data.detectors import Face, FaceDetector, iou
+from safa.data.scene_cuts import find_cuts
 from safa.data.schema import ClipId, is_safe_name
 from safa.data.sources import ClipJob, Listing, contents
 from safa.data.video import DecodeError, probe, read_frames
@@ -66,7 +67,9 @@ class FaceTrack:
         return replace(self, end=number + 1, last=face, union=around, n_faces=self.n_faces + 1)
 
 
-def track_faces(frames: Iterable[Sequence[Face]], config: FaceTrackConfig) -> Iterator[FaceTrack]:
+def track_faces(
+    frames: Iterable[Sequence[Face]], config: FaceTrackConfig, cuts: Set[int] = frozenset()
+) -> Iterator[FaceTrack]:
     """Link faces to tracks, in the order in which the tracks end.
 
     In each frame every open track takes, of the faces that overlap its first box enough, the one that
@@ -75,9 +78,13 @@ def track_faces(frames: Iterable[Sequence[Face]], config: FaceTrackConfig) -> It
 
     Args:
         frames: the faces of frame 0, 1, ...
+        cuts: numbers of the frames with which a scene begins: no track continues from the one before.
     """
     open_tracks: list[FaceTrack] = []
     for number, faces in enumerate(frames):
+        if number in cuts:
+            yield from open_tracks
+            open_tracks = []
         full = [track for track in open_tracks if track.length >= config.max_frames]
         lost = [track for track in open_tracks if number - track.end > config.gap and track not in full]
         yield from full + lost
@@ -189,8 +196,10 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
         detections = _detect(frames, detector, source.detector.batch)
         scale = (info.width / small[1], info.height / small[0])
         faces = (tuple(face.scaled(*scale) for face in found) for found in detections)
+        limit = source.face_tracks.scene_cut
+        cuts = frozenset() if limit is None else find_cuts(video, fps, small, limit)
         tracks = sorted(
-            track_faces(faces, source.face_tracks), key=lambda track: (track.start, track.first.left)
+            track_faces(faces, source.face_tracks, cuts), key=lambda track: (track.start, track.first.left)
         )
     except DecodeError as error:
         raise ClipError(FailureCode.DECODE, str(error)) from None

@@ -41,7 +41,7 @@ class TrainingDataLoader:
 
     def __init__(self, config: TrainConfig, context: TrainContext) -> None:
         data = config.data
-        store = ClipStore(data.clips, data.stage_to, data.stage_gb)
+        store = ClipStore(data.clips, data.stage_to, data.stage_gb, data.landmarks)
         train = _training_clips(store, config)
         people = store.column("person_id").unique().to_pylist()
         self.trained_on = "synthetic" if all(map(SYNTHETIC_PERSON.fullmatch, people)) else ""
@@ -84,7 +84,7 @@ def check_clips(config: TrainConfig) -> None:
     Raises:
         UserError: as ``TrainingDataLoader``.
     """
-    store = ClipStore(config.data.clips)
+    store = ClipStore(config.data.clips, landmarks=config.data.landmarks)
     _training_clips(store, config)
     if config.validate_on is not None:
         _check_split(store, config.validate_on.split, config)

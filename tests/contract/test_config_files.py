@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from safa.config import Settings, load_settings
+from safa.config.annotate import AnnotateConfig
 from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import PreprocessConfig
@@ -17,6 +18,7 @@ from safa.errors import UserError
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 KINDS: dict[str, type[Settings]] = {
+    "annotate": AnnotateConfig,
     "clips": PreprocessConfig,
     "demo": DemoConfig,
     "evaluate": EvaluateConfig,

@@ -372,7 +372,23 @@ def _tracks(config: PreprocessConfig, sees: _Sees | None = None) -> Any:
     return find_face_tracks(video, config.source, config.fps, sees or _Sees())
 
 
+def cut_in_two(world: World, config: PreprocessConfig) -> list[tuple[int, int]]:
+    """The face's tracks in a video that turns from dark to bright at frame 6."""
+    folder = world.folder()
+    shades = (np.full((HEIGHT, WIDTH, 3), 20 if n < 6 else 230, np.uint8) for n in range(LENGTH))
+    write_video(folder / "cut.mp4", shades, FPS)
+    video = folder / "cut.mp4"
+
+    class Sees:
+        def detect(self, frames: Any) -> list[tuple[Face, ...]]:
+            return [(Face(30, 20, 60, 50, 0.9),) for _ in frames]
+
+    found = find_face_tracks(video, config.source, config.fps, Sees())
+    return [(segment.start, segment.end) for segment in found.segments]
+
+
 TRACKS = {
+    "source[VideosSource].face_tracks.scene_cut": None,  # the video is noise
     "source[VideosSource].face_tracks.min_frames": 4,
     "source[VideosSource].face_tracks.min_size": 8,
     "source[VideosSource].face_tracks.min_iou": 0.1,
@@ -685,6 +701,7 @@ def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
     yield Row(f"{tracks}.min_size", 8, 70, segments, are(whole, [(0, 12, "too_small")]), TRACKS)
     # The union of all places is 52 px wide.
     yield Row(f"{tracks}.increase", 0.0, 0.1, width_of_box, are(52, 62), TRACKS)
+    yield Row(f"{tracks}.scene_cut", None, 0.4, cut_in_two, are([(0, 12)], [(0, 6), (6, 12)]))
     yield Row(f"{tracks}.drop_border", True, False, edge_face, are(["border"], [""]), TRACKS)
     yield Row(f"{VIDEOS}.short_side", 360, 64, side_shown, are(80, 64))
     yield Row(

@@ -21,6 +21,7 @@ from safa.config.model import ModelConfig
 from safa.config.training import TrainConfig
 from safa.data.augment import GREY_WEIGHTS
 from safa.data.clip_store import ClipStore
+from safa.data.columns import column_folder, commit_column, write_part
 from safa.errors import UserError
 from safa.training import dataloader, loop, steps
 from safa.training.context import LocalContext
@@ -60,6 +61,37 @@ def _stage(config: TrainConfig) -> Any:
 
 def _batch(config: TrainConfig) -> Any:
     return next(TrainingDataLoader(config, LocalContext()).batches(0, 1))
+
+
+def _annotated(world: World) -> str:
+    """The clips with a column of landmarks, which are the stored ones moved by 1.5 px."""
+
+    def make() -> str:
+        folder = Path(shutil.copytree(world.clips, world.folder() / "clips"))
+        store = ClipStore(folder)
+        moved = [
+            (
+                store.clip_id(number),
+                [
+                    {"landmarks": points.reshape(len(points), -1) + 1.5}  # (T, 68, 2) -> (T, 136)
+                    for points in store.landmark_pieces(number)
+                ],
+            )
+            for number in range(len(store))
+        ]
+        write_part(column_folder(folder, "moved"), "0" * 32, moved)
+        commit_column(column_folder(folder, "moved"), "landmarks")
+        return str(folder)
+
+    made: str = world.once("annotated clips", make)
+    return made
+
+
+def landmarks_of_batch(world: World, config: TrainConfig) -> float:
+    """How far the landmarks that a worker's store gives are from the stored ones, px."""
+    reader = TrainingDataLoader(config, LocalContext())._sampler._reader
+    stored = ClipStore(config.data.clips).landmarks(0, [0, 1])
+    return round(float(np.nanmean(reader.landmarks(0, [0, 1]) - stored)), 3)
 
 
 # ---- the loop ---------------------------------------------------------------------------------------------
@@ -556,6 +588,7 @@ def _data_rows() -> Iterator[Row]:
     yield Row("data.batch_size", 2, 5, length_of_batch, are(2, 5))
     yield Row("data.num_repeats", 2, 7, samples, are((6, 2), (21, 2)))
     yield Row("data.loader_workers", 0, 3, loader_processes, are(0, 3))
+    yield Row("data.landmarks", None, "moved", landmarks_of_batch, are(0.0, 1.5), {"data.clips": _annotated})
     yield Row("data.stage_to", None, lambda w: w.root / "node-disk", shards_on_the_node, are(0, 1))
     yield Row(
         *("data.stage_gb", 1e-9, 1.0, shards_on_the_node, are(0, 1)),

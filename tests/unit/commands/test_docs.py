@@ -18,6 +18,7 @@ from safa import load
 from safa.cli import build_parser
 from safa.commands.flags import UPSTREAM, UPSTREAM_POSITIONALS, translate_upstream_flags
 from safa.config import load_settings
+from safa.config.annotate import AnnotateConfig
 from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import PreprocessConfig
@@ -38,6 +39,7 @@ CONFIGS = {
     "pipelines.preprocess": PreprocessConfig,
     "pipelines.train": TrainConfig,
     "pipelines.evaluate": EvaluateConfig,
+    "pipelines.annotate": AnnotateConfig,
 }
 CLI, PYTHON = ((DOCS / name).read_text(encoding="utf-8") for name in ("cli.md", "python.md"))
 

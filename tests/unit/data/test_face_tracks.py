@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from safa.config.preprocess import FaceTrackConfig
 from safa.data.detectors import Face, chosen, iou
 from safa.data.face_tracks import FaceTrack, clip_box, track_faces
+from safa.data.scene_cuts import find_cuts
+from safa.data.video import DecodeError, write_video
 from safa.errors import ClipError, FailureCode
 
 CONFIG = FaceTrackConfig(min_frames=4, max_frames=10, min_size=20, gap=2)
@@ -126,3 +130,19 @@ def test_tracks_at_the_border_are_kept_on_demand() -> None:
     kept = CONFIG.model_copy(update={"drop_border": False})
     assert clip_box(_track(face(0.5)), FRAME, kept).left == 0
     assert clip_box(replace(_track(face(0.5)), end=9), FRAME, kept).width > 40
+
+
+def test_a_scene_cut_ends_every_track() -> None:
+    face = Face(10, 10, 60, 60, 0.9)
+    found = list(track_faces([(face,)] * 20, FaceTrackConfig(min_frames=1), cuts={8}))
+    assert [(track.start, track.end) for track in found] == [(0, 8), (8, 20)]
+
+
+def test_cuts_are_counted_as_frames_are_read(tmp_path: Path) -> None:
+    """A 30 fps video that cuts at 1 s and 2 s, read at 25 fps."""
+    shades = (np.full((64, 96, 3), (20, 220, 60)[n // 30], np.uint8) for n in range(90))
+    write_video(tmp_path / "v.mp4", shades, 30.0)
+    assert find_cuts(tmp_path / "v.mp4", 25.0, (64, 96), 0.3) == {25, 50}
+    (tmp_path / "none.mp4").write_bytes(b"no video")
+    with pytest.raises(DecodeError):
+        find_cuts(tmp_path / "none.mp4", 25.0, (64, 96), 0.3)

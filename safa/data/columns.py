@@ -1,0 +1,226 @@
+"""Columns that are added to a data set later, frame by frame, without touching its shards.
+
+A column is a folder ``columns/NAME/`` of the data set:
+
+- ``parts/<random>.parquet``: one row a frame, ``clip_id``, ``frame`` and the column's values, for any program
+  that reads Parquet;
+- ``index/<random>.arrow``: one row a clip of a part, ``PART_SCHEMA``;
+- ``column.json``: the parts that count, and how many clips and frames they have; it is written last.
+
+Row groups are the pieces of the data set. The landmarks of a column are stored as those of a shard are: plain
+and uncompressed, so that those of a frame are one range of bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from safa.data.schema import NUM_LANDMARKS
+from safa.data.shards import LANDMARK_BYTES, ONE_PAGE, is_name
+from safa.errors import UserError
+from safa.files import (
+    Location,
+    atomic_file,
+    entries,
+    exists,
+    join,
+    local_file,
+    read_bytes,
+    shown,
+    write_json,
+)
+
+COLUMNS, PARTS, INDEX, MANIFEST = "columns", "parts", "index", "column.json"
+FORMAT = 1
+VALUES = 2 * NUM_LANDMARKS
+_KEY = (
+    pa.field("clip_id", pa.string(), nullable=False),
+    pa.field("frame", pa.int32(), nullable=False),  # number in the clip, from 0
+)
+PART_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("n_frames", pa.int32()),
+        ("values_start", pa.large_list(pa.int64())),  # for each piece: byte of its first landmarks; or empty
+        ("has_face", pa.large_list(pa.uint8())),  # for each frame, if the column is of landmarks; or empty
+    ]
+)
+Values = Mapping[str, NDArray[np.float32]]  # name -> (T,) or (T, D) of the frames of a piece
+
+
+def column_folder(clips: Location, name: str) -> Location:
+    """The folder of a column of a data set."""
+    return join(clips, COLUMNS, name)
+
+
+def write_part(folder: Location, part: str, clips: Iterable[tuple[str, Sequence[Values]]]) -> None:
+    """Write the values of some clips; they are there when this returns.
+
+    Args:
+        folder: of the column.
+        part: name of the part, the same in every attempt at these clips.
+        clips: of each its id, and the values of each of its pieces, in order.
+    """
+    with tempfile.TemporaryDirectory(prefix="safa-") as scratch:
+        path = Path(scratch) / "part.parquet"
+        rows: list[dict[str, Any]] = []
+        writer: pq.ParquetWriter | None = None
+        groups = 0
+        try:
+            for clip_id, pieces in clips:
+                first, faces = 0, list[int]()
+                for values in pieces:
+                    table = _table(clip_id, first, values)
+                    writer = writer or _writer(path, table.schema)
+                    writer.write_table(table, row_group_size=len(table))
+                    first += len(table)
+                    if "landmarks" in values:
+                        faces += np.isfinite(values["landmarks"]).all(axis=1).astype(int).tolist()
+                row = {"clip_id": clip_id, "n_frames": first, "has_face": faces}
+                rows.append(row | {"values_start": [groups, groups + len(pieces)]})
+                groups += len(pieces)
+        finally:
+            if writer is not None:
+                writer.close()
+        if not rows:
+            return
+        _find_values(path, rows)
+        with atomic_file(join(folder, PARTS, f"{part}.parquet")) as target:
+            shutil.copyfile(path, target)
+        with (
+            atomic_file(join(folder, INDEX, f"{part}.arrow")) as target,
+            pa.OSFile(str(target), "wb") as file,
+            pa.ipc.new_file(file, PART_SCHEMA) as index,
+        ):
+            index.write_table(pa.Table.from_pylist(rows, schema=PART_SCHEMA))
+
+
+def _table(clip_id: str, first: int, values: Values) -> pa.Table:
+    count = len(next(iter(values.values())))
+    columns: dict[str, pa.Array] = {
+        "clip_id": pa.array([clip_id] * count, pa.string()),
+        "frame": pa.array(range(first, first + count), pa.int32()),
+    }
+    fields = [*_KEY]
+    for name, array in values.items():
+        flat = pa.array(np.ascontiguousarray(array, np.float32).ravel())  # (T,) or (T, D) -> (T * D,)
+        element = pa.field("element", pa.float32(), nullable=False)
+        kind = pa.float32() if array.ndim == 1 else pa.list_(element, array.shape[1])
+        columns[name] = flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, type=kind)
+        fields.append(pa.field(name, kind, nullable=False))
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="none",
+        use_dictionary=["clip_id"],
+        write_statistics=["clip_id", "frame"],
+        data_page_size=ONE_PAGE,
+    )
+
+
+def _find_values(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replace the row groups of each clip by the bytes where their landmarks begin."""
+    metadata = pq.read_metadata(path)
+    leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    leaf = leaves.index("landmarks.list.element") if "landmarks.list.element" in leaves else None
+    for row in rows:
+        starts = []
+        for number in range(*row["values_start"]) if leaf is not None else ():
+            group = metadata.row_group(number)
+            column = group.column(leaf)
+            end = column.data_page_offset + column.total_compressed_size
+            starts.append(end - LANDMARK_BYTES * group.num_rows)  # the values are the chunk's last bytes
+        row["values_start"] = starts
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+def _index_files(folder: Location) -> list[str]:
+    if not exists(join(folder, INDEX)):
+        return []
+    return sorted(entry.stem for entry in entries(join(folder, INDEX)) if is_name(entry.name))
+
+
+def _read_index(folder: Location, part: str) -> pa.Table:
+    where = join(folder, INDEX, f"{part}.arrow")
+    try:
+        with local_file(where) as path, pa.OSFile(str(path)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        if not table.schema.equals(PART_SCHEMA):
+            raise ValueError("other columns")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"not an index of a column ({error})", shown(where), "Delete the column.") from None
+    return table
+
+
+def annotated_clips(folder: Location) -> set[str]:
+    """Ids of the clips that a column has, those of a run that is not finished too."""
+    return {
+        name for part in _index_files(folder) for name in _read_index(folder, part)["clip_id"].to_pylist()
+    }
+
+
+def commit_column(folder: Location, kind: str) -> int:
+    """Name all parts that are there in ``column.json``. Returns the number of clips."""
+    parts = _index_files(folder)
+    tables = [_read_index(folder, part) for part in parts]
+    clips = {name for table in tables for name in table["clip_id"].to_pylist()}
+    frames = sum(sum(table["n_frames"].to_pylist()) for table in tables)
+    record = {"format": FORMAT, "kind": kind, "clips": len(clips), "frames": frames, "parts": parts}
+    write_json(join(folder, MANIFEST), record)
+    return len(clips)
+
+
+@dataclass(frozen=True)
+class ColumnClips:
+    """A column's index, clips sorted by id, each once; parts are numbered as in ``parts``."""
+
+    parts: tuple[str, ...]
+    table: pa.Table  # PART_SCHEMA
+    part: NDArray[np.int32]  # (clips,)
+
+
+def read_column(clips: Location, name: str, kind: str = "") -> ColumnClips:
+    """The index of a column that was committed.
+
+    Args:
+        kind: what it must be, e.g. ``landmarks``; empty: anything.
+
+    Raises:
+        UserError: there is none of this name or kind, or it is damaged.
+    """
+    folder = column_folder(clips, name)
+    where = shown(join(folder, MANIFEST))
+    if not exists(join(folder, MANIFEST)):
+        raise UserError(f"no column '{name}' here", where, "Run `python -m pipelines.annotate`.")
+    try:
+        record = json.loads(read_bytes(join(folder, MANIFEST)))
+        parts = tuple(str(part) for part in record["parts"])
+        if record["format"] != FORMAT or not all(is_name(f"{part}.arrow") for part in parts):
+            raise ValueError("another format")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot be read ({error})", where, "Delete the column.") from None
+    if kind and record["kind"] != kind:
+        raise UserError(f"is a column of {record['kind']}, not of {kind}", where)
+    tables = [_read_index(folder, part) for part in parts]
+    table = pa.concat_tables(tables) if tables else PART_SCHEMA.empty_table()
+    number = np.repeat(np.arange(len(parts)), [len(each) for each in tables]).astype(np.int32)
+    ids = np.array(table["clip_id"].to_pylist(), object)
+    _, first = np.unique(ids, return_index=True) if len(ids) else (ids, np.empty(0, np.int64))
+    return ColumnClips(parts, table.take(pa.array(first)), number[first])
