@@ -43,7 +43,9 @@ from pipelines.clip_stages import (
 )
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
+from pipelines.machines import Need, room_for
 from pipelines.quarantine import Quarantine, counts_line
+from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
     LOCK,
     check_counts,
@@ -252,7 +254,11 @@ def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarant
     """
     clips = join(config.out, CLIPS)
     left = list(jobs)
-    with shared(config.out) as probe, _shared_downloads(config) as downloads:
+    with (
+        room_for(_need(config)),
+        shared(config.out) as probe,
+        _shared_downloads(config) as downloads,
+    ):
         while left:
             blocked = _run(config, left, (probe, *downloads), quarantine)
             if blocked:
@@ -294,8 +300,19 @@ def _run(
         stored = [item for item in items if isinstance(item, Stored)]
         ended = {item.clip_id for item in stored if item.last} | {failure.name for failure in failures}
         progress.add(len(ended - done), sum(item.n_frames for item in stored))
+        _count(stored, [failure for failure in failures if failure.name not in done])
         done |= ended
     return ""
+
+
+def _count(stored: Sequence[Stored], failures: Sequence[Failure]) -> None:
+    """Show these outcomes to whoever watches the cluster."""
+    frames_made(STAGE, sum(item.n_frames for item in stored))
+    for item in stored:
+        if item.last:
+            clip_finished(STAGE, "")
+    for failure in failures:
+        clip_finished(STAGE, failure.code)
 
 
 # ---- the graph ---------------------------------------------------------------------------------------------
@@ -342,6 +359,13 @@ def operators(config: PreprocessConfig) -> list[Operator]:
         graph.append(Operator((LANDMARKS,), found.cpus, found.gpus, found.actors, rows=PIECES_PER_CALL))
         graph.append(Operator((WRITE,), stages.write.cpus, rows=PIECES_PER_SHARD))
     return graph
+
+
+def _need(config: PreprocessConfig) -> Need:
+    """GPUs, where a stage has some: of CPUs the graph takes what there is."""
+    gpus = max(operator.gpus for operator in operators(config))
+    fix = "Set stages.landmarks.gpus=0 and the detectors' device to cpu, or submit it to a cluster with GPUs."
+    return Need("preprocessing", {"GPU": min(gpus, 1.0)}, "stages.landmarks.gpus", fix)
 
 
 def fitted(graph: Sequence[Operator], cpus: float, gpus: float) -> list[Operator]:

@@ -40,6 +40,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
+from pipelines.ray_metrics import training_row
 from pipelines.run_folder import (
     CONFIG,
     LOCK,
@@ -91,16 +92,19 @@ class RayContext(GroupContext):
 
     Args:
         notice: a ``StopNotice``. Rank 0 alone has a call open to it, so that a look costs no message.
+        run: the name of the run, for those who watch the cluster.
     """
 
-    def __init__(self, notice: Any) -> None:
+    def __init__(self, notice: Any, run: str) -> None:
         super().__init__(get_device())
+        self._run = run
         self._stop = notice.wait.remote() if self.rank == 0 else None
         self._looks = 0
         self._leaving: frozenset[str] = frozenset()  # nodes whose notice has led to a state
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """See ``TrainContext``. ``ray.train.report`` is a barrier: all ranks call it equally often."""
+        training_row(self._run, self.rank, metrics)
         ray.train.report(dict(metrics))
 
     def _asked_to_stop(self) -> bool:
@@ -329,7 +333,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("safa").setLevel(logging.INFO)
     config = parse_settings(arguments["settings"], TrainConfig, "settings")
-    context = RayContext(arguments["notice"])
+    context = RayContext(arguments["notice"], config.name)
     unseen = [text for text in context.gather(arguments["probe"].complaint()) if text]
     if unseen:
         return {"error": (unseen[0], "", FIX)}

@@ -178,7 +178,10 @@ class _Run:
                 done.step, self._total, epoch, rate, rate * loader.samples_per_step, left, total, losses,
             )  # fmt: skip
             self._logger.log_training(done.step, {"epoch": epoch} | vars(row))
-        self._context.report({"step": done.step, **row.losses})
+        rates = {"steps_per_second": rate, "data_share": row.data_share}
+        self._context.report(
+            {"step": done.step, "checkpoint_seconds": self._writer.waited, **rates, **row.losses}
+        )
         self._window.restart()
 
     def _validate(self) -> None:

@@ -43,7 +43,7 @@ def test_workers_that_do_not_see_the_folder_all_return_the_error(
     """Only rank 1 does not see it, and rank 0 reports it, too: else Ray would start the group again."""
     complaint = f"node 10.0.0.7 does not see {tmp_path}"
     group = SimpleNamespace(gather=lambda text: [text, complaint])
-    monkeypatch.setattr(train, "RayContext", lambda notice: group)
+    monkeypatch.setattr(train, "RayContext", lambda notice, run: group)
     monkeypatch.setattr(train, "fit", lambda *_: pytest.fail("it must not train"))
     monkeypatch.setattr(shared_folder, "LOOK_FOR", 0.0)
     (tmp_path / f"{PROBE}here").touch()
