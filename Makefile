@@ -13,7 +13,7 @@ KIND ?= videos
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo own own-videos test test-fast coverage check lint format pythons browser bench clean
+.PHONY: help install demo own own-videos test test-fast soak coverage check lint format pythons browser bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,11 +45,14 @@ own-videos: # before anything is installed
 	@test -d "$(VIDEOS)" || { echo "error: VIDEOS=$(VIDEOS) is not a folder. Run: make own VIDEOS=DIR"; exit 2; }
 
 test: install ## all tests, the fast ones first
-	$(PYTEST) -m 'not slow and not ray'
-	$(PYTEST) -m 'slow or ray'
+	$(PYTEST) -m 'not slow and not ray and not soak'
+	$(PYTEST) -m '(slow or ray) and not soak'
 
 test-fast: install ## only the fast tests
-	$(PYTEST) -m 'not slow and not ray'
+	$(PYTEST) -m 'not slow and not ray and not soak'
+
+soak: install ## the long tests: every fault of docs/reliability.md, on several raylets
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .
@@ -75,7 +78,7 @@ pythons: install ## lint, types and the tests that need no torch, on each Python
 	done
 
 coverage: install ## line coverage of the fast tests; fails below the floor
-	$(PYTEST) -m 'not slow and not ray' --cov=safa --cov=pipelines --cov-report=term-missing:skip-covered --cov-fail-under=91
+	$(PYTEST) -m 'not slow and not ray and not soak' --cov=safa --cov=pipelines --cov-report=term-missing:skip-covered --cov-fail-under=91
 
 check: lint test ## what must pass at every commit
 

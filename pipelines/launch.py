@@ -28,7 +28,7 @@ from pipelines.lease import job_id
 from pipelines.machines import CHECK_ADDRESS, check_address, forget_machines, local_options, machines_seen
 from pipelines.shared_folder import refuse_relative_outputs
 from safa.config import Settings, load_settings
-from safa.errors import UserError, run_reporting_errors
+from safa.errors import UserError, run_reporting_errors, storage_error
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ S = TypeVar("S", bound=Settings)
 API_SERVER = "RAY_API_SERVER_ADDRESS"  # Ray's name for the variable with the address of the dashboard
 # Ray Data keeps only the text of what a worker raised; a UserError is one line of it.
 USER_ERROR = re.compile(r"^(?:safa\.errors\.UserError|[\w.]+\.WorkerOutOfMemoryError): (.+)$", re.MULTILINE)
+STORAGE = re.compile(r"^(?:OSError|PermissionError): \[Errno (\d+)\] [^:\n]*(?:: '([^'\n]+)')?", re.MULTILINE)
 # Ray Data logs an error that it raises as well; the program prints that.
 LOGS_WHAT_IT_RAISES = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 # Ray says that all is as it should be, as warnings.
@@ -225,10 +226,20 @@ def user_error_in(error: BaseException) -> UserError | None:
         lines = USER_ERROR.findall(str(each)) if isinstance(each, RayError) else []
         if lines:
             return UserError(lines[-1])
+    for each in wrapped:
+        if reason := _storage_error_of_worker(each):
+            return reason
     if isinstance(error, RayError) and not any(map(_is_bug, wrapped)):
         fix = "Run the same command again; if it repeats, read the logs of Ray."
         return UserError(f"{type(error).__name__}: {_first_line(error)}", "ray", fix)
     return None
+
+
+def _storage_error_of_worker(error: BaseException) -> UserError | None:
+    """The line about storage that failed on a worker; of some errors, Ray keeps nothing but the text."""
+    found = STORAGE.findall(str(error)) if isinstance(error, RayError) else []
+    number, where = found[-1] if found else ("0", "")
+    return storage_error(int(number), where)
 
 
 def _wrapped(error: BaseException, depth: int = 10) -> Iterator[BaseException]:

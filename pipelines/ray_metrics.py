@@ -42,7 +42,7 @@ def frames_made(stage: str, n_frames: int) -> None:
 
 
 def training_row(run: str, rank: int, row: Mapping[str, float]) -> None:
-    """Show how training goes on one worker.
+    """Show the progress of training on one worker.
 
     Args:
         run: its name.

@@ -8,6 +8,7 @@ pipeline keeps it as a ``Failure`` and continues with the next. Programming mist
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -45,6 +46,20 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM asked the program to end. The message, if any, says how far it came."""
 
 
+# What a disk or a mount says when it takes or gives no more: never a bug, and no retry helps.
+STORAGE_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG, errno.ESTALE}
+)
+
+
+def storage_error(number: int | None, where: str = "") -> UserError | None:
+    """The line for a person about storage that failed; None if this number of the system is something else."""
+    if number not in STORAGE_ERRORS:
+        return None
+    fix = "Make room, or correct the mount or its permissions; then run the same command again."
+    return UserError(f"the storage fails ({os.strerror(number or 0).lower()})", where, fix)
+
+
 def run_reporting_errors(body: Callable[[], int | None]) -> int:
     """Run a command's body; turn a ``UserError`` or an interrupt into one line on stderr and an exit code."""
     try:
@@ -58,6 +73,12 @@ def run_reporting_errors(body: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # the reader has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
         return 0
+    except OSError as error:
+        reason = storage_error(error.errno, str(error.filename or ""))
+        if reason is None:
+            raise
+        sys.stderr.write(f"error: {reason}\n")
+        return EXIT_USER_ERROR
 
 
 class FailureCode(StrEnum):

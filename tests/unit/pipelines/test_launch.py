@@ -46,6 +46,19 @@ def test_what_ray_gives_up_is_one_line(error: Exception) -> None:
 @pytest.mark.parametrize(
     "error",
     [
+        _of_task(OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
+        of_ray.UserCodeException("UDF failed\nOSError: [Errno 28] No space left on device: '/out/x'"),
+    ],
+)
+def test_storage_that_fails_on_a_worker_is_one_line(error: Exception) -> None:
+    message = r"the storage fails \(no space left on device\)\. Make room"
+    with pytest.raises(UserError, match=message), reporting_ray_errors():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
         ValueError("a bug"),
         _of_task(ValueError("a bug")),
         of_ray.UserCodeException("UDF failed\nValueError: a bug"),

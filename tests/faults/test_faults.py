@@ -1,0 +1,192 @@
+"""The table of faults of docs/reliability.md, with real processes: outcomes equal those of undisturbed runs.
+
+A short set runs always; the rest has the marker ``soak`` (``make soak``).
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import PROGRAMS, Program, Raylets
+
+soak = pytest.mark.soak
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+SHORT_SET = [
+    pytest.param("preprocess"),
+    pytest.param("train", marks=soak),
+    pytest.param("evaluate", marks=soak),
+]
+WORKERS = re.compile(r"ray::(RayTrainWorker|MapWorker|.*[Mm]ap)")
+
+
+@pytest.fixture
+def undisturbed(program: Callable[..., Program], outcome: Callable[[Program], Any]) -> Callable[[str], Any]:
+    """``undisturbed(name)``: the outcome of a run on this machine, without any fault."""
+
+    def run(name: str) -> Any:
+        alone = program(name, "undisturbed")
+        assert alone.run() == 0, alone.tail()
+        return outcome(alone)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "replaced", [pytest.param(True, marks=soak), False], ids=["replaced", "not replaced"]
+)
+@pytest.mark.parametrize("name", SHORT_SET)
+def test_a_lost_node(
+    name: str,
+    replaced: bool,
+    program: Callable[..., Program],
+    raylets: Callable[..., Raylets],
+    undisturbed: Callable[[str], Any],
+    outcome: Callable[[Program], Any],
+) -> None:
+    cluster = raylets(2)
+    disturbed = program(name, "disturbed", cluster.address)
+    process = disturbed.start()
+    disturbed.until_halfway(process)
+    cluster.lose(0, replaced=replaced)
+    assert disturbed.end(process) == 0, disturbed.tail()
+    assert outcome(disturbed) == undisturbed(name)
+
+
+@soak
+def test_training_continues_with_fewer_workers(
+    program: Callable[..., Program], raylets: Callable[..., Raylets]
+) -> None:
+    cluster = raylets(2)
+    scale = {"num_workers": 2, "min_workers": 1, "cpus_per_worker": 1, "max_failures": 3}
+    run = program("train", "elastic", cluster.address, scale=scale)
+    process = run.start()
+    run.until_halfway(process)
+    cluster.lose(replaced=False)
+    assert run.end(process) == 0, run.tail()
+    assert (run.folder / "model").is_dir()
+    assert "resuming from" in run.log.read_text()
+
+
+@soak
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_worker_killed_once(
+    name: str,
+    program: Callable[..., Program],
+    raylets: Callable[..., Raylets],
+    undisturbed: Callable[[str], Any],
+    outcome: Callable[[Program], Any],
+) -> None:
+    cluster = raylets(2)
+    disturbed = program(name, "disturbed", cluster.address)
+    process = disturbed.start()
+    disturbed.until_halfway(process)
+    cluster.kill_a_worker(WORKERS)
+    assert disturbed.end(process) == 0, disturbed.tail()
+    assert outcome(disturbed) == undisturbed(name)
+
+
+@soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_driver_ends_and_is_started_again(
+    name: str,
+    number: signal.Signals,
+    program: Callable[..., Program],
+    raylets: Callable[..., Raylets],
+    undisturbed: Callable[[str], Any],
+    outcome: Callable[[Program], Any],
+) -> None:
+    cluster = raylets(2)
+    disturbed = program(name, "disturbed", cluster.address)
+    process = disturbed.start()
+    disturbed.until_halfway(process)
+    process.send_signal(number)
+    assert disturbed.end(process) != 0
+    if number == signal.SIGTERM and name == "train":
+        assert process.returncode == 143
+    assert disturbed.run() == 0, disturbed.tail()
+    assert outcome(disturbed) == undisturbed(name)
+
+
+@soak
+@pytest.mark.parametrize("name", ["preprocess", "evaluate"])
+def test_little_memory_for_objects(
+    name: str,
+    program: Callable[..., Program],
+    raylets: Callable[..., Raylets],
+    undisturbed: Callable[[str], Any],
+    outcome: Callable[[Program], Any],
+) -> None:
+    """The least that Ray takes: it spills to the disk."""
+    cluster = raylets(1, object_store_memory=76 * 2**20)
+    cramped = program(name, "cramped", cluster.address)
+    assert cramped.run() == 0, cramped.tail()
+    assert outcome(cramped) == undisturbed(name)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """``small_disk(options)``: a file system of its own at ``tmp_path / disk``."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            pytest.skip(f"this machine allows no mounts ({done.stderr.strip()})")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
+
+
+@pytest.mark.parametrize("options", ["size=16k", pytest.param("ro", marks=soak)])
+@pytest.mark.parametrize("name", SHORT_SET)
+def test_storage_that_is_full_or_read_only_is_one_line(
+    name: str, options: str, program: Callable[..., Program], small_disk: Callable[[str], Path]
+) -> None:
+    small_disk(options)
+    run = program(name, "disk/out")
+    run.log = run.folder.parents[1] / "run.log"
+    run.folder = run.folder.parents[1] / "out"  # its config and log lie outside, where there is room
+    assert run.run() == 2, run.tail()
+    assert len(run.errors()) == 1, run.tail()
+    assert "\nTraceback" not in run.log.read_text()
+
+
+@pytest.mark.parametrize("name", SHORT_SET)
+def test_the_address_of_a_dead_cluster_is_one_line_within_30_s(
+    name: str, program: Callable[..., Program]
+) -> None:
+    run = program(name, address="127.0.0.1:1")
+    began = time.monotonic()
+    assert run.run() == 2, run.tail()
+    assert time.monotonic() - began < 30 + 15  # and the time in which Python starts on a busy machine
+    assert len(run.errors()) == 1
+    assert "no Ray cluster answers" in run.errors()[0]
+
+
+@soak
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("train", {"scale": {"num_workers": 8, "cpus_per_worker": 1}}),
+        ("train", {"scale": {"num_workers": 1, "use_gpu": True}}),
+    ],
+)
+def test_more_than_a_fixed_cluster_has_is_refused(
+    name: str, changes: dict[str, Any], program: Callable[..., Program], raylets: Callable[..., Raylets]
+) -> None:
+    run = program(name, address=raylets(1).address, **changes)
+    assert run.run() == 2, run.tail()
+    assert re.search(r"asks for .* in the cluster", run.errors()[0])
