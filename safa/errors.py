@@ -53,7 +53,7 @@ STORAGE_ERRORS = frozenset(
 
 
 def storage_error(number: int | None, where: str = "") -> UserError | None:
-    """The line for a person about storage that failed; None if this number of the system is something else."""
+    """The line about storage that failed, for a person; None if the number stands for something else."""
     if number not in STORAGE_ERRORS:
         return None
     fix = "Make room, or correct the mount or its permissions; then run the same command again."
