@@ -10,8 +10,9 @@ Writes into ``out``:
     quarantine/failures.parquet   one row for each clip that could not be evaluated, with its reason
 ``python -m pipelines.evaluate --compare RUN RUN ... --out FOLDER`` puts finished evaluations side by side.
 docs/evaluation.md defines the metrics.
-Each clip is one task of an actor that keeps the model loaded. Its folder is written atomically, so a stopped
-run loses only the clips in progress; the next run does what is missing, and tries failures again.
+Actors of Ray Data keep the model loaded and take a few clips at a time. A clip's folder is written
+atomically, so a stopped run loses only the clips in progress; the next run does what is missing, and tries
+failures again.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
+from pipelines.actor_pool import pool_for
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
-from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
+from pipelines.machines import Need, room_for
+from pipelines.quarantine import SHOWN, counts_line, quarantine_row, write_quarantine
 from pipelines.run_folder import (
     MANIFEST,
     check_counts,
@@ -44,10 +49,11 @@ from pipelines.run_folder import (
     write_manifest,
 )
 from pipelines.shared_folder import Checked, Probe, shared
-from pipelines.stages import IN_PROGRESS, Evaluator, clip_folder, failure_in
+from pipelines.stages import Evaluator, clip_folder, failure_in
+from pipelines.worker_deaths import forget_attempts
 from safa.checkpoint.native import load_model
 from safa.config import dump_settings, load_settings
-from safa.config.inference import EvaluateConfig
+from safa.config.inference import EvaluateConfig, EvaluateScale
 from safa.config.training import TrainConfig
 from safa.data.clip_store import ClipInfo, ClipStore
 from safa.errors import Failure, FailureCode, UserError, run_reporting_errors
@@ -55,7 +61,7 @@ from safa.evaluation.clip_evaluator import FRAMES, RESULT, ClipResult
 from safa.evaluation.frame_scores import FRAMES_SCHEMA, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.evaluation.scorers import load_scorers, skipped_metrics
-from safa.files import atomic_file, remove_leftovers, shown, write_json
+from safa.files import atomic_file, is_uri, read_bytes, remove_leftovers, shown, write_json
 from safa.inference.swap_mask import load_mask
 from safa.messages import LogLines, Progress
 from safa.models.safa import Safa
@@ -71,6 +77,10 @@ log = logging.getLogger(__name__)
 STAGE = "evaluate"
 PAGE, NUMBERS = "index.html", "metrics.json"
 ALL_CLIPS, ALL_FRAMES = "clips.parquet", "frames.parquet"
+BLOCKS_PER_ACTOR = 8
+CLIPS_PER_BLOCK = 32  # on long lists
+CLIPS_PER_CALL = 8  # of an actor
+MAX_BLOCKS = 4096
 # What may change between two runs into one folder.
 NOT_HASHED = frozenset({"title", "history", "max_unexpected", "scale"})
 
@@ -112,6 +122,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         check_settings(config.out, locked, NOT_HASHED)
         record_settings(config.out, locked, NOT_HASHED, config)
         _clean_up(config.out / CLIPS)
+        forget_attempts(config.out)
         missing = [job for job in jobs if not (clip_folder(config.out, job) / RESULT).exists()]
         log.info("evaluate: %d clips, %d still to do, into %s", len(jobs), len(missing), config.out)
         with ray_session(), shared(config.out) as probe:
@@ -194,17 +205,18 @@ def _fingerprint_of_files(config: EvaluateConfig) -> str:
     scorers = config.scorers
     files = (config.animation.csv, config.swap.weights, scorers.landmarks, scorers.identity, scorers.lpips)
     digest = hashlib.sha256()
-    for path in (*files, scorers.inception):
-        digest.update(hashlib.sha256(path.read_bytes()).digest() if isinstance(path, Path) else b"-")
+    for location in (*files, scorers.inception):
+        if location is None or not (isinstance(location, Path) or is_uri(location)):  # "model" is no file
+            digest.update(b"-")
+        else:
+            digest.update(hashlib.sha256(read_bytes(location)).digest())
     return digest.hexdigest()
 
 
 def _clean_up(clips: Path) -> None:
-    """Delete incomplete output of a stopped run, and its marks of clips in progress."""
+    """Delete incomplete output of a run that was killed."""
     for mode in clips.glob("*"):
         remove_leftovers(mode)
-        for mark in mode.glob(f"*{IN_PROGRESS}"):
-            mark.unlink()
 
 
 # ---- the work, on Ray --------------------------------------------------------------------------------------
@@ -219,22 +231,47 @@ def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob], probe: Probe)
     if not jobs:
         return
     scale = config.scale
-    rows = [{"job": job.to_json()} for job in jobs]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Checked,
-        fn_constructor_args=((probe,), Evaluator, config.with_absolute_paths()),
-        compute=ray.data.ActorPoolStrategy(size=min(scale.actors, len(rows))),
-        num_cpus=scale.cpus_per_actor,
-        num_gpus=scale.gpus_per_actor or None,
+    resources = (scale.cpus_per_actor, scale.gpus_per_actor)
+    with room_for(_need(scale)):
+        pool = pool_for(STAGE, *resources, scale.actors, len(jobs))
+        done = job_rows(jobs, pool.most).map_batches(
+            Checked,
+            fn_constructor_args=((probe,), Evaluator, config.with_absolute_paths()),
+            batch_size=CLIPS_PER_CALL,
+            batch_format="pyarrow",
+            **pool.ray_options,
+        )
+        progress = Progress(LogLines(STAGE), len(jobs), "clips")
+        logged = 0
+        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in batch.to_pylist():
+                failure = failure_in(row, _stage_of(EvaluationJob.from_json(row["job"])))
+                if failure is not None and logged < SHOWN:
+                    log.warning(
+                        "evaluate: %s quarantined (%s): %s", failure.name, failure.code, failure.detail
+                    )
+                    logged += 1
+                yield failure
+                progress.add(1, row["n_frames"])
+
+
+def _need(scale: EvaluateScale) -> Need:
+    """One actor must have its GPUs; its CPUs may be fewer than asked for."""
+    fix = "Ask for less with scale.gpus_per_actor, or run on machines that have it."
+    return Need("evaluation", {"GPU": scale.gpus_per_actor}, "scale", fix)
+
+
+def job_rows(jobs: Sequence[EvaluationJob], actors: int) -> ray.data.Dataset:
+    """Rows ``{job}`` in blocks so many that all actors end at about the same time, and no more.
+
+    Every block costs the driver some milliseconds, so a long list has blocks of many clips; an actor takes
+    ``CLIPS_PER_CALL`` of them at a time.
+    """
+    blocks = min(len(jobs), max(actors * BLOCKS_PER_ACTOR, len(jobs) // CLIPS_PER_BLOCK), MAX_BLOCKS)
+    ends = [len(jobs) * number // blocks for number in range(blocks + 1)]
+    return ray.data.from_arrow(
+        [pa.table({"job": [job.to_json() for job in jobs[first:last]]}) for first, last in pairwise(ends)]
     )
-    progress = Progress(LogLines(STAGE), len(jobs), "clips")
-    for row in done.iter_rows():
-        job = EvaluationJob.from_json(row["job"])
-        failure = failure_in(row, _stage_of(job))
-        if failure is not None:
-            log.warning("evaluate: %s quarantined (%s): %s", failure.name, failure.code, failure.detail)
-        yield failure
-        progress.add(1, row["n_frames"])
 
 
 # ---- results -----------------------------------------------------------------------------------------------

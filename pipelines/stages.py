@@ -7,8 +7,7 @@ clip never stops a run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from safa.data.clip_store import ClipStore
 from safa.data.detectors import FaceDetector
 from safa.data.detectors.face_alignment import LibraryDetector
 from safa.data.face_tracks import find_face_tracks, write_tracks
-from safa.errors import ClipError, Failure, FailureCode
-from safa.evaluation.clip_evaluator import ClipEvaluator
+from safa.errors import Failure, FailureCode
+from safa.evaluation.clip_evaluator import RESULT, ClipEvaluator, ClipResult
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.scorers import load_scorers
 from safa.files import Location, join, local_copy, name_of
@@ -33,8 +32,6 @@ from safa.inference.swap_mask import load_mask
 from safa.report.page import CLIPS as RESULTS
 
 FACE_TRACKS = "face_tracks"  # folder in a run folder of preprocess
-IN_PROGRESS = ".attempts"  # ends the name of a clip's mark, which counts the attempts
-MAX_WORKER_DEATHS = 2  # at one clip; after that the clip is quarantined
 
 # ``{id, code, detail, n_frames, seconds}``; an empty code means that the input became output.
 Row = dict[str, Any]
@@ -117,38 +114,26 @@ class Evaluator:
             load_scorers(config.scorers, model.tdmm, device),
             load_mask(config.swap, model.tdmm, device) if "swap" in config.modes else None,
         )
-        self._out = config.out
+        self._out, self._attempts = config.out, Attempts(config.out)
 
-    def __call__(self, row: Row) -> Row:
-        """Add its outcome to a row ``{job}``."""
-        job = EvaluationJob.from_json(row["job"])
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """Rows ``{job}`` to their outcomes: the same rows with the columns of ``ROW_SCHEMA``."""
+        jobs = [EvaluationJob.from_json(text) for text in block["job"].to_pylist()]
+        outcomes = pa.Table.from_pylist([self._outcome(job) for job in jobs], schema=ROW_SCHEMA)
+        return outcomes.append_column("job", block["job"])
+
+    def _outcome(self, job: EvaluationJob) -> Row:
         folder = clip_folder(self._out, job)
-        return row | _attempt(job.title, lambda: self._evaluate(job, folder))
+        return _attempt(job.title, lambda: self._evaluate(job, folder))
 
     def _evaluate(self, job: EvaluationJob, folder: Path) -> int:
-        with _counting_worker_deaths(folder):
+        if (folder / RESULT).exists():  # made by a worker that died later in this block
+            return ClipResult.from_json((folder / RESULT).read_text(encoding="utf-8")).n_frames
+        with self._attempts.mark(f"{job.mode}/{job.folder_name}") as deaths:
+            self._attempts.give_up_after(deaths)
             return self._evaluator.run(job, folder).n_frames
 
 
 def clip_folder(out: Path, job: EvaluationJob) -> Path:
     """The folder with the output of one job."""
     return out / RESULTS / job.mode / job.folder_name
-
-
-@contextmanager
-def _counting_worker_deaths(folder: Path) -> Iterator[None]:
-    """Keep a mark while a clip is evaluated; if workers have died at it several times, quarantine it.
-
-    Ray restarts a dead worker and gives it the same clip, endlessly.
-    """
-    mark = folder.with_name(f".{folder.name}{IN_PROGRESS}")
-    deaths = mark.stat().st_size if mark.exists() else 0
-    if deaths >= MAX_WORKER_DEATHS:
-        raise ClipError(FailureCode.UNEXPECTED, f"{deaths} workers died at this clip")
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    with mark.open("ab") as file:
-        file.write(b".")
-    try:
-        yield
-    finally:  # whatever happened, this worker is still alive
-        mark.unlink()

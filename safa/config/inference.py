@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safa.config.loader import Settings
 from safa.files import Location
@@ -54,7 +54,7 @@ class TransferConfig(Settings):
 class AnimationConfig(Settings):
     """Which sources are animated by which drivers: pairs of clips, for modes animation and swap."""
 
-    csv: Path | None = None  # columns source, driving: clip ids; None = drawn, of different people
+    csv: Location | None = None  # columns source, driving: clip ids; None = drawn, of different people
     pairs: int = Field(default=6, ge=1)  # at most, if drawn; fewer if there are not so many
     seed: int = Field(default=0, ge=0)  # of the draw
     transfer: TransferConfig = TransferConfig()
@@ -108,11 +108,18 @@ class VisualsConfig(Settings):
 class EvaluateScale(Settings):
     """Machines. The numbers do not depend on them."""
 
-    actors: int = Field(default=1, ge=1)  # each holds one model
+    actors: tuple[int, int] = (1, 1)  # least and most; each holds one model
     cpus_per_actor: float = Field(default=1.0, gt=0)  # reserved in Ray; leave some free for Ray itself
     gpus_per_actor: float = Field(default=0.0, ge=0)  # a share of one GPU is fine
     threads_per_actor: int = Field(default=1, ge=1)  # torch's own threads
     batch_size: int = Field(default=8, ge=1)  # driving frames at once; halved while a GPU cannot hold so many
+
+    @field_validator("actors")
+    @classmethod
+    def _range(cls, actors: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= actors[0] <= actors[1]:
+            raise ValueError("must be [least, most] actors, at least 1")
+        return actors
 
 
 class EvaluateConfig(Settings):

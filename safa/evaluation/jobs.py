@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Container, Sequence
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain, zip_longest
-from pathlib import Path
 
 import numpy as np
 
@@ -16,13 +16,13 @@ from safa.config.inference import AnimationConfig, EvaluateConfig, Mode
 from safa.data.clip_store import ClipInfo
 from safa.data.schema import ClipId
 from safa.errors import UserError
-from safa.files import shown
+from safa.files import Location, open_text, shown
 
 SINGLE_CLIP_MODES = ("reconstruction", "mesh")  # a clip is its own source
 LONGEST_NAME = 200  # characters of a folder's name; file systems allow 255
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EvaluationJob:
     """One evaluation of one clip or of a pair of clips.
 
@@ -95,46 +95,81 @@ def _pairs(clips: Sequence[ClipInfo], config: EvaluateConfig) -> list[tuple[str,
     return pairs
 
 
-def read_pairs(path: Path, known: Container[str]) -> list[tuple[str, str]]:
+def read_pairs(location: Location, known: Container[str]) -> list[tuple[str, str]]:
     """Read (source, driving) clip ids in order from a CSV with these two columns; others are ignored.
+
+    The list is read row by row, in time that grows with its length alone.
 
     Raises:
         UserError: the file is unreadable or empty, lacks a column, repeats a pair, or names an unknown clip.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
+        with open_text(location) as file:
+            rows = csv.DictReader(file)
+            if not {"source", "driving"} <= set(rows.fieldnames or ()):
+                raise _no_pairs(location)
+            pairs = list(_checked_pairs(rows, location, known))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot be read ({error})", str(path), "Fix the key animation.csv.") from None
-    if not rows or not {"source", "driving"} <= set(rows[0]):
-        raise UserError("no pairs in the columns source and driving", str(path), "Add them.")
-    pairs: list[tuple[str, str]] = []
+        raise UserError(f"cannot be read ({error})", shown(location), "Fix the key animation.csv.") from None
+    if not pairs:
+        raise _no_pairs(location)
+    return pairs
+
+
+def _no_pairs(location: Location) -> UserError:
+    return UserError("no pairs in the columns source and driving", shown(location), "Add them.")
+
+
+def _checked_pairs(
+    rows: Iterable[dict[str, str | None]], location: Location, known: Container[str]
+) -> Iterator[tuple[str, str]]:
+    seen: set[tuple[str, str]] = set()
     for number, row in enumerate(rows, start=2):
         pair = ((row["source"] or "").strip(), (row["driving"] or "").strip())
-        where = f"{path}, line {number}"
+        where = f"{shown(location)}, line {number}"
         unknown = next((clip for clip in pair if clip not in known), None)
         if unknown is not None:
             raise UserError(
                 f"no clip {unknown!r} in the evaluated splits", where, "Fix the pair, or the key splits."
             )
-        if pair in pairs:
+        if pair in seen:
             raise UserError("this pair is listed twice", where, "Remove one.")
-        pairs.append(pair)
-    return pairs
+        seen.add(pair)
+        yield pair
 
 
 def draw_pairs(clips: Sequence[ClipInfo], config: AnimationConfig) -> list[tuple[str, str]]:
-    """Draw distinct pairs of (source, driving) clip ids of different people.
+    """Draw distinct pairs of (source, driving) clip ids of different people, in linear time.
 
-    Every clip drives once before any drives again; its sources are drawn at random.
+    Every clip drives once before any drives again; its sources are drawn at random, each once.
     """
     rng = np.random.default_rng(config.seed)
-    ordered = sorted(clips, key=lambda clip: clip.clip_id)
-    drivers = [ordered[i] for i in rng.permutation(len(ordered))[: config.pairs]]
-    pairs_by_driver = []
-    for driver in drivers:
-        others = [clip for clip in ordered if clip.person_id != driver.person_id]
-        order = rng.permutation(len(others))
-        pairs_by_driver.append([(others[i].clip_id, driver.clip_id) for i in order])
-    in_turns = chain.from_iterable(zip_longest(*pairs_by_driver))
-    return [pair for pair in in_turns if pair is not None][: config.pairs]
+    ordered = sorted(clips, key=lambda clip: (clip.person_id, clip.clip_id))
+    total, of_person = len(ordered), Counter(clip.person_id for clip in ordered)
+    first_of = {clip.person_id: number for number, clip in reversed([*enumerate(ordered)])}
+    # The other people's clips are those behind a person's own, around the end. A driver takes them from a
+    # random one on, in steps that meet each of them once.
+    ways: list[tuple[int, int, int, int, int]] = []
+    for driver in rng.permutation(total)[: config.pairs].tolist():
+        person = ordered[driver].person_id
+        others = total - of_person[person]
+        if others:
+            behind = first_of[person] + of_person[person]
+            start, step = int(rng.integers(others)), _coprime(int(rng.integers(1, others + 1)), others)
+            ways.append((driver, behind, others, start, step))
+    pairs: list[tuple[str, str]] = []
+    turn = 0
+    while ways and len(pairs) < config.pairs:
+        for driver, behind, others, start, step in ways[: config.pairs - len(pairs)]:
+            source = ordered[(behind + (start + turn * step) % others) % total]
+            pairs.append((source.clip_id, ordered[driver].clip_id))
+        turn += 1
+        ways = [way for way in ways if way[2] > turn]
+    return pairs
+
+
+def _coprime(number: int, other: int) -> int:
+    """The first number from this one up that has no divisor in common with the other."""
+    while math.gcd(number, other) > 1:
+        number += 1
+    return number

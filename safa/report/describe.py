@@ -6,6 +6,7 @@ from safa.config.inference import WHOLE_FACE, EvaluateConfig, ScorerConfig, Swap
 from safa.config.losses import PerceptualConfig
 from safa.config.model import HeadConfig, ModelConfig
 from safa.config.training import FullStage, HeadStage, TrainConfig
+from safa.files import name_of
 
 
 def describe_model(config: ModelConfig) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
         )
     if {"animation", "swap"} & set(config.modes):
         drawn = f"drawn with seed {config.animation.seed}"
-        pairs = drawn if config.animation.csv is None else f"from {config.animation.csv.name}"
+        pairs = drawn if config.animation.csv is None else f"from {name_of(config.animation.csv)}"
         lines.append(f"Pairs of source and driving clip: {pairs}.")
     if "animation" in config.modes:
         transfer = config.animation.transfer

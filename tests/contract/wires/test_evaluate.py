@@ -328,18 +328,22 @@ def ray_options(name: str) -> Callable[..., Any]:
     """What is asked of Ray Data."""
 
     class Data:
-        map = Recorder()
+        map_batches = Recorder()
 
-        def iter_rows(self) -> Iterator[Any]:
+        def iter_batches(self, **_: Any) -> Iterator[Any]:
             return iter(())
 
     def observed(world: World, config: EvaluateConfig) -> Any:
         data = Data()
-        data.map = Recorder(data)
-        with patch.object(program.ray.data, "from_items", lambda *_, **__: data):
+        data.map_batches = Recorder(data)
+        with (
+            patch.object(program, "job_rows", lambda *_: data),
+            patch.object(program, "room_for", lambda _: nullcontext()),
+        ):
             list(program.process(config, [EvaluationJob("mesh", EVE, EVE)] * 5, Probe("out", "probe")))
-        options = data.map.first[1]
-        return options["compute"].max_size if name == "actors" else options[name]
+        options = data.map_batches.first[1]
+        pool = options["compute"]
+        return (pool.min_size, pool.max_size) if name == "actors" else options[name]
 
     observed.__name__ = f"ray_{name}"
     return observed
@@ -455,7 +459,7 @@ def _rows() -> Iterator[Row]:
     yield Row("visuals.crf", 10, 40, bytes_of_video, falls)
     yield Row("history", [], _history, page, lambda a, b: "77 steps" in b and "77 steps" not in a)
     yield Row("max_unexpected", 0.25, 0.1, raises, are(False, True), {"clips": lambda w: w.faces})
-    yield Row("scale.actors", 1, 3, ray_options("actors"), are(1, 3))
+    yield Row("scale.actors", [1, 2], [2, 5], ray_options("actors"), are((1, 2), (2, 5)))
     yield Row("scale.cpus_per_actor", 1.0, 0.5, ray_options("num_cpus"), are(1.0, 0.5))
     yield Row("scale.gpus_per_actor", 0.0, 0.5, ray_options("num_gpus"), are(None, 0.5))
     yield Row("scale.gpus_per_actor", 0.0, 0.5, device_of_actor, are("cpu", "cuda"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from safa.config.inference import AnimationConfig, EvaluateConfig
 from safa.data.clip_store import ClipInfo
 from safa.errors import UserError
-from safa.evaluation.jobs import EvaluationJob, draw_pairs, list_jobs
+from safa.evaluation.jobs import EvaluationJob, draw_pairs, list_jobs, read_pairs
 
 
 def clip(person: str, video: str = "v", start: int = 0) -> ClipInfo:
@@ -42,6 +43,31 @@ def test_every_clip_drives_once_before_one_drives_again() -> None:
     clips = people(2, 2, 2)
     drivers = [driving for _, driving in draw_pairs(clips, AnimationConfig(pairs=12))]
     assert len(set(drivers[:6])) == len(set(drivers[6:])) == 6
+
+
+def test_twenty_thousand_pairs_of_as_many_clips_take_a_moment(tmp_path: Path) -> None:
+    clips = people(*[20] * 1000)
+    start = time.process_time()
+    pairs = draw_pairs(clips, AnimationConfig(pairs=20_000))
+    assert len(pairs) == len(set(pairs)) == 20_000
+    (tmp_path / "pairs.csv").write_text("source,driving\n" + "".join(f"{a},{b}\n" for a, b in pairs))
+    assert read_pairs(tmp_path / "pairs.csv", {clip.clip_id for clip in clips}) == pairs
+    assert time.process_time() - start < 2  # it was quadratic, in memory too
+
+
+def test_a_driver_gets_every_source_of_the_others_once() -> None:
+    clips = people(3, 4, 5)
+    pairs = draw_pairs(clips, AnimationConfig(pairs=1000))
+    assert len(set(pairs)) == len(pairs) == 3 * 9 + 4 * 8 + 5 * 7
+
+
+def test_a_list_of_pairs_is_read_from_a_store(tmp_path: Path) -> None:
+    clips = people(2, 1)
+    a, _, c = (clip.clip_id for clip in clips)
+    (tmp_path / "pairs.csv").write_text(f"source,driving\n{a},{c}\n")
+    animation = AnimationConfig.model_validate({"csv": f"file://{tmp_path}/pairs.csv"})
+    jobs = list_jobs(clips, config(modes=("animation",), animation=animation))
+    assert [(job.source, job.driving) for job in jobs] == [(a, c)]
 
 
 def test_pairs_depend_on_the_seed_but_not_on_the_order_of_clips() -> None:

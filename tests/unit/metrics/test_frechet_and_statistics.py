@@ -9,8 +9,18 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from safa.metrics import METRICS, akd, bootstrap_interval, cosine, detected, euclidean, overall_score
+from safa.metrics import (
+    METRICS,
+    akd,
+    bootstrap_interval,
+    cosine,
+    detected,
+    euclidean,
+    overall_score,
+    statistics,
+)
 from safa.metrics.frechet import FeatureSums, frechet_distance
+from safa.metrics.statistics import MOST_RESAMPLED
 
 
 def features(count: int, size: int = 8, shift: float = 0.0, seed: int = 0) -> np.ndarray:
@@ -124,3 +134,13 @@ def test_every_metric_says_range_and_direction() -> None:
         assert ("higher" if metric.higher_is_better else "lower") + " is better" in metric.definition, metric
         assert "Args" not in metric.definition
     assert len({metric.key for metric in METRICS}) == len(METRICS)
+
+
+def test_the_interval_of_very_many_clips_is_that_of_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = np.random.default_rng(0).gamma(2.0, 3.0, MOST_RESAMPLED + 1)
+    fast = bootstrap_interval(clips)
+    monkeypatch.setattr(statistics, "MOST_RESAMPLED", len(clips))
+    drawn = bootstrap_interval(clips)
+    assert fast != drawn
+    width = drawn.high - drawn.low
+    assert (fast.low, fast.high) == pytest.approx((drawn.low, drawn.high), abs=0.1 * width)
