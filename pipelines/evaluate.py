@@ -61,7 +61,17 @@ from safa.evaluation.clip_evaluator import FRAMES, RESULT, ClipResult
 from safa.evaluation.frame_scores import FRAMES_SCHEMA, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.evaluation.scorers import load_scorers, skipped_metrics
-from safa.files import atomic_file, is_uri, read_bytes, remove_leftovers, shown, write_json
+from safa.files import (
+    Location,
+    atomic_file,
+    is_uri,
+    join,
+    read_bytes,
+    remove_leftovers,
+    reporting_errors,
+    shown,
+    write_json,
+)
 from safa.inference.swap_mask import load_mask
 from safa.messages import LogLines, Progress
 from safa.models.safa import Safa
@@ -209,8 +219,13 @@ def _fingerprint_of_files(config: EvaluateConfig) -> str:
         if location is None or not (isinstance(location, Path) or is_uri(location)):  # "model" is no file
             digest.update(b"-")
         else:
-            digest.update(hashlib.sha256(read_bytes(location)).digest())
+            digest.update(_sha256(location))
     return digest.hexdigest()
+
+
+def _sha256(location: Location) -> bytes:
+    with reporting_errors(location):
+        return hashlib.sha256(read_bytes(location)).digest()
 
 
 def _clean_up(clips: Path) -> None:
@@ -319,10 +334,10 @@ def _fid(config: EvaluateConfig, results: Sequence[ClipResult]) -> tuple[float, 
     return fid_of_clips([clip_folder(config.out, job) for job in reconstructed])
 
 
-def _training_run(folder: Path) -> TrainingRun:
+def _training_run(folder: Location) -> TrainingRun:
     """Settings and metrics of a run folder of ``pipelines/train``."""
-    config = load_settings(folder / "config.yaml", TrainConfig)
-    return TrainingRun(config.name, describe_training(config), read_metrics(folder / METRICS_FILE))
+    config = load_settings(join(folder, "config.yaml"), TrainConfig)
+    return TrainingRun(config.name, describe_training(config), read_metrics(join(folder, METRICS_FILE)))
 
 
 def _refuse_too_many(failures: Sequence[Failure], total: int, config: EvaluateConfig) -> None:

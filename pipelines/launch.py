@@ -29,6 +29,7 @@ from pipelines.machines import CHECK_ADDRESS, check_address, forget_machines, lo
 from pipelines.shared_folder import refuse_relative_outputs
 from safa.config import Settings, load_settings
 from safa.errors import UserError, run_reporting_errors, storage_error
+from safa.files import location
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def launch(
         The exit code; 2 for an error that the user can fix, which is reported in one line.
     """
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=description)
-    parser.add_argument("--config", type=Path, required=True, help="YAML file with the settings")
+    parser.add_argument("--config", required=True, help="YAML file with the settings, a path or a URI")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -85,7 +86,7 @@ def launch(
     set_up_logging()
 
     def run() -> int | None:
-        config = load_settings(arguments.config, settings, arguments.overrides)
+        config = load_settings(location(arguments.config), settings, arguments.overrides)
         if arguments.body is body:
             refuse_relative_outputs(config)
         code: int | None = arguments.body(config)

@@ -203,7 +203,7 @@ def _clean_up(config: PreprocessConfig) -> None:
         join(config.out, QUARANTINE),
     ]
     if isinstance(config.source, MetadataSource) and config.source.download is not None:
-        folders += [config.source.videos, config.source.videos / TRANSIT]
+        folders += [config.source.videos, join(config.source.videos, TRANSIT)]
     for folder in folders:
         remove_leftovers(folder)
     forget_attempts(config.out)

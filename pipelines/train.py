@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 import sys
 import threading
@@ -56,7 +55,19 @@ from safa.checkpoint.native import read_model_weights
 from safa.config import parse_settings
 from safa.config.training import ScaleConfig, TrainConfig
 from safa.errors import Terminated, UserError
-from safa.files import write_json
+from safa.files import (
+    Location,
+    absolute,
+    delete,
+    delete_dir,
+    dir_names,
+    exists,
+    filesystem,
+    is_uri,
+    join,
+    shown,
+    write_json,
+)
 from safa.training.context import GroupContext, LocalContext, StopSignals, WorkerError
 from safa.training.dataloader import check_clips
 from safa.training.loop import InterruptedRun, fit
@@ -131,7 +142,7 @@ class RayContext(GroupContext):
         return True
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig) -> Location:
     """Train, or resume training, until the schedule's end. Returns the run folder.
 
     Raises:
@@ -142,52 +153,52 @@ def train(config: TrainConfig) -> Path:
         return _train(config)
 
 
-def _train(config: TrainConfig) -> Path:
-    began = time.monotonic()
-    worth_keeping, had_config = _has_output(config.folder), (config.folder / CONFIG).exists()
+def _train(config: TrainConfig) -> Location:
+    began, folder = time.monotonic(), config.folder
+    worth_keeping, had_config = _has_output(folder), exists(join(folder, CONFIG))
     if worth_keeping:
-        check_settings(config.folder, config, NOT_HASHED)
-    if (config.folder / MANIFEST).exists():
-        log.info("%s: already finished, nothing to do", config.folder)
-        return config.folder
+        check_settings(folder, config, NOT_HASHED)
+    if exists(join(folder, MANIFEST)):
+        log.info("%s: already finished, nothing to do", shown(folder))
+        return folder
     check_clips(config)  # here, where an error is one line, and not on a worker
-    record_settings(config.folder, config, NOT_HASHED)
-    write_json(config.folder / VERSIONS, versions())  # of this start; the manifest has those of the last one
+    record_settings(folder, config, NOT_HASHED)
+    write_json(join(folder, VERSIONS), versions())  # of this start; the manifest has those of the last one
     try:
         signals = train_locally(config) if config.scale.num_workers == 0 else train_on_ray(config)
     except UserError:
-        if not _has_output(config.folder):
-            remove_start(config.folder, keep_config=had_config)
+        if not _has_output(folder):
+            remove_start(folder, keep_config=had_config)
         raise
-    _, info = read_model_weights(config.folder / "model")
-    write_manifest(config.folder, config, {"steps": info.step}, time.monotonic() - began)
-    log.info("%s: finished after %d steps", config.folder, info.step)
-    if (
-        signals.number is not None
-    ):  # it came after the last step, and whoever called this must end all the same
+    _, info = read_model_weights(join(folder, "model"))
+    write_manifest(folder, config, {"steps": info.step}, time.monotonic() - began)
+    log.info("%s: finished after %d steps", shown(folder), info.step)
+    # One that came after the last step: whoever called this must end all the same.
+    if signals.number is not None:
         raise _stopped(signals, "asked to stop when the training had just ended")
-    return config.folder
+    return folder
 
 
-def _has_output(folder: Path) -> bool:
+def _has_output(folder: Location) -> bool:
     """Whether a start has left anything that other settings must not mix with: a state, or a model."""
-    return any((folder / name).exists() for name in (MANIFEST, "model", "failed")) or any(
-        (folder / "checkpoints").glob("*step-*")
+    return any(exists(join(folder, name)) for name in (MANIFEST, "model", "failed")) or any(
+        "step-" in name for name in dir_names(join(folder, "checkpoints"))
     )
 
 
-def remove_start(folder: Path, *, keep_config: bool) -> None:
+def remove_start(folder: Location, *, keep_config: bool) -> None:
     """Remove what a start has written that came to nothing, so that the corrected command finds no trace.
 
     Args:
         keep_config: leave ``config.yaml``, which was there before and may be what ``--config`` names.
     """
     for name in (LOCK, VERSIONS, FILE_NAME, *(() if keep_config else (CONFIG,))):
-        (folder / name).unlink(missing_ok=True)
+        delete(join(folder, name))
     for name in ("ray", "tensorboard", "checkpoints"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    with suppress(OSError):  # somebody's files are in there
-        folder.rmdir()
+        delete_dir(join(folder, name))
+    if not is_uri(folder):
+        with suppress(OSError):  # somebody's files are in there
+            Path(folder).rmdir()
 
 
 def train_locally(config: TrainConfig) -> StopSignals:
@@ -224,8 +235,8 @@ def train_on_ray(config: TrainConfig) -> StopSignals:
     Raises:
         KeyboardInterrupt: it was stopped; ``Terminated`` if by SIGTERM.
     """
-    scale = config.scale
-    signals = StopSignals()
+    scale, signals = config.scale, StopSignals()
+    store, path = filesystem(absolute(join(config.folder, "ray")))
     with (
         ray_session(),
         room_for(_need(scale)),
@@ -244,7 +255,8 @@ def train_on_ray(config: TrainConfig) -> StopSignals:
             scaling_config=scaling(scale),
             run_config=RunConfig(
                 name=f"start-{time.time_ns()}",
-                storage_path=str((config.folder / "ray").resolve()),
+                storage_path=path,
+                storage_filesystem=store,
                 worker_runtime_env={"env_vars": _thread_settings(config)},
                 failure_config=FailureConfig(max_failures=scale.max_failures),
                 logging_config=LoggingConfig(log_level="WARNING"),  # the loop has its own line of progress

@@ -141,26 +141,75 @@ def dir_exists(folder: Location) -> bool:
 
 
 @contextmanager
-def local_dir(folder: Location) -> Iterator[Path]:
+def local_dir(folder: Location, *, listed: bool = True) -> Iterator[Path]:
     """A folder that ``atomic_dir`` wrote as a local path: itself, or a copy that lasts as long as the block.
 
+    Args:
+        listed: refuse a folder in a store that has no list of its files; otherwise one is taken as it is,
+            such as another program has uploaded.
+
     Raises:
-        UserError: it is not there, is not complete, or the store refuses.
+        UserError: it is not there, is not complete, or the store refuses; one of the block names the folder,
+            not its copy.
     """
     if not is_uri(folder):
         yield Path(folder)
         return
     with tempfile.TemporaryDirectory(prefix="safa-") as scratch:
         path = Path(scratch) / name_of(folder)
-        with reporting_errors(folder):
-            manifest = json.loads(read_bytes(_dir_manifest(folder)))
-        for name, size in manifest["files"].items():
+        for name, size in _files_of(folder, listed).items():
             target = path / safe_relative(name)
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_file(join(folder, *PurePosixPath(name).parts), target)
             if target.stat().st_size != size:
                 raise UserError(f"{name} has {target.stat().st_size} of {size} bytes", shown(folder))
-        yield path
+        with _naming(folder, path):
+            yield path
+
+
+def _files_of(folder: Location, listed: bool) -> dict[str, int]:
+    """Names and sizes of the files of a folder in a store: those that its list has, or else all."""
+    with reporting_errors(folder):
+        if listed or dir_exists(folder):
+            files: dict[str, int] = json.loads(read_bytes(_dir_manifest(folder)))["files"]
+            return files
+        store, path = filesystem(folder)
+        below = store.get_file_info(fs.FileSelector(path, recursive=True))
+        return {
+            str(PurePosixPath(info.path).relative_to(path)): info.size
+            for info in below
+            if info.type == fs.FileType.File
+        }
+
+
+@contextmanager
+def _naming(location: Location, copy: Path) -> Iterator[None]:
+    """Let errors about a local copy name what it is a copy of."""
+    try:
+        yield
+    except UserError as error:
+        texts = (text.replace(str(copy), shown(location)) for text in (error.what, error.where, error.fix))
+        raise type(error)(*texts) from None
+
+
+def rename_dir(folder: Location, name: str) -> None:
+    """Give a folder that ``atomic_dir`` wrote another name, in place of one that has it.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    target = join(split(folder)[0], name)
+    delete_dir(target)
+    with reporting_errors(folder):
+        if not is_uri(folder):
+            Path(folder).rename(target)
+            return
+        store, path = filesystem(folder)
+        _, to = filesystem(target)
+        for info in store.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True)):
+            if info.type == fs.FileType.File:
+                store.move(info.path, f"{to}/{PurePosixPath(info.path).relative_to(path)}")
+        store.move(filesystem(_dir_manifest(folder))[1], filesystem(_dir_manifest(target))[1])
 
 
 def safe_relative(name: str) -> PurePosixPath:
@@ -357,6 +406,24 @@ def exists(location: Location) -> bool:
         return bool(store.get_file_info(path).type != fs.FileType.NotFound)
 
 
+def is_file(location: Location) -> bool:
+    """Whether a file is there."""
+    if not is_uri(location):
+        return Path(location).is_file()
+    store, path = filesystem(location)
+    with reporting_errors(location):
+        return bool(store.get_file_info(path).type == fs.FileType.File)
+
+
+def is_folder(location: Location) -> bool:
+    """Whether a folder is there."""
+    if not is_uri(location):
+        return Path(location).is_dir()
+    store, path = filesystem(location)
+    with reporting_errors(location):
+        return bool(store.get_file_info(path).type == fs.FileType.Directory)
+
+
 def read_bytes(location: Location) -> bytes:
     """A whole file.
 
@@ -416,7 +483,7 @@ def local_file(location: Location) -> Iterator[Path]:
     """A file as a local path, for the block: itself, or a copy of an object that is gone afterwards.
 
     Raises:
-        UserError: it is not there, or the store refuses.
+        UserError: it is not there, or the store refuses; one of the block names the object, not its copy.
     """
     if not is_uri(location):
         yield Path(location)
@@ -424,7 +491,62 @@ def local_file(location: Location) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="safa-") as scratch:
         target = Path(scratch) / name_of(location)
         copy_file(location, target)
-        yield target
+        with _naming(location, target):
+            yield target
+
+
+class LocalMirror:
+    """A local folder for programs that append to their files; ``sync`` copies it to a location.
+
+    The mirror of a folder on a disk is that folder itself, and ``sync`` has nothing to do.
+
+    Attributes:
+        path: the local folder. It is made, and has none of the location's files but those of ``fetch``.
+    """
+
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
+        self._scratch = tempfile.TemporaryDirectory(prefix="safa-") if is_uri(folder) else None
+        self.path = Path(self._scratch.name if self._scratch else folder)
+        self._synced: dict[str, tuple[int, int]] = {}
+        with reporting_errors(folder):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether ``sync`` copies anything."""
+        return self._scratch is not None
+
+    def fetch(self, name: str) -> None:
+        """Copy a file of the location into the local folder, if it is there.
+
+        Raises:
+            UserError: the store refuses.
+        """
+        if self.is_remote and is_file(join(self._folder, name)):
+            copy_file(join(self._folder, name), self.path / name)
+
+    def sync(self) -> None:
+        """Copy the files that have changed since the last time; each is replaced as a whole.
+
+        Raises:
+            UserError: the store refuses.
+        """
+        if not self.is_remote:
+            return
+        for file in sorted(file for file in self.path.rglob("*") if file.is_file()):
+            name, status = str(file.relative_to(self.path)), file.stat()
+            seen = (status.st_size, status.st_mtime_ns)
+            if self._synced.get(name) == seen or file.name.startswith(TEMPORARY):
+                continue
+            with atomic_file(join(self._folder, *PurePosixPath(name).parts)) as copy:
+                shutil.copyfile(file, copy)  # it may grow while it is uploaded
+            self._synced[name] = seen
+
+    def close(self) -> None:
+        """Remove the local folder, if it is a copy."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
 
 class RangeReader:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safa.errors import UserError
+from safa.files import Location, local_file
 from safa.unpickle.torch_file import load_torch_file
 
 _SHOWN = 3  # names in an error
@@ -44,7 +45,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
+def read_weights(location: Location) -> Mapping[str, Tensor]:
     """Read a flat state dict that someone else published: ``.safetensors``, or a PyTorch file (``.pth``).
 
     Nothing but tensors is ever unpickled.
@@ -52,6 +53,11 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     Raises:
         UserError: the file cannot be read, or holds anything but tensors by name.
     """
+    with local_file(location) as path:
+        return _read_weights(path)
+
+
+def _read_weights(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UserError("cannot read the weights (no such file)", str(path))
     state = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)

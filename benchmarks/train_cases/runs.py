@@ -16,6 +16,7 @@ from safa.config import load_settings, parse_settings
 from safa.config.demo import DemoConfig
 from safa.config.training import TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
+from safa.files import join
 from safa.training.context import LocalContext
 from safa.training.dataloader import TrainingDataLoader
 from safa.training.metrics_logger import read_metrics
@@ -45,7 +46,7 @@ def steps_per_second(settings: dict[str, Any], name: str, steps: int, **scale: A
         settings | {"name": name, "schedule": schedule, "scale": scale}, TrainConfig, "benchmark"
     )
     train(config)
-    rows = [row for row in read_metrics(config.folder / "metrics.jsonl") if row["kind"] == "train"]
+    rows = [row for row in read_metrics(join(config.folder, "metrics.jsonl")) if row["kind"] == "train"]
     return statistics.median(float(row["steps_per_second"]) for row in rows[WARM_UP:])
 
 

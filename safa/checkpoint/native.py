@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -33,7 +32,20 @@ from torch.optim import Adam
 
 from safa.config import ModelConfig, parse_settings
 from safa.errors import UserError
-from safa.files import atomic_dir, remove_leftovers, write_json
+from safa.files import (
+    Location,
+    atomic_dir,
+    delete_dir,
+    dir_names,
+    is_file,
+    join,
+    local_dir,
+    name_of,
+    remove_leftovers,
+    rename_dir,
+    shown,
+    write_json,
+)
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
 from safa.weights import load_weights, read_tensors, strip_prefix, trained_parameters, write_tensors
@@ -106,7 +118,7 @@ class StoredState:
 # ---- training states ---------------------------------------------------------------------------------------
 
 
-def save_state(root: Path, state: TrainState, progress: Progress, info: ModelInfo) -> Path:
+def save_state(root: Location, state: TrainState, progress: Progress, info: ModelInfo) -> Location:
     """Write the state as a new folder under ``root``, atomically."""
     return write_stored_state(root, stored_state(state, progress, info))
 
@@ -120,14 +132,14 @@ def stored_state(state: TrainState, progress: Progress, info: ModelInfo) -> Stor
     return StoredState(networks, ema, moments, settings, progress, info)
 
 
-def write_stored_state(root: Path, stored: StoredState) -> Path:
+def write_stored_state(root: Location, stored: StoredState) -> Location:
     """Write the state as a new folder under ``root``, atomically."""
-    folder = root / f"{_PREFIX}{stored.progress.step:08d}"
+    folder = join(root, f"{_PREFIX}{stored.progress.step:08d}")
     write_state(folder, stored)
     return folder
 
 
-def load_state(folder: Path, state: TrainState) -> Progress:
+def load_state(folder: Location, state: TrainState) -> Progress:
     """Put a saved state into networks and optimisers of the same sizes.
 
     Raises:
@@ -136,7 +148,7 @@ def load_state(folder: Path, state: TrainState) -> Progress:
     return put_state(read_state(folder), state, folder)
 
 
-def put_state(stored: StoredState, state: TrainState, folder: Path) -> Progress:
+def put_state(stored: StoredState, state: TrainState, folder: Location) -> Progress:
     """Put a state that was read into networks and optimisers of the same sizes.
 
     Args:
@@ -146,15 +158,15 @@ def put_state(stored: StoredState, state: TrainState, folder: Path) -> Progress:
         UserError: it does not fit.
     """
     for name, network in state.networks.items():
-        load_weights(network, stored.networks.get(name, {}), f"{folder}, network {name}")
+        load_weights(network, stored.networks.get(name, {}), f"{shown(folder)}, network {name}")
     if state.ema is not None:
-        load_weights(state.ema, stored.ema or {}, f"{folder}, averaged model")
+        load_weights(state.ema, stored.ema or {}, f"{shown(folder)}, averaged model")
     for name, adam in state.optimisers.items():
         _set_moments(adam, state.networks[name], stored.moments.get(name, {}))
     return stored.progress
 
 
-def write_state(folder: Path, stored: StoredState) -> None:
+def write_state(folder: Location, stored: StoredState) -> None:
     """Write ``folder``, atomically."""
     with atomic_dir(folder) as temporary:
         write_tensors(temporary / _NETWORKS, _joined(stored.networks))
@@ -165,12 +177,20 @@ def write_state(folder: Path, stored: StoredState) -> None:
         _write_record(temporary / STATE_FILE, record)
 
 
-def read_state(folder: Path) -> StoredState:
+def read_state(folder: Location, *, listed: bool = True) -> StoredState:
     """Read what ``write_state`` wrote.
+
+    Args:
+        listed: as for ``safa.files.local_dir``.
 
     Raises:
         UserError: a file is missing or damaged.
     """
+    with local_dir(folder, listed=listed) as path:
+        return _read_state(path)
+
+
+def _read_state(folder: Path) -> StoredState:
     record = _read_record(folder / STATE_FILE)
     ema = folder / _EMA
     try:
@@ -186,13 +206,13 @@ def read_state(folder: Path) -> StoredState:
         raise _damaged(folder / STATE_FILE, f"{error} is missing") from None
 
 
-def latest_state(root: Path) -> Path | None:
+def latest_state(root: Location) -> Location | None:
     """Find the newest state under ``root``; None if there is none yet."""
     states = _states(root)
     return states[-1] if states else None
 
 
-def read_latest_state(root: Path) -> tuple[Path, StoredState] | None:
+def read_latest_state(root: Location) -> tuple[Location, StoredState] | None:
     """Read the newest state under ``root`` that is not damaged; None if there is no state at all.
 
     A damaged one is named in the log, with the one before it that is taken instead.
@@ -203,8 +223,8 @@ def read_latest_state(root: Path) -> tuple[Path, StoredState] | None:
     return _first_readable(reversed(_states(root)))
 
 
-def _first_readable(folders: Iterable[Path]) -> tuple[Path, StoredState] | None:
-    errors: list[tuple[Path, UserError]] = []
+def _first_readable(folders: Iterable[Location]) -> tuple[Location, StoredState] | None:
+    errors: list[tuple[Location, UserError]] = []
     for folder in folders:
         try:
             stored = read_state(folder)
@@ -212,23 +232,21 @@ def _first_readable(folders: Iterable[Path]) -> tuple[Path, StoredState] | None:
             errors.append((folder, error))
             continue
         for damaged, reason in errors:
-            log.warning("%s is damaged (%s), %s is taken instead", damaged, reason.what, folder)
+            log.warning("%s is damaged (%s), %s is taken instead", shown(damaged), reason.what, shown(folder))
         return folder, stored
     if errors:
         raise errors[0][1]
     return None
 
 
-def set_newer_aside(root: Path, step: int) -> None:
+def set_newer_aside(root: Location, step: int) -> None:
     """Rename the states after ``step``, which are damaged, so that nothing takes them for the newest."""
     for folder in _states(root):
         if _step(folder) > step:
-            aside = folder.with_name(f"damaged-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
+            rename_dir(folder, f"damaged-{name_of(folder)}")
 
 
-def keep_states(root: Path, newest: int, best: Mapping[int, float], score: str) -> None:
+def keep_states(root: Location, newest: int, best: Mapping[int, float], score: str) -> None:
     """Delete all states but the ``newest`` last ones and the best ones; delete half-written ones too.
 
     Args:
@@ -237,19 +255,24 @@ def keep_states(root: Path, newest: int, best: Mapping[int, float], score: str) 
     """
     for folder in _states(root)[:-newest]:
         if _step(folder) not in best:
-            shutil.rmtree(folder)
+            delete_dir(folder)
     remove_leftovers(root)
-    kept = {folder.name: best[_step(folder)] for folder in _states(root) if _step(folder) in best}
+    kept = {name_of(folder): best[_step(folder)] for folder in _states(root) if _step(folder) in best}
     if kept:
-        _write_record(root / BEST_FILE, {"score": score, "states": kept})
+        _write_record(join(root, BEST_FILE), {"score": score, "states": kept})
 
 
-def _states(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit())
+def _states(root: Location) -> list[Location]:
+    names = dir_names(root)
+    return [
+        join(root, name)
+        for name in names
+        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX).isdigit()
+    ]
 
 
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix(_PREFIX))
+def _step(folder: Location) -> int:
+    return int(name_of(folder).removeprefix(_PREFIX))
 
 
 def _moments(adam: Adam, network: nn.Module) -> dict[str, Tensor]:
@@ -288,7 +311,7 @@ def _separated(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 # ---- models for inference ----------------------------------------------------------------------------------
 
 
-def save_model(folder: Path, model: nn.Module, info: ModelInfo) -> None:
+def save_model(folder: Location, model: nn.Module, info: ModelInfo) -> None:
     """Write a trained ``Safa``, or ``Tdmm`` after the head stage; a folder from before is replaced."""
     prefix = "tdmm." if info.stage == "head" else ""
     with atomic_dir(folder) as temporary:
@@ -296,7 +319,7 @@ def save_model(folder: Path, model: nn.Module, info: ModelInfo) -> None:
         _write_record(temporary / MODEL_FILE, _described(info))
 
 
-def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, ModelInfo]:
+def load_model(path: Location, device: str | torch.device = "cpu") -> tuple[Safa, ModelInfo]:
     """Load a trained model, ready for inference (eval mode).
 
     Args:
@@ -307,9 +330,9 @@ def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Safa, Mo
     """
     weights, info = read_model_weights(path)
     if info.stage != "full":
-        raise UserError("holds the 3DMM alone", str(path), "Train the full stage and give its folder.")
+        raise UserError("holds the 3DMM alone", shown(path), "Train the full stage and give its folder.")
     model = Safa(info.config, HeadAssets.from_state_dict(strip_prefix(weights, "tdmm.")))
-    load_weights(model, weights, str(path))
+    load_weights(model, weights, shown(path))
     return model.to(device).eval(), info
 
 
@@ -330,7 +353,7 @@ def holds_checkpoint(folder: Path) -> bool:
     )
 
 
-def read_model_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
+def read_model_weights(path: Location) -> tuple[dict[str, Tensor], ModelInfo]:
     """Read the weights that inference uses, each name with its network's prefix (``tdmm.`` etc.).
 
     Of several checkpoints it is the newest that is not damaged (``read_latest_state``).
@@ -341,19 +364,20 @@ def read_model_weights(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
     Raises:
         UserError: as ``load_model``.
     """
-    for folder in (path, path / "model"):
-        if (folder / MODEL_FILE).is_file():
-            record = _read_record(folder / MODEL_FILE)
-            return read_tensors(folder / _WEIGHTS), _info(record, folder / MODEL_FILE)
-    if (path / STATE_FILE).is_file():
-        stored = read_state(path)
+    for folder in (join(path, "model"), path):  # in a store, the run folder has a model.json too: its list
+        if is_file(join(folder, MODEL_FILE)):
+            with local_dir(folder, listed=False) as local:
+                record = _read_record(local / MODEL_FILE)
+                return read_tensors(local / _WEIGHTS), _info(record, local / MODEL_FILE)
+    if is_file(join(path, STATE_FILE)):
+        stored = read_state(path, listed=False)
         return _inference_part(stored), stored.info
-    for root in (path / "checkpoints", path):
+    for root in (join(path, "checkpoints"), path):
         found = read_latest_state(root)
         if found is not None:
             return _inference_part(found[1]), found[1].info
     raise UserError(
-        "no model or checkpoint here", str(path), "Give a run folder, its model/ or a checkpoint."
+        "no model or checkpoint here", shown(path), "Give a run folder, its model/ or a checkpoint."
     )
 
 
@@ -390,7 +414,7 @@ def _info(record: Mapping[str, Any], where: Path) -> ModelInfo:
         raise _damaged(where, f"{error} is missing") from None
 
 
-def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+def _write_record(path: Location, record: Mapping[str, Any]) -> None:
     write_json(path, {"format": FORMAT} | dict(record))
 
 

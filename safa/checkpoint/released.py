@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from safa.checkpoint.native import ModelInfo, Progress, StoredState, read_state, write_state
 from safa.config import ModelConfig
 from safa.errors import UserError
-from safa.files import atomic_file
+from safa.files import Location, atomic_file, local_file, name_of, shown
 from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
@@ -53,12 +53,17 @@ class ReleasedCheckpoint:
 # ---- files -------------------------------------------------------------------------------------------------
 
 
-def read_released(path: Path) -> ReleasedCheckpoint:
+def read_released(location: Location) -> ReleasedCheckpoint:
     """Read a released checkpoint. Only tensors and plain containers are ever unpickled.
 
     Raises:
         UserError: as ``load_torch_file``, or the file is not in the released layout.
     """
+    with local_file(location) as path:
+        return _read_released(path)
+
+
+def _read_released(path: Path) -> ReleasedCheckpoint:
     content = load_torch_file(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError("is not a dictionary of networks", str(path), _ADVICE)
@@ -76,7 +81,7 @@ def read_released(path: Path) -> ReleasedCheckpoint:
     return ReleasedCheckpoint({name: content[name] for name in expected}, optimisers, epoch)
 
 
-def write_released(path: Path, checkpoint: ReleasedCheckpoint) -> None:
+def write_released(path: Location, checkpoint: ReleasedCheckpoint) -> None:
     """Write the released layout, atomically."""
     content: dict[str, Any] = {name: OrderedDict(tensors) for name, tensors in checkpoint.networks.items()}
     content |= {f"optimizer_{name}": state for name, state in checkpoint.optimisers.items()}
@@ -92,7 +97,7 @@ def _is_state_dict(value: object) -> bool:
 # ---- conversion --------------------------------------------------------------------------------------------
 
 
-def import_released(path: Path, folder: Path, config: ModelConfig) -> ModelInfo:
+def import_released(path: Location, folder: Location, config: ModelConfig) -> ModelInfo:
     """Convert a released file to a training state of ours at ``folder``; ``load_model`` reads it too.
 
     Args:
@@ -102,30 +107,30 @@ def import_released(path: Path, folder: Path, config: ModelConfig) -> ModelInfo:
         UserError: as ``read_released``, or weights or optimiser entries that are not those of ``config``.
     """
     released = read_released(path)
-    modules = _networks(config, released.networks, str(path))
+    modules = _networks(config, released.networks, shown(path))
     moments: dict[str, dict[str, Tensor]] = {}
     settings: dict[str, dict[str, Any]] = {}
     for name, optimiser in released.optimisers.items():
-        where = f"{path}, optimizer_{name}"
+        where = f"{shown(path)}, optimizer_{name}"
         moments[name], settings[name] = _named_moments(optimiser, modules[name], where)
     steps = [
         int(value) for state in moments.values() for key, value in state.items() if key.endswith("/step")
     ]
     stage = "full" if len(released.networks) > 1 else "head"
-    info = ModelInfo(stage, config, max(steps, default=0), path.name)
+    info = ModelInfo(stage, config, max(steps, default=0), name_of(path))
     progress = Progress(step=info.step, epoch=released.epoch)
     write_state(folder, StoredState(released.networks, None, moments, settings, progress, info))
     return info
 
 
-def export_released(folder: Path, path: Path) -> None:
+def export_released(folder: Location, path: Location) -> None:
     """Convert a training state of ours to a released file. An averaged model is left behind.
 
     Raises:
         UserError: no training state at ``folder``, or damaged.
     """
-    stored = read_state(folder)
-    modules = _networks(stored.info.config, stored.networks, str(folder))
+    stored = read_state(folder, listed=False)
+    modules = _networks(stored.info.config, stored.networks, shown(folder))
     names = FULL if stored.info.stage == "full" else HEAD
     networks = {n: {key: stored.networks[n][key] for key in modules[n].state_dict()} for n in names}
     optimisers = {
@@ -213,7 +218,7 @@ def _parameter_order(network: nn.Module, numbers: Sequence[int]) -> dict[int, st
 _INFERENCE = ("kp_detector", "tdmm", "generator")
 
 
-def released_model(path: Path) -> Safa:
+def released_model(path: Location) -> Safa:
     """The networks of a released checkpoint, which has the published sizes.
 
     Raises:
@@ -221,8 +226,8 @@ def released_model(path: Path) -> Safa:
     """
     networks = read_released(path).networks
     if "generator" not in networks:
-        raise UserError("holds the 3DMM alone", str(path), "Give the checkpoint of the full model.")
+        raise UserError("holds the 3DMM alone", shown(path), "Give the checkpoint of the full model.")
     model = Safa(ModelConfig(), HeadAssets.from_state_dict(networks["tdmm"]))
     weights = {f"{name}.{key}": value for name in _INFERENCE for key, value in networks[name].items()}
-    load_weights(model, weights, str(path))
+    load_weights(model, weights, shown(path))
     return model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 
@@ -16,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     inspect = actions.add_parser("inspect", help="show what a checkpoint holds, released or ours")
-    inspect.add_argument("checkpoint", type=Path, help="a released file, or one of our folders")
+    inspect.add_argument("checkpoint", help="a released file, or one of our folders; or its URI")
     inspect.set_defaults(run=_inspect)
 
     convert = actions.add_parser(
@@ -25,10 +24,10 @@ def add_parser(subparsers: Any) -> None:
         description="A file becomes a folder, and a folder a file. Weights, optimiser states and epoch "
         "are kept bit for bit. Only tensors are ever unpickled.",
     )
-    convert.add_argument("checkpoint", type=Path, help="a released file, or one of our training states")
-    convert.add_argument("-o", "--output", type=Path, required=True, help="the folder or file to write")
+    convert.add_argument("checkpoint", help="a released file, or one of our training states")
+    convert.add_argument("-o", "--output", required=True, help="the folder or file to write")
     convert.add_argument(
-        "--config", type=Path, help="YAML with a `model` section, if the sizes differ from the published ones"
+        "--config", help="YAML with a `model` section, if the sizes differ from the published ones"
     )
     convert.set_defaults(run=_convert)
 
@@ -36,17 +35,20 @@ def add_parser(subparsers: Any) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     from safa.checkpoint.native import read_model_weights
     from safa.checkpoint.released import read_released
+    from safa.files import is_file, location, shown
 
-    path: Path = arguments.checkpoint
-    if path.is_dir():
+    path = location(arguments.checkpoint)
+    if not is_file(path):
         weights, info = read_model_weights(path)
-        sys.stdout.write(f"{path}: stage {info.stage}, step {info.step}, {info.config.image_size} px\n")
+        sys.stdout.write(
+            f"{shown(path)}: stage {info.stage}, step {info.step}, {info.config.image_size} px\n"
+        )
         parts: dict[str, list[int]] = {}
         for name, value in weights.items():
             parts.setdefault(name.split(".")[0], []).append(value.numel())
     else:
         released = read_released(path)
-        sys.stdout.write(f"{path}: released layout, epoch {released.epoch}\n")
+        sys.stdout.write(f"{shown(path)}: released layout, epoch {released.epoch}\n")
         parts = {
             name: [value.numel() for value in state.values()] for name, state in released.networks.items()
         }
@@ -60,22 +62,24 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from safa.checkpoint.released import export_released, import_released
     from safa.errors import UserError
+    from safa.files import dir_exists, exists, is_file, location, shown
 
-    source, output = arguments.checkpoint, arguments.output
-    if output.exists():
-        raise UserError("already exists", str(output), "Give another output, or delete it.")
-    if source.is_dir():
+    source, output = location(arguments.checkpoint), location(arguments.output)
+    if exists(output) or dir_exists(output):
+        raise UserError("already exists", shown(output), "Give another output, or delete it.")
+    if not is_file(source):
         export_released(source, output)
-        sys.stdout.write(f"wrote {output} in the released layout\n")
+        sys.stdout.write(f"wrote {shown(output)} in the released layout\n")
         return 0
     info = import_released(source, output, _model_config(arguments.config))
-    sys.stdout.write(f"wrote {output}: stage {info.stage}, step {info.step}\n")
+    sys.stdout.write(f"wrote {shown(output)}: stage {info.stage}, step {info.step}\n")
     return 0
 
 
-def _model_config(path: Path | None) -> Any:
+def _model_config(path: str | None) -> Any:
     """Read the sizes from a config's ``model`` section; without a config they are the published ones."""
     from safa.config import ModelConfig, Settings, load_settings
+    from safa.files import location
 
     if path is None:
         return ModelConfig()
@@ -83,4 +87,4 @@ def _model_config(path: Path | None) -> Any:
     class OnlyModel(Settings):
         model: ModelConfig
 
-    return load_settings(path, OnlyModel).model
+    return load_settings(location(path), OnlyModel).model

@@ -72,8 +72,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that describe a ``FaceAnimator``; ``load_animator_from_flags`` reads them."""
     parser.add_argument(
         "--checkpoint",
-        type=Path,
-        help="the model: a training run's folder, a converted checkpoint, or a released file "
+        metavar="MODEL",
+        help="path or URI of a training run's folder, a converted checkpoint, or a released file "
         "(default: the only model below runs/)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
@@ -88,8 +88,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--assets",
-        type=Path,
-        default=Path("assets"),
+        default="assets",
         metavar="DIR",
         help="folder with a face detector's weights (default: assets/)",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa.commands.flags import (
@@ -41,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("driving", help="video, GIF or folder of images that it goes into")
     add_model_flags(parser)
     mask = parser.add_argument_group("mask")
-    mask.add_argument("--parser", type=Path, metavar="FILE", help="weights of the face parser (BiSeNet)")
+    mask.add_argument("--parser", metavar="FILE", help="weights of the face parser (BiSeNet)")
     mask.add_argument(
         "--classes",
         metavar="NAMES",
@@ -99,7 +98,9 @@ def _swap(arguments: argparse.Namespace) -> int:
 
 def _mask(arguments: argparse.Namespace, device: torch.device, tdmm: Tdmm) -> SwapMask:
     from safa.config.inference import SwapConfig
+    from safa.files import location
     from safa.inference.swap_mask import load_mask, parse_classes
 
     classes = parse_classes(arguments.classes) if arguments.classes else None
-    return load_mask(SwapConfig(weights=arguments.parser, classes=classes, hard=arguments.hard), tdmm, device)
+    weights = location(arguments.parser) if arguments.parser else None
+    return load_mask(SwapConfig(weights=weights, classes=classes, hard=arguments.hard), tdmm, device)

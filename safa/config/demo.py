@@ -28,6 +28,7 @@ from safa.config.model import ModelConfig
 from safa.config.preprocess import PreprocessConfig
 from safa.config.synthetic import SyntheticConfig
 from safa.config.training import TrainConfig
+from safa.files import Location, join
 
 _STAGES: Mapping[str, type[Settings]] = {
     "preprocess": PreprocessConfig,
@@ -41,7 +42,7 @@ _STAGE_KINDS = {"pretrain": "head", "train": "full"}  # `stage.kind` of those th
 class DemoConfig(Settings):
     """The whole chain in one run folder; every stage's settings are complete."""
 
-    run: Path
+    run: Location
     model: ModelConfig
     processes: int = Field(default=2, ge=1)  # that render the videos
     synthetic: SyntheticConfig
@@ -68,25 +69,25 @@ class DemoConfig(Settings):
         return section
 
     @property
-    def videos(self) -> Path:
+    def videos(self) -> Location:
         """Folder of the synthetic data set."""
         return _videos(self.run)
 
 
-def _videos(run: Path) -> Path:
-    return run / "videos"
+def _videos(run: Location) -> Location:
+    return join(run, "videos")
 
 
-def _derived(stage: str, run: Path, model: ModelConfig) -> dict[str, Any]:
+def _derived(stage: str, run: Location, model: ModelConfig) -> dict[str, Any]:
     """What the demo sets in a stage's settings: dotted key to plain value, as a config file would have it."""
-    clips = str(run / "data" / "clips")
-    head, full = str(run / "pretrain"), str(run / "train")
+    clips = str(join(run, "data", "clips"))
+    head, full = str(join(run, "pretrain")), str(join(run, "train"))
     if stage == "preprocess":
-        csv, videos = str(_videos(run) / "metadata.csv"), str(_videos(run) / "videos")
+        csv, videos = str(join(_videos(run), "metadata.csv")), str(join(_videos(run), "videos"))
         source = {"kind": "metadata", "csv": csv, "videos": videos}
-        return {"source": source, "out": str(run / "data"), "size": model.image_size}
+        return {"source": source, "out": str(join(run, "data")), "size": model.image_size}
     if stage == "evaluate":
-        return {"model": full, "clips": clips, "out": str(run / "report"), "history": [head, full]}
+        return {"model": full, "clips": clips, "out": str(join(run, "report")), "history": [head, full]}
     derived = {"runs": str(run), "name": stage, "model": model.model_dump(mode="json"), "data.clips": clips}
     return derived | ({"stage.init": head} if stage == "train" else {})
 

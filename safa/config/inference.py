@@ -68,7 +68,7 @@ class SwapConfig(Settings):
     """Face swap: where in the driving clip the source's face goes."""
 
     # Of the face parser (BiSeNet, 19 classes), .pth or .safetensors; None = the face of the fitted 3D head.
-    weights: Path | None = None
+    weights: Location | None = None
     classes: tuple[FaceClass, ...] | None = Field(default=None, min_length=1)  # None = WHOLE_FACE
     hard: bool = False  # mask thresholded at 0.5 instead of soft
 
@@ -91,10 +91,10 @@ class ScorerConfig(Settings):
 
     # 68 points of an image: TorchScript, or "model": the evaluated model's own 3DMM, whose numbers compare
     # only between evaluations of one model.
-    landmarks: Literal["model"] | Path | None = None
-    identity: Path | None = None  # TorchScript: images to embeddings
-    lpips: Path | None = None  # AlexNet's ImageNet weights in torchvision's names, .pth or .safetensors
-    inception: Path | None = None  # TorchScript, as published with StyleGAN2-ADA (inception-2015-12-05.pt)
+    landmarks: Literal["model"] | Location | None = None
+    identity: Location | None = None  # TorchScript: images to embeddings
+    lpips: Location | None = None  # AlexNet's ImageNet weights in torchvision's names, .pth or .safetensors
+    inception: Location | None = None  # TorchScript, as published with StyleGAN2-ADA: inception-2015-12-05.pt
 
 
 class VisualsConfig(Settings):
@@ -125,7 +125,7 @@ class EvaluateScale(Settings):
 class EvaluateConfig(Settings):
     """One evaluation. ``out`` is the report: ``index.html`` with everything it shows beside it."""
 
-    model: Path  # run folder of the full stage, its model/ or a checkpoint
+    model: Location  # run folder of the full stage, its model/ or a checkpoint
     clips: Location  # the folder clips/ that pipelines/preprocess wrote
     splits: tuple[Literal["train", "test"], ...] = Field(default=("test",), min_length=1)
     out: Path
@@ -137,6 +137,6 @@ class EvaluateConfig(Settings):
     mesh: MeshConfig = MeshConfig()
     scorers: ScorerConfig = ScorerConfig()
     visuals: VisualsConfig = VisualsConfig()
-    history: tuple[Path, ...] = ()  # training runs whose settings and curves the report shows, in order
+    history: tuple[Location, ...] = ()  # training runs whose settings and curves the report shows, in order
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` results that fails the run
     scale: EvaluateScale = EvaluateScale()

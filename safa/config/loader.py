@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
 
 import yaml
+from pyarrow import ArrowException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safa.errors import UserError
-from safa.files import refuse_uri
+from safa.files import Location, read_bytes, refuse_uri, shown
 
 
 class Settings(BaseModel):
@@ -160,24 +161,26 @@ def parse_settings(data: object, model: type[S], where: str) -> S:
     return settings
 
 
-def load_settings(path: Path, model: type[S], overrides: Sequence[str] = ()) -> S:
+def load_settings(path: Location, model: type[S], overrides: Sequence[str] = ()) -> S:
     """Read a YAML file as ``model``, with ``a.b=c`` overrides applied on top.
 
     Raises:
         UserError: file missing, not YAML, unknown or missing key, wrong type or value.
     """
+    where = shown(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read the config ({error.strerror})", str(path), "Check the path.") from None
-    data = _parse(text, str(path))
+        text = read_bytes(path).decode("utf-8")
+    except (OSError, ValueError, ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise UserError(f"cannot read the config ({reason})", where, "Check the path.") from None
+    data = _parse(text, where)
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise UserError("the config is not a mapping of keys to values", str(path))
+        raise UserError("the config is not a mapping of keys to values", where)
     for override in overrides:
         _apply_override(data, override)
-    return parse_settings(data, model, str(path))
+    return parse_settings(data, model, where)
 
 
 def dump_settings(settings: Settings) -> str:

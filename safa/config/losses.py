@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from safa.config.loader import Settings
+from safa.files import Location
 
 MAX_TPS_POINTS = 64
 
@@ -51,7 +51,7 @@ class PerceptualConfig(Settings):
     """
 
     backend: Literal["vgg19", "pixel_pyramid"] = "pixel_pyramid"
-    weights: Path | None = None  # VGG19 state dict (.pth or .safetensors); vgg19 only
+    weights: Location | None = None  # VGG19 state dict (.pth or .safetensors); vgg19 only
     scales: tuple[float, ...] = Field(default=(1.0, 0.5, 0.25, 0.125), min_length=1)  # of the image
 
     @model_validator(mode="after")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from safa.config.loader import Settings
+from safa.files import Location
 
 Blocks = Annotated[int, Field(ge=1)]
 Stride = Literal[1, 2]
@@ -32,14 +32,14 @@ class KeypointConfig(Settings):
 class HeadConfig(Settings):
     """The 3D head and its estimator."""
 
-    assets: Path | None = None  # a .npz of `safa assets convert`; None = the built-in head
+    assets: Location | None = None  # a .npz of `safa assets convert`; None = the built-in head
     encoder_width: float = Field(default=1.0, gt=0)  # MobileNetV2 width multiplier; the feature stays 1280-d
     # MobileNetV2's seven stages (Sandler et al., 2018, table 2): blocks of each, and stride of its first.
     # The published strides halve a picture five times, which leaves too little of a small one.
     encoder_blocks: tuple[Blocks, Blocks, Blocks, Blocks, Blocks, Blocks, Blocks] = (1, 2, 3, 4, 3, 3, 1)
     encoder_strides: tuple[Stride, Stride, Stride, Stride, Stride, Stride, Stride] = (1, 2, 2, 2, 1, 2, 1)
     encoder_input: int | None = None  # px; None = the published AntiAlias rule, i.e. the image as it is
-    encoder_weights: Path | None = None  # ImageNet MobileNetV2 state dict; None = random start
+    encoder_weights: Location | None = None  # ImageNet MobileNetV2 state dict; None = random start
     dropout: float = Field(default=0.2, ge=0, lt=1)
     uv_size: int = Field(default=256, ge=16)  # texels a side of the albedo
     rasterizer: Literal["native", "pytorch3d"] = "native"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -54,7 +53,7 @@ class YtDlpDownload(_DownloadPolicy):
     page: str = "https://www.youtube.com/watch?v={video_id}"
     # Video without sound, mp4 if there is one, no taller than the metadata's boxes were drawn on.
     format: str = "bestvideo[height<=720][ext=mp4]/best[height<=720][ext=mp4]/bestvideo[height<=720]/best"
-    cookies: Path | None = None  # Netscape cookies.txt
+    cookies: Location | None = None  # Netscape cookies.txt
     proxy: str | None = None  # e.g. socks5://127.0.0.1:1080
     rate_limit_mb: float | None = Field(default=None, gt=0)  # MB/s of one download
     sleep_s: tuple[float, float] = (0.0, 0.0)  # pause before each download, drawn from this range
@@ -80,7 +79,7 @@ class DetectorConfig(Settings):
     """A face detector of the face-alignment library (``make install``, or ``pip install -e '.[faces]'``)."""
 
     name: Literal["sfd", "blazeface", "blazeface_back", "retinaface", "yunet", "scrfd"]
-    weights: Path  # folder of the weight files; docs/data.md lists their names
+    weights: Location  # folder of the weight files; docs/data.md lists their names
     threshold: float = Field(default=0.5, gt=0, lt=1)  # least score of a face
     batch: int = Field(default=16, ge=1)  # frames
     device: str = "cpu"  # or cuda
@@ -90,7 +89,7 @@ class SidecarLandmarks(Settings):
     """Landmarks that lie beside the videos: ``.landmarks.npy``, or the reference's ``.pkl``."""
 
     kind: Literal["sidecar"] = "sidecar"
-    folder: Path | None = None  # where they are, if not beside the videos
+    folder: Location | None = None  # where they are, if not beside the videos
 
 
 class FaceAlignmentLandmarks(Settings):
@@ -98,7 +97,7 @@ class FaceAlignmentLandmarks(Settings):
 
     kind: Literal["face_alignment"]
     detector: DetectorConfig
-    weights: Path  # folder of 2DFAN4-11f355bf06.pth.tar
+    weights: Location  # folder of 2DFAN4-11f355bf06.pth.tar
     choose: Literal["largest", "nearest"] = "nearest"  # of several faces; nearest to the middle of the crop
     flip: bool = False  # average with the mirrored frame: a little steadier, twice the time
 
@@ -117,7 +116,7 @@ class MetadataSource(Settings):
 
     kind: Literal["metadata"]
     csv: Location  # columns video_id, start, end, bbox, fps, width, height, partition, person_id
-    videos: Path  # folder of {video_id}.mp4; with `download`, where downloads go
+    videos: Location  # folder of {video_id}.mp4; with `download`, where downloads go
     download: Annotated[UrlDownload | YtDlpDownload, Field(discriminator="kind")] | None = None
 
 

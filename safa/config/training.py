@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from safa.config.loader import Settings
 from safa.config.losses import HeadLossConfig, LossConfig
 from safa.config.model import ModelConfig
-from safa.files import Location
+from safa.files import Location, join
 
 Rate = Annotated[float, Field(gt=0)]  # a learning rate
 Beta = Annotated[float, Field(ge=0, lt=1)]  # a decay rate of Adam's moments
@@ -74,7 +74,7 @@ class FullStage(Settings):
     """Stage 2: generator, keypoint detector, 3DMM and discriminator, on frame pairs."""
 
     kind: Literal["full"]
-    init: Path | None = None  # run, model or checkpoint to start from: of stage 1 the 3DMM
+    init: Location | None = None  # run, model or checkpoint to start from: of stage 1 the 3DMM
     lr: LearningRates = LearningRates()
     betas: tuple[Beta, Beta] = (0.5, 0.999)
     losses: LossConfig = LossConfig()
@@ -172,7 +172,7 @@ class ScaleConfig(Settings):
 class TrainConfig(Settings):
     """One training run. Its folder is ``runs/name``."""
 
-    runs: Path = Path("runs")
+    runs: Location = Path("runs")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     seed: int = Field(default=0, ge=0)
     model: ModelConfig = ModelConfig()
@@ -186,6 +186,6 @@ class TrainConfig(Settings):
     scale: ScaleConfig = ScaleConfig()
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Location:
         """The run folder."""
-        return self.runs / self.name
+        return join(self.runs, self.name)

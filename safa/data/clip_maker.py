@@ -26,6 +26,7 @@ from safa.data.shards import ClipRecord, ShardWriter
 from safa.data.sources import ClipJob
 from safa.data.video import DecodeError, Frame, Span, VideoInfo, probe, read_frames
 from safa.errors import ClipError, FailureCode
+from safa.files import Location
 
 SAME_RATE = 1e-4  # relative; 25 and 24.9999 count frames alike, 30 and 29.97 don't
 
@@ -202,7 +203,7 @@ def _no_landmarks(count: int) -> Landmarks:
 
 
 def _sidecar_landmarks(
-    config: PreprocessConfig, region: _Region, video: Path, folder: Path | None
+    config: PreprocessConfig, region: _Region, video: Path, folder: Location | None
 ) -> _LandmarkSource:
     """Landmarks from the sidecar, of the source frame that each stored frame shows, in pixels of the crop."""
     table = read_sidecar(video, folder)

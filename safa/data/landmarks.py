@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import ClipError, FailureCode, UserError
+from safa.files import Location, is_uri, join, local_copy
 from safa.safe_pickle import load_data_pickle
 
 Points = NDArray[np.float32]
@@ -48,12 +49,25 @@ def _stem(video: Path) -> str:
     return video.name if video.is_dir() else video.stem  # a folder of PNGs has no suffix
 
 
-def read_sidecar(video: Path, folder: Path | None = None) -> Points:
-    """Read the landmarks of a video, (T, 68, 2) in its pixels. An ``.npy`` is mapped, so slices are cheap.
+def read_sidecar(video: Path, folder: Location | None = None) -> Points:
+    """Read the landmarks of a video, (T, 68, 2) in its pixels.
+
+    An ``.npy`` on a disk is mapped, so slices are cheap; one in an object store is read as a whole.
+
+    Args:
+        folder: where the sidecar is, if not beside the video.
 
     Raises:
-        ClipError: ``no_landmarks`` if there is no sidecar, ``decode`` if it is not one.
+        ClipError: ``no_landmarks`` if there is no sidecar, ``decode`` if it is not one, or as ``local_copy``.
     """
+    if folder is not None and is_uri(folder):
+        names = sidecar_names(_stem(video))
+        with local_copy(str(join(folder, names[0])), names[1:]) as copy:
+            return np.array(_read_sidecar(video, copy.parent))
+    return _read_sidecar(video, Path(folder) if folder is not None else None)
+
+
+def _read_sidecar(video: Path, folder: Path | None) -> Points:
     path = sidecar_of(video, folder)
     if not path.is_file():
         pickled = path.with_name(sidecar_names(_stem(video))[1])

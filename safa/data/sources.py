@@ -6,14 +6,13 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from safa.config.preprocess import ClipsSource, MetadataSource, Source
 from safa.data.crop import Box
 from safa.data.schema import ClipId, is_safe_name
 from safa.errors import Failure, FailureCode, UserError
-from safa.files import Entry, Location, entries, name_of, open_text
+from safa.files import Entry, Location, entries, is_folder, join, name_of, open_text, shown
 
 COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
 SPLITS = ("train", "test")
@@ -67,7 +66,7 @@ def list_jobs(source: MetadataSource | ClipsSource) -> Listing:
     listing = _from_metadata(source) if isinstance(source, MetadataSource) else _from_folder(source)
     if not listing.jobs and not listing.bad_rows:
         where = source.csv if isinstance(source, MetadataSource) else source.folder
-        raise UserError("no clips here", str(where))
+        raise UserError("no clips here", shown(where))
     return listing
 
 
@@ -80,8 +79,8 @@ def location_of(source: Source) -> Location:
 
 
 def _from_metadata(source: MetadataSource) -> Listing:
-    if source.download is None and not source.videos.is_dir():
-        raise UserError("no such folder of videos", str(source.videos), "Check source.videos.")
+    if source.download is None and not is_folder(source.videos):
+        raise UserError("no such folder of videos", shown(source.videos), "Check source.videos.")
     jobs: dict[str, ClipJob] = {}
     lines: dict[str, int] = {}
     bad: list[Failure] = []
@@ -112,13 +111,13 @@ def _csv_rows(location: Location) -> Iterator[dict[str, Any]]:
             reader = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise UserError(f"lacks the columns {', '.join(missing)}", str(location))
+                raise UserError(f"lacks the columns {', '.join(missing)}", shown(location))
             yield from reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the list ({error})", str(location), "Check source.csv.") from None
+        raise UserError(f"cannot read the list ({error})", shown(location), "Check source.csv.") from None
 
 
-def _job_of_row(row: Mapping[str, Any], videos: Path) -> ClipJob:
+def _job_of_row(row: Mapping[str, Any], videos: Location) -> ClipJob:
     clip = ClipId(row["person_id"], row["video_id"], int(row["start"]), int(row["end"]))
     box = Box.parse(row["bbox"])
     fps, width, height = float(row["fps"]), int(row["width"]), int(row["height"])
@@ -131,7 +130,7 @@ def _job_of_row(row: Mapping[str, Any], videos: Path) -> ClipJob:
         person_id=clip.person_id,
         video_id=clip.video_id,
         split=row["partition"],
-        video=str(videos / f"{clip.video_id}.mp4"),
+        video=str(join(videos, f"{clip.video_id}.mp4")),
         start=clip.start,
         end=clip.end,
         fps=fps,
@@ -157,7 +156,7 @@ def contents(folder: Location, what: str) -> list[Entry]:
         return sorted(entries(folder))
     except (OSError, ValueError) as error:  # or a malformed URI
         reason = "" if isinstance(error, FileNotFoundError | NotADirectoryError) else f" ({error})"
-        raise UserError(f"no such folder of {what}{reason}", str(folder), "Check source.folder.") from None
+        raise UserError(f"no such folder of {what}{reason}", shown(folder), "Check source.folder.") from None
 
 
 def is_image_folder(entry: Entry) -> bool:

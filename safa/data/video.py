@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safa.data.crop import Box
-from safa.files import atomic_file
+from safa.files import Location, atomic_file
 
 Frame = NDArray[np.uint8]
 # Written into every file and obeyed when it is read: without it, players guess the matrix from the size.
@@ -145,7 +145,7 @@ def _trimmed(path: Path, span: Span) -> Any:
 
 
 def write_video(
-    path: Path,
+    path: Location,
     frames: Iterable[Frame],
     fps: float,
     *,

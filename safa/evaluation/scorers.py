@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from safa.config.inference import ScorerConfig
 from safa.errors import UserError
+from safa.files import Location, is_file, local_file, shown
 from safa.head.model import landmarks_px
 from safa.metrics import AED, AKD, CSIM, DETECTION_RATE, FID, LPIPS, MS_SSIM
 from safa.metrics.images import MS_SSIM_MIN_SIZE
@@ -89,16 +89,17 @@ def _missing(file: object, name: str) -> str:
 def _landmarks(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device) -> Network | None:
     if config.landmarks == "model":
         return lambda image: landmarks_px(tdmm.geometry(tdmm.estimate(image).code), image.shape[-1])
-    network = _script(config.landmarks, device, tdmm.image_size, "scorers.landmarks")
-    if network is None:
+    path = config.landmarks
+    network = _script(path, device, tdmm.image_size, "scorers.landmarks")
+    if network is None or path is None:
         return None
     black = torch.zeros(1, 3, tdmm.image_size, tdmm.image_size, device=device)
     if network(black).shape != (1, 68, 2):
-        raise UserError("does not give (B, 68, 2) points", str(config.landmarks), "Use a 68-point detector.")
+        raise UserError("does not give (B, 68, 2) points", shown(path), "Use a 68-point detector.")
     return network
 
 
-def _script(path: Path | None, device: str | torch.device, size: int, key: str) -> Network | None:
+def _script(path: Location | None, device: str | torch.device, size: int, key: str) -> Network | None:
     """Load a TorchScript file and try it once on a black image."""
     if path is None:
         return None
@@ -107,14 +108,15 @@ def _script(path: Path | None, device: str | torch.device, size: int, key: str) 
     def network(image: Tensor) -> Tensor:
         result = script(image)
         if not isinstance(result, Tensor) or len(result) != len(image):
-            raise UserError("does not give one row per image", str(path), f"See {key} in docs/evaluation.md.")
+            fix = f"See {key} in docs/evaluation.md."
+            raise UserError("does not give one row per image", shown(path), fix)
         return result
 
     _try(lambda: network(torch.zeros(1, 3, size, size, device=device)), path, key)
     return network
 
 
-def _inception(path: Path | None, device: str | torch.device, size: int) -> Network | None:
+def _inception(path: Location | None, device: str | torch.device, size: int) -> Network | None:
     if path is None:
         return None
     script = _load(path, device, "scorers.inception")
@@ -128,23 +130,24 @@ def _inception(path: Path | None, device: str | torch.device, size: int) -> Netw
     return network
 
 
-def _load(path: Path, device: str | torch.device, key: str) -> Callable[..., Tensor]:
-    if not path.is_file():
-        raise UserError("no such file", str(path), f"Fix {key}, or remove it to skip its metrics.")
+def _load(path: Location, device: str | torch.device, key: str) -> Callable[..., Tensor]:
+    if not is_file(path):
+        raise UserError("no such file", shown(path), f"Fix {key}, or remove it to skip its metrics.")
     try:
-        script = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+        with local_file(path) as file:
+            script = torch.jit.load(str(file), map_location=device)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"not a TorchScript file ({reason})", str(path), f"Fix {key}.") from None
+        raise UserError(f"not a TorchScript file ({reason})", shown(path), f"Fix {key}.") from None
     network: Callable[..., Tensor] = script.eval()
     return network
 
 
-def _try(call: Callable[[], Tensor], path: Path, key: str) -> None:
+def _try(call: Callable[[], Tensor], path: Location, key: str) -> None:
     try:
         call()
     except (RuntimeError, torch.jit.Error) as error:  # from the interpreter, or from the script's assertions
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UserError(
-            f"fails on an image ({lines[-1][:200]})", str(path), f"See {key} in docs/evaluation.md."
+            f"fails on an image ({lines[-1][:200]})", shown(path), f"See {key} in docs/evaluation.md."
         ) from None

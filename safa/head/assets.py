@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from safa.errors import UserError
-from safa.files import atomic_file
+from safa.files import Location, atomic_file, local_file
 
 NUM_SHAPE = 100
 NUM_EXPRESSION = 50
@@ -126,12 +126,17 @@ class HeadAssets:
         return assets
 
     @classmethod
-    def load(cls, path: Path) -> HeadAssets:
+    def load(cls, location: Location) -> HeadAssets:
         """Read what ``save`` wrote; nothing in it is ever unpickled.
 
         Raises:
             UserError: no such file, not such a file, or arrays that do not fit together.
         """
+        with local_file(location) as path:
+            return cls._load(path)
+
+    @classmethod
+    def _load(cls, path: Path) -> HeadAssets:
         if not path.is_file():
             raise UserError("no such head file", str(path), _MAKE_ONE)
         names = [field.name for field in dataclasses.fields(cls)]

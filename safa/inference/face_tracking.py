@@ -27,6 +27,7 @@ from safa.data.detectors.face_alignment import DETECTOR_FILES, LibraryDetector
 from safa.data.landmarks import read_sidecar, sidecar_of, source_frames_of
 from safa.data.video import Frame, probe
 from safa.errors import ClipError, UserError
+from safa.files import Location, is_file, join
 from safa.inference.face_crop import (
     CropBox,
     CropBoxes,
@@ -266,13 +267,15 @@ class DetectorStatus:
     detector: Detector | None
 
 
-def detector_status(folder: Path = ASSETS) -> DetectorStatus:
+def detector_status(folder: Location = ASSETS) -> DetectorStatus:
     """Look for the package, and for weights in ``folder``; neither is loaded."""
-    complete = (name for name in DETECTORS if all((folder / file).is_file() for file in DETECTOR_FILES[name]))
+    complete = (
+        name for name in DETECTORS if all(is_file(join(folder, file)) for file in DETECTOR_FILES[name])
+    )
     return DetectorStatus(importlib.util.find_spec("face_alignment") is not None, next(complete, None))
 
 
-def load_face_tracker(device: torch.device, folder: Path = ASSETS) -> FaceTracker | None:
+def load_face_tracker(device: torch.device, folder: Location = ASSETS) -> FaceTracker | None:
     """Load the best detector whose weights lie in ``folder``; None if package or weights are missing.
 
     Raises:

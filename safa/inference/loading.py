@@ -9,6 +9,7 @@ import torch
 from safa.checkpoint.native import load_model
 from safa.checkpoint.released import released_model
 from safa.errors import UserError
+from safa.files import Location, is_file, is_uri, location
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_tracking import ASSETS, load_face_tracker
 from safa.inference.model_choice import described, find_model
@@ -29,8 +30,8 @@ def open_animator(
     """Load a model, and the best face detector that is installed.
 
     Args:
-        checkpoint: a training run's folder, its ``model/``, one of its checkpoints, a folder that has one
-            such run in it (``runs/demo``), or a released file.
+        checkpoint: path or URI of a training run's folder, its ``model/``, one of its checkpoints or a
+            released file; or a local folder that has one such run in it (``runs/demo``).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once.
@@ -42,18 +43,20 @@ def open_animator(
     torch_device = choose_device(str(device))
     dtype = choose_precision(str(precision), torch_device)
     check_whole_number("batch_size", batch_size, 1)
-    path, folder = _path("checkpoint", checkpoint), _path("assets", assets)
-    if path.is_file():
+    path, folder = _location("checkpoint", checkpoint), _location("assets", assets)
+    if is_file(path):
         model, about = released_model(path), ""
     else:
-        path = find_model(path)
+        path = path if is_uri(path) else find_model(Path(path))
         model, info = load_model(path)
         about = described(path, info)
     face_tracker = load_face_tracker(torch_device, folder)
     return FaceAnimator(model, torch_device, dtype, batch_size, face_tracker, about)
 
 
-def _path(name: str, value: PathLike) -> Path:
+def _location(name: str, value: PathLike) -> Location:
+    if isinstance(value, str) and "://" in value:
+        return location(value)
     path = path_of(value)
     if path is None:
         raise UserError(f"is of type {type(value).__name__}", name, "Give a path.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safa.checkpoint.native import MODEL_FILE, ModelInfo, holds_checkpoint, stage_of_model
 from safa.errors import UserError
+from safa.files import Location, shown
 
 RUNS = Path("runs")
 DEPTH = 3  # folders below RUNS that are looked into
@@ -42,10 +43,10 @@ def only_model(folder: Path = RUNS) -> Path:
     return found[0]
 
 
-def described(path: Path, info: ModelInfo) -> str:
+def described(path: Location, info: ModelInfo) -> str:
     """Say which model it is, what comes out, and what can be expected."""
     size = info.config.image_size
-    line = f"the model is {path}, step {info.step}; it makes {size} x {size} px"
+    line = f"the model is {shown(path)}, step {info.step}; it makes {size} x {size} px"
     if info.trained_on == "synthetic":
         line += (
             "; it learned from synthetic heads only: expect of a real photo no more than a rough, "

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from safa.config.inference import FACE_CLASS_NAMES, WHOLE_FACE, FaceClass, SwapConfig
 from safa.errors import UserError
+from safa.files import shown
 from safa.geometry.grids import warp
 from safa.models.face_parser import FaceParser, blend_mask
 from safa.models.tdmm import Tdmm
@@ -94,7 +95,7 @@ def load_mask(config: SwapConfig, tdmm: Tdmm, device: str | torch.device = "cpu"
         return HeadOutline(tdmm, config.hard)
     parser = FaceParser()
     weights = read_weights(config.weights)
-    check_weights(_without_counters(parser.state_dict()), _without_counters(weights), str(config.weights))
+    check_weights(_without_counters(parser.state_dict()), _without_counters(weights), shown(config.weights))
     parser.load_state_dict(dict(weights), strict=False)
     classes = tuple(FACE_CLASS_NAMES.index(name) for name in config.classes or WHOLE_FACE)
     return FaceMask(parser.to(device).eval(), classes, config.hard)

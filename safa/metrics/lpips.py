@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from safa.files import Location, shown
 from safa.weights import load_weights, read_weights
 
 CHANNELS = (64, 192, 384, 256, 256)  # of the five ReLUs
@@ -57,7 +57,7 @@ class Lpips(nn.Module):
         return features
 
 
-def load_lpips(path: Path) -> Lpips:
+def load_lpips(path: Location) -> Lpips:
     """Read AlexNet's ImageNet weights from a file; the channel weights come with torchmetrics.
 
     Raises:
@@ -67,7 +67,7 @@ def load_lpips(path: Path) -> Lpips:
     prefix = "features."  # the file's classifier is not needed
     weights = read_weights(path)
     features = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
-    load_weights(network.features, features, str(path))
+    load_weights(network.features, features, shown(path))
     packaged = resources.files("torchmetrics.functional.image").joinpath("lpips_models/alex.pth")
     with resources.as_file(packaged) as file:
         linear = read_weights(file)

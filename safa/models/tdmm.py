@@ -9,7 +9,6 @@ Source: SAFA (Wang et al., 2021), section 3.1; docs/model.md, section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from safa.config.model import HeadConfig, ModelConfig
+from safa.files import Location
 from safa.geometry.gaussians import AntiAlias
 from safa.geometry.grids import resize
 from safa.head.assets import HeadAssets
@@ -156,7 +156,7 @@ class Tdmm(nn.Module):
         texels = Fragments(self.texel_face_index, self.texel_zbuf, self.texel_bary)
         return Surface(self.faces[0], self.face_uvcoords[..., :2], texels)
 
-    def load_encoder_weights(self, path: Path) -> None:
+    def load_encoder_weights(self, path: Location) -> None:
         """Start the encoder's features from ImageNet weights.
 
         Raises:

@@ -16,7 +16,7 @@ def describe_model(config: ModelConfig) -> tuple[str, ...]:
         f"Images: {config.image_size} x {config.image_size} px (published: 256 x 256).",
         f"Generator: {config.generator.block_expansion} base channels (published: 64), "
         f"{config.num_keypoints} keypoints.",
-        "3D head: the built-in one." if head.assets is None else f"3D head: {head.assets.name}.",
+        "3D head: the built-in one." if head.assets is None else f"3D head: {name_of(head.assets)}.",
         _encoder(head),
     )
 
@@ -64,7 +64,7 @@ def _mask(config: SwapConfig) -> str:
     if config.weights is None:
         return f"{edge} mask of the face of the 3D head fitted to the driving frame"
     classes = ", ".join(name.replace("_", " ") for name in config.classes or WHOLE_FACE)
-    return f"{edge} mask of {classes} by {config.weights.name}"
+    return f"{edge} mask of {classes} by {name_of(config.weights)}"
 
 
 def _scorers(config: ScorerConfig) -> list[str]:
@@ -75,13 +75,13 @@ def _scorers(config: ScorerConfig) -> list[str]:
             "AKD: landmarks by the model's own 3DMM; comparable only between evaluations of this model."
         )
     elif config.landmarks is not None:
-        lines.append(f"AKD: landmarks by {config.landmarks.name}.")
+        lines.append(f"AKD: landmarks by {name_of(config.landmarks)}.")
     if config.identity is not None:
-        lines.append(f"AED and CSIM: identity by {config.identity.name}.")
+        lines.append(f"AED and CSIM: identity by {name_of(config.identity)}.")
     if config.lpips is not None:
-        lines.append(f"LPIPS: AlexNet from {config.lpips.name}.")
+        lines.append(f"LPIPS: AlexNet from {name_of(config.lpips)}.")
     if config.inception is not None:
-        lines.append(f"FID: features by {config.inception.name}.")
+        lines.append(f"FID: features by {name_of(config.inception)}.")
     return lines
 
 

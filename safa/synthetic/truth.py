@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from safa.data.crop import Box
-from safa.files import atomic_file
+from safa.files import Location, atomic_file, local_file
 from safa.head.model import HeadCode, HeadModel
 
 Floats = NDArray[np.float32]
@@ -91,7 +90,7 @@ def landmarks_in_frame(track: Track, canvas: Canvas, model: HeadModel, batch: in
     return np.concatenate(parts)
 
 
-def save_truth(path: Path, track: Track, canvas: Canvas, clips: tuple[Clip, ...]) -> None:
+def save_truth(path: Location, track: Track, canvas: Canvas, clips: tuple[Clip, ...]) -> None:
     """Write ``<video>.truth.npz``: the track, ``canvas`` (3,), ``clips`` (C, 2), ``bboxes`` (C, 4)."""
     arrays = {field.name: getattr(track, field.name) for field in fields(track)}
     with atomic_file(path) as temporary:
@@ -104,9 +103,9 @@ def save_truth(path: Path, track: Track, canvas: Canvas, clips: tuple[Clip, ...]
         )
 
 
-def load_truth(path: Path) -> tuple[Track, Canvas, tuple[Clip, ...]]:
+def load_truth(path: Location) -> tuple[Track, Canvas, tuple[Clip, ...]]:
     """Read what ``save_truth`` wrote; nothing is unpickled."""
-    with np.load(path, allow_pickle=False) as file:
+    with local_file(path) as local, np.load(local, allow_pickle=False) as file:
         track = Track(**{field.name: file[field.name] for field in fields(Track)})
         side, left, top = (int(v) for v in file["canvas"])
         spans, boxes = file["clips"].tolist(), file["bboxes"].tolist()

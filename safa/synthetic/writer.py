@@ -20,7 +20,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
@@ -31,7 +30,19 @@ from safa.config import settings_hash
 from safa.config.synthetic import SyntheticConfig
 from safa.data.video import write_video
 from safa.errors import UserError
-from safa.files import atomic_file, remove_leftovers, write_json
+from safa.files import (
+    Location,
+    atomic_file,
+    exists,
+    join,
+    local_file,
+    name_of,
+    read_bytes,
+    remove_leftovers,
+    reporting_errors,
+    shown,
+    write_json,
+)
 from safa.head import builtin
 from safa.synthetic.render import render
 from safa.synthetic.scene import build_scene, head_model
@@ -77,7 +88,7 @@ class SyntheticSummary:
         held_out_travel: mean of the test people's travel over that of the training people; None without them.
     """
 
-    folder: Path
+    folder: Location
     people: int
     videos: int
     clips: int
@@ -99,7 +110,7 @@ def video_jobs(config: SyntheticConfig) -> tuple[VideoJob, ...]:
 
 
 def write_dataset(
-    config: SyntheticConfig, out: Path, *, workers: int = 2, progress: Progress | None = None
+    config: SyntheticConfig, out: Location, *, workers: int = 2, progress: Progress | None = None
 ) -> SyntheticSummary:
     """Write what is missing of the data set in ``out``.
 
@@ -114,10 +125,10 @@ def write_dataset(
     """
     began = time.monotonic()
     _lock_settings(out, config)
-    videos = out / "videos"
+    videos = join(out, "videos")
     jobs = video_jobs(config)
     missing = [job for job in jobs if not _is_done(videos, job)]
-    logger.info("synthetic: %d of %d videos to make in %s", len(missing), len(jobs), out)
+    logger.info("synthetic: %d of %d videos to make in %s", len(missing), len(jobs), shown(out))
     done = len(jobs) - len(missing)
     for _ in in_processes(partial(make_video, config, videos), missing, workers):
         done += 1
@@ -129,7 +140,7 @@ def write_dataset(
     return _publish(config, out, jobs, len(missing), began)
 
 
-def _lock_settings(out: Path, config: SyntheticConfig) -> None:
+def _lock_settings(out: Location, config: SyntheticConfig) -> None:
     """Refuse a folder with another data set; delete incomplete files of a run that was killed."""
     lock = {
         "recipe": RECIPE,
@@ -137,21 +148,21 @@ def _lock_settings(out: Path, config: SyntheticConfig) -> None:
         "hash": settings_hash(config),
         "settings": config.model_dump(mode="json"),
     }
-    path = out / "settings.json"
-    (out / "videos").mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+    path = join(out, "settings.json")
+    if not exists(path):
         write_json(path, lock)
     try:
-        existing = json.loads(path.read_text(encoding="utf-8"))
+        with reporting_errors(path):
+            existing = json.loads(read_bytes(path))
     except ValueError:
         existing = None
     if existing != lock:
         raise UserError(
             "holds a synthetic data set of other settings or of another version",
-            str(out),
+            shown(out),
             "Choose another folder, or delete this one.",
         )
-    remove_leftovers(out / "videos")
+    remove_leftovers(join(out, "videos"))
 
 
 def _head_digest() -> str:
@@ -165,17 +176,17 @@ def _head_digest() -> str:
     return digest.hexdigest()[:12]
 
 
-def _paths(videos: Path, job: VideoJob) -> tuple[Path, Path, Path]:
+def _paths(videos: Location, job: VideoJob) -> tuple[Location, Location, Location]:
     names = (f"{job.video_id}{suffix}" for suffix in (".mp4", ".landmarks.npy", ".truth.npz"))
-    video, landmarks, truth = (videos / name for name in names)
+    video, landmarks, truth = (join(videos, name) for name in names)
     return video, landmarks, truth
 
 
-def _is_done(videos: Path, job: VideoJob) -> bool:
-    return all(path.exists() for path in _paths(videos, job))
+def _is_done(videos: Location, job: VideoJob) -> bool:
+    return all(map(exists, _paths(videos, job)))
 
 
-def make_video(config: SyntheticConfig, videos: Path, job: VideoJob) -> str:
+def make_video(config: SyntheticConfig, videos: Location, job: VideoJob) -> str:
     """Render one video and write its three files, the mp4 last. Returns its id."""
     with _one_thread():
         canvas = Canvas.around(config.frame_size)
@@ -202,15 +213,16 @@ def _one_thread() -> Iterator[None]:
 
 
 def _publish(
-    config: SyntheticConfig, out: Path, jobs: tuple[VideoJob, ...], made: int, began: float
+    config: SyntheticConfig, out: Location, jobs: tuple[VideoJob, ...], made: int, began: float
 ) -> SyntheticSummary:
     """Collect the clips from the sidecars; write ``metadata.csv`` and ``summary.json``."""
     height, width = config.frame_size
     rows: list[tuple[object, ...]] = []
     travels: dict[str, list[float]] = {}
     for job in jobs:
-        _, landmarks, truth = _paths(out / "videos", job)
-        points = np.load(landmarks, allow_pickle=False)
+        _, landmarks, truth = _paths(join(out, "videos"), job)
+        with local_file(landmarks) as local:
+            points = np.load(local, allow_pickle=False)
         for clip in load_truth(truth)[2]:
             box = "-".join(str(side) for side in astuple(clip.box))
             rows.append(
@@ -227,7 +239,7 @@ def _publish(
                 )
             )
             travels.setdefault(job.person_id, []).append(travel(points[clip.start : clip.end]))
-    _write_csv(out / "metadata.csv", rows)
+    _write_csv(join(out, "metadata.csv"), rows)
     by_person = {person: fmean(values) for person, values in travels.items()}
     held_out = {job.person_id for job in jobs if job.held_out}
     rest = fmean(value for person, value in by_person.items() if person not in held_out)
@@ -242,12 +254,12 @@ def _publish(
         travel={person: round(value, 5) for person, value in by_person.items()},
         held_out_travel=fmean(by_person[person] for person in held_out) / rest if held_out and rest else None,
     )
-    write_json(out / "summary.json", {**asdict(summary), "folder": out.name})
+    write_json(join(out, "summary.json"), {**asdict(summary), "folder": name_of(out)})
     logger.info("synthetic: %d clips, %d frames of %d people", summary.clips, summary.frames, summary.people)
     return summary
 
 
-def _write_csv(path: Path, rows: list[tuple[object, ...]]) -> None:
+def _write_csv(path: Location, rows: list[tuple[object, ...]]) -> None:
     with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)

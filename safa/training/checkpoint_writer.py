@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from safa.checkpoint.native import (
     write_stored_state,
 )
 from safa.errors import UserError
+from safa.files import Location, shown
 from safa.training.context import WorkerError
 
 
@@ -44,18 +44,26 @@ class CheckpointWriter:
         waited: seconds that the caller has spent here so far.
     """
 
-    def __init__(self, root: Path, newest: int, score: str) -> None:
+    def __init__(self, root: Location, newest: int, score: str) -> None:
         self._root, self._newest, self._score = root, newest, score
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self.waited = 0.0
 
-    def save(self, state: TrainState, progress: Progress, info: ModelInfo, best: Mapping[int, float]) -> None:
+    def save(
+        self,
+        state: TrainState,
+        progress: Progress,
+        info: ModelInfo,
+        best: Mapping[int, float],
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         """Copy the state and begin to write it, once the state before it is written.
 
         Args:
             best: as for ``keep_states``.
+            before: what the thread does before the state appears.
 
         Raises:
             CheckpointError: the state before this one could not be written.
@@ -68,7 +76,7 @@ class CheckpointWriter:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         self._thread = threading.Thread(
-            target=self._write, args=(copied, event, dict(best)), name="checkpoint"
+            target=self._write, args=(copied, event, dict(best), before), name="checkpoint"
         )
         self._thread.start()
         self.waited += time.perf_counter() - began
@@ -86,11 +94,11 @@ class CheckpointWriter:
         if error is None:
             return
         if isinstance(error, UserError):
-            raise CheckpointError(error.what, error.where or str(self._root), error.fix) from None
+            raise CheckpointError(error.what, error.where or shown(self._root), error.fix) from None
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise CheckpointError(
             f"the state cannot be written ({reason})",
-            str(self._root),
+            shown(self._root),
             "Make room or correct the folder's permissions, then run the same command again to resume.",
         ) from None
 
@@ -100,8 +108,15 @@ class CheckpointWriter:
             self._thread.join()
             self._thread = None
 
-    def _write(self, stored: StoredState, event: torch.cuda.Event | None, best: Mapping[int, float]) -> None:
+    def _write(
+        self,
+        stored: StoredState,
+        event: torch.cuda.Event | None,
+        best: Mapping[int, float],
+        before: Callable[[], None],
+    ) -> None:
         try:
+            before()
             if event is not None:
                 event.synchronize()
             write_stored_state(self._root, stored)

@@ -1,9 +1,9 @@
 """The training loop: the same for both stages, on one process or many.
 
-Rank 0 writes all files of the run folder: ``checkpoints/`` (see ``safa.checkpoint.native``; they are written
-in the background), those that
-``safa.training.metrics_logger`` names and, at the end, ``model/``. All workers must see the folder: a group
-that is restarted, on whatever machines and however many, resumes from the newest state in it.
+Rank 0 writes all files of the run folder, a path or a URI: ``checkpoints/`` (see ``safa.checkpoint.native``;
+they are written in the background), those that ``safa.training.metrics_logger`` names and, at the end,
+``model/``. All workers must see the folder: a group that is restarted, on whatever machines and however many,
+resumes from the newest state in it.
 
 Randomness of a step comes from (seed, step, rank) and its samples from their numbers, so a resumed run takes
 the same steps as one that was never interrupted, bit for bit on one CPU worker.
@@ -34,6 +34,7 @@ from safa.checkpoint.native import (
 from safa.config.training import TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
 from safa.errors import UserError
+from safa.files import join, name_of, shown
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
 from safa.training.checkpoint_writer import CheckpointWriter
@@ -73,7 +74,7 @@ class _Run:
         self._config, self._context, self._loader = config, context, loader
         self._stage = make_stage(config, context)
         self._folder = config.folder
-        self._states = self._folder / "checkpoints"
+        self._states = join(self._folder, "checkpoints")
         self._metric = best_metric(config.stage)
         self._progress = self._resume()
         self._total = config.schedule.total_steps(
@@ -120,11 +121,11 @@ class _Run:
 
     def _resume(self) -> Progress:
         found = read_latest_state(self._states)
-        names = sorted(set(self._context.gather(found[0].name if found else "no state")))
+        names = sorted(set(self._context.gather(name_of(found[0]) if found else "no state")))
         if len(names) > 1:  # also a barrier: nobody reads any more when rank 0 renames
             raise UserError(
                 f"the workers do not all see the same states ({', '.join(names)})",
-                str(self._states),
+                shown(self._states),
                 "Every machine must see the run folder.",
             )
         if found is None:
@@ -133,7 +134,7 @@ class _Run:
         if self._context.rank == 0:
             set_newer_aside(self._states, stored.progress.step)
         progress = put_state(stored, self._stage.state, newest)
-        log.info("resuming from %s, after %d steps", newest, progress.step)
+        log.info("resuming from %s, after %d steps", shown(newest), progress.step)
         return progress
 
     def _take_step(self, batches: Iterator[FrameBatch | PairBatch]) -> None:
@@ -206,13 +207,15 @@ class _Run:
     def _save(self) -> None:
         if self._logger is None:
             return
-        self._writer.save(self._stage.state, self._progress, self._info(), self._best_steps())
-        log.info("step %d/%d  saving the state in %s", self._progress.step, self._total, self._states)
         self._logger.draw(at_once=self._progress.step == self._total)
+        best, metrics = self._best_steps(), self._logger.sync
+        # Metrics first: whoever resumes from this state finds the rows of all steps before it.
+        self._writer.save(self._stage.state, self._progress, self._info(), best, before=metrics)
+        log.info("step %d/%d  saving the state in %s", self._progress.step, self._total, shown(self._states))
 
     def _finish(self) -> None:
         if self._logger is not None:
-            save_model(self._folder / "model", self._stage.inference_model, self._info())
+            save_model(join(self._folder, "model"), self._stage.inference_model, self._info())
         self._context.sum(torch.zeros(1))  # nobody leaves before the model is there
 
     def _info(self) -> ModelInfo:
@@ -224,14 +227,14 @@ class _Run:
     def _explained(self, error: NotFiniteError) -> UserError:
         # Not among the checkpoints: BatchNorm statistics may include the bad batch. A new start resumes from
         # the last good state.
-        kept = self._folder / "failed"
+        kept = join(self._folder, "failed")
         if self._logger is not None:
             save_state(kept, self._stage.state, self._progress, self._info())
         step = self._progress.step + 1
         return UserError(
             f"the loss is not finite in step {step} ({error.details})",
-            str(self._folder),
-            f"Look at these clips, or lower the learning rate. The state is saved in {kept}.",
+            shown(self._folder),
+            f"Look at these clips, or lower the learning rate. The state is saved in {shown(kept)}.",
         )
 
 

@@ -6,6 +6,8 @@
 - ``curves.png``: all losses and held-out scores, drawn from these rows;
 - ``strip.png``: the newest strip of held-out images;
 - ``tensorboard/``: the same numbers, and every strip.
+
+For a run in an object store they are written on local scratch; ``sync`` uploads what has changed.
 """
 
 from __future__ import annotations
@@ -18,24 +20,27 @@ from typing import Any
 
 from PIL import Image
 
-from safa.files import atomic_file, atomic_write
+from safa.files import LocalMirror, Location, atomic_file, atomic_write, is_file, read_bytes, reporting_errors
 from safa.metrics import COPY_SOURCE, Metric
 from safa.visualize.images import RgbImage
 
 FILE_NAME = "metrics.jsonl"
 CURVES_EVERY = 60.0  # seconds between drawings, which take about one
 COLUMNS = 4  # of the curves
+EVENTS_BYTES = 2**24  # of one TensorBoard file of a run in an object store, where each upload is of all of it
 
 
 # ---- rows --------------------------------------------------------------------------------------------------
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Location) -> list[dict[str, Any]]:
     """Read all complete rows; a last line that a crash cut off is left out. Without a file there are none."""
-    if not path.exists():
+    if not is_file(path):
         return []
+    with reporting_errors(path):
+        text = read_bytes(path).decode("utf-8", "replace")
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -127,18 +132,19 @@ class MetricsLogger:
         step: finished steps of the run that is started or resumed; rows of later steps are deleted.
     """
 
-    def __init__(self, folder: Path, title: str, step: int) -> None:
+    def __init__(self, folder: Location, title: str, step: int) -> None:
         # Imported by the process that writes: it takes most of a second.
         from torch.utils.tensorboard import SummaryWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._title = folder, title
-        self._metrics = folder / FILE_NAME
+        self._mirror, self._title = LocalMirror(folder), title
+        self._mirror.fetch(FILE_NAME)
+        self._folder = self._mirror.path
+        self._metrics = self._folder / FILE_NAME
         drop_metrics_after(self._metrics, step)
         self._scores: dict[int, dict[str, float]] = {
             row["step"]: row["scores"] for row in read_metrics(self._metrics) if row["kind"] == "validate"
         }
-        self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        self._board = SummaryWriter(self._folder / "tensorboard", purge_step=step + 1)
         self._drawn = time.monotonic()
 
     def log_training(self, step: int, row: Mapping[str, Any]) -> None:
@@ -168,13 +174,35 @@ class MetricsLogger:
     def draw(self, *, at_once: bool) -> None:
         """Draw the curves, which takes a second; unless ``at_once``, only if they are a minute old."""
         self._board.flush()
+        if self._mirror.is_remote and self._events_bytes() > EVENTS_BYTES:
+            self._board.close()  # the next number opens a new file
         if at_once or time.monotonic() - self._drawn > CURVES_EVERY:
             draw_curves(read_metrics(self._metrics), self._folder / "curves.png", self._title)
             self._drawn = time.monotonic()
 
+    def sync(self) -> None:
+        """Upload what has changed, if the run is in an object store.
+
+        Raises:
+            UserError: the store refuses.
+        """
+        self._mirror.sync()
+
     def close(self) -> None:
-        """Close the files; nothing may be logged after this."""
+        """Close the files, and upload them; nothing may be logged after this.
+
+        Raises:
+            UserError: the store refuses.
+        """
         self._board.close()
+        try:
+            self._mirror.sync()
+        finally:
+            self._mirror.close()
+
+    def _events_bytes(self) -> int:
+        newest = max((self._folder / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        return newest.stat().st_size
 
     def _plot(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():

@@ -20,6 +20,7 @@ from torch.optim import Adam
 from safa.checkpoint.native import TrainState, read_model_weights
 from safa.config.training import FullStage, HeadStage, StepConfig, TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
+from safa.files import shown
 from safa.head import load_head_assets
 from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
@@ -274,9 +275,9 @@ def _first_model(config: TrainConfig, stage: FullStage) -> Safa:
     assets = load_head_assets(head) if head.assets else HeadAssets.from_state_dict(tdmm_weights)
     model = Safa(config.model, assets)
     if info.stage == "full":
-        load_weights(model, weights, str(stage.init))
+        load_weights(model, weights, shown(stage.init))
     else:
-        load_weights(model.tdmm, tdmm_weights, str(stage.init))
+        load_weights(model.tdmm, tdmm_weights, shown(stage.init))
     return model
 
 

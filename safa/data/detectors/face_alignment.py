@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safa.data.detectors import Face, chosen
 from safa.data.landmarks import Landmarks
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import UserError
+from safa.files import Location, is_file, join, local_file, shown
 from safa.weights import read_weights
 
 # Names under which the weights are published. The first file is the network, the second its anchors.
@@ -72,21 +74,10 @@ class LibraryDetector:
 
     def __init__(self, config: DetectorConfig) -> None:
         self._name, self._batch = config.name, config.batch
-        files = [_file(config.weights, name) for name in DETECTOR_FILES[config.name]]
-        arguments: dict[str, Any] = {"path_to_detector": _weights(config.name, files[0])}
-        if config.name in _BLAZE:
-            arguments |= {"path_to_anchor": str(files[1]), "back_model": config.name == "blazeface_back"}
-        arguments[_THRESHOLD_NAMES[config.name]] = config.threshold
-        module = _package("detection." + config.name.removesuffix("_back"))
-        try:
-            self._detector = module.FaceDetector(device=config.device, **arguments)
-        except ImportError as error:
-            raise UserError(str(error), f"detector {config.name}") from None
-        except Exception as error:  # torch, numpy and OpenCV each have errors of their own for a bad file
-            raise UserError(
-                f"not the weights of {config.name} ({type(error).__name__}: {_first_line(error)})",
-                str(files[0]),
-            ) from None
+        with ExitStack() as stack:
+            names = DETECTOR_FILES[config.name]
+            files = [stack.enter_context(_local(config.weights, name)) for name in names]
+            self._detector = _open(config, files)
 
     @property
     def reference_scale(self) -> float:
@@ -168,21 +159,39 @@ class LibraryLandmarks:
         return centre, (width + height) / self._detector.reference_scale
 
 
-def _landmark_network(folder: Path, device: str) -> torch.nn.Module:
+def _landmark_network(folder: Location, device: str) -> torch.nn.Module:
     path = _file(folder, LANDMARK_FILE)
     network: torch.nn.Module = _package("models").FAN(NUM_HOURGLASSES)
     try:
         network.load_state_dict(dict(read_weights(path)))
     except UserError as error:
         raise UserError(
-            f"not the weights of the landmark network ({error.what})", str(path), error.fix
+            f"not the weights of the landmark network ({error.what})", shown(path), error.fix
         ) from None
     except Exception as error:
         raise UserError(
             f"not the weights of the landmark network ({type(error).__name__}: {_first_line(error)})",
-            str(path),
+            shown(path),
         ) from None
     return network.to(device).eval()
+
+
+def _open(config: DetectorConfig, files: Sequence[Path]) -> Any:
+    """The package's detector of these files."""
+    arguments: dict[str, Any] = {"path_to_detector": _weights(config.name, files[0])}
+    if config.name in _BLAZE:
+        arguments |= {"path_to_anchor": str(files[1]), "back_model": config.name == "blazeface_back"}
+    arguments[_THRESHOLD_NAMES[config.name]] = config.threshold
+    module = _package("detection." + config.name.removesuffix("_back"))
+    try:
+        return module.FaceDetector(device=config.device, **arguments)
+    except ImportError as error:
+        raise UserError(str(error), f"detector {config.name}") from None
+    except Exception as error:  # torch, numpy and OpenCV each have errors of their own for a bad file
+        raise UserError(
+            f"not the weights of {config.name} ({type(error).__name__}: {_first_line(error)})",
+            str(files[0]),
+        ) from None
 
 
 def _weights(name: str, path: Path) -> str | io.BytesIO:
@@ -213,13 +222,17 @@ def _package(part: str) -> Any:
     return importlib.import_module(f"face_alignment.{part}")
 
 
-def _file(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not path.is_file():
+def _file(folder: Location, name: str) -> Location:
+    path = join(folder, name)
+    if not is_file(path):
         raise UserError(
-            f"the weights {name} are missing", str(folder), "docs/data.md says where to get them."
+            f"the weights {name} are missing", shown(folder), "docs/data.md says where to get them."
         )
     return path
+
+
+def _local(folder: Location, name: str) -> AbstractContextManager[Path]:
+    return local_file(_file(folder, name))
 
 
 def _fitted(batch: NDArray[np.uint8], side: int) -> tuple[NDArray[np.uint8], float]:

@@ -15,7 +15,16 @@ from safa.data.download.http import HttpDownloader, ObjectStoreDownloader
 from safa.data.download.ytdlp import YtDlpDownloader
 from safa.data.video import DecodeError, probe
 from safa.errors import TRANSIENT, ClipError, FailureCode
-from safa.files import atomic_file
+from safa.files import (
+    Location,
+    atomic_file,
+    delete,
+    is_file,
+    join,
+    local_file,
+    name_of,
+    split,
+)
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +47,7 @@ def make_downloader(config: UrlDownload | YtDlpDownload) -> Downloader:
 
 def fetch(
     video_id: str, source: MetadataSource, downloader: Downloader, sleep: Callable[[float], None] = time.sleep
-) -> Path:
+) -> Location:
     """Download a video unless it is there already; where it lies then.
 
     A video that lies in ``source.videos`` is used as it is, and so is a download that an earlier, killed run
@@ -48,11 +57,11 @@ def fetch(
         ClipError: with one of the four codes of this package, or ``decode``: the download is not a video.
     """
     assert source.download is not None
-    kept = source.videos / f"{video_id}.mp4"
-    if kept.is_file():
+    kept = join(source.videos, f"{video_id}.mp4")
+    if is_file(kept):
         return kept
-    path = kept if source.download.keep else source.videos / TRANSIT / f"{video_id}.mp4"
-    if not path.is_file():
+    path = kept if source.download.keep else join(source.videos, TRANSIT, f"{video_id}.mp4")
+    if not is_file(path):
         _download(video_id, path, source.download, downloader, sleep)
     return path
 
@@ -75,15 +84,16 @@ def downloaded(
     """
     path = fetch(video_id, source, downloader, sleep)
     try:
-        yield path
+        with local_file(path) as local:
+            yield local
     finally:
-        if path.parent.name == TRANSIT and not keep:
-            path.unlink(missing_ok=True)
+        if name_of(split(path)[0]) == TRANSIT and not keep:
+            delete(path)
 
 
 def _download(
     video_id: str,
-    path: Path,
+    path: Location,
     config: UrlDownload | YtDlpDownload,
     downloader: Downloader,
     sleep: Callable[[float], None],

@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import imageio_ffmpeg
 from safa.config.preprocess import YtDlpDownload
 from safa.data.download.base import classify_error
 from safa.errors import ClipError, FailureCode, UserError
+from safa.files import is_file, local_file, shown
 
 MEGABYTE = 2**20
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -36,8 +38,8 @@ class YtDlpDownloader:
                 "",
                 "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
             )
-        if config.cookies is not None and not config.cookies.is_file():
-            raise UserError("no such cookies file", str(config.cookies), "Check source.download.cookies.")
+        if config.cookies is not None and not is_file(config.cookies):
+            raise UserError("no such cookies file", shown(config.cookies), "Check source.download.cookies.")
         self._config, self._sleep = config, sleep
 
     def get(self, video_id: str, path: Path) -> None:
@@ -46,8 +48,11 @@ class YtDlpDownloader:
         library: Any = importlib.import_module("yt_dlp")
         page = self._config.page.replace("{video_id}", video_id)
         try:
-            with library.YoutubeDL(_options(self._config, path)) as downloader:
-                downloader.download([page])
+            with ExitStack() as stack:
+                options = _options(self._config, path)
+                if self._config.cookies is not None:
+                    options["cookiefile"] = str(stack.enter_context(local_file(self._config.cookies)))
+                stack.enter_context(library.YoutubeDL(options)).download([page])
         except library.utils.YoutubeDLError as error:
             raise clip_error(str(error)) from None
         except OSError as error:
@@ -82,8 +87,6 @@ def _options(config: YtDlpDownload, path: Path) -> dict[str, Any]:
         "noprogress": True,
         "logger": logging.getLogger("yt_dlp"),
     }
-    if config.cookies is not None:
-        options["cookiefile"] = str(config.cookies)
     if config.proxy is not None:
         options["proxy"] = config.proxy
     if config.rate_limit_mb is not None:

@@ -6,11 +6,11 @@ Source: Sandler et al. (2018), table 2. Layers are named as in torchvision, so t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from safa.errors import UserError
+from safa.files import Location, shown
 from safa.weights import read_weights
 
 FEATURE_CHANNELS = 1280  # of the last layer, whatever the width
@@ -50,7 +50,7 @@ def mobilenet_v2_features(
     return features
 
 
-def load_imagenet_weights(features: nn.Sequential, path: Path) -> None:
+def load_imagenet_weights(features: nn.Sequential, path: Location) -> None:
     """Fill ``mobilenet_v2_features()`` of width 1 from torchvision's ``mobilenet_v2`` state dict.
 
     Raises:
@@ -61,10 +61,10 @@ def load_imagenet_weights(features: nn.Sequential, path: Path) -> None:
     for name, value in own.items():
         theirs = f"features.{name}"
         if theirs not in weights:
-            raise UserError(f"no '{theirs}'", str(path), "Give torchvision's mobilenet_v2 state dict.")
+            raise UserError(f"no '{theirs}'", shown(path), "Give torchvision's mobilenet_v2 state dict.")
         if weights[theirs].shape != value.shape:
             shapes = f"{tuple(weights[theirs].shape)}, not {tuple(value.shape)}"
-            raise UserError(f"'{theirs}' is {shapes}", str(path), "It fits encoder_width 1 only.")
+            raise UserError(f"'{theirs}' is {shapes}", shown(path), "It fits encoder_width 1 only.")
         own[name] = weights[theirs]
     features.load_state_dict(own)
 

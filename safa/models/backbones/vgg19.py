@@ -7,12 +7,11 @@ weights load by name.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from safa.errors import UserError
+from safa.files import Location, shown
 from safa.weights import read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -81,7 +80,7 @@ def _feature_modules() -> list[nn.Module]:
     return modules
 
 
-def load_vgg19(path: Path) -> Vgg19Features:
+def load_vgg19(path: Location) -> Vgg19Features:
     """VGG19 with ImageNet weights from a state dict in torchvision's layout (``features.0.weight``, ...).
 
     The file is ``.safetensors`` or ``.pth``. The classifier and the layers after relu5_1 may be absent.
@@ -98,12 +97,12 @@ def load_vgg19(path: Path) -> Vgg19Features:
         theirs = "features." + name.partition(".")[2]
         if theirs not in weights:
             raise UserError(
-                f"no '{theirs}' in the VGG19 weights", str(path), "Give torchvision's vgg19 state dict."
+                f"no '{theirs}' in the VGG19 weights", shown(path), "Give torchvision's vgg19 state dict."
             )
         if weights[theirs].shape != value.shape:
             raise UserError(
                 f"'{theirs}' is {tuple(weights[theirs].shape)}, not {tuple(value.shape)}",
-                str(path),
+                shown(path),
                 "Is it VGG19?",
             )
         own[name] = weights[theirs]

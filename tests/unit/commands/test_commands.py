@@ -110,9 +110,8 @@ def test_assets_are_listed_with_licence_and_owner(safa: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["animate", "a.png", "b.mp4", "--checkpoint", "s3://bucket/a", "-o", "c.mp4"],
+        ["animate", "a.png", "b.mp4", "--checkpoint", "a", "-o", "s3://bucket/a"],
         ["reconstruct3d", "a.png", "s3://bucket/a", "--checkpoint", "b", "-o", "c"],
-        ["checkpoint", "inspect", "s3://bucket/a"],
     ],
 )
 def test_a_uri_is_refused_where_only_a_path_works(
