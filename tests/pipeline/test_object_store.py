@@ -123,7 +123,9 @@ def wait_for_state(states: str, process: subprocess.Popen[bytes], folder: Path) 
     """Until the store has a training state."""
     deadline = time.monotonic() + STEP_WITHIN
     while not dir_names(states):
-        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-4000:]
+        log = (folder / "log").read_text()[-4000:]
+        assert process.poll() is None, log
+        assert time.monotonic() < deadline, log
         time.sleep(0.05)
 
 
