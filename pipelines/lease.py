@@ -173,6 +173,10 @@ def _lease(folder: Location) -> Iterator[None]:
     finally:
         with suppress(OSError, pa.ArrowException, UserError):
             delete(join(folder, LEASES, own.name))
+        if not is_uri(folder):  # after a start that failed at once nothing is left; a full folder stays
+            with suppress(OSError):
+                Path(folder, LEASES).rmdir()
+                Path(folder).rmdir()
 
 
 def _take(folder: Location, own: _Lease) -> None:
@@ -230,7 +234,13 @@ def _renew(folder: Location, own: _Lease, stopped: threading.Event) -> None:
 
 
 def _write(folder: Location, lease: _Lease) -> None:
-    atomic_write(join(folder, LEASES, lease.name), json.dumps(asdict(lease)))
+    for tries_left in (2, 1, 0):
+        try:
+            atomic_write(join(folder, LEASES, lease.name), json.dumps(asdict(lease)))
+            return
+        except FileNotFoundError:  # its last holder has just deleted the folder
+            if not tries_left:
+                raise
 
 
 def _others(folder: Location, own: _Lease) -> list[_Lease]:

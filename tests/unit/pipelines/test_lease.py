@@ -135,6 +135,16 @@ def test_a_start_that_failed_at_once_leaves_no_folder(kind: str, tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "output"]
 
 
+@pytest.mark.parametrize("kind", ["lease"], indirect=True)
+def test_a_start_under_a_lease_that_leaves_nothing_leaves_no_folder(kind: str, tmp_path: Path) -> None:
+    with exclusive(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+    with exclusive(tmp_path / "run"):
+        (tmp_path / "run" / "output").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["output"]
+
+
 @pytest.mark.parametrize("kind", ["lock"], indirect=True)
 def test_a_lock_that_is_deleted_meanwhile_lets_nobody_else_in(kind: str, tmp_path: Path) -> None:
     """The last holder deletes the file of an empty folder; whoever has opened it before must notice."""
