@@ -66,7 +66,8 @@ def test_training_continues_with_fewer_workers(
 ) -> None:
     cluster = raylets(2)
     scale = {"num_workers": 2, "min_workers": 1, "cpus_per_worker": 1, "max_failures": 3}
-    run = program("train", "elastic", cluster.address, scale=scale)
+    schedule = {"unit": "steps", "length": 60}  # each line of the log waits for all workers
+    run = program("train", "elastic", cluster.address, scale=scale, schedule=schedule, log_every=20)
     process = run.start()
     run.until_halfway(process)
     cluster.lose(replaced=False)
@@ -150,8 +151,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
 
 
-@pytest.mark.parametrize("options", ["size=16k", pytest.param("ro", marks=soak)])
-@pytest.mark.parametrize("name", SHORT_SET)
+@soak
+@pytest.mark.parametrize("options", ["size=16k", "ro"])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_storage_that_is_full_or_read_only_is_one_line(
     name: str, options: str, program: Callable[..., Program], small_disk: Callable[[str], Path]
 ) -> None:
