@@ -3,36 +3,87 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from safa.app.work import Limits, Workshop, make_example
-from safa.errors import UserError
+from safa.app.guard import LOOPBACK, Guard, is_loopback
+from safa.app.work import Limits, Result, Workshop, make_example
+from safa.errors import Terminated, UserError
 from safa.inference.face_animator import FaceAnimator
+from safa.inference.options import ADAPT_SCALE, RELATIVE
 from safa.messages import INSTALL_APP
 
-Value = TypeVar("Value")
+log = logging.getLogger(__name__)
 
 TITLE = "SAFA: face animation"
 INTRO = (
     "Animate the face in a photo with the motion of a video. Use it only with the consent of the people "
     "shown; every file that is written is marked as synthetic."
 )
-CROP = "Find the face (otherwise the centre square is used)"
+CROP = "Find the face"
+CROP_INFO = "Otherwise the centre square is used."
+# What messages say in options, in the words of the page.
+IN_PAGE_WORDS = {"crop=False": f"“{CROP}” off", "relative=True": "“Relative motion” on"}
 CSS = ".gradio-container {max-width: 1180px !important; margin: auto} footer {display: none !important}"
 MODEL = "model"  # one job at a time uses it
+QUEUE_LENGTH = 16  # jobs that may wait for it; more are refused
+WORKING = "Working ..."
 
 
-def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, port: int) -> None:
-    """Load the model, then serve the page until Ctrl-C.
+@dataclass(frozen=True)
+class Address:
+    """Where the page is served, and to whom.
+
+    Attributes:
+        host: address of this machine.
+        port: of it.
+        names: further names that the page may be reached by.
+        auth: file with ``USER:PASSWORD``; None asks for neither.
+    """
+
+    host: str
+    port: int
+    names: tuple[str, ...] = ()
+    auth: Path | None = None
+
+    def login(self) -> tuple[str, str] | None:
+        """Return user and password; None if nobody is asked.
+
+        Raises:
+            UserError: strangers could reach the page without a password, or the file holds none.
+        """
+        if self.auth is None:
+            if is_loopback(self.host):
+                return None
+            fix = "Add --auth FILE, a file with USER:PASSWORD, or serve at 127.0.0.1."
+            raise UserError("strangers could use this machine", f"--host {self.host}", fix)
+        try:
+            user, colon, password = self.auth.read_text(encoding="utf-8").strip().partition(":")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot be read ({error})", str(self.auth), "Give a text file.") from None
+        if not (user and colon and password):
+            raise UserError("does not hold USER:PASSWORD", str(self.auth), "Write one line of this form.")
+        return user, password
+
+
+def serve(open_model: Callable[[], FaceAnimator], limits: Limits, address: Address) -> None:
+    """Load the model, then serve the page until Ctrl-C or SIGTERM; uploads and results are removed then.
 
     Raises:
-        UserError: Gradio is missing, the model can't be loaded, or the port is in use.
+        UserError: Gradio is missing, the model can't be loaded, the port is in use, or strangers could reach
+            the page without a password.
     """
+    login = address.login()
+    host, port = address.host, address.port
     if importlib.util.find_spec("gradio") is None:
         raise UserError("Gradio is not installed", "safa app", f"Install it: {INSTALL_APP}.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported, or it calls home
@@ -41,12 +92,17 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, por
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
         workshop = Workshop(open_model(), limits, Path(folder))
         page = build_page(workshop, limits, Path(folder) / "example")
+        page.queue(max_size=QUEUE_LENGTH, api_open=False)
+        hosts = (*LOOPBACK, host, *address.names)
+        signal.signal(signal.SIGTERM, _terminate)
         sys.stdout.write(f"serving at http://{host}:{port} until Ctrl-C\n")
         sys.stdout.flush()
         try:
             page.launch(
                 quiet=True,
                 server_name=host,
+                auth=login,
+                app_kwargs={"lifespan": partial(_guarded, hosts=hosts), "docs_url": None, "redoc_url": None},
                 server_port=port,
                 share=False,
                 max_file_size=f"{limits.max_mb:g}mb",
@@ -61,12 +117,24 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, host: str, por
             raise UserError(f"cannot serve there ({error})", f"{host}:{port}", fix) from None
 
 
+@asynccontextmanager
+async def _guarded(app: Any, *, hosts: tuple[str, ...]) -> AsyncIterator[None]:
+    """Put the guard around everything, Gradio's own middleware included, which would answer strangers."""
+    app.middleware_stack = Guard(app.middleware_stack, hosts)
+    yield
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated("terminated")
+
+
 def build_page(workshop: Workshop, limits: Limits, examples: Path) -> Any:
     """Build the page as ``gradio.Blocks`` without serving it."""
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# {TITLE}\n{INTRO}")
+        gr.Markdown(f"{workshop.about[:1].upper()}{workshop.about[1:]}.", elem_id="about")
         gr.Markdown(f"Videos of up to {limits.max_seconds:g} s, files of up to {limits.max_mb:g} MB.")
         with gr.Tab("Animate"):
             _animate_tab(gr, workshop, examples)
@@ -80,45 +148,56 @@ def build_page(workshop: Workshop, limits: Limits, examples: Path) -> Any:
 def _animate_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
     photo, video, example, preview, seen = _inputs(gr)
     with gr.Row():
-        relative = gr.Checkbox(True, label="Relative motion")
-        adapt = gr.Checkbox(True, label="Adapt to face size")
-        best = gr.Checkbox(False, label="Measure motion from the frame most like the photo")
-        eyes = gr.Checkbox(False, label="Eyes from the photo")
+        relative = _option(gr, RELATIVE, label="Relative motion")
+        adapt = _option(gr, ADAPT_SCALE, label="Adapt to face size", info="With relative motion.")
+        best = _option(gr, False, label="Find the best frame", info="With relative motion.")
+        eyes = _option(gr, False, label="Eyes from the photo")
     with gr.Row():
-        crop = gr.Checkbox(True, label=CROP)
-        back = gr.Checkbox(False, label="Paste back into the whole photo")
-        grid = gr.Checkbox(False, label="Show all intermediate results")
-    run = gr.Button("Animate", variant="primary", elem_id="animate-run")
+        crop = _option(gr, True, label=CROP, info=CROP_INFO)
+        back = _option(gr, False, label="Paste back into the whole photo")
+        grid = _option(gr, False, label="Show all intermediate results")
+        beside = _option(gr, False, label="Source, driving video and result side by side")
+    run, cancel = _buttons(gr, "Animate", "animate")
     driving, result, second, download, message = _outputs(gr, "animate")
 
-    def work(*values: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008  (as Gradio requires)
+    def work(request: gr.Request, *values: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
         names = ("relative", "adapt_scale", "find_best_frame", "with_eyes", "paste_back", "crop", "grid")
-        options = dict(zip(names, values[2:], strict=True))
-        result = _reporting_errors(gr, lambda: workshop.animate(values[0], values[1], progress, **options))
-        return values[1], str(result.video), _second(gr, result.grid), str(result.video), result.message
+        options = dict(zip((*names, "side_by_side"), values[2:], strict=True))
+        session = str(request.session_hash)
+        return _shown(
+            gr,
+            values[1],
+            lambda: workshop.animate(values[0], values[1], progress, **options, session=session),
+        )
 
-    inputs = [photo, video, relative, adapt, best, eyes, back, crop, grid]
-    run.click(work, inputs, [driving, result, second, download, message], concurrency_id=MODEL)
-    _connect(gr, workshop, examples, (photo, video, example, preview, seen, crop))
+    inputs = [photo, video, relative, adapt, best, eyes, back, crop, grid, beside]
+    work.__annotations__["request"] = gr.Request
+    outputs = [driving, result, second, download, message]
+    _connect(gr, workshop, (photo, video, preview, seen, message))
+    _run_with(gr, workshop, examples, (run, cancel, example), crop, work, inputs, outputs)
 
 
 def _swap_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
     photo, video, example, preview, seen = _inputs(gr)
     with gr.Row():
-        crop = gr.Checkbox(True, label=CROP)
-        grid = gr.Checkbox(False, label="Show all intermediate results")
-    run = gr.Button("Swap", variant="primary", elem_id="swap-run")
+        crop = _option(gr, True, label=CROP, info=CROP_INFO)
+        grid = _option(gr, False, label="Show all intermediate results")
+        beside = _option(gr, False, label="Source, driving video and result side by side")
+    run, cancel = _buttons(gr, "Swap", "swap")
     driving, result, second, download, message = _outputs(gr, "swap")
 
-    def work(*values: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
-        result = _reporting_errors(
-            gr, lambda: workshop.swap(values[0], values[1], progress, crop=values[2], grid=values[3])
+    def work(request: gr.Request, *values: Any, progress: Any = gr.Progress()) -> Any:  # noqa: B008
+        options = dict(zip(("crop", "grid", "side_by_side"), values[2:], strict=True))
+        session = str(request.session_hash)
+        return _shown(
+            gr, values[1], lambda: workshop.swap(values[0], values[1], progress, **options, session=session)
         )
-        return values[1], str(result.video), _second(gr, result.grid), str(result.video), result.message
 
+    work.__annotations__["request"] = gr.Request
     outputs = [driving, result, second, download, message]
-    run.click(work, [photo, video, crop, grid], outputs, concurrency_id=MODEL)
-    _connect(gr, workshop, examples, (photo, video, example, preview, seen, crop))
+    _connect(gr, workshop, (photo, video, preview, seen, message))
+    inputs = [photo, video, crop, grid, beside]
+    _run_with(gr, workshop, examples, (run, cancel, example), crop, work, inputs, outputs)
 
 
 def _head_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
@@ -127,28 +206,78 @@ def _head_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
         overlay = gr.Image(label="Photo with the head over it", interactive=False, height=300)
         turntable = gr.Video(label="Turntable", interactive=False, height=300, loop=True)
     with gr.Row():
-        example = gr.Button("Load an example", size="sm")
-        crop = gr.Checkbox(True, label=CROP)
+        example = gr.Button("Run an example", size="sm")
+        crop = _option(gr, True, label=CROP, info=CROP_INFO)
     run = gr.Button("Reconstruct", variant="primary", elem_id="head-run")
     message = gr.Markdown()
     download = gr.DownloadButton("Download mesh, texture and landmarks (.zip)")
 
     def work(path: str | None, find: bool) -> Any:
-        result = _reporting_errors(gr, lambda: workshop.reconstruct(path, crop=find))
+        try:
+            result = workshop.reconstruct(path, crop=find)
+        except Exception as error:
+            return gr.skip(), gr.skip(), gr.skip(), _error_line(error)
         return str(result.overlay), str(result.turntable), str(result.archive), result.message
 
-    run.click(work, [photo, crop], [overlay, turntable, download, message], concurrency_id=MODEL)
-    example.click(lambda: (str(make_example(examples).photo), False), None, [photo, crop])
+    outputs = [overlay, turntable, download, message]
+    run.click(lambda: WORKING, None, message).then(work, [photo, crop], outputs, concurrency_id=MODEL)
+    loaded = example.click(lambda: (str(make_example(examples).photo), False), None, [photo, crop])
+    loaded.then(lambda: WORKING, None, message).then(work, [photo, crop], outputs, concurrency_id=MODEL)
+
+
+def _option(gr: Any, value: bool, label: str, info: str | None = None) -> Any:
+    """Add a checkbox; on a phone each has a line of its own."""
+    return gr.Checkbox(value, label=label, info=info, min_width=200)
+
+
+def _buttons(gr: Any, label: str, name: str) -> tuple[Any, Any]:
+    """Add the buttons that start a job and end it."""
+    with gr.Row():
+        run = gr.Button(label, variant="primary", elem_id=f"{name}-run", scale=4)
+        cancel = gr.Button("Cancel", elem_id=f"{name}-cancel", scale=1)
+    return run, cancel
+
+
+def _run_with(
+    gr: Any,
+    workshop: Workshop,
+    examples: Path,
+    buttons: tuple[Any, Any, Any],
+    crop: Any,
+    work: Any,
+    inputs: list[Any],
+    outputs: list[Any],
+) -> None:
+    """Let a job start by its button or with the example, and end by another button."""
+    run, cancel, example = buttons
+    photo, video = inputs[:2]
+    message = outputs[-1]
+
+    def load() -> tuple[str, str, bool, str]:
+        example_files = make_example(examples)
+        return str(example_files.photo), str(example_files.video), False, WORKING
+
+    def stop(request: gr.Request) -> None:
+        workshop.cancel(str(request.session_hash))
+
+    stop.__annotations__["request"] = gr.Request
+    start = run.click(lambda: WORKING, None, message)
+    start.then(work, inputs, outputs, concurrency_id=MODEL)
+    cancel.click(stop, None, None, queue=False)
+    loaded = example.click(load, None, [photo, video, crop, message])
+    loaded.then(work, inputs, outputs, concurrency_id=MODEL)
 
 
 def _inputs(gr: Any) -> tuple[Any, ...]:
     """Add photo, video, and a preview of what the model will see."""
     with gr.Row():
         photo = _photo(gr)
-        video = gr.Video(label="Video", height=300, sources=["upload"])
+        video = gr.Video(label="Video", height=300, sources=["upload", "webcam"])
+        # As it is, too: Gradio would convert it, or fail on a broken one without a word.
+        video.preprocess = lambda payload: None if payload is None else payload.path
         seen = gr.Gallery(label="What the model will see", columns=2, height=300, object_fit="contain")
     with gr.Row():
-        example = gr.Button("Load an example", size="sm")
+        example = gr.Button("Run an example", size="sm")
         preview = gr.Button("Preview crop and landmarks", size="sm")
     return photo, video, example, preview, seen
 
@@ -178,33 +307,45 @@ def _second(gr: Any, path: Path | None) -> Any:
     return gr.update(value=None if path is None else str(path), visible=path is not None)
 
 
-def _connect(gr: Any, workshop: Workshop, examples: Path, parts: tuple[Any, ...]) -> None:
-    """Connect the buttons for the example and for the preview."""
-    photo, video, example, preview, seen, crop = parts
+def _connect(gr: Any, workshop: Workshop, parts: tuple[Any, ...]) -> None:
+    """Connect the button for the preview."""
+    photo, video, preview, seen, message = parts
 
-    def load() -> tuple[str, str, bool]:
-        example_files = make_example(examples)
-        return str(example_files.photo), str(example_files.video), False
+    def look(image: str | None, moving: str | None) -> Any:
+        try:
+            return workshop.preview(image, moving), ""
+        except Exception as error:
+            return gr.skip(), _error_line(error)
 
-    example.click(load, None, [photo, video, crop])
-    preview.click(
-        lambda image, video: _reporting_errors(gr, lambda: workshop.preview(image, video)),
-        [photo, video],
-        seen,
-        concurrency_id=MODEL,
-    )
+    preview.click(look, [photo, video], [seen, message], concurrency_id=MODEL)
 
 
-def _reporting_errors(gr: Any, work: Callable[[], Value]) -> Value:
-    """Run ``work``; an error that the user can fix becomes a message on the page."""
+def _shown(gr: Any, driving: str | None, work: Callable[[], Result]) -> tuple[Any, ...]:
+    """Run a job; what it made is shown, or a line that says why there is nothing. Errors cover nothing."""
     try:
-        return work()
-    except UserError as error:
+        result = work()
+    except Exception as error:
+        return gr.skip(), gr.skip(), gr.skip(), gr.skip(), _error_line(error)
+    message = in_page_words(result.message)
+    return driving, str(result.video), _second(gr, result.grid), str(result.video), message
+
+
+def _error_line(error: Exception) -> str:
+    """Say what went wrong in the page's words, never with an empty line or a path of the server."""
+    if isinstance(error, UserError):
         where = Path(error.where).name  # the user knows the file's name, not where the page keeps it
         line = str(UserError(error.what, where, error.fix))
-    except ValueError as error:
-        line = str(error)
-    raise gr.Error(line, duration=None, title="Error", print_exception=False)
+    else:
+        log.error("a job of the page failed", exc_info=error)
+        line = f"this failed unexpectedly ({type(error).__name__}); the server's log has the reason"
+    return f"**Error:** {in_page_words(line)}"
+
+
+def in_page_words(text: str) -> str:
+    """Say in the page's words what a message says in options."""
+    for option, words in IN_PAGE_WORDS.items():
+        text = text.replace(option, words)
+    return text
 
 
 def _theme() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,10 +37,12 @@ class Limits:
     Attributes:
         max_seconds: longest video.
         max_mb: largest file.
+        max_minutes: longest time that one job may take.
     """
 
     max_seconds: float = 60.0
     max_mb: float = 100.0
+    max_minutes: float = 30.0
 
     def check_photo(self, path: str | None) -> Path:
         """Check an uploaded photo.
@@ -64,7 +67,7 @@ class Limits:
             raise UserError(
                 f"lasts {info.duration:.0f} s; at most {self.max_seconds:g} s are accepted",
                 file.name,
-                "Shorten it, or start `safa app` with a larger --max-seconds.",
+                "Shorten it; who serves this page can raise the limit.",
             )
         return file
 
@@ -77,7 +80,7 @@ class Limits:
             raise UserError(
                 f"has {size:.0f} MB; at most {self.max_mb:g} MB are accepted",
                 file.name,
-                "Upload a smaller file, or start `safa app` with a larger --max-mb.",
+                "Upload a smaller file; who serves this page can raise the limit.",
             )
         return file
 
@@ -124,6 +127,18 @@ class Workshop:
     def __init__(self, animator: FaceAnimator, limits: Limits, folder: Path) -> None:
         self._animator, self._limits, self._folder = animator, limits, folder
         self._results: deque[Path] = deque()
+        self._cancelled: set[str] = set()  # sessions whose running job is to end
+
+    @property
+    def about(self) -> str:
+        """Which model it is, and how faces are found."""
+        animator = self._animator
+        faces = "a face detector" if animator.finds_faces else "no face detector: the centre square is used"
+        return f"{animator.about or f'the model makes {animator.size} x {animator.size} px'}; {faces}"
+
+    def cancel(self, session: str) -> None:
+        """End the running job of a session at its next frame."""
+        self._cancelled.add(session)
 
     def preview(self, photo: str | None, video: str | None) -> list[tuple[RgbImage, str]]:
         """Show what the model will see of both inputs, with its landmarks."""
@@ -153,6 +168,8 @@ class Workshop:
         paste_back: bool,
         crop: bool,
         grid: bool,
+        side_by_side: bool = False,
+        session: str = "",
     ) -> Result:
         """Animate the photo with the motion of the video.
 
@@ -168,11 +185,20 @@ class Workshop:
             with_eyes=with_eyes,
             paste_back=paste_back,
             crop=crop,
+            side_by_side=side_by_side,
         )
-        return self._write(result, progress, "animated.mp4", grid=grid)
+        return self._write(result, progress, "animated.mp4", session, grid=grid)
 
     def swap(
-        self, photo: str | None, video: str | None, progress: ReportProgress, *, crop: bool, grid: bool
+        self,
+        photo: str | None,
+        video: str | None,
+        progress: ReportProgress,
+        *,
+        crop: bool,
+        grid: bool,
+        side_by_side: bool = False,
+        session: str = "",
     ) -> Result:
         """Put the face in the photo into the video.
 
@@ -180,9 +206,8 @@ class Workshop:
             UserError: as ``animate``.
         """
         source, driving = self._limits.check_photo(photo), self._limits.check_video(video)
-        return self._write(
-            self._animator.swap(source, driving, crop=crop), progress, "swapped.mp4", grid=grid
-        )
+        result = self._animator.swap(source, driving, crop=crop, side_by_side=side_by_side)
+        return self._write(result, progress, "swapped.mp4", session, grid=grid)
 
     def reconstruct(self, photo: str | None, *, crop: bool) -> HeadFiles:
         """Reconstruct the 3D head of the largest face in the photo.
@@ -200,11 +225,20 @@ class Workshop:
         message = f"{vertices}, {faces}."
         return HeadFiles(by_name["overlay.png"], by_name["turntable.mp4"], archive, message)
 
-    def _write(self, video: RenderedVideo, progress: ReportProgress, name: str, *, grid: bool) -> Result:
+    def _write(
+        self, video: RenderedVideo, progress: ReportProgress, name: str, session: str, *, grid: bool
+    ) -> Result:
         folder = self._new_folder()
         total = video.count
+        deadline = time.monotonic() + 60 * self._limits.max_minutes
+        self._cancelled.discard(session)
 
         def report(done: int) -> None:
+            if session in self._cancelled:
+                raise UserError("cancelled", "", f"{count(done, 'frame')} had been made.")
+            if time.monotonic() > deadline:
+                fix = f"{count(done, 'frame')} had been made. Give a shorter video."
+                raise UserError(f"took longer than {self._limits.max_minutes:g} minutes", "", fix)
             message = f"{done} of {count(total, 'frame')}" if total else count(done, "frame")
             progress(min(1.0, done / total) if total else 0.0, message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from safa.commands.flags import add_model_flags, load_animator_from_flags
@@ -19,7 +20,19 @@ def add_parser(subparsers: Any) -> None:
     )
     add_model_flags(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, only this machine)"
+        "--host",
+        default="127.0.0.1",
+        help="address to serve at (default: 127.0.0.1, only this machine); any other needs --auth",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that the page may be reached by, e.g. of a proxy or a notebook; may be repeated",
+    )
+    parser.add_argument(
+        "--auth", type=Path, metavar="FILE", help="ask for a name and a password: a file with USER:PASSWORD"
     )
     parser.add_argument("--port", type=int, default=7860, help="port to serve at (default: 7860)")
     parser.add_argument(
@@ -30,14 +43,22 @@ def add_parser(subparsers: Any) -> None:
         help="longest video accepted, in seconds (default: 60)",
     )
     parser.add_argument(
+        "--max-minutes",
+        type=float,
+        default=30,
+        metavar="M",
+        help="longest time that one job may take, in minutes (default: 30)",
+    )
+    parser.add_argument(
         "--max-mb", type=float, default=100, metavar="MB", help="largest upload accepted (default: 100)"
     )
     parser.set_defaults(run=_app)
 
 
 def _app(arguments: argparse.Namespace) -> int:
-    from safa.app import Limits, serve
+    from safa.app import Address, Limits, serve
 
-    limits = Limits(arguments.max_seconds, arguments.max_mb)
-    serve(lambda: load_animator_from_flags(arguments), limits, arguments.host, arguments.port)
+    limits = Limits(arguments.max_seconds, arguments.max_mb, arguments.max_minutes)
+    address = Address(arguments.host, arguments.port, tuple(arguments.allow_host), arguments.auth)
+    serve(lambda: load_animator_from_flags(arguments), limits, address)
     return 0

@@ -88,6 +88,11 @@ class FaceAnimator:
         return f"FaceAnimator({self.size} px, {self.device}, {precision}, {faces})"
 
     @property
+    def finds_faces(self) -> bool:
+        """Whether there is a face detector."""
+        return self._face_tracker is not None
+
+    @property
     def tdmm(self) -> Tdmm:
         """The 3D morphable head model that is part of the model."""
         return self.model.tdmm

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from safa.metrics import Interval, Metric
@@ -24,6 +26,11 @@ def render(template: str, /, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    assert environment.loader is not None
+    script = environment.loader.get_source(environment, "page.js")[0]
+    # The page runs this script and no other, whatever else may get into it.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
     return environment.get_template(template).render(values)
 
 

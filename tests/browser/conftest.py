@@ -170,9 +170,7 @@ def visit(browser: Any) -> Iterator[Any]:
     contexts = []
 
     def open_page(url: str, width: int, scheme: str = "light") -> Visit:
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True
-        )
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         contexts.append(context)
         page, console = context.new_page(), []
         page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))

@@ -563,6 +563,7 @@ def _served(world: World, option: str, value: Any) -> tuple[dict[str, Any], Any]
 
     class Page:
         launch = Recorder()
+        queue = Recorder()
 
     shown = Recorder(Page)
     Page.launch.calls.clear()
@@ -572,6 +573,7 @@ def _served(world: World, option: str, value: Any) -> tuple[dict[str, Any], Any]
         patch.object(safa_page, "build_page", shown),
         patch.object(safa_page, "_theme", lambda: None),
         patch.dict(os.environ),
+        patch.object(safa_page.signal, "signal", lambda *_: None),
         contextlib.redirect_stdout(io.StringIO()),
         face_alignment(),
     ):
@@ -587,13 +589,28 @@ def served(name: str) -> Callable[..., Any]:
     return observed
 
 
+def password_file(world: World) -> Path:
+    path = world.root / "password"
+    path.write_text("ann:secret")
+    return path
+
+
+def known_hosts(world: World, option: str, value: Any, command: str) -> frozenset[str]:
+    return frozenset(_served(world, option, value)[0]["app_kwargs"]["lifespan"].keywords["hosts"])
+
+
+def longest_job(world: World, option: str, value: Any, command: str) -> float:
+    minutes: float = _served(world, option, value)[1]._limits.max_minutes
+    return minutes
+
+
 def taken_by_the_page(world: World, option: str, value: Any, command: str) -> bool:
     """Whether the page takes the video of half a second and some kilobytes."""
     _, workshop = _served(world, option, value)
     try:
         workshop._limits.check_video(str(world.video))
     except UserError as error:
-        return f"--{option.replace('_', '-')}" not in str(error)
+        return "who serves this page can raise the limit" not in str(error)
     return True
 
 
@@ -622,7 +639,10 @@ APP = [
         are((4, 4), (2, 2)),
     ),
     *(Row(f"app {o}", one, other, look, rel) for o, one, other, look, rel in MODEL_OPTIONS),
-    Row("app --host", ABSENT, "0.0.0.0", served("server_name"), are("127.0.0.1", "0.0.0.0")),
+    Row("app --host", ABSENT, "127.0.0.2", served("server_name"), are("127.0.0.1", "127.0.0.2")),
+    Row("app --auth", ABSENT, password_file, served("auth"), are(None, ("ann", "secret"))),
+    Row("app --allow-host", ABSENT, "a.example", known_hosts, lambda a, b: b - a == {"a.example"}),
+    Row("app --max-minutes", ABSENT, 2, longest_job, are(30.0, 2.0)),
     Row("app --port", ABSENT, 1234, served("server_port"), are(7860, 1234)),
     Row("app --max-mb", ABSENT, 7, served("max_file_size"), are("100mb", "7mb")),
     Row("app --max-mb", ABSENT, 0.001, taken_by_the_page, are(True, False)),

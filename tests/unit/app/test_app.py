@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.app.page import _reporting_errors, build_page
+from safa.app.page import Address, _error_line, build_page, in_page_words
 from safa.app.work import KEPT_RESULTS, Limits, Workshop
 from safa.config import ModelConfig, parse_settings
 from safa.data.video import probe, write_video
@@ -106,6 +106,7 @@ def test_unusable_uploads_are_refused(
     (tmp_path / "large.mp4").write_bytes(bytes(2_000_000))
     assert "there is no photo yet" in refused(None, None)
     assert "there is no video yet" in refused(photo, None)
+    assert "--" not in refused(photo, video(60))
     assert "at most 2 s" in refused(photo, video(60))
     assert "at most 1 MB" in refused(photo, str(tmp_path / "large.mp4"))
     assert "not a readable video" in refused(photo, str(tmp_path / "text.mp4"))
@@ -118,17 +119,40 @@ def test_old_results_are_deleted(workshop: Workshop, photo: str, tmp_path: Path)
     assert len(list((tmp_path / "runs").iterdir())) == KEPT_RESULTS
 
 
-def test_errors_are_shown_without_the_paths_of_the_server() -> None:
-    class Gradio:
-        class Error(Exception):
-            def __init__(self, message: str, **how: Any) -> None:
-                super().__init__(message)
+def test_errors_have_text_without_paths_of_the_server_and_without_options() -> None:
+    error = UserError("not a readable photo", "/tmp/secret/face.jpg", "Give a JPEG or PNG.")
+    assert _error_line(error) == "**Error:** face.jpg: not a readable photo. Give a JPEG or PNG."
+    assert "KeyError" in _error_line(KeyError())
+    assert in_page_words("Use crop=False if it is cropped.") == "Use “Find the face” off if it is cropped."
 
-    def fail() -> None:
-        raise UserError("not a readable photo", "/tmp/secret/face.jpg", "Give a JPEG or PNG.")
 
-    with pytest.raises(Gradio.Error, match=r"^face.jpg: not a readable photo. Give a JPEG or PNG.$"):
-        _reporting_errors(Gradio, fail)
+def test_a_job_ends_at_its_deadline_or_when_it_is_cancelled(
+    workshop: Workshop, photo: str, video: Callable[[int], str]
+) -> None:
+    def cancel(share: float, message: str) -> None:
+        workshop.cancel("me")
+
+    with pytest.raises(UserError, match=r"^cancelled\. 2 frames had been made"):
+        workshop.animate(photo, video(6), cancel, **OPTIONS, session="me")
+    assert workshop.animate(photo, video(6), _check_progress, **OPTIONS, session="me")  # the next one runs
+    workshop._limits = Limits(max_minutes=0)
+    with pytest.raises(UserError, match="took longer than 0 minutes"):
+        workshop.animate(photo, video(6), _check_progress, **OPTIONS)
+
+
+def test_strangers_need_a_password(tmp_path: Path) -> None:
+    for host in ("127.0.0.1", "localhost", "127.0.0.2", "::1"):
+        assert Address(host, 1).login() is None
+    for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
+        with pytest.raises(UserError, match=r"strangers could use this machine\. Add --auth FILE"):
+            Address(host, 1).login()
+    (tmp_path / "auth").write_text("ann:se:cret\n")
+    assert Address("0.0.0.0", 1, auth=tmp_path / "auth").login() == ("ann", "se:cret")
+    (tmp_path / "auth").write_text("ann\n")
+    with pytest.raises(UserError, match="does not hold USER:PASSWORD"):
+        Address("0.0.0.0", 1, auth=tmp_path / "auth").login()
+    with pytest.raises(UserError, match="cannot be read"):
+        Address("0.0.0.0", 1, auth=tmp_path / "gone").login()
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -74,6 +76,15 @@ def test_nothing_comes_from_a_network_and_every_file_is_there(content: Make, lay
     assert any(file.endswith(".mp4") for file in files)
     for file in set(files) - {"metrics.json", "clips.parquet", "frames.parquet"}:
         assert (folder / unquote(file)).is_file()
+
+
+def test_only_our_own_script_may_run(content: Make, lay_out: LayOut) -> None:
+    report = content(1.0)
+    text = render_page(report, lay_out(report))
+    (allowed,) = re.findall(r"script-src 'sha256-([^']+)'", text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() == allowed
+    assert "default-src 'none'" in text
 
 
 def test_text_from_data_is_escaped(content: Make, lay_out: LayOut) -> None:

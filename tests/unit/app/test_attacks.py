@@ -1,0 +1,118 @@
+"""Attacks on the running page: by other sites, by other names, on files; and what is left when it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from safa.checkpoint.native import ModelInfo, save_model
+from safa.models.safa import Safa
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def page(model: Safa, tmp_path: Path, free_port: int) -> Iterator[tuple[str, subprocess.Popen[str], Path]]:
+    """A page of its own process: its address, the process, and the folder of its temporary files."""
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    save_model(tmp_path / "model", model, ModelInfo("full", model.config, 5, "test"))
+    (tmp_path / "tmp").mkdir()
+    words = ["app", "--checkpoint", str(tmp_path / "model"), "--port", str(free_port), "--max-mb", "1"]
+    words += ["--allow-host", "notebook.example", "--assets", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "safa.cli", *words],
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    address = f"http://127.0.0.1:{free_port}"
+    try:
+        _wait_for(address, process)
+        yield address, process, tmp_path / "tmp"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait_for(address: str, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if httpx.get(address, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)
+    pytest.fail(f"the page did not start: {process.communicate(timeout=5)[0] if process.poll() else ''}")
+
+
+def test_strangers_reach_nothing(page: tuple[str, subprocess.Popen[str], Path]) -> None:
+    """One process for all, since it takes seconds to start."""
+    address, process, temporary = page
+    port = address.rpartition(":")[2]
+    with httpx.Client(base_url=address, timeout=20) as client:
+        own = client.get("/")
+        assert own.status_code == 200
+        assert "frame-ancestors 'none'" in own.headers["content-security-policy"]
+        assert own.headers["x-frame-options"] == "DENY"
+        for name in ("localhost", "notebook.example"):
+            assert client.get("/", headers={"Host": f"{name}:{port}"}).status_code == 200
+
+        # Another name for this machine, as after DNS rebinding.
+        for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
+            for path in ("/", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x"):
+                answer = client.get(path, headers={"Host": name})
+                assert answer.status_code in (400, 403), (name, path)
+                assert not [key for key in answer.headers if key.startswith("access-control")]
+        assert "--allow-host evil.example" in client.get("/", headers={"Host": "evil.example"}).text
+
+        # Another site, in the browser of somebody who has the page open.
+        photo = {"files": ("a.png", b"x" * 100, "image/png")}
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Origin": f"http://127.0.0.1.evil.example:{port}"},
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+        ):
+            for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"):
+                answer = client.post(path, headers=headers, files=photo)
+                assert answer.status_code == 403, (headers, path)
+                assert not [key for key in answer.headers if key.startswith("access-control")]
+        assert client.get("/config", headers={"Origin": "https://evil.example"}).status_code == 403
+
+        # Files of the server, and uploads that are too large.
+        for path in (
+            "/etc/passwd",
+            "../../../../etc/passwd",
+            str(Path(__file__)),
+            "%2e%2e/%2e%2e/etc/passwd",
+        ):
+            assert client.get(f"/gradio_api/file={path}").status_code in (403, 404), path
+        large = client.post("/gradio_api/upload", files={"files": ("a.png", bytes(3_000_000), "image/png")})
+        assert large.status_code >= 400
+        kept = client.post("/gradio_api/upload", files=photo, headers={"Origin": address})
+        assert kept.status_code == 200
+    assert list(temporary.rglob("*.png"))  # the upload
+
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    assert list(temporary.rglob("*.png")) == []
+    assert not any(path.name.startswith("safa-app-") for path in temporary.iterdir())
