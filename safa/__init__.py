@@ -22,7 +22,7 @@ def load(
     *,
     device: str | torch.device = "auto",
     precision: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     assets: str | os.PathLike[str] = "assets",
 ) -> FaceAnimator:
     """Load a model that takes photos and videos; docs/python.md shows what it can do.
@@ -30,8 +30,9 @@ def load(
     Args:
         checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
-        batch_size: driving frames that pass through the model at once.
+        precision: ``auto`` (bfloat16 on a GPU with tensor cores for it, else float32), ``float32``, ``bfloat16`` or ``float16``.
+        batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
+            its memory has room for.
         assets: folder that may hold the weights of a face detector.
 
     Raises:

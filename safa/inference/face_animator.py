@@ -36,12 +36,14 @@ from safa.inference.options import (
 )
 from safa.inference.pictures import PathLike, Picture, Video, frame_source_of, path_of, photo_of
 from safa.inference.presentation import presented
+from safa.inference.read_ahead import read_ahead
 from safa.inference.swap_mask import HeadOutline, SwapMask, load_mask, parse_classes
 from safa.inference.video_output import RenderedFrame, RenderedVideo
 from safa.models.safa import AnimatedBatch, Safa, SourceCache
 from safa.models.tdmm import Tdmm
 from safa.visualize.images import RgbImage
 
+READ_AHEAD = 4  # frames that are decoded and cropped beyond a batch while the model runs
 LARGEST_RESULT = 1920  # px, longer side of a photo that the result is pasted into
 
 Item = TypeVar("Item")
@@ -54,7 +56,7 @@ class FaceAnimator:
         model: from ``safa.checkpoint.native.load_model``.
         device: where to run it.
         precision: of convolutions; positions and renders keep float32.
-        batch_size: driving frames that pass through the model at once.
+        batch_size: driving frames that pass through the model at once; None chooses by the device.
         face_tracker: finds faces where no landmarks lie beside a file; with None the centre square is used.
         about: which model it is and what can be expected of it, in words.
 
@@ -63,6 +65,7 @@ class FaceAnimator:
         runner: runs the model on faces that are cropped already.
         size: px, side of the square crop that the model sees.
         about: which model it is, in words.
+        precision: name of the dtype that convolutions run in.
     """
 
     def __init__(
@@ -70,22 +73,21 @@ class FaceAnimator:
         model: Safa,
         device: torch.device,
         precision: torch.dtype = torch.float32,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         face_tracker: FaceTracker | None = None,
         about: str = "",
     ) -> None:
-        self.model = model
-        self.runner = ModelRunner(model, device, batch_size)
+        self.runner = ModelRunner(model, device, batch_size, precision)
+        self.model = self.runner.model
         self.size = self.runner.size
-        self.device, self.batch_size = device, batch_size
-        self._precision = precision
+        self.device, self.batch_size = device, self.runner.batch_size
+        self.precision = str(precision).removeprefix("torch.")
         self.about = about
         self._face_tracker = face_tracker
 
     def __repr__(self) -> str:
-        precision = str(self._precision).removeprefix("torch.")
         faces = "no face detector" if self._face_tracker is None else "with a face detector"
-        return f"FaceAnimator({self.size} px, {self.device}, {precision}, {faces})"
+        return f"FaceAnimator({self.size} px, {self.device}, {self.precision}, {faces})"
 
     @property
     def finds_faces(self) -> bool:
@@ -163,7 +165,7 @@ class FaceAnimator:
 
         def frames() -> Iterator[RenderedFrame]:
             crops = self._crops(tracked)
-            batches = self.in_precision(self.runner.animate(prepared.cache, crops, transfer, reference))
+            batches = self.runner.animate(prepared.cache, crops, transfer, reference)
             results = animated_frames(batches, prepared, paste_back=paste_back)
             shown = prepared.photo if paste_back else prepared.face
             return presented(results, shown, size, beside=side_by_side)
@@ -188,7 +190,7 @@ class FaceAnimator:
         prepared = Source(first.frame, first.crop_box, face, self.prepare(face), ())
 
         def frames() -> Iterator[RenderedFrame]:
-            batches = self.in_precision(self.runner.reconstruct(prepared.cache, self._crops(tracked)))
+            batches = self.runner.reconstruct(prepared.cache, self._crops(tracked))
             return animated_frames(batches, prepared, paste_back=False)
 
         return _rendered_video(frame_source, tracked.notes, frames)
@@ -228,7 +230,7 @@ class FaceAnimator:
         region = HeadOutline(self.tdmm) if mask is None else mask
 
         def run_swap(crops: list[RgbImage]) -> Iterator[AnimatedBatch]:
-            return self.in_precision(self.runner.swap(prepared.cache, crops, region))
+            return self.runner.swap(prepared.cache, crops, region)
 
         def frames() -> Iterator[RenderedFrame]:
             results = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
@@ -351,7 +353,8 @@ class FaceAnimator:
             yield item
 
     def _crops(self, tracked: TrackedVideo) -> Iterator[RgbImage]:
-        return (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
+        crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())
+        return read_ahead(crops, READ_AHEAD + self.batch_size)
 
     def _reference_frame(
         self, tracked: TrackedVideo, frame_source: FrameSource, source: Source, best_frame: BestFrame | None
@@ -387,8 +390,7 @@ class FaceAnimator:
         return points
 
     def _autocast(self) -> torch.autocast:
-        half = self._precision != torch.float32
-        return torch.autocast(self.device.type, dtype=self._precision if half else None, enabled=half)
+        return self.runner.autocast()
 
 
 def _limited(frame_source: FrameSource, max_frames: int | None, max_seconds: float | None) -> FrameSource:

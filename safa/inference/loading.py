@@ -24,7 +24,7 @@ def open_animator(
     *,
     device: str | torch.device = "auto",
     precision: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     assets: PathLike = ASSETS,
 ) -> FaceAnimator:
     """Load a model, and the best face detector that is installed.
@@ -33,8 +33,9 @@ def open_animator(
         checkpoint: path or URI of a training run's folder, its ``model/``, one of its checkpoints or a
             released file; or a local folder that has one such run in it (``runs/demo``).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (float32), ``float32``, ``bfloat16`` or ``float16``.
-        batch_size: driving frames that pass through the model at once.
+        precision: ``auto`` (bfloat16 on a GPU with tensor cores for it, else float32), ``float32``, ``bfloat16`` or ``float16``.
+        batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
+            its memory has room for.
         assets: folder that may hold the weights of a face detector.
 
     Raises:
@@ -42,7 +43,8 @@ def open_animator(
     """
     torch_device = choose_device(str(device))
     dtype = choose_precision(str(precision), torch_device)
-    check_whole_number("batch_size", batch_size, 1)
+    if batch_size is not None:
+        check_whole_number("batch_size", batch_size, 1)
     path, folder = _location("checkpoint", checkpoint), _location("assets", assets)
     if is_file(path):
         model, about = released_model(path), ""
@@ -83,13 +85,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of this name; ``auto`` is float32.
+    """Return the dtype of this name; ``auto`` is one that the device multiplies faster than float32, if any.
 
     Raises:
         UserError: there is no such precision, or this device lacks it.
     """
     if name == "auto":
-        return torch.float32
+        return torch.bfloat16 if is_fast_in_bfloat16(device) else torch.float32
     if name not in PRECISIONS:
         raise UserError(
             f"there is no precision {name!r}", "precision", f"Use one of auto, {', '.join(PRECISIONS)}."
@@ -97,3 +99,10 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if name == "float16" and device.type == "cpu":
         raise UserError("float16 needs a GPU", "precision", "Use float32 or bfloat16 on the CPU.")
     return PRECISIONS[name]
+
+
+def is_fast_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device has tensor cores for bfloat16. CPUs keep float32: pictures are alike on all of them."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -7,6 +7,7 @@ of any length needs the memory of one batch.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
@@ -16,13 +17,17 @@ from torch import Tensor
 
 from safa.batching import batched
 from safa.config.inference import TransferConfig
+from safa.inference.folding import folded
 from safa.inference.motion_transfer import Transfer, absolute, make_transfer
 from safa.inference.swap_mask import SwapMask
+from safa.memory import keep_freed_memory
 from safa.models.generator import Blend
 from safa.models.safa import AnimatedBatch, FaceState, Safa, SourceCache
 from safa.visualize.images import RgbImage, from_tensor
 
 log = logging.getLogger(__name__)
+
+BYTES_PER_PIXEL = 4 * 1024  # of a driving frame, that the generator holds at once: 16 maps of 64 channels
 
 
 class ModelRunner:
@@ -31,31 +36,50 @@ class ModelRunner:
     Frames are (S, S, 3) uint8 RGB, where S is the model's image size.
 
     Args:
-        model: is put into eval mode and moved to the device.
-        batch_size: driving frames that pass through the model at once; it is halved permanently whenever they
-            do not fit into the GPU's memory.
+        model: is left as it is; a copy is rewritten for inference.
+        batch_size: driving frames that pass through the model at once; None chooses by the device. It is
+            halved permanently whenever they do not fit into the GPU's memory.
+        precision: of convolutions; positions and renders keep float32.
 
     Attributes:
-        model: the networks.
+        model: the copy, on the device.
         size: S, px.
+        batch_size: driving frames that pass through the model at once, at first.
     """
 
-    def __init__(self, model: Safa, device: str | torch.device = "cpu", batch_size: int = 8) -> None:
-        if batch_size < 1:
+    def __init__(
+        self,
+        model: Safa,
+        device: str | torch.device = "cpu",
+        batch_size: int | None = None,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        self.model = model.to(device).eval()
+        keep_freed_memory()
+        self._device, self._precision = torch.device(device), precision
         self.size = model.config.image_size
-        self._device, self._batch_size = torch.device(device), batch_size
+        self.batch_size = batch_size or default_batch_size(self._device, self.size)
+        self._batch_size = self.batch_size
+        with torch.no_grad():
+            self.model = folded(model, self._device, precision)
+
+    def autocast(self) -> torch.autocast:
+        """Within this context convolutions run in the chosen precision."""
+        half = self._precision != torch.float32
+        return torch.autocast(self._device.type, dtype=self._precision if half else None, enabled=half)
 
     @torch.inference_mode()
     def prepare(self, frame: RgbImage) -> SourceCache:
         """Compute all that depends on the source alone."""
-        return self.model.prepare_source(self.to_batch([frame]))
+        with self.autocast():
+            return self.model.prepare_source(self.to_batch([frame]))
 
     @torch.inference_mode()
     def analyse(self, frame: RgbImage) -> FaceState:
         """Estimate keypoints and 3D head of one frame, e.g. of the reference frame of relative motion."""
-        return self.model.analyse(self.to_batch([frame]))
+        with self.autocast():
+            return self.model.analyse(self.to_batch([frame]))
 
     def reconstruct(self, source: SourceCache, driving: Iterable[RgbImage]) -> Iterator[AnimatedBatch]:
         """Drive a face with frames of its own clip: their states are used as they are."""
@@ -107,8 +131,11 @@ class ModelRunner:
                 raise ValueError(
                     f"frames must be ({self.size}, {self.size}, 3) uint8, not {frame.shape} {frame.dtype}"
                 )
-        pixels = torch.from_numpy(np.stack(frames)).to(self._device)
-        return pixels.permute(0, 3, 1, 2).contiguous().float() / 255
+        pixels = torch.from_numpy(np.stack(frames))
+        if self._device.type == "cuda":  # from pinned memory the copy does not hold up the host
+            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+        # (B, S, S, 3) -> (B, 3, S, S), still NHWC in memory
+        return pixels.permute(0, 3, 1, 2).float() / 255
 
     def _run(
         self,
@@ -144,12 +171,27 @@ class ModelRunner:
     def _step(
         self, source: SourceCache, driving: Tensor, transfer: Transfer, mask: SwapMask | None
     ) -> AnimatedBatch:
-        face = self.model.analyse(driving)
-        if mask is None:
-            return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face)))
-        region = mask.of(driving)
-        blend = Blend(self.model.generator.encode(driving), region)
-        return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face), blend=blend), region)
+        with self.autocast():
+            face = self.model.analyse(driving)
+            if mask is None:
+                return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face)))
+            region = mask.of(driving)
+            blend = Blend(self.model.generator.encode(driving), region)
+            result = self.model.reenact(source, transfer(face), blend=blend)
+            return AnimatedBatch(driving, face, result, region)
+
+
+def default_batch_size(device: torch.device, size: int) -> int:
+    """Frames at once: one on a CPU, whose caches hold no more; on a GPU as many as its memory has room for.
+
+    Args:
+        size: px, side of a frame.
+    """
+    if device.type == "cpu":
+        return 1
+    free, _ = torch.cuda.mem_get_info(device)
+    room = free / 2 / (BYTES_PER_PIXEL * size**2)
+    return int(2 ** min(6, max(0, math.floor(math.log2(max(room, 1))))))
 
 
 def predictions(batches: Iterable[AnimatedBatch]) -> Iterator[RgbImage]:

@@ -12,6 +12,7 @@ from queue import Queue
 from safa.data.video import Frame, write_video
 from safa.errors import UserError
 from safa.inference.picture_output import PICTURES, write_gif, write_picture
+from safa.inference.read_ahead import read_ahead
 from safa.messages import count
 from safa.visualize.images import RgbImage
 
@@ -99,7 +100,10 @@ class RenderedVideo:
 
         def frames() -> Iterator[Frame]:
             nonlocal unchanged
-            for number, frame in enumerate(self.rendered_frames, start=1):
+            rendered = read_ahead(
+                self.rendered_frames, QUEUE_LENGTH
+            )  # the model does not wait for the encoder
+            for number, frame in enumerate(rendered, start=1):
                 if side_video is not None and frame.grid is not None:
                     side_video.add(frame.grid())
                 unchanged += not frame.changed

@@ -25,6 +25,7 @@ from safa.head.model import RAW_SIZE, HeadCode, HeadGeometry, HeadModel, landmar
 from safa.head.raster import Fragments, make_rasterizer, rasterize
 from safa.head.render import HeadRender, RenderedSide, Surface, bake_texture, render_pair, render_side
 from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS, load_imagenet_weights, mobilenet_v2_features
+from safa.precision import at_least_float32
 
 PUBLISHED_SCALE = 224 / 256  # of AntiAlias; so near 1 that its kernel is one pixel wide and its stride 1
 
@@ -123,7 +124,7 @@ class Tdmm(nn.Module):
         stacked.
         """
         feature, raw = self.encoder(image)
-        return HeadEstimate(HeadCode.from_raw(raw), feature, raw)
+        return HeadEstimate(HeadCode.from_raw(at_least_float32(raw)), feature, raw)
 
     def estimate(self, image: Tensor) -> HeadEstimate:
         """Do what ``forward`` does, under a name that reads better where the bare module is called."""

@@ -628,8 +628,8 @@ APP = [
         *(app_animator(lambda a: a.runner.model.config.num_keypoints), are(4, 3)),
     ),
     Row(
-        *("app --precision", "float32", "bfloat16", app_animator(lambda a: a._precision)),
-        are(torch.float32, torch.bfloat16),
+        *("app --precision", "float32", "bfloat16", app_animator(lambda a: a.precision)),
+        are("float32", "bfloat16"),
     ),
     Row(
         "app --batch-size",

@@ -91,7 +91,7 @@ def test_load_passes_everything_on(world: World) -> None:
         world.checkpoint, device="cpu", precision="bfloat16", batch_size=3, assets=world.root / "none"
     )
     assert (animator.device.type, animator.batch_size) == ("cpu", 3)
-    assert animator._precision == torch.bfloat16
+    assert animator.precision == "bfloat16"
     assert set(inspect.signature(safa.load).parameters) == {
         *("checkpoint", "device", "precision", "batch_size", "assets")
     }

@@ -57,6 +57,22 @@ def test_batches_with_a_cached_source_equal_frame_by_frame(model: Safa, batch_si
     assert (expected[0] - expected[1]).abs().max() > 1e-2  # the driving frames do matter here
 
 
+@pytest.mark.parametrize("mode", ["absolute", "relative"])
+def test_half_precision_animates(model: Safa, mode: str) -> None:
+    """Keypoints and heads stay float32: Jacobians of bfloat16 could not even be inverted."""
+    source, driving = video(1, seed=9)[0], video(3)
+    results = {}
+    for precision in (torch.float32, torch.bfloat16):
+        runner = ModelRunner(model, precision=precision)
+        batches = runner.animate(runner.prepare(source), driving, TransferConfig(mode=mode))  # type: ignore[arg-type]
+        results[precision] = list(batches)
+    half = results[torch.bfloat16][1]
+    for tensor in (half.face.keypoints.value, half.face.keypoints.jacobian, half.face.code.rotation):
+        assert tensor.dtype == torch.float32
+    difference = half.result.prediction - results[torch.float32][1].result.prediction
+    assert difference.abs().mean() < 0.1  # of a random model, which noise moves far
+
+
 def test_each_frame_comes_with_its_own_driving_frame(model: Safa) -> None:
     driving = video(5)
     runner = ModelRunner(model, batch_size=2)

@@ -107,7 +107,7 @@ def test_a_swap_is_absolute_motion_blended_where_the_mask_is(
         moved = FaceState(state.keypoints, state.code.replace(shape=face.face.code.shape), state.feature)
         mask = torch.full((1, 1, 64, 64), float(name == "skin"))
         expected = model.reenact(face, moved, blend=Blend(model.generator.encode(image), mask)).prediction
-        torch.testing.assert_close(swapped[t : t + 1], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(swapped[t : t + 1], expected, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()
