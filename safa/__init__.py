@@ -30,7 +30,8 @@ def load(
     Args:
         checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (bfloat16 on a GPU with tensor cores for it, else float32), ``float32``, ``bfloat16`` or ``float16``.
+        precision: ``auto`` (bfloat16 on a GPU that is fast at it, else float32), ``float32``,
+            ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
             its memory has room for.
         assets: folder that may hold the weights of a face detector.

@@ -33,7 +33,8 @@ def open_animator(
         checkpoint: path or URI of a training run's folder, its ``model/``, one of its checkpoints or a
             released file; or a local folder that has one such run in it (``runs/demo``).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (bfloat16 on a GPU with tensor cores for it, else float32), ``float32``, ``bfloat16`` or ``float16``.
+        precision: ``auto`` (bfloat16 on a GPU that is fast at it, else float32), ``float32``,
+            ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
             its memory has room for.
         assets: folder that may hold the weights of a face detector.
@@ -102,7 +103,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def is_fast_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device has tensor cores for bfloat16. CPUs keep float32: pictures are alike on all of them."""
+    """Whether the device has tensor cores for bfloat16. CPUs keep float32, with the same pictures on all."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
