@@ -23,6 +23,20 @@ EXIT_TERMINATED = 143  # 128 and the number of SIGTERM, as of a process that did
 DETAIL_LENGTH = 500  # characters of an explanation in a row
 
 
+def printable(text: str) -> str:
+    """Text as one line that is safe on a terminal: what a file or a name brought along cannot control it.
+
+    White space becomes single blanks. Control and escape codes, marks that turn the direction of writing, and
+    bytes of a name that are no UTF-8 are written as ``\\x1b``, ``\\u202e`` and ``\\udcff``.
+    """
+    line = " ".join(text.split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in line)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
 class UserError(Exception):
     """One line for a person: what is wrong, where, and what to do about it.
 
@@ -35,7 +49,7 @@ class UserError(Exception):
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         line = f"{where}: {what}" if where else what
-        super().__init__(" ".join((f"{line}. {fix}" if fix else line).split()))
+        super().__init__(printable(f"{line}. {fix}" if fix else line))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
         # Exceptions cross process borders in Ray; the default would rebuild from the joined line only.
@@ -143,4 +157,4 @@ class Failure:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:DETAIL_LENGTH]
+    return printable(text)[:DETAIL_LENGTH]

@@ -384,7 +384,7 @@ def reporting_errors(location: Location) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UserError("no such file or folder", shown(location), "Check the location.") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that holds a NUL
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
         raise UserError(f"cannot be read or written ({reason})", shown(location)) from None
 

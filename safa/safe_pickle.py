@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from safa.errors import UserError
+from safa.limits import check_limit, limit
+from safa.reading import read_limited
 from safa.unpickle.arrays import (
     ChumpyArray,
     InertRecord,
@@ -66,7 +68,9 @@ def load_data_pickle(file: BinaryIO, where: str) -> Any:
     Raises:
         UserError: the pickle is damaged, or asks for anything else.
     """
-    return _load(file.read(), where)
+    data = file.read(limit("pickle_bytes") + 1)
+    check_limit("pickle_bytes", len(data), where)
+    return _load(data, where)
 
 
 def _load(data: bytes, where: str) -> Any:
@@ -92,7 +96,7 @@ def load_object_npy(path: Path) -> Any:
     Raises:
         UserError: another kind of file, or as ``load_data_pickle``.
     """
-    data = path.read_bytes()
+    data = read_limited(path, "pickle_bytes")
     header, payload = _split_npy(data, str(path))
     if not _NPY_OBJECT.fullmatch(header):
         held = ascii(header[:120].decode("latin1").strip())

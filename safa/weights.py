@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safa.errors import UserError
 from safa.files import Location, local_file
+from safa.reading import boundary, check_regular
 from safa.unpickle.torch_file import load_torch_file
 
 _SHOWN = 3  # names in an error
@@ -39,10 +39,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, or damaged.
     """
-    try:
+    check_regular(path)
+    with boundary(str(path), "cannot be read", "Use another checkpoint."):
         return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot be read ({error})", str(path), "Use another checkpoint.") from None
 
 
 def read_weights(location: Location) -> Mapping[str, Tensor]:
@@ -58,24 +57,19 @@ def read_weights(location: Location) -> Mapping[str, Tensor]:
 
 
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise UserError("cannot read the weights (no such file)", str(path))
+    check_regular(path)
     state = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
         raise UserError("no state dict of tensors", str(path))
+    check_finite(state, str(path))
     return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
+    with boundary(str(path), "no state dict of tensors"):
         return load_file(path)
-    except OSError as error:
-        raise UserError(f"cannot read the weights ({error.strerror or error})", str(path)) from None
-    except Exception as error:  # bytes that are no weights fail anywhere inside the parsers, in any way
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"no state dict of tensors ({type(error).__name__}: {reason})", str(path)) from None
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -122,6 +116,17 @@ def check_weights(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor], 
         raise UserError(
             f"weights do not fit ({shown})", where, "The model's settings must be those of the weights."
         )
+
+
+def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights of which one is not a number, or infinite: no picture can be made with them.
+
+    Raises:
+        UserError: it names the first such tensor.
+    """
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"'{name}' holds numbers that are not finite", where, "Use another checkpoint.")
 
 
 def _listed(label: str, names: list[str]) -> str:

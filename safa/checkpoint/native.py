@@ -48,7 +48,14 @@ from safa.files import (
 )
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
-from safa.weights import load_weights, read_tensors, strip_prefix, trained_parameters, write_tensors
+from safa.weights import (
+    check_finite,
+    load_weights,
+    read_tensors,
+    strip_prefix,
+    trained_parameters,
+    write_tensors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -331,6 +338,7 @@ def load_model(path: Location, device: str | torch.device = "cpu") -> tuple[Safa
     weights, info = read_model_weights(path)
     if info.stage != "full":
         raise UserError("holds the 3DMM alone", shown(path), "Train the full stage and give its folder.")
+    check_finite(weights, shown(path))
     model = Safa(info.config, HeadAssets.from_state_dict(strip_prefix(weights, "tdmm.")))
     load_weights(model, weights, shown(path))
     return model.to(device).eval(), info

@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
 
 import yaml
-from pyarrow import ArrowException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safa.errors import UserError
-from safa.files import Location, read_bytes, refuse_uri, shown
+from safa.files import Location, refuse_uri, shown
+from safa.limits import check_limit
+from safa.reading import boundary, read_text_limited
 
 
 class Settings(BaseModel):
     """Base of every settings model: frozen, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
     def with_absolute_paths(self) -> Self:
         """Return the settings with every path in them, however deep, made absolute; URIs stay as they are.
@@ -75,10 +78,38 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def _parse(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML: {error}", where) from None
+    """Plain data from YAML. Nodes are counted, with their aliases followed, before anything is built of them.
+
+    Ten lines that each name the line before ten times unfold to ten thousand million values.
+    """
+    check_limit("config_bytes", len(text), where)
+    with boundary(where, "not valid YAML"):
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            check_limit("config_nodes", _unfolded(node, {}, where), where)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+
+
+def _unfolded(node: yaml.Node, sizes: dict[int, int], where: str) -> int:
+    """How many values a node is, each alias counted as often as it is named."""
+    known = sizes.get(id(node))
+    if known == 0:  # entered and not left
+        raise UserError("not valid YAML (an alias names what it is part of)", where, "Write it out.")
+    if known is not None:
+        return known
+    sizes[id(node)] = 0
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [part for pair in node.value for part in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    sizes[id(node)] = 1 + sum(_unfolded(child, sizes, where) for child in children)
+    return sizes[id(node)]
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -152,11 +183,11 @@ def parse_settings(data: object, model: type[S], where: str) -> S:
     """
     try:
         # Strict JSON mode: lists may become tuples and strings paths, but "3" never becomes 3.
-        settings = model.model_validate_json(json.dumps(data))
+        with boundary(where, "holds a value that is not plain data"):
+            plain = json.dumps(data)
+        settings = model.model_validate_json(plain)
     except ValidationError as error:
         raise _explain(error, model, where) from None
-    except TypeError as error:
-        raise UserError(f"holds a value that is not plain data ({error})", where) from None
     _refuse_uris(settings, where)
     return settings
 
@@ -168,12 +199,7 @@ def load_settings(path: Location, model: type[S], overrides: Sequence[str] = ())
         UserError: file missing, not YAML, unknown or missing key, wrong type or value.
     """
     where = shown(path)
-    try:
-        text = read_bytes(path).decode("utf-8")
-    except (OSError, ValueError, ArrowException) as error:
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise UserError(f"cannot read the config ({reason})", where, "Check the path.") from None
-    data = _parse(text, where)
+    data = _parse(read_text_limited(path, "config_bytes"), where)
     if data is None:
         data = {}
     if not isinstance(data, dict):

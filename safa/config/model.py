@@ -9,16 +9,19 @@ from pydantic import Field, model_validator
 from safa.config.loader import Settings
 from safa.files import Location
 
-Blocks = Annotated[int, Field(ge=1)]
+# Upper bounds are far above any model of the field: a file of a stranger brings these settings along.
+Blocks = Annotated[int, Field(ge=1, le=64)]
+Channels = Annotated[int, Field(ge=1, le=4096)]
 Stride = Literal[1, 2]
+Scale = Annotated[float, Field(gt=0, le=1)]  # of the image
 
 
 class HourglassConfig(Settings):
     """An hourglass at reduced resolution: ``block_expansion * 2**i`` channels, capped at ``max_features``."""
 
-    block_expansion: int = Field(ge=1)
-    num_blocks: int = Field(ge=1)
-    max_features: int = Field(ge=1)
+    block_expansion: Channels
+    num_blocks: int = Field(ge=1, le=10)
+    max_features: Channels
     scale_factor: float = Field(default=0.25, gt=0, le=1)  # of the image; 1/scale is a whole number
 
 
@@ -33,34 +36,35 @@ class HeadConfig(Settings):
     """The 3D head and its estimator."""
 
     assets: Location | None = None  # a .npz of `safa assets convert`; None = the built-in head
-    encoder_width: float = Field(default=1.0, gt=0)  # MobileNetV2 width multiplier; the feature stays 1280-d
+    encoder_width: float = Field(default=1.0, gt=0, le=8)  # of MobileNetV2; the feature stays 1280-d
     # MobileNetV2's seven stages (Sandler et al., 2018, table 2): blocks of each, and stride of its first.
     # The published strides halve a picture five times, which leaves too little of a small one.
     encoder_blocks: tuple[Blocks, Blocks, Blocks, Blocks, Blocks, Blocks, Blocks] = (1, 2, 3, 4, 3, 3, 1)
     encoder_strides: tuple[Stride, Stride, Stride, Stride, Stride, Stride, Stride] = (1, 2, 2, 2, 1, 2, 1)
-    encoder_input: int | None = None  # px; None = the published AntiAlias rule, i.e. the image as it is
+    # px; None = the published AntiAlias rule, i.e. the image as it is
+    encoder_input: int | None = Field(default=None, ge=32, le=2048)
     encoder_weights: Location | None = None  # ImageNet MobileNetV2 state dict; None = random start
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    uv_size: int = Field(default=256, ge=16)  # texels a side of the albedo
+    uv_size: int = Field(default=256, ge=16, le=4096)  # texels a side of the albedo
     rasterizer: Literal["native", "pytorch3d"] = "native"
 
 
 class AttentionConfig(Settings):
     """Contextual attention (Yu et al., 2018)."""
 
-    rate: int = Field(default=2, ge=1)
-    kernel_size: int = Field(default=3, ge=1)
+    rate: int = Field(default=2, ge=1, le=16)
+    kernel_size: int = Field(default=3, ge=1, le=15)
     softmax_scale: float = Field(default=10.0, gt=0)
-    fuse_kernel: int = Field(default=3, ge=1)
+    fuse_kernel: int = Field(default=3, ge=1, le=15)
 
 
 class GeneratorConfig(Settings):
     """Occlusion-aware generator with GADE layers."""
 
-    block_expansion: int = Field(default=64, ge=1)
-    max_features: int = Field(default=512, ge=1)
-    num_down_blocks: int = Field(default=2, ge=1)
-    num_bottleneck_blocks: int = Field(default=6, ge=0)
+    block_expansion: Channels = 64
+    max_features: Channels = 512
+    num_down_blocks: int = Field(default=2, ge=1, le=6)
+    num_bottleneck_blocks: int = Field(default=6, ge=0, le=64)
     dense_motion: HourglassConfig = HourglassConfig(block_expansion=64, num_blocks=5, max_features=1024)
     attention: AttentionConfig = AttentionConfig()
 
@@ -68,17 +72,17 @@ class GeneratorConfig(Settings):
 class DiscriminatorConfig(Settings):
     """Multi-scale patch discriminator."""
 
-    scales: tuple[float, ...] = (1.0, 0.5, 0.25)
-    block_expansion: int = Field(default=32, ge=1)
-    num_blocks: int = Field(default=4, ge=1)
-    max_features: int = Field(default=512, ge=1)
+    scales: tuple[Scale, ...] = Field(default=(1.0, 0.5, 0.25), max_length=8)
+    block_expansion: Channels = 32
+    num_blocks: int = Field(default=4, ge=1, le=10)
+    max_features: Channels = 512
 
 
 class ModelConfig(Settings):
     """Every size of SAFA. ``ModelConfig()`` is the published model."""
 
-    image_size: int = Field(default=256, ge=32)  # px, square
-    num_keypoints: int = Field(default=10, ge=1)
+    image_size: int = Field(default=256, ge=32, le=2048)  # px, square
+    num_keypoints: int = Field(default=10, ge=1, le=256)
     keypoint_variance: float = Field(default=0.01, gt=0)  # of the Gaussian maps, in normalised units squared
     keypoints: KeypointConfig = KeypointConfig()
     head: HeadConfig = HeadConfig()

@@ -143,7 +143,7 @@ class VideosSource(Settings):
     split: Literal["train", "test"] = "train"
     detector: DetectorConfig
     face_tracks: FaceTrackConfig = FaceTrackConfig()
-    short_side: int = Field(default=360, ge=64)  # px; larger frames are scaled down for detection
+    short_side: int = Field(default=360, ge=64, le=16384)  # px; larger frames are scaled down for detection
 
 
 class ClipsSource(Settings):
@@ -152,7 +152,7 @@ class ClipsSource(Settings):
     kind: Literal["clips"]
     folder: Location  # of *.mp4 and folders of *.png; a name person#video#start#end is taken as the clip id
     split: Literal["train", "test"] = "train"
-    fps: float = Field(default=25.0, gt=0)  # of PNG folders
+    fps: float = Field(default=25.0, gt=0, le=1000)  # of PNG folders
 
 
 # ---- stages ------------------------------------------------------------------------------------------------
@@ -206,13 +206,13 @@ class PreprocessConfig(Settings):
     landmarks: Annotated[
         SidecarLandmarks | FaceAlignmentLandmarks | NoLandmarks, Field(discriminator="kind")
     ] = SidecarLandmarks()
-    size: int = Field(default=256, ge=16)  # px, both sides of a stored frame
-    fps: float = Field(default=25.0, gt=0)  # of the stored frames
+    size: int = Field(default=256, ge=16, le=4096)  # px, both sides of a stored frame
+    fps: float = Field(default=25.0, gt=0, le=1000)  # of the stored frames
     encoding: EncodingConfig = EncodingConfig()
     min_frames: int = Field(default=64, ge=1)  # shorter clips are refused (too_short)
     min_box: int = Field(default=256, ge=1)  # px; boxes with a shorter side are refused (too_small)
     max_outside: float = Field(default=0.25, ge=0, lt=1)  # share of a box outside the frame (border)
-    piece_frames: int = Field(default=128, ge=1)  # frames in one row at most
+    piece_frames: int = Field(default=128, ge=1, le=65536)  # frames in one row at most
     retry_quarantined: bool = False  # try clips again that an earlier run refused
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` that fails the run
     mix_settings: bool = False  # add to a folder that was made with other settings

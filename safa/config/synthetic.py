@@ -36,7 +36,7 @@ class SyntheticConfig(Settings):
     two_clip_share: float = Field(default=0.25, ge=0, le=1)  # of the videos give two clips instead of one
     frame_size: tuple[int, int] = (240, 200)  # height, width in px; even numbers, as H.264 asks
     face_share: tuple[float, float] = (0.45, 0.55)  # chin to hairline over frame height, from..to over people
-    fps: float = Field(default=25.0, gt=0)
+    fps: float = Field(default=25.0, gt=0, le=1000)
     crf: int = Field(default=14, ge=0, le=51)  # H.264 quality: 0 lossless, 23 usual, 51 worst
     motion: MotionConfig = MotionConfig()
 

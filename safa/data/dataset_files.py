@@ -31,6 +31,7 @@ from safa.data.shards import (
 from safa.data.video import write_video
 from safa.errors import UserError
 from safa.files import Location, atomic_dir, atomic_file, delete, entries, exists, join, local_file, location
+from safa.tables import open_parquet, read_table
 
 SHARD_BYTES = 2**29  # of images in a shard that is joined or converted
 PIECE_FRAMES = 128
@@ -88,7 +89,7 @@ def verify(folder: Location, progress: Progress = lambda n_frames: None) -> Veri
     for shard, pieces in _pieces_by_shard(store, range(len(store))).items():
         try:
             with local_file(join(folder, SHARDS, shard)) as path:
-                file = pq.ParquetFile(path)
+                file = open_parquet(path)
                 for number, piece in pieces:
                     rows = _rows_of(file, store.clip_id(number), piece)
                     errors += _differences(store, number, piece, rows)
@@ -223,7 +224,7 @@ class _OpenShards:
                 self._files.popitem(last=False)[1][1].close()
             stack = ExitStack()
             path = stack.enter_context(local_file(join(self._store.folder, SHARDS, shard)))
-            self._files[shard] = (pq.ParquetFile(path), stack)
+            self._files[shard] = (open_parquet(path), stack)
         self._files.move_to_end(shard)
         return self._files[shard][0]
 
@@ -295,9 +296,11 @@ def convert(
 def _convert_file(path: Path, writer: ShardWriter, there: set[str]) -> int:
     """Copy the clips of a file; returns the number of frames."""
     try:
-        rows = pq.read_table(path, columns=OLD_COLUMNS).to_pylist()
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise UserError(f"not a file of clips ({error})", str(path), "Delete it and convert again.") from None
+        rows = read_table(path, OLD_COLUMNS).to_pylist()
+    except UserError as error:
+        raise UserError(
+            f"not a file of clips ({error.what})", str(path), "Delete it and convert again."
+        ) from None
     clips: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         clips.setdefault(row["clip_id"], []).append(row)

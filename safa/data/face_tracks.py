@@ -7,7 +7,6 @@ first box. Memory does not grow with the length of the video. The tracks of a vi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +21,8 @@ from safa.data.schema import ClipId, is_safe_name
 from safa.data.sources import ClipJob, Listing, contents
 from safa.data.video import DecodeError, probe, read_frames
 from safa.errors import ClipError, Failure, FailureCode, UserError
-from safa.files import Entry, Location, exists, join, read_bytes, shown, write_json
+from safa.files import Entry, Location, exists, join, shown, write_json
+from safa.reading import read_json
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
 BORDER = 1.0  # px; a face this near to the frame's edge may extend beyond it
@@ -241,13 +241,13 @@ def read_tracks(path: Location) -> VideoTracks:
         UserError: the file is damaged.
     """
     try:
-        fields = json.loads(read_bytes(path))
+        fields = read_json(path)
         segments = tuple(
             Segment(**{**segment, "box": tuple(segment["box"]) if segment["box"] else None})
             for segment in fields.pop("segments")
         )
         return VideoTracks(**fields, segments=segments)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"not a file of face tracks ({error})", shown(path), "Delete it; the next run writes it anew."
         ) from None

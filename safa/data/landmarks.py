@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safa.array_files import map_npy
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import ClipError, FailureCode, UserError
 from safa.files import Location, is_uri, join, local_copy
@@ -75,9 +76,9 @@ def _read_sidecar(video: Path, folder: Path | None) -> Points:
             return _read_pickle(pickled)
         raise ClipError(FailureCode.NO_LANDMARKS, f"{path.name} is missing")
     try:
-        points = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ClipError(FailureCode.DECODE, f"{path.name}: {error}") from None
+        points = map_npy(path)
+    except UserError as error:
+        raise ClipError(FailureCode.DECODE, f"{path.name}: {error.what}") from None
     if points.ndim != 3 or points.shape[1:] != (NUM_LANDMARKS, 2) or points.dtype.kind != "f":
         raise ClipError(
             FailureCode.DECODE, f"{path.name} is {points.dtype} {points.shape}, not floats (T, 68, 2)"

@@ -50,10 +50,10 @@ from safa.files import (
     join,
     local_file,
     publish,
-    read_bytes,
     shown,
     write_json,
 )
+from safa.reading import boundary, check_regular, read_json
 
 FORMAT = 3
 READABLE = (2, FORMAT)  # in format 2 all pieces of a clip lie in one shard
@@ -110,6 +110,7 @@ _OF_PIECES = ("piece_shard", "image_start", "landmarks_start")  # lists with an 
 _OF_FRAMES = ("image_size", "has_face")
 # Raises ``ClipError`` for a clip that is complete and yet not wanted: its frames, and how many show a face.
 Check = Callable[[int, int], None]
+MAY_BE_NULL = frozenset({"end"})  # in the index: a clip that runs to the end of its file
 
 
 @dataclass(frozen=True)
@@ -330,19 +331,20 @@ def read_index_file(path: Path) -> pa.Table:
     Raises:
         UserError: damaged, or no index.
     """
-    try:
+    check_regular(path)
+    with boundary(str(path), "not an index of clips", "Run `safa dataset verify`."):
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"not an index of clips ({error})", str(path), "Run `safa dataset verify`.") from None
-    if table.schema.equals(_SCHEMA_2):
-        table = _from_format_2(table)
-    if not (table.schema.equals(INDEX_SCHEMA) or table.schema.equals(PART_SCHEMA)):
-        raise UserError("is not the index of a data set of this version", str(path))
-    try:
+        if table.get_total_buffer_size() > path.stat().st_size:  # compressed; ours never is, so that it maps
+            raise ValueError("it unfolds to more than its size")
+        table.validate(full=True)  # or a wrong offset would read beside the file
+        if table.schema.equals(_SCHEMA_2):
+            table = _from_format_2(table)
+        if not (table.schema.equals(INDEX_SCHEMA) or table.schema.equals(PART_SCHEMA)):
+            raise UserError("is not the index of a data set of this version", str(path))
+        if any(table[name].null_count for name in set(table.column_names) - MAY_BE_NULL):
+            raise ValueError("a value is missing")
         if not all(map(is_name, shard_names(table))):
             raise ValueError("a name of a shard is none")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"not an index of clips ({error})", str(path), "Run `safa dataset verify`.") from None
     return table
 
 
@@ -603,12 +605,14 @@ def read_manifest(folder: Location) -> dict[str, Any]:
         )
         raise UserError("no data set here (index.json)", where, fix)
     try:
-        record = json.loads(read_bytes(join(folder, MANIFEST)))
+        record = read_json(join(folder, MANIFEST))
         if record["format"] not in READABLE:
             raise UserError(f"is a data set of format {record['format']}, not {FORMAT}", where)
         if not is_name(record["index"]) or not all(map(is_name, record["shards"])):
             raise ValueError("a name in it is none")
-        return dict(record)
+        if any(type(record[key]) is not int or record[key] < 0 for key in ("clips", "frames")):
+            raise ValueError("a count in it is none")
+        return record
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"cannot be read ({error})", shown(join(folder, MANIFEST)), "Run `safa dataset verify`."

@@ -8,7 +8,6 @@ Source: FLAME (Li et al., 2017); docs/model.md, section 3.
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from safa.array_files import read_npz
 from safa.errors import UserError
 from safa.files import Location, atomic_file, local_file
 
@@ -139,14 +139,10 @@ class HeadAssets:
     def _load(cls, path: Path) -> HeadAssets:
         if not path.is_file():
             raise UserError("no such head file", str(path), _MAKE_ONE)
-        names = [field.name for field in dataclasses.fields(cls)]
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in names}
-        except KeyError as error:
-            raise UserError(f"no array named {error}", str(path), _MAKE_ONE) from None
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            raise UserError("not a head file (.npz)", str(path), _MAKE_ONE) from None
+            arrays = read_npz(path, [field.name for field in dataclasses.fields(cls)])
+        except UserError as error:
+            raise UserError(error.what, error.where, error.fix or _MAKE_ONE) from None
         assets = cls(**{name: torch.from_numpy(array) for name, array in arrays.items()})
         assets.validate(str(path))
         return assets

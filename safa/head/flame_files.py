@@ -10,6 +10,7 @@ Nothing inside the pickles is run (``safa.safe_pickle``).
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
+from safa.reading import boundary, check_regular, read_limited
 from safa.safe_pickle import dense, load_data_pickle, load_object_npy
 
 NUM_SHAPE = 100  # identity components SAFA uses, the file's 0..99
 NUM_EXPRESSION = 50  # expression components SAFA uses
 FIRST_EXPRESSION = 300  # where the file's expression components begin
+MASK_SIDE = 256  # px
 ROOT_PARENT = 4294967295  # mark of the root in kintree_table: -1 as uint32
 
 Floats = NDArray[np.floating[Any]]
@@ -84,6 +87,7 @@ def read_head_assets(files: FlameFiles) -> HeadAssets:
 
 def read_flame_model(path: Path) -> dict[str, Floats | Ints]:
     """``generic_model.pkl`` of FLAME 2020 or 2023 as float32 and int64 arrays, named as in ``HeadAssets``."""
+    check_regular(path)
     with path.open("rb") as file:
         content = load_data_pickle(file, str(path))
     if not isinstance(content, dict):
@@ -155,7 +159,8 @@ def read_texture_layout(path: Path) -> TextureLayout:
     """
     uv_coords: list[list[float]] = []
     corners: list[list[list[int]]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    text = read_limited(path, "mesh_bytes").decode("utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         kind, _, rest = line.partition(" ")
         try:
             if kind == "vt":
@@ -166,22 +171,24 @@ def read_texture_layout(path: Path) -> TextureLayout:
             raise UserError(f"line {number} is not a number where one must stand", str(path)) from None
     if not uv_coords or not corners or any([len(c) for c in face] != [2, 2, 2] for face in corners):
         raise UserError("is not a mesh of triangles with texture coordinates (f v/vt v/vt v/vt)", str(path))
-    table = np.array(corners, dtype=np.int64)
+    with boundary(str(path), "a face or texture coordinate out of all range"):
+        table, coordinates = np.array(corners, dtype=np.int64), np.array(uv_coords)
+        if not (np.abs(coordinates) <= 1e6).all():
+            raise ValueError("not a finite number")
     if table[..., 1].min() < 0 or table[..., 1].max() >= len(uv_coords):
         raise UserError("a face names a texture coordinate that is not there", str(path))
-    return TextureLayout(np.array(uv_coords), table[..., 0], table[..., 1])
+    return TextureLayout(coordinates, table[..., 0], table[..., 1])
 
 
 def read_mask(path: Path) -> Floats:
     """Channel 0 of a mask picture, (256, 256) float32 in [0, 1]."""
-    try:
-        with Image.open(path) as picture:
-            pixels = np.asarray(picture)
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"not a readable picture ({error})", str(path), "See `safa assets check`.") from None
+    data = read_limited(path, "photo_bytes")
+    refused = boundary(str(path), "not a readable PNG", "See `safa assets check`.")
+    with refused, Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+        if picture.size != (MASK_SIDE, MASK_SIDE):  # before memory is taken for it
+            raise UserError(f"the mask is {picture.size}, not {MASK_SIDE} x {MASK_SIDE} px", str(path))
+        pixels = np.asarray(picture)
     channel = pixels if pixels.ndim == 2 else pixels[..., 0]
-    if channel.shape != (256, 256):
-        raise UserError(f"the mask is {channel.shape}, expected (256, 256)", str(path))
     return channel.astype(np.float32) / np.float32(255)
 
 

@@ -21,6 +21,7 @@ from safa.evaluation.clip_evaluator import VIDEO
 from safa.files import atomic_write
 from safa.messages import count
 from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
+from safa.reading import read_json
 from safa.report.clip_views import video_view
 from safa.report.content import UNKNOWN_INTERVAL, ClipRecord, read_clips
 from safa.report.rendering import UNKNOWN, format_interval, format_number, render
@@ -106,11 +107,11 @@ def read_run(folder: Path) -> Run:
     """
     clips = read_clips(folder / "clips.parquet")
     try:
-        numbers = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        settings = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        numbers = read_json(folder / "metrics.json")
+        settings = read_json(folder / "manifest.json")["settings"]
         settings["model_step"] = numbers.get("model_step")
         title = str(settings["title"])
-    except (OSError, ValueError, KeyError) as error:
+    except (UserError, KeyError, TypeError) as error:
         raise UserError(
             f"no finished evaluation ({error})", str(folder), "Run pipelines.evaluate first."
         ) from None

@@ -30,6 +30,7 @@ from safa.metrics import (
     bootstrap_interval,
     overall_score,
 )
+from safa.tables import read_table
 
 UNKNOWN_INTERVAL = Interval(math.nan, math.nan)
 CLIPS_SCHEMA = pa.schema(
@@ -214,7 +215,7 @@ def read_clips(path: Path) -> tuple[ClipRecord, ...]:
         UserError: there is no such file, or it is not a table of clips.
     """
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = read_table(path).to_pylist()
         return tuple(
             ClipRecord(
                 row["mode"],
@@ -225,7 +226,7 @@ def read_clips(path: Path) -> tuple[ClipRecord, ...]:
             )
             for row in rows
         )
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (UserError, KeyError) as error:
         raise UserError(
             f"no table of evaluated clips ({type(error).__name__})",
             str(path),

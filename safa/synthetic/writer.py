@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import logging
 import multiprocessing
 import os
@@ -37,13 +36,12 @@ from safa.files import (
     join,
     local_file,
     name_of,
-    read_bytes,
     remove_leftovers,
-    reporting_errors,
     shown,
     write_json,
 )
 from safa.head import builtin
+from safa.reading import read_json
 from safa.synthetic.render import render
 from safa.synthetic.scene import build_scene, head_model
 from safa.synthetic.truth import Canvas, Clip, face_box, landmarks_in_frame, load_truth, save_truth, travel
@@ -152,9 +150,8 @@ def _lock_settings(out: Location, config: SyntheticConfig) -> None:
     if not exists(path):
         write_json(path, lock)
     try:
-        with reporting_errors(path):
-            existing = json.loads(read_bytes(path))
-    except ValueError:
+        existing = read_json(path)
+    except UserError:
         existing = None
     if existing != lock:
         raise UserError(

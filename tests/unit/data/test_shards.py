@@ -357,7 +357,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path: Path, dataset: Path) -> None:
         with pytest.raises(UserError):
             ClipStore(dataset)
     (dataset / MANIFEST).write_text("[")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not valid JSON"):
         ClipStore(dataset)
 
 
