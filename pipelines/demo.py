@@ -18,6 +18,7 @@ from pipelines import evaluate, preprocess, train
 from pipelines.chain import Stage, run_chain
 from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
+from safa.files import absolute, join, read_bytes, shown
 from safa.metrics import COPY_SOURCE, METRICS
 from safa.report.rendering import format_score
 from safa.synthetic import write_dataset
@@ -32,7 +33,7 @@ def demo(config: DemoConfig) -> str:
         UserError: as the stages.
     """
     seconds = run_chain(config.run, stages_of(config), ray_session)
-    numbers = json.loads((config.evaluate.out / evaluate.NUMBERS).read_text(encoding="utf-8"))
+    numbers = json.loads(read_bytes(join(config.evaluate.out, evaluate.NUMBERS)))
     return summary(numbers, seconds, config)
 
 
@@ -69,11 +70,11 @@ def summary(numbers: Mapping[str, Any], seconds: Mapping[str, float], config: De
             lines.append(f"{metric.label:<14} {value:>10}   copying the source: {copied}")
     counts = numbers["counts"]
     lines.append("clips          {in}: {ok} ok, {quarantined} quarantined".format(**counts))
-    lines += ["", f"report: {(config.evaluate.out / evaluate.PAGE).resolve()}", ""]
+    lines += ["", f"report: {shown(absolute(join(config.evaluate.out, evaluate.PAGE)))}", ""]
     lines += [
         "Now try a photo of your own:",
-        f"  .venv/bin/safa animate photo.jpg video.mp4 -o out.mp4 --checkpoint {config.run}",
-        f"  .venv/bin/safa app --checkpoint {config.run}    # the same in a browser",
+        f"  .venv/bin/safa animate photo.jpg video.mp4 -o out.mp4 --checkpoint {shown(config.run)}",
+        f"  .venv/bin/safa app --checkpoint {shown(config.run)}    # the same in a browser",
     ]
     return "\n".join(lines) + "\n"
 

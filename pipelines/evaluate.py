@@ -57,15 +57,20 @@ from safa.config.inference import EvaluateConfig, EvaluateScale
 from safa.config.training import TrainConfig
 from safa.data.clip_store import ClipInfo, ClipStore
 from safa.errors import Failure, FailureCode, UserError, run_reporting_errors
-from safa.evaluation.clip_evaluator import FRAMES, RESULT, ClipResult
+from safa.evaluation.clip_evaluator import FRAMES, ClipResult, read_result
 from safa.evaluation.frame_scores import FRAMES_SCHEMA, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.evaluation.scorers import load_scorers, skipped_metrics
 from safa.files import (
     Location,
+    absolute,
     atomic_file,
+    entries,
+    exists,
     is_uri,
     join,
+    local_file,
+    location,
     read_bytes,
     remove_leftovers,
     reporting_errors,
@@ -131,24 +136,25 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     with exclusive(config.out):
         check_settings(config.out, locked, NOT_HASHED)
         record_settings(config.out, locked, NOT_HASHED, config)
-        _clean_up(config.out / CLIPS)
+        _clean_up(join(config.out, CLIPS))
         forget_attempts(config.out)
-        missing = [job for job in jobs if not (clip_folder(config.out, job) / RESULT).exists()]
-        log.info("evaluate: %d clips, %d still to do, into %s", len(jobs), len(missing), config.out)
+        missing = [job for job in jobs if read_result(clip_folder(config.out, job)) is None]
+        log.info("evaluate: %d clips, %d still to do, into %s", len(jobs), len(missing), shown(config.out))
         with ray_session(), shared(config.out) as probe:
             failures = tuple(f for f in process(config, missing, probe) if f is not None)
         results = _results(config.out, jobs)
         _check_counts(config, jobs, results, failures)
         # The failures of this run alone, since it tried those of earlier ones again.
-        write_quarantine(config.out / "quarantine" / "failures.parquet", [*map(quarantine_row, failures)])
+        rows = [*map(quarantine_row, failures)]
+        write_quarantine(join(config.out, "quarantine", "failures.parquet"), rows)
         _write_frames(config.out, results)
         spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
-        write_clips(config.out / ALL_CLIPS, results, CLIPS)
+        write_clips(join(config.out, ALL_CLIPS), results, CLIPS)
         content = _content(config, model, results, failures, {**seconds, STAGE: spent})
         content = replace(content, hashes=hashes, fid=_fid(config, results), step=info.step)
         numbers = metrics_json(content)
-        write_page(content, config.out / PAGE)
-        write_json(config.out / NUMBERS, numbers)
+        write_page(content, join(config.out, PAGE))
+        write_json(join(config.out, NUMBERS), numbers)
         write_manifest(config.out, locked, numbers["counts"], spent)
         reasons = Counter(str(failure.code) for failure in failures)
         log.info("evaluate: %s", counts_line(numbers["counts"], reasons))
@@ -215,23 +221,24 @@ def _fingerprint_of_files(config: EvaluateConfig) -> str:
     scorers = config.scorers
     files = (config.animation.csv, config.swap.weights, scorers.landmarks, scorers.identity, scorers.lpips)
     digest = hashlib.sha256()
-    for location in (*files, scorers.inception):
-        if location is None or not (isinstance(location, Path) or is_uri(location)):  # "model" is no file
+    for each in (*files, scorers.inception):
+        if each is None or not (isinstance(each, Path) or is_uri(each)):  # "model" is no file
             digest.update(b"-")
         else:
-            digest.update(_sha256(location))
+            digest.update(_sha256(each))
     return digest.hexdigest()
 
 
-def _sha256(location: Location) -> bytes:
-    with reporting_errors(location):
-        return hashlib.sha256(read_bytes(location)).digest()
+def _sha256(file: Location) -> bytes:
+    with reporting_errors(file):
+        return hashlib.sha256(read_bytes(file)).digest()
 
 
-def _clean_up(clips: Path) -> None:
+def _clean_up(clips: Location) -> None:
     """Delete incomplete output of a run that was killed."""
-    for mode in clips.glob("*"):
-        remove_leftovers(mode)
+    for mode in entries(clips) if exists(clips) else ():
+        if mode.is_folder:
+            remove_leftovers(mode.location)
 
 
 # ---- the work, on Ray --------------------------------------------------------------------------------------
@@ -292,21 +299,23 @@ def job_rows(jobs: Sequence[EvaluationJob], actors: int) -> ray.data.Dataset:
 # ---- results -----------------------------------------------------------------------------------------------
 
 
-def _results(out: Path, jobs: Sequence[EvaluationJob]) -> tuple[ClipResult, ...]:
-    """The results on disk, which are what counts."""
-    paths = [clip_folder(out, job) / RESULT for job in jobs]
-    return tuple(ClipResult.from_json(path.read_text(encoding="utf-8")) for path in paths if path.exists())
+def _results(out: Location, jobs: Sequence[EvaluationJob]) -> tuple[ClipResult, ...]:
+    """The results that are there, which are what counts."""
+    results = (read_result(clip_folder(out, job)) for job in jobs)
+    return tuple(result for result in results if result is not None)
 
 
-def _write_frames(out: Path, results: Sequence[ClipResult]) -> None:
+def _write_frames(out: Location, results: Sequence[ClipResult]) -> None:
     """Write the scores of all frames into one file, a row group per clip."""
     with (
-        atomic_file(out / ALL_FRAMES) as temporary,
+        atomic_file(join(out, ALL_FRAMES)) as temporary,
         pq.ParquetWriter(temporary, FRAMES_SCHEMA) as writer,
     ):
         for result in results:
-            if (clip_folder(out, result.job) / FRAMES).exists():
-                writer.write_table(pq.read_table(clip_folder(out, result.job) / FRAMES))
+            where = join(clip_folder(out, result.job), FRAMES)
+            if exists(where):
+                with local_file(where) as path:
+                    writer.write_table(pq.read_table(path))
 
 
 def _content(
@@ -345,20 +354,21 @@ def _refuse_too_many(failures: Sequence[Failure], total: int, config: EvaluateCo
     if unexpected > config.max_unexpected * total:
         raise UserError(
             f"{unexpected} of {total} clips failed unexpectedly",
-            str(config.out),
+            shown(config.out),
             "Read the reasons in index.html there; the next run tries them again.",
         )
 
 
-def seconds_so_far(out: Path) -> dict[str, float]:
+def seconds_so_far(out: Location) -> dict[str, float]:
     """Wall time of earlier finished runs into this folder, as ``evaluate`` takes it."""
-    manifest = out / MANIFEST
-    if not manifest.exists():
+    manifest = join(out, MANIFEST)
+    if not exists(manifest):
         return {}
-    return {STAGE: float(json.loads(manifest.read_text(encoding="utf-8"))["seconds"])}
+    with reporting_errors(manifest):
+        return {STAGE: float(json.loads(read_bytes(manifest))["seconds"])}
 
 
-def compare(runs: Sequence[Path], out: Path) -> None:
+def compare(runs: Sequence[Location], out: Location) -> None:
     """Put finished evaluations side by side in ``out``; the first one is the baseline.
 
     Raises:
@@ -370,7 +380,7 @@ def compare(runs: Sequence[Path], out: Path) -> None:
         )
     with exclusive(out):
         write_comparison([read_run(run) for run in runs], out)
-    log.info("comparison: %s", (out / PAGE).resolve())
+    log.info("comparison: %s", shown(absolute(join(out, PAGE))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -380,15 +390,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = argparse.ArgumentParser(
             prog="python -m pipelines.evaluate", description="Put finished evaluations side by side."
         )
-        parser.add_argument("--compare", type=Path, nargs="+", metavar="RUN", help="folders of evaluations")
-        parser.add_argument("--out", type=Path, required=True, help="folder for the page and its numbers")
+        help_text = "folders of evaluations, paths or URIs"
+        parser.add_argument("--compare", nargs="+", metavar="RUN", help=help_text)
+        parser.add_argument("--out", required=True, help="folder for the page and its numbers")
         options = parser.parse_args(arguments)
         set_up_logging()
-        return run_reporting_errors(lambda: compare(options.compare, options.out))
+        return run_reporting_errors(lambda: compare([*map(location, options.compare)], location(options.out)))
 
     def body(config: EvaluateConfig) -> None:
         evaluate(config, seconds_so_far(config.out))
-        log.info("report: %s", (config.out / PAGE).resolve())
+        log.info("report: %s", shown(absolute(join(config.out, PAGE))))
 
     description = "Reconstruct, animate, score, report. To compare runs: --compare RUN RUN ... --out FOLDER."
     return launch("evaluate", description, EvaluateConfig, body, argv)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from safa.data.detectors import FaceDetector
 from safa.data.detectors.face_alignment import LibraryDetector
 from safa.data.face_tracks import find_face_tracks, write_tracks
 from safa.errors import Failure, FailureCode
-from safa.evaluation.clip_evaluator import RESULT, ClipEvaluator, ClipResult
+from safa.evaluation.clip_evaluator import ClipEvaluator, read_result
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.scorers import load_scorers
 from safa.files import Location, join, local_copy, name_of
@@ -126,14 +125,15 @@ class Evaluator:
         folder = clip_folder(self._out, job)
         return _attempt(job.title, lambda: self._evaluate(job, folder))
 
-    def _evaluate(self, job: EvaluationJob, folder: Path) -> int:
-        if (folder / RESULT).exists():  # made by a worker that died later in this block
-            return ClipResult.from_json((folder / RESULT).read_text(encoding="utf-8")).n_frames
+    def _evaluate(self, job: EvaluationJob, folder: Location) -> int:
+        made = read_result(folder)
+        if made is not None:  # by a worker that died later in this block
+            return made.n_frames
         with self._attempts.mark(f"{job.mode}/{job.folder_name}") as deaths:
             self._attempts.give_up_after(deaths)
             return self._evaluator.run(job, folder).n_frames
 
 
-def clip_folder(out: Path, job: EvaluationJob) -> Path:
+def clip_folder(out: Location, job: EvaluationJob) -> Location:
     """The folder with the output of one job."""
-    return out / RESULTS / job.mode / job.folder_name
+    return join(out, RESULTS, job.mode, job.folder_name)

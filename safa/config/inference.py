@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -128,7 +127,7 @@ class EvaluateConfig(Settings):
     model: Location  # run folder of the full stage, its model/ or a checkpoint
     clips: Location  # the folder clips/ that pipelines/preprocess wrote
     splits: tuple[Literal["train", "test"], ...] = Field(default=("test",), min_length=1)
-    out: Path
+    out: Location
     title: str = "SAFA evaluation"
     modes: tuple[Mode, ...] = Field(default=("reconstruction", "animation"), min_length=1)
     frames: int | None = Field(default=None, ge=2)  # of a clip at most, from its start; None = all

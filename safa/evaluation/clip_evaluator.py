@@ -29,7 +29,7 @@ from safa.errors import ClipError, FailureCode
 from safa.evaluation.frame_scores import FeatureFiles, FrameScorer, ScoreTable
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.scorers import Scorers
-from safa.files import atomic_dir
+from safa.files import Location, atomic_dir, dir_exists, exists, join, read_bytes
 from safa.head.model import landmarks_px
 from safa.inference.mesh import MeshTable, export_mesh, mesh_of, reconstruct_heads
 from safa.inference.model_runner import ModelRunner
@@ -90,6 +90,14 @@ class ClipResult:
         return cls(**plain | {"scores": scores, "job": EvaluationJob(**plain["job"])})
 
 
+def read_result(folder: Location) -> ClipResult | None:
+    """The result in a clip's folder; None if the folder is not there, or not complete."""
+    where = join(folder, RESULT)
+    if not dir_exists(folder) or not exists(where):
+        return None
+    return ClipResult.from_json(read_bytes(where).decode())
+
+
 class ClipEvaluator:
     """Evaluates clips of a data set with one model.
 
@@ -109,7 +117,7 @@ class ClipEvaluator:
         self._runner, self._store, self._config = runner, store, config
         self._scorers, self._mask = scorers or Scorers(), mask
 
-    def run(self, job: EvaluationJob, folder: Path) -> ClipResult:
+    def run(self, job: EvaluationJob, folder: Location) -> ClipResult:
         """Do the job and write its files into ``folder``, which appears atomically.
 
         Raises:

@@ -9,7 +9,7 @@ length of a clip, never the memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from safa.data.clip_store import ClipInfo
 from safa.evaluation.scorers import Network, Scorers
+from safa.files import Location, exists, filesystem, join, size_of
 from safa.metrics import (
     AED,
     AKD,
@@ -234,27 +235,28 @@ class FeatureFiles:
             file.write(features.float().cpu().numpy().tobytes())
 
 
-def fid_of_clips(folders: list[Path]) -> tuple[float, float]:
+def fid_of_clips(folders: Sequence[Location]) -> tuple[float, float]:
     """Return the FID of the predictions in these folders, and of copying the sources; NaN without features.
 
     Sums are taken clip by clip in the order of the folders, so the number does not depend on which worker
     wrote the features.
     """
-    folders = [folder for folder in folders if (folder / SOURCE).exists()]
+    folders = [folder for folder in folders if exists(join(folder, SOURCE))]
     if not folders:
         return math.nan, math.nan
-    width = (folders[0] / SOURCE).stat().st_size // 4  # features of one image; 4 bytes each
+    width = size_of(join(folders[0], SOURCE)) // 4  # features of one image; 4 bytes each
     prediction, target, copied = FeatureSums(width), FeatureSums(width), FeatureSums(width)
     for folder in folders:
         for sums, name in ((prediction, PREDICTION), (target, TARGET)):
-            for rows in _read_rows(folder / name, width):
+            for rows in _read_rows(join(folder, name), width):
                 sums.add(rows)
-        num_frames = (folder / TARGET).stat().st_size // (4 * width)
-        copied.add(next(_read_rows(folder / SOURCE, width)), times=num_frames)
+        num_frames = size_of(join(folder, TARGET)) // (4 * width)
+        copied.add(next(_read_rows(join(folder, SOURCE), width)), times=num_frames)
     return frechet_distance(prediction, target), frechet_distance(copied, target)
 
 
-def _read_rows(path: Path, width: int) -> Iterator[NDArray[np.float32]]:
-    with path.open("rb") as file:
+def _read_rows(location: Location, width: int) -> Iterator[NDArray[np.float32]]:
+    store, path = filesystem(location)
+    with store.open_input_stream(path) as file:
         while data := file.read(ROWS_AT_ONCE * width * 4):
             yield np.frombuffer(data, np.float32).reshape(-1, width)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from urllib.parse import quote
 
 from PIL import Image
 
 from safa.data.video import DecodeError, probe
 from safa.evaluation.clip_evaluator import POSTER, STRIP, VIDEO, ClipResult
+from safa.files import Location, is_file, join, local_file, read_bytes, split
 from safa.metrics import COPY_SOURCE, PSNR, Metric
 from safa.report.rendering import format_number, format_score, jpeg_data_uri
 from safa.report.titles import full_ids, short_titles
@@ -28,7 +29,7 @@ class ClipViewer:
         results: all results of the page, of which titles must differ within a mode.
     """
 
-    def __init__(self, folder: Path, results: Iterable[ClipResult]) -> None:
+    def __init__(self, folder: Location, results: Iterable[ClipResult]) -> None:
         self._folder, self._bytes_left = folder, STRIPS_BYTES
         by_mode: dict[str, list[tuple[str, str]]] = {}
         for result in results:
@@ -51,7 +52,7 @@ class ClipViewer:
 
     def video(self, result: ClipResult) -> VideoView:
         """View the video alone."""
-        return video_view(self._folder / _location(result, VIDEO), clip_uri(result, VIDEO))
+        return video_view(_file(self._folder, result, VIDEO), clip_uri(result, VIDEO))
 
     def row(self, result: ClipResult, metrics: Sequence[Metric], bar: GainBar | None = None) -> ClipRow:
         """View one clip as a row with its scores of these metrics."""
@@ -72,7 +73,7 @@ class ClipViewer:
 
     def _strip(self, result: ClipResult) -> StripView:
         uri = clip_uri(result, STRIP)
-        with Image.open(self._folder / _location(result, STRIP)) as image:
+        with _open(_file(self._folder, result, STRIP)) as image:
             size = image.size
             image.thumbnail((STRIP_WIDTH, image.height))
             data = jpeg_data_uri(image)
@@ -82,14 +83,15 @@ class ClipViewer:
         return StripView(data, uri, *size)
 
 
-def video_view(file: Path, uri: str) -> VideoView:
+def video_view(file: Location, uri: str) -> VideoView:
     """View a video whose poster, if there is one, lies beside it (folders of older runs have none)."""
-    poster = file.with_name(POSTER)
-    if poster.is_file():
-        with Image.open(poster) as image:
+    poster = join(split(file)[0], POSTER)
+    if is_file(poster):
+        with _open(poster) as image:
             return VideoView(uri, f"{uri.rpartition('/')[0]}/{POSTER}", *image.size)
     try:
-        info = probe(file)
+        with local_file(file) as path:
+            info = probe(path)
     except DecodeError:
         return VideoView(uri, "", 0, 0)
     return VideoView(uri, "", info.width, info.height)
@@ -103,7 +105,7 @@ def psnr_gain(result: ClipResult) -> float:
 
 def clip_uri(result: ClipResult, file: str) -> str:
     """Return the URI of a clip's file, relative to the page."""
-    return quote(_location(result, file))
+    return quote("/".join(_parts(result, file)))
 
 
 def _pair(result: ClipResult) -> tuple[str, str]:
@@ -120,5 +122,13 @@ def _bar(result: ClipResult, left: float, width: float) -> GainBar:
     return GainBar(copied, model)
 
 
-def _location(result: ClipResult, file: str) -> str:
-    return f"{CLIPS}/{result.job.mode}/{result.job.folder_name}/{file}"
+def _parts(result: ClipResult, file: str) -> tuple[str, ...]:
+    return CLIPS, result.job.mode, result.job.folder_name, file
+
+
+def _file(folder: Location, result: ClipResult, file: str) -> Location:
+    return join(folder, *_parts(result, file))
+
+
+def _open(picture: Location) -> Image.Image:
+    return Image.open(io.BytesIO(read_bytes(picture)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import posixpath
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from safa.config.inference import Mode
 from safa.errors import UserError
 from safa.evaluation.clip_evaluator import VIDEO
-from safa.files import atomic_write
+from safa.files import Location, atomic_write, is_uri, join, shown
 from safa.messages import count
 from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
 from safa.reading import read_json
@@ -62,7 +63,7 @@ class Run:
         settings: its settings, with hashes of the model and the data set.
     """
 
-    folder: Path
+    folder: Location
     title: str
     clips: Mapping[Key, ClipRecord]
     numbers: Mapping[str, Any]
@@ -99,21 +100,21 @@ class Comparison:
     scores: tuple[RunScore, ...]
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Location) -> Run:
     """Read a folder that ``pipelines.evaluate`` finished.
 
     Raises:
         UserError: the folder holds no finished evaluation.
     """
-    clips = read_clips(folder / "clips.parquet")
+    clips = read_clips(join(folder, "clips.parquet"))
     try:
-        numbers = read_json(folder / "metrics.json")
-        settings = read_json(folder / "manifest.json")["settings"]
+        numbers = read_json(join(folder, "metrics.json"))
+        settings = read_json(join(folder, "manifest.json"))["settings"]
         settings["model_step"] = numbers.get("model_step")
         title = str(settings["title"])
     except (UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"no finished evaluation ({error})", str(folder), "Run pipelines.evaluate first."
+            f"no finished evaluation ({error})", shown(folder), "Run pipelines.evaluate first."
         ) from None
     return Run(folder, title, {clip.key: clip for clip in clips}, numbers, settings)
 
@@ -181,18 +182,17 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, text[:12] if is_hash else text
 
 
-def write_comparison(runs: Sequence[Run], out: Path) -> None:
+def write_comparison(runs: Sequence[Run], out: Location) -> None:
     """Write the page and its numbers into ``out``; videos stay in the runs' folders and are linked."""
     if len(runs) > len(string.ascii_uppercase):
         raise UserError(f"{len(runs)} runs do not fit on a page", "--compare", "Give at most 26.")
     if not shared_clips(runs):
-        folders = ", ".join(str(run.folder) for run in runs)
+        folders = ", ".join(shown(run.folder) for run in runs)
         fix = "Compare evaluations of one data set, of the same split, modes and pairs."
         raise UserError("the runs share no clip", folders, fix)
     comparisons = compare(runs)
-    out.mkdir(parents=True, exist_ok=True)
-    atomic_write(out / NUMBERS, json.dumps(compare_json(runs, comparisons), indent=2) + "\n")
-    atomic_write(out / PAGE, render_comparison(runs, comparisons, out))
+    atomic_write(join(out, NUMBERS), json.dumps(compare_json(runs, comparisons), indent=2) + "\n")
+    atomic_write(join(out, PAGE), render_comparison(runs, comparisons, out))
 
 
 def compare_json(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -212,13 +212,13 @@ def compare_json(runs: Sequence[Run], comparisons: Sequence[Comparison]) -> dict
         of_mode = metrics.setdefault(comparison.mode, {})
         of_mode[comparison.metric.key] = {"clips": comparison.n_clips, "runs": scores}
     return {
-        "runs": [{"folder": str(run.folder), "title": run.title} for run in runs],
+        "runs": [{"folder": shown(run.folder), "title": run.title} for run in runs],
         "warnings": warnings_of(runs),
         "metrics": metrics,
     }
 
 
-def render_comparison(runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Path) -> str:
+def render_comparison(runs: Sequence[Run], comparisons: Sequence[Comparison], folder: Location) -> str:
     """Return the page's HTML; ``folder`` is where it will lie, and links to videos start there."""
     letters = string.ascii_uppercase[: len(runs)]
     reconstructed = [key for key in shared_clips(runs) if key[0] == "reconstruction"]
@@ -287,12 +287,12 @@ def _ranked(runs: Sequence[Run]) -> list[Key]:
 # ---- views -------------------------------------------------------------------------------------------------
 
 
-def _run_view(letter: str, run: Run, folder: Path) -> RunView:
+def _run_view(letter: str, run: Run, folder: Location) -> RunView:
     return RunView(
         letter=letter,
         title=run.title,
-        folder=str(run.folder),
-        page=_uri(folder, run.folder / PAGE),
+        folder=shown(run.folder),
+        page=_uri(folder, join(run.folder, PAGE)),
         n_clips=len(run.clips),
         n_quarantined=run.numbers["counts"]["quarantined"],
     )
@@ -339,14 +339,14 @@ def _shown_verdict(metric: Metric, score: RunScore) -> str:
     return "unclear" if text and float(text) == 0 else score.verdict
 
 
-def _video(file: Path, folder: Path, *, sized: bool) -> VideoView:
+def _video(file: Location, folder: Location, *, sized: bool) -> VideoView:
     """View a video; a link in a table needs no size, which takes opening a file."""
     uri = _uri(folder, file)
     return video_view(file, uri) if sized else VideoView(uri, "", 0, 0)
 
 
 def _paired_clip(
-    runs: Sequence[Run], key: Key, folder: Path, titles: Mapping[Pair, str], *, sized: bool
+    runs: Sequence[Run], key: Key, folder: Location, titles: Mapping[Pair, str], *, sized: bool
 ) -> PairedClip:
     scores = [run.clips[key].scores.get(PSNR.key, math.nan) for run in runs]
     return PairedClip(
@@ -356,7 +356,7 @@ def _paired_clip(
             RunClip(
                 psnr=Cell(format_number(PSNR, score), score),
                 difference=Cell(_signed(score - scores[0]), score - scores[0]),
-                video=_video(run.folder / run.clips[key].folder / VIDEO, folder, sized=sized),
+                video=_video(_clip_file(run, key, VIDEO), folder, sized=sized),
             )
             for run, score in zip(runs, scores, strict=True)
         ),
@@ -375,5 +375,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _uri(folder: Path, file: Path) -> str:
-    return quote(Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix())
+def _clip_file(run: Run, key: Key, name: str) -> Location:
+    return join(run.folder, *PurePosixPath(run.clips[key].folder).parts, name)
+
+
+def _uri(folder: Location, file: Location) -> str:
+    """A link from a page in ``folder``: relative on a disk and within a bucket, else the file's own URI."""
+    if not is_uri(folder) and not is_uri(file):
+        return quote(Path(os.path.relpath(Path(file).resolve(), Path(folder).resolve())).as_posix())
+    if not is_uri(file):
+        return Path(file).resolve().as_uri()
+    there, here = urlsplit(shown(file)), urlsplit(shown(folder))
+    if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+        return shown(file)
+    return posixpath.relpath(there.path, here.path)  # quoted already, as in the URI

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -20,7 +19,7 @@ from safa.config.inference import Mode
 from safa.errors import Failure, UserError
 from safa.evaluation.clip_evaluator import ClipResult
 from safa.evaluation.frame_scores import SCORES
-from safa.files import atomic_file
+from safa.files import Location, atomic_file, local_file, shown
 from safa.metrics import (
     COPY_SOURCE,
     FID,
@@ -188,7 +187,7 @@ class ClipRecord:
         return self.mode, self.source_id, self.driving_id
 
 
-def write_clips(path: Path, results: Sequence[ClipResult], folder: str) -> None:
+def write_clips(path: Location, results: Sequence[ClipResult], folder: str) -> None:
     """Write one row per result in their order; ``folder`` holds ``<mode>/<clip>/``."""
     rows = [
         {
@@ -208,14 +207,15 @@ def write_clips(path: Path, results: Sequence[ClipResult], folder: str) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=CLIPS_SCHEMA), temporary)
 
 
-def read_clips(path: Path) -> tuple[ClipRecord, ...]:
+def read_clips(path: Location) -> tuple[ClipRecord, ...]:
     """Read what ``write_clips`` wrote.
 
     Raises:
         UserError: there is no such file, or it is not a table of clips.
     """
     try:
-        rows = read_table(path).to_pylist()
+        with local_file(path) as local:
+            rows = read_table(local).to_pylist()
         return tuple(
             ClipRecord(
                 row["mode"],
@@ -229,6 +229,6 @@ def read_clips(path: Path) -> tuple[ClipRecord, ...]:
     except (UserError, KeyError) as error:
         raise UserError(
             f"no table of evaluated clips ({type(error).__name__})",
-            str(path),
+            shown(path),
             "Give folders that pipelines.evaluate wrote.",
         ) from None

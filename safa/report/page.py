@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from safa.config.inference import Mode
 from safa.evaluation.clip_evaluator import ClipResult
-from safa.files import atomic_write
+from safa.files import Location, atomic_write, split
 from safa.messages import count, duration
 from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
@@ -55,12 +54,12 @@ OTHER_MODES: tuple[tuple[Mode, str, str], ...] = (
 )
 
 
-def write_page(content: ReportContent, path: Path) -> None:
+def write_page(content: ReportContent, path: Location) -> None:
     """Write the page atomically; the clips' folders must lie beside it already."""
-    atomic_write(path, render_page(content, path.parent))
+    atomic_write(path, render_page(content, split(path)[0]))
 
 
-def render_page(content: ReportContent, folder: Path) -> str:
+def render_page(content: ReportContent, folder: Location) -> str:
     """Return the page's HTML.
 
     Args:
