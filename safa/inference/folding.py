@@ -46,7 +46,7 @@ def folded(model: Safa, device: torch.device, precision: torch.dtype = torch.flo
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(precision)
     fast.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if device.type == "cpu" and _can_pack(precision):
         for module in list(fast.modules()):
             _pack(module)
     return fast
@@ -97,6 +97,13 @@ def few_channels(conv: nn.Conv2d) -> nn.Sequential:
 
 
 # ---- weights in oneDNN's layout ----------------------------------------------------------------------------
+
+
+def _can_pack(precision: torch.dtype) -> bool:
+    """Whether oneDNN is here and keeps weights of this precision; bfloat16 wants AVX-512 or AVX-NE-CONVERT."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return precision == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _pack(module: nn.Module) -> None:
