@@ -247,7 +247,8 @@ class Workshop:
         lines = [f"{count(saved.n_frames, 'frame')} at {video.fps:g} fps."]
         if saved.unchanged:
             lines.append(f"{count(saved.unchanged, 'frame')} without a face left unchanged.")
-        return Result(folder / name, grid_file, " ".join(lines + [f"Note: {note}." for note in video.notes]))
+        lines += [f"Note: {note}." for note in (*video.notes, *saved.notes)]
+        return Result(folder / name, grid_file, " ".join(lines))
 
     def _with_landmarks(self, face: RgbImage) -> RgbImage:
         points = self._animator.landmarks(face) * (PREVIEW / len(face))

@@ -192,6 +192,8 @@ def write_video_file(video: RenderedVideo, output: Path, grid: Path | None = Non
     """
     progress = Progress(TerminalLine(), video.count, "frames")
     try:
-        return video.save(output, grid, lambda _: progress.add(1, 1))
+        saved = video.save(output, grid, lambda _: progress.add(1, 1))
     finally:
         progress.close()
+    print_notes(saved.notes)
+    return saved

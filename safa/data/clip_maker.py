@@ -20,16 +20,13 @@ from safa.batching import batched
 from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
 from safa.data.images import ImageFolder, decode_image, encode_image
-from safa.data.landmarks import Landmarks, read_sidecar, source_frames_at
+from safa.data.landmarks import Landmarks, read_sidecar
 from safa.data.schema import NUM_LANDMARKS
 from safa.data.shards import ClipRecord, ShardWriter
 from safa.data.sources import ClipJob
-from safa.data.video import DecodeError, Frame, Span, VideoInfo, probe, read_frames
+from safa.data.video import DecodeError, Frame, Span, VideoFrame, VideoInfo, VideoReader
 from safa.errors import ClipError, FailureCode
 from safa.files import Location
-
-SAME_RATE = 1e-4  # relative; 25 and 24.9999 count frames alike, 30 and 29.97 don't
-
 
 # Stored frames to their landmarks, e.g. a face detector with a landmark network.
 LandmarkDetector = Callable[[Sequence[Frame]], Landmarks]
@@ -62,15 +59,6 @@ class _Region:
 
     span: Span | None
     box: Box
-    fps: float  # at which the clip's start and end are counted
-    source_fps: float  # of the file; sidecars have a row for each of its frames
-    first: int  # the clip's first frame, at ``fps``
-
-    def source_frames(self, stored: NDArray[np.int64], fps: float) -> NDArray[np.int64]:
-        """Which frames of the file the stored frames show; ``fps`` is theirs."""
-        counted = self.first + source_frames_at(stored, self.fps, fps)
-        same = abs(self.source_fps / self.fps - 1) < SAME_RATE
-        return counted if same else source_frames_at(counted, self.source_fps, self.fps)
 
 
 def crop_clip(job: ClipJob, config: PreprocessConfig) -> Iterator[Piece]:
@@ -84,33 +72,33 @@ def crop_clip(job: ClipJob, config: PreprocessConfig) -> Iterator[Piece]:
         if video.is_dir():
             images = ImageFolder(video, job.fps or config.fps)
             region = _region(job, images.info(), config)
-            frames = images.frames(config.size, config.fps)
+            yield from _pieces(job, config, region, images.frames(config.size, config.fps))
         elif video.is_file():
-            region = _region(job, probe(video), config)
-            size = (config.size, config.size)
-            frames = read_frames(video, span=region.span, box=region.box, size=size, fps=config.fps)
+            with VideoReader(video) as reader:
+                region = _region(job, reader.info, config)
+                size, rows = (config.size, config.size), isinstance(config.landmarks, SidecarLandmarks)
+                frames = reader.frames(span=region.span, box=region.box, size=size, fps=config.fps, rows=rows)
+                yield from _pieces(job, config, region, frames)
         else:
             raise ClipError(FailureCode.UNAVAILABLE, f"{video.name} is missing")
-        landmark_source = _landmark_source(config, region, video)
-        yield from _pieces(_record(job, config, region), config, frames, landmark_source)
     except DecodeError as error:
         raise ClipError(FailureCode.DECODE, str(error)) from None
 
 
 def _pieces(
-    record: ClipRecord,
-    config: PreprocessConfig,
-    frames: Generator[Frame, None, None],
-    landmark_source: _LandmarkSource | None,
+    job: ClipJob, config: PreprocessConfig, region: _Region, frames: Generator[VideoFrame, None, None]
 ) -> Iterator[Piece]:
+    record = _record(job, config, region)
+    landmark_source = _landmark_source(config, region, Path(job.video))
     before: Piece | None = None
     first = 0
     with closing(frames):
         for number, part in enumerate(batched(frames, config.piece_frames)):
             if before is not None:
                 yield before
-            images = tuple(encode_image(frame, config.encoding) for frame in part)
-            landmarks = landmark_source(len(part), first) if landmark_source else None
+            images = tuple(encode_image(frame.pixels, config.encoding) for frame in part)
+            rows = np.array([frame.row for frame in part])
+            landmarks = landmark_source(rows) if landmark_source else None
             before = Piece(record, number, first, images, last=False, landmarks=landmarks)
             first += len(part)
     if before is None:
@@ -152,14 +140,14 @@ def _region(job: ClipJob, info: VideoInfo, config: PreprocessConfig) -> _Region:
             f"the box is {box.width}x{box.height} px, at least {config.min_box} are needed",
         )
     if job.fps is None or job.end is None:
-        return _Region(None, box, info.fps, info.fps, 0)
-    return _Region(Span(job.start, job.end, job.fps), box, job.fps, info.fps, job.start)
+        return _Region(None, box)
+    return _Region(Span(job.start, job.end, job.fps), box)
 
 
 # ---- landmarks ---------------------------------------------------------------------------------------------
 
-# The number of frames in a piece, and that of its first frame in the clip, to the landmarks of the piece.
-_LandmarkSource = Callable[[int, int], Landmarks]
+# Which frames of the file the frames of a piece (T,) show, to their landmarks.
+_LandmarkSource = Callable[[NDArray[np.int64]], Landmarks]
 
 
 def needs_network(config: PreprocessConfig) -> bool:
@@ -171,7 +159,7 @@ def _landmark_source(config: PreprocessConfig, region: _Region, video: Path) -> 
     if isinstance(config.landmarks, SidecarLandmarks):
         return _sidecar_landmarks(config, region, video, config.landmarks.folder)
     if isinstance(config.landmarks, NoLandmarks):
-        return lambda count, first: _no_landmarks(count)
+        return lambda rows: _no_landmarks(len(rows))
     return None
 
 
@@ -208,11 +196,10 @@ def _sidecar_landmarks(
     """Landmarks from the sidecar, of the source frame that each stored frame shows, in pixels of the crop."""
     table = read_sidecar(video, folder)
 
-    def look_up(count: int, first: int) -> Landmarks:
+    def look_up(shown: NDArray[np.int64]) -> Landmarks:
         # The map is opened anew: pages of a long one would stay in our memory until it is closed.
         points = read_sidecar(video, folder) if isinstance(table, np.memmap) else table
-        shown = region.source_frames(np.arange(first, first + count), config.fps)
-        landmarks = _no_landmarks(count)
+        landmarks = _no_landmarks(len(shown))
         known = shown < len(points)  # the sidecar may end before the video
         landmarks.points[known] = points_in_crop(
             np.asarray(points[shown[known]], np.float32), region.box, config.size

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
 from safa.data.detectors import Face, FaceDetector, iou
-from safa.data.scene_cuts import find_cuts
 from safa.data.schema import ClipId, is_safe_name
 from safa.data.sources import ClipJob, Listing, contents
-from safa.data.video import DecodeError, probe, read_frames
+from safa.data.video import DecodeError, VideoFrame, VideoReader
 from safa.errors import ClipError, Failure, FailureCode, UserError
 from safa.files import Entry, Location, exists, join, shown, write_json
 from safa.reading import read_json
@@ -189,27 +187,33 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
         ClipError: ``decode``.
     """
     try:
-        info = probe(video)
-        factor = min(1.0, source.short_side / min(info.width, info.height))
-        small = (max(1, round(info.height * factor)), max(1, round(info.width * factor)))
-        frames = read_frames(video, size=small, fps=fps)
-        detections = _detect(frames, detector, source.detector.batch)
-        scale = (info.width / small[1], info.height / small[0])
-        faces = (tuple(face.scaled(*scale) for face in found) for found in detections)
-        limit = source.face_tracks.scene_cut
-        cuts = frozenset() if limit is None else find_cuts(video, fps, small, limit)
-        tracks = sorted(
-            track_faces(faces, source.face_tracks, cuts), key=lambda track: (track.start, track.first.left)
-        )
+        with VideoReader(video) as reader:
+            info, cuts = reader.info, set[int]()
+            factor = min(1.0, source.short_side / min(info.width, info.height))
+            small = (max(1, round(info.height * factor)), max(1, round(info.width * factor)))
+            frames = reader.frames(size=small, fps=fps, scene_cut=source.face_tracks.scene_cut)
+            detections = _detect(frames, cuts, detector, source.detector.batch)
+            scale = (info.width / small[1], info.height / small[0])
+            faces = (tuple(face.scaled(*scale) for face in found) for found in detections)
+            tracks = sorted(
+                track_faces(faces, source.face_tracks, cuts),
+                key=lambda track: (track.start, track.first.left),
+            )
     except DecodeError as error:
         raise ClipError(FailureCode.DECODE, str(error)) from None
     segments = tuple(_segment(track, (info.height, info.width), source) for track in tracks)
     return VideoTracks(video.name, fps, info.width, info.height, segments)
 
 
-def _detect(frames: Iterator[Any], detector: FaceDetector, batch: int) -> Iterator[tuple[Face, ...]]:
+def _detect(
+    frames: Iterator[VideoFrame], cuts: set[int], detector: FaceDetector, batch: int
+) -> Iterator[tuple[Face, ...]]:
+    """Yield the faces of each frame; the numbers of those that begin a scene are in ``cuts`` before that."""
+    first = 0
     for chunk in batched(frames, batch):
-        yield from detector.detect(chunk)
+        cuts.update(number for number, frame in enumerate(chunk, first) if frame.begins_scene)
+        first += len(chunk)
+        yield from detector.detect([frame.pixels for frame in chunk])
 
 
 def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> Segment:

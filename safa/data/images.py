@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from safa.config.preprocess import EncodingConfig
 from safa.data.landmarks import source_frames_at
-from safa.data.video import DecodeError, Frame, VideoInfo
+from safa.data.video import DecodeError, Frame, VideoFrame, VideoInfo
 
 JPEG_MARKER = b"\xff\xd8"
 MAX_SIDE = 16384  # px of a stored frame
@@ -85,8 +85,9 @@ class ImageFolder:
         height, width = self._read(0).shape[:2]
         return VideoInfo(width, height, self._fps, len(self._files) / self._fps)
 
-    def frames(self, size: int, fps: float) -> Generator[Frame, None, None]:
-        """Yield all frames scaled to ``size`` x ``size`` by area averaging, at ``fps``.
+    def frames(self, size: int, fps: float) -> Generator[VideoFrame, None, None]:
+        """Yield all frames scaled to ``size`` x ``size`` by area averaging, at ``fps``; ticks are those of
+        the folder's rate.
 
         Raises:
             DecodeError: an image that cannot be read.
@@ -97,7 +98,7 @@ class ImageFolder:
             index = min(int(number), len(self._files) - 1)
             if index != shown:
                 frame, shown = _scaled(self._read(index), size), index
-            yield frame
+            yield VideoFrame(frame, index, index)
 
     def _read(self, index: int) -> Frame:
         path = self._files[index]

@@ -146,20 +146,12 @@ def _ldmk(value: object) -> Points | None:
         return points.astype(np.float32)
 
 
-def source_frames_of(count: int, source_fps: float, fps: float) -> NDArray[np.int64]:
-    """Which source frame each of ``count`` output frames shows after ffmpeg's ``fps`` filter.
-
-    The filter gives source frame k the output position round(k * fps / source_fps), and shows at position n
-    the last frame whose position is not after n.
-    """
-    reach = int(np.ceil((count + 1) * source_fps / fps)) + 1
-    positions = np.floor(np.arange(reach + 1) * fps / source_fps + 0.5)
-    shown: NDArray[np.int64] = np.searchsorted(positions, np.arange(count), side="right") - 1
-    return shown
-
-
 def source_frames_at(numbers: NDArray[np.int64], source_fps: float, fps: float) -> NDArray[np.int64]:
-    """Which source frame each of the output frames ``numbers`` shows; they may lie far into a video."""
+    """Which source frame each of the output frames ``numbers`` shows; they may lie far into a video.
+
+    Both have a constant rate. Source frame k takes the output position round(k * fps / source_fps), and at
+    position n the last frame is shown whose position is not after n.
+    """
     if len(numbers) == 0 or source_fps == fps:
         return numbers
     # Only the source frames around these: a two-hour video has 200,000.

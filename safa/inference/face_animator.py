@@ -158,7 +158,7 @@ class FaceAnimator:
             adapt_scale=adapt_scale,
             best_frame=best_frame is not None,
         )
-        frame_source = _limited(frame_source_of(driving, fps), max_frames, max_seconds)
+        frame_source = frame_source_of(driving, fps).limited(max_frames, max_seconds)
         prepared = self.source(source, with_eyes=with_eyes, crop=crop, longest_side=LARGEST_RESULT)
         tracked = self.track_video(frame_source, crop=crop)
         reference = self._reference_frame(tracked, frame_source, prepared, best_frame)
@@ -224,7 +224,7 @@ class FaceAnimator:
         if mask is not None and not callable(getattr(mask, "of", None)):
             fix = "Make one with animator.swap_mask(...)."
             raise UserError(f"is of type {type(mask).__name__}, which is no mask", "mask", fix)
-        frame_source = _limited(frame_source_of(driving), max_frames, max_seconds)
+        frame_source = frame_source_of(driving).limited(max_frames, max_seconds)
         prepared = self.source(source, crop=crop)
         tracked = self.track_video(frame_source, crop=crop)
         region = HeadOutline(self.tdmm) if mask is None else mask
@@ -393,14 +393,6 @@ class FaceAnimator:
         return self.runner.autocast()
 
 
-def _limited(frame_source: FrameSource, max_frames: int | None, max_seconds: float | None) -> FrameSource:
-    """Return the source up to whichever limit comes first."""
-    if max_seconds is not None:
-        whole = max(1, round(max_seconds * frame_source.fps))
-        max_frames = whole if max_frames is None else min(max_frames, whole)
-    return frame_source.limited(max_frames)
-
-
 def _rendered_video(
     frame_source: FrameSource, notes: tuple[str, ...], open_frames: Callable[[], Iterator[RenderedFrame]]
 ) -> RenderedVideo:
@@ -417,4 +409,5 @@ def _rendered_video(
         notes,
         frame_source.file if frame_source.has_sound else None,
         frames,
+        frame_source.playback,
     )

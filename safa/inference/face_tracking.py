@@ -24,8 +24,8 @@ from safa.batching import batched
 from safa.config.preprocess import DetectorConfig
 from safa.data.detectors import Face, FaceDetector, iou
 from safa.data.detectors.face_alignment import DETECTOR_FILES, LibraryDetector
-from safa.data.landmarks import read_sidecar, sidecar_of, source_frames_of
-from safa.data.video import Frame, probe
+from safa.data.landmarks import read_sidecar, sidecar_of
+from safa.data.video import Frame
 from safa.errors import ClipError, UserError
 from safa.files import Location, is_file, join
 from safa.inference.face_crop import (
@@ -176,7 +176,7 @@ def track_video(frame_source: FrameSource, face_tracker: FaceTracker | None, *, 
     Raises:
         UserError: there is no frame, or no face was found in any frame.
     """
-    crop_boxes = _from_landmarks(frame_source.file, frame_source.fps) if crop and frame_source.file else None
+    crop_boxes = _along_video(frame_source) if crop else None
     if not crop or (crop_boxes is None and face_tracker is None):
         return _centre_of_video(frame_source, crop)
     if crop_boxes is None and not frame_source.repeatable:
@@ -230,21 +230,30 @@ def _centre_of_video(frame_source: FrameSource, crop: bool) -> TrackedVideo:
     return TrackedVideo(tracked, track, _guess_note(frame_source.name, width, height) if crop else ())
 
 
-def _from_landmarks(path: Path | None, fps: float | None = None) -> CropBoxes | None:
-    """Return crop boxes from the landmarks beside a file, resampled to ``fps``; None if there are none."""
-    if path is None or not sidecar_of(path).is_file():
+def _from_landmarks(path: Path) -> CropBoxes | None:
+    """Return crop boxes (T, 3) from the landmarks beside a file; None if there are none."""
+    if not sidecar_of(path).is_file():
         return None
     try:
-        crop_boxes = crop_box_of_landmarks(read_sidecar(path))
+        return crop_box_of_landmarks(read_sidecar(path))
     except ClipError as error:
         raise UserError(str(error), str(path), "Fix or delete the landmarks beside it.") from None
-    if fps is None:
-        return crop_boxes
-    own_fps = probe(path).fps
-    if abs(own_fps - fps) < 1e-3:
-        return crop_boxes
-    numbers = source_frames_of(round(len(crop_boxes) * fps / own_fps), own_fps, fps)
-    return crop_boxes[np.minimum(numbers, len(crop_boxes) - 1)]
+
+
+def _along_video(frame_source: FrameSource) -> CropBoxes | None:
+    """Return the crop box of each frame of a video that has landmarks beside it, else None.
+
+    Landmarks have a row for each frame of the file; which of these are shown is known once they were read.
+    """
+    crop_boxes = _from_landmarks(frame_source.file) if frame_source.file else None
+    if crop_boxes is None or frame_source.playback is None:
+        return None
+    num_frames = sum(1 for _ in frame_source.frames())
+    rows = np.array(frame_source.playback.rows[:num_frames], np.int64)
+    along = np.full((len(rows), 3), np.nan)
+    known = rows < len(crop_boxes)  # the landmarks may end before the video
+    along[known] = crop_boxes[rows[known]]
+    return along
 
 
 def _guess_note(name: str, width: int, height: int) -> tuple[str, ...]:

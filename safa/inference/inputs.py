@@ -1,8 +1,8 @@
 """Inputs: photos, and frame sources: videos, GIFs, folders of images and cameras.
 
-Photos and frames are (H, W, 3) uint8 RGB, upright. Every conversion that may surprise is noted. Frames come
-at a constant rate: frame n is what is seen n / fps seconds after the file starts, so that video and sound
-stay together.
+Photos and frames are (H, W, 3) uint8 RGB, upright. Every conversion that may surprise is noted. The frames of
+a video come once each, with the times at which the file shows them, so that video and sound stay together;
+all other frames come at a constant rate, as those of a video do if a rate is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import imageio_ffmpeg
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from safa.data.video import DecodeError, Frame, probe, read_frames
+from safa.data.video import DecodeError, Frame, FrameTimes, VideoReader
 from safa.errors import UserError
 from safa.visualize.images import RgbImage
 
@@ -104,17 +104,33 @@ def to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, str]:
 # ---- frame sources -----------------------------------------------------------------------------------------
 
 
+@dataclass
+class Playback:
+    """What is learned of a video while its frames are read.
+
+    Attributes:
+        times: when its frames are shown; None if they were brought to a constant rate.
+        rows: which frame of the file each of them is, as far as they have been read.
+        lost: seconds at which damaged frames were left out; empty until the end has been read.
+    """
+
+    times: FrameTimes | None
+    rows: list[int] = field(default_factory=list)
+    lost: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True)
 class FrameSource:
     """A stream of frames that has not been read yet.
 
     Attributes:
         name: for messages.
-        fps: frames per second.
-        count: number of frames; None if it is not known before they are read.
+        fps: frames per second; of a video at its own times their mean.
+        count: number of frames, without regard to damage; None if it is not known before they are read.
         repeatable: whether ``frames`` yields the same frames each time it is called; a camera doesn't.
         file: the video they come from, for its sound and its landmarks; None if there is none.
         has_sound: whether ``file`` has a sound track.
+        playback: of a video, what is learned while it is read; None for all else.
     """
 
     name: str
@@ -124,6 +140,7 @@ class FrameSource:
     file: Path | None
     has_sound: bool
     _open: Callable[[], Iterator[Frame]]
+    playback: Playback | None = None
 
     def frames(self) -> Iterator[Frame]:
         """Yield all frames from the first one on.
@@ -136,13 +153,29 @@ class FrameSource:
         except DecodeError as error:
             raise UserError(str(error), "", "Give a video that ffmpeg can read.") from None
 
-    def limited(self, count: int | None) -> FrameSource:
-        """Return a source of the first ``count`` frames; None keeps all."""
-        if count is None:
+    def limited(self, count: int | None, seconds: float | None = None) -> FrameSource:
+        """Return a source of the first ``count`` frames and of the first ``seconds``; None keeps all.
+
+        There is one frame at least.
+        """
+        if count is None and seconds is None:
             return self
-        known = count if self.count is None else min(count, self.count)
+        times = self.playback.times if self.playback else None
+        counts = [number for number in (count, self.count) if number is not None]
+        if seconds is not None:
+            counts.append(max(1, round(seconds * self.fps)))  # of a video at its own times a guess
+        known = min(counts)
+        if times is None:
+            count = known
         whole = self._open
-        return dataclasses.replace(self, count=known, _open=lambda: islice(whole(), count))
+
+        def part() -> Iterator[Frame]:
+            for number, frame in enumerate(islice(whole(), count)):
+                if number and seconds is not None and times is not None and times.seconds(number) >= seconds:
+                    return
+                yield frame
+
+        return dataclasses.replace(self, count=known, _open=part)
 
 
 def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSource:
@@ -150,7 +183,7 @@ def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSou
 
     Args:
         driving: path of a video, GIF, photo or folder of images; or the number of a camera.
-        fps: rate to read a video at (None is its own), or that images have (None is 25).
+        fps: rate to bring a video to (None keeps its frames and their times), or of images (None is 25).
 
     Raises:
         UserError: there is no such file, or nothing readable in it.
@@ -167,14 +200,24 @@ def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSou
 
 def _video(path: Path, fps: float | None) -> FrameSource:
     try:
-        info = probe(path)
+        with VideoReader(path, tolerant=True, count=True) as reader:
+            info, time_base = reader.info, reader.time_base
     except DecodeError as error:
         raise UserError(str(error), "", "Give a video that ffmpeg can read.") from None
-    rate = fps or info.fps
-    count = round(info.duration * rate) or None
-    return FrameSource(
-        path.name, rate, count, True, path, info.has_sound, lambda: read_frames(path, fps=rate)
-    )
+    playback = Playback(FrameTimes(time_base) if fps is None else None)
+
+    def frames() -> Iterator[Frame]:
+        with VideoReader(path, tolerant=True) as reader:
+            for number, frame in enumerate(reader.frames(fps=fps)):
+                if number == len(playback.rows):
+                    playback.rows.append(frame.row)
+                    if playback.times is not None:
+                        playback.times.ticks.append(frame.ticks)
+                yield frame.pixels
+            playback.lost = reader.lost
+
+    count = (round(info.duration * fps) or None) if fps else info.frames
+    return FrameSource(path.name, fps or info.fps, count, True, path, info.has_sound, frames, playback)
 
 
 def _folder(folder: Path, fps: float) -> FrameSource:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from safa.data.video import Frame
+from safa.data.video import Frame, FrameTimes
 from safa.errors import UserError
 from safa.files import atomic_file
 
 PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 
 
-def write_gif(path: Path, frames: Iterable[Frame], fps: float, comment: str) -> int:
+def write_gif(
+    path: Path, frames: Iterable[Frame], fps: float, comment: str, times: FrameTimes | None = None
+) -> int:
     """Write an endless GIF atomically, each frame with its own 256 colours. Returns the number of frames.
+
+    Args:
+        times: when each frame is shown, instead of at a constant rate.
 
     Raises:
         UserError: there is no frame.
@@ -30,11 +36,21 @@ def write_gif(path: Path, frames: Iterable[Frame], fps: float, comment: str) -> 
             "gif",
             save_all=True,
             append_images=images[1:],
-            duration=1000 / fps,
+            duration=_durations(len(images), fps, times),
             loop=0,
             comment=comment.encode(),
         )
     return len(images)
+
+
+def _durations(count: int, fps: float, times: FrameTimes | None) -> list[int]:
+    """Milliseconds for which each frame is shown, in tens, whose errors do not add up."""
+    if times is None:
+        starts = [round(100 * number / fps) for number in range(count + 1)]
+    else:
+        starts = [round(100 * times.seconds(number)) for number in range(count)]
+        starts.append(starts[-1] + round(100 / fps))
+    return [10 * max(1, end - start) for start, end in pairwise(starts)]
 
 
 def write_picture(path: Path, frames: Iterable[Frame], comment: str) -> int:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
-from safa.data.video import Frame, write_video
+from safa.data.video import Frame, FrameTimes, write_video
 from safa.errors import UserError
+from safa.inference.inputs import Playback
 from safa.inference.picture_output import PICTURES, write_gif, write_picture
 from safa.inference.read_ahead import read_ahead
 from safa.messages import count
@@ -46,11 +47,12 @@ class RenderedVideo:
     Iterate over it, or ``save`` it; where the driving frames come from a generator, only once.
 
     Attributes:
-        fps: frames per second.
+        fps: frames per second; where frames have their own times, the mean.
         count: number of frames; None if it is not known in advance.
         notes: what was guessed or converted, one sentence each.
         sound: file whose sound track goes with it; None if there is none.
         open_frames: starts anew to compute the frames, with intermediate results.
+        playback: when the frames are shown, if not at a constant rate, and which ones are missing.
     """
 
     fps: float
@@ -58,6 +60,12 @@ class RenderedVideo:
     notes: tuple[str, ...]
     sound: Path | None
     open_frames: Callable[[], Iterator[RenderedFrame]]
+    playback: Playback | None = None
+
+    @property
+    def times(self) -> FrameTimes | None:
+        """When the frames are shown, known as far as they have been computed; None: at a constant rate."""
+        return self.playback.times if self.playback else None
 
     def __repr__(self) -> str:
         length = "frames" if self.count is None else count(self.count, "frame")
@@ -105,13 +113,14 @@ class RenderedVideo:
             )  # the model does not wait for the encoder
             for number, frame in enumerate(rendered, start=1):
                 if side_video is not None and frame.grid is not None:
-                    side_video.add(frame.grid())
+                    side_video.add(frame.grid(), self.times.ticks[number - 1] if self.times else 0)
                 unchanged += not frame.changed
                 yield frame.image
                 if progress is not None:
                     progress(number)
 
-        side_video = SideVideoWriter(grid, self.fps) if grid is not None else None
+        side_times = FrameTimes(self.times.time_base) if self.times else None
+        side_video = SideVideoWriter(grid, self.fps, side_times) if grid is not None else None
         try:
             n_frames = self._write(path, frames())
         except BaseException:
@@ -120,15 +129,22 @@ class RenderedVideo:
             raise
         if side_video is not None:
             side_video.finish()
-        return SavedVideo(n_frames, unchanged)
+        return SavedVideo(n_frames, unchanged, self._notes_of_damage())
 
     def _write(self, path: Path, frames: Iterator[Frame]) -> int:
         suffix = path.suffix.lower()
         if suffix in PICTURES:
             return write_picture(path, frames, COMMENT)
         if suffix == ".gif":
-            return write_gif(path, frames, self.fps, COMMENT)
-        return write_video(path, frames, self.fps, comment=COMMENT, sound_from=self.sound)
+            return write_gif(path, frames, self.fps, COMMENT, self.times)
+        return write_video(path, frames, self.fps, times=self.times, comment=COMMENT, sound_from=self.sound)
+
+    def _notes_of_damage(self) -> tuple[str, ...]:
+        lost = self.playback.lost if self.playback else ()
+        if not lost:
+            return ()
+        where = f"{min(lost):.1f} s" if len(lost) == 1 else f"{min(lost):.1f} to {max(lost):.1f} s"
+        return (f"the video is damaged: {count(len(lost), 'frame')} lost at {where}; the others were used",)
 
 
 @dataclass(frozen=True)
@@ -138,10 +154,12 @@ class SavedVideo:
     Attributes:
         n_frames: number of frames.
         unchanged: how many of them show no face and passed through unchanged.
+        notes: what was found out about the input while it was read, one sentence each.
     """
 
     n_frames: int
     unchanged: int
+    notes: tuple[str, ...] = ()
 
 
 def output_path(path: str | Path) -> Path:
@@ -169,17 +187,24 @@ def check_container(path: Path, formats: Sequence[str] = CONTAINERS) -> None:
 
 
 class SideVideoWriter:
-    """Writes a video beside another one, in a thread that takes frames as they come."""
+    """Writes a video beside another one, in a thread that takes frames as they come.
 
-    def __init__(self, path: Path, fps: float) -> None:
+    Args:
+        times: empty, to be filled; None for frames at a constant rate.
+    """
+
+    def __init__(self, path: Path, fps: float, times: FrameTimes | None = None) -> None:
+        self._times = times
         self._queue: Queue[Frame | None] = Queue(QUEUE_LENGTH)  # None is the end
         self._ended = self._aborted = False
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._write, args=(path, fps), daemon=True)
         self._thread.start()
 
-    def add(self, frame: Frame) -> None:
-        """Write the next frame."""
+    def add(self, frame: Frame, ticks: int = 0) -> None:
+        """Write the next frame, to be shown at ``ticks`` of the time base."""
+        if self._times is not None:
+            self._times.ticks.append(ticks)
         self._queue.put(frame)
 
     def finish(self) -> None:
@@ -199,7 +224,7 @@ class SideVideoWriter:
 
     def _write(self, path: Path, fps: float) -> None:
         try:
-            write_video(path, self._frames(), fps, comment=COMMENT)
+            write_video(path, self._frames(), fps, times=self._times, comment=COMMENT)
         except BaseException as error:  # raised again in `finish`, where somebody waits
             self._error = error
         while not self._ended:  # the main video must not wait for a reader that has failed

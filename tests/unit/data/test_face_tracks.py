@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from safa.config.preprocess import FaceTrackConfig
 from safa.data.detectors import Face, chosen, iou
 from safa.data.face_tracks import FaceTrack, clip_box, track_faces
-from safa.data.scene_cuts import find_cuts
-from safa.data.video import DecodeError, write_video
+from safa.data.video import VideoReader, write_video
 from safa.errors import ClipError, FailureCode
 
 CONFIG = FaceTrackConfig(min_frames=4, max_frames=10, min_size=20, gap=2)
@@ -142,7 +141,8 @@ def test_cuts_are_counted_as_frames_are_read(tmp_path: Path) -> None:
     """A 30 fps video that cuts at 1 s and 2 s, read at 25 fps."""
     shades = (np.full((64, 96, 3), (20, 220, 60)[n // 30], np.uint8) for n in range(90))
     write_video(tmp_path / "v.mp4", shades, 30.0)
-    assert find_cuts(tmp_path / "v.mp4", 25.0, (64, 96), 0.3) == {25, 50}
-    (tmp_path / "none.mp4").write_bytes(b"no video")
-    with pytest.raises(DecodeError):
-        find_cuts(tmp_path / "none.mp4", 25.0, (64, 96), 0.3)
+    with VideoReader(tmp_path / "v.mp4") as reader:
+        begins = [frame.begins_scene for frame in reader.frames(fps=25.0, scene_cut=0.3)]
+        assert len(begins) == 75
+        assert [number for number, begin in enumerate(begins) if begin] == [25, 50]
+        assert not any(frame.begins_scene for frame in reader.frames(fps=25.0))

@@ -26,13 +26,21 @@ from safa.config.preprocess import (
 from safa.data.clip_maker import check_clip, crop_clip, write_piece
 from safa.data.clip_store import ClipStore
 from safa.data.cost_estimate import Rates, estimate_cost
-from safa.data.landmarks import points_of_dictionary, read_sidecar, source_frames_at, source_frames_of
+from safa.data.landmarks import points_of_dictionary, read_sidecar, source_frames_at
 from safa.data.shards import ShardWriter, commit_index, gather_index
 from safa.data.sources import COLUMNS, ClipJob, Listing, list_jobs
 from safa.data.video import Span, read_frames, write_video
 from safa.errors import ClipError, FailureCode, UserError
 
 FRAMES = 36
+
+
+def source_frames_of(count: int, source_fps: float, fps: float) -> np.ndarray:
+    """Which source frame each of ``count`` output frames shows, at constant rates."""
+    reach = int(np.ceil((count + 1) * source_fps / fps)) + 1
+    positions = np.floor(np.arange(reach + 1) * fps / source_fps + 0.5)
+    shown: np.ndarray = np.searchsorted(positions, np.arange(count), side="right") - 1
+    return shown
 
 
 def _line(video: str = "v", start: int = 0, split: str = "train") -> list[object]:

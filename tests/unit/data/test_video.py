@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from safa.data.crop import Box
-from safa.data.landmarks import read_sidecar, sidecar_of, source_frames_of
+from safa.data.landmarks import read_sidecar, sidecar_of
 from safa.data.video import DecodeError, Span, probe, read_frames, write_video
 from safa.errors import ClipError, FailureCode
 
@@ -19,6 +21,14 @@ COLOURS = np.array(
 
 
 BITS = 8
+
+
+def source_frames_of(count: int, source_fps: float, fps: float) -> np.ndarray:
+    """Which source frame each of ``count`` output frames shows, at constant rates."""
+    reach = int(np.ceil((count + 1) * source_fps / fps)) + 1
+    positions = np.floor(np.arange(reach + 1) * fps / source_fps + 0.5)
+    shown: np.ndarray = np.searchsorted(positions, np.arange(count), side="right") - 1
+    return shown
 
 
 def numbered(count: int, size: tuple[int, int] = (48, 64)) -> Iterator[np.ndarray]:
@@ -130,13 +140,15 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_reader_left_early_leaves_no_process(movie: Path) -> None:
-    import subprocess
+    def decoders() -> int:
+        running = subprocess.run(["ps", "-efww"], capture_output=True, text=True, check=True).stdout
+        return sum(f" {os.getpid()} " in line and "safa.decoder" in line for line in running.splitlines())
 
     reader = read_frames(movie)
     next(reader)
+    assert decoders() == 1
     reader.close()
-    running = subprocess.run(["ps", "-ef"], capture_output=True, text=True, check=False).stdout
-    assert movie.name not in running
+    assert decoders() == 0
 
 
 def test_sidecars(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from fractions import Fraction
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safa.data.video import probe, read_frames, write_video
+from safa.data.video import DecodeError, FrameTimes, VideoReader, probe, read_frames, write_video
 from safa.errors import UserError
 from safa.inference.inputs import open_frame_source
 from safa.inference.video_output import RenderedFrame, RenderedVideo
@@ -41,8 +42,9 @@ def clapper(tmp_path: Path) -> Path:
 
 def _flash_and_beep(path: Path) -> tuple[float, float]:
     """Seconds at which the white frame and the beep begin."""
-    frames = np.array([frame.mean() for frame in read_frames(path)])
-    flash = int((frames > 127).argmax()) / probe(path).fps
+    with VideoReader(path) as reader:
+        bright = [frame.ticks for frame in reader.frames() if frame.pixels.mean() > 127]
+        flash = float(bright[0] * reader.time_base)
     sound = np.frombuffer(_ffmpeg("-i", path, "-f", "s16le", "-ac", 1, "-ar", RATE, "-"), np.int16)
     loud = np.abs(sound.astype(int)) > 0.3 * np.abs(sound.astype(int)).max()
     return flash, float(loud.argmax()) / RATE
@@ -56,6 +58,7 @@ def _copied(path: Path, out: Path) -> Path:
         (),
         frame_source.file if frame_source.has_sound else None,
         lambda: (RenderedFrame(frame, frame, True, None) for frame in frame_source.frames()),
+        frame_source.playback,
     ).save(out)
     return out
 
@@ -63,7 +66,7 @@ def _copied(path: Path, out: Path) -> Path:
 def test_sound_and_video_stay_together(clapper: Path, tmp_path: Path) -> None:
     for path in (clapper, _copied(clapper, tmp_path / "out.mp4")):
         flash, beep = _flash_and_beep(path)
-        assert flash == FLASH / 25
+        assert flash == pytest.approx(FLASH / 25)
         assert abs(beep - flash) < 0.5 / 25
     assert probe(tmp_path / "out.mp4").has_sound
 
@@ -135,6 +138,53 @@ def test_a_gif_moves(tmp_path: Path) -> None:
     assert [int(frame[0, 0, 0]) for frame in frame_source.frames()] == pytest.approx(
         [0, 5, 10, 15, 20], abs=2
     )
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif"])
+def test_the_result_keeps_the_times_of_the_frames(suffix: str, tmp_path: Path) -> None:
+    """Ten frames a second, then a pause, then twenty: none is repeated, none left out, in no format."""
+    ticks = [0, 100, 200, 1000, 1050, 1100]
+    write_video(
+        tmp_path / "v.mkv", _numbered(6), 10.0, crf=1, times=FrameTimes(Fraction(1, 1000), ticks)
+    )
+    out = _copied(tmp_path / "v.mkv", tmp_path / f"out{suffix}")
+    with VideoReader(out) as reader:
+        frames = list(reader.frames())
+        assert [float(frame.ticks * reader.time_base) for frame in frames] == pytest.approx(
+            [0.001 * tick for tick in ticks], abs=0.002
+        )
+    assert [round(frame.pixels.mean() / 5) for frame in frames] == list(range(6))
+    limited = open_frame_source(tmp_path / "v.mkv").limited(None, 1.02)
+    assert len(list(limited.frames())) == 4
+    at_ten = open_frame_source(tmp_path / "v.mkv", fps=10.0)
+    assert [round(frame.mean() / 5) for frame in at_ten.frames()][:11] == [0, 1, *[2] * 8, 3]
+
+
+def test_damage_costs_frames_and_is_reported(tmp_path: Path) -> None:
+    """A stream that starts between two key frames: what comes before the second one is lost."""
+    frames = [np.full((64, 64, 3), 4 * number, np.uint8) for number in range(60)]
+    write_video(tmp_path / "whole.mp4", frames, 25.0)
+    stream = tmp_path / "v.ts"
+    _ffmpeg("-i", tmp_path / "whole.mp4", "-c:v", "libx264", "-g", 20, "-bf", 0, "-f", "mpegts", stream)
+    with VideoReader(stream) as reader:
+        assert len(list(reader.frames())) == 60
+    data = stream.read_bytes()
+    starts = [at for at in range(0, len(data), 188) if data[at + 1 : at + 3] == b"\x41\x00"]  # of frames
+    cut = tmp_path / "cut.ts"
+    cut.write_bytes(data[:376] + data[starts[5] :])
+    frame_source = open_frame_source(cut)
+    saved = RenderedVideo(
+        frame_source.fps,
+        frame_source.count,
+        (),
+        None,
+        lambda: (RenderedFrame(frame, frame, True, None) for frame in frame_source.frames()),
+        frame_source.playback,
+    ).save(tmp_path / "out.mp4")
+    assert saved.n_frames == 40
+    assert "15 frames lost at 0.0 to 0.6 s" in saved.notes[0]
+    with pytest.raises(DecodeError, match=r"cut\.ts"):
+        list(read_frames(cut))
 
 
 def test_inputs_that_do_not_exist_are_refused(tmp_path: Path) -> None:
