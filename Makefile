@@ -60,7 +60,7 @@ lint: install ## ruff and mypy
 	$(BIN)/mypy
 
 # What the tests that need no torch import.
-WITHOUT_TORCH := pytest pytest-timeout hypothesis numpy scipy pillow pyarrow pydantic pyyaml jinja2 imageio-ffmpeg ffmpeg-python
+WITHOUT_TORCH := pytest pytest-timeout hypothesis numpy scipy pillow pyarrow pydantic pyyaml jinja2 av imageio-ffmpeg ffmpeg-python
 NEED_NO_TORCH := $(filter-out %/test_cluster_file.py %/test_kuberay_files.py %/test_layering.py,$(wildcard tests/contract/test_*.py)) \
   tests/unit/config tests/unit/report/test_titles.py tests/unit/data/test_face_tracks.py
 

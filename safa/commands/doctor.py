@@ -16,7 +16,7 @@ from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES
 if TYPE_CHECKING:
     from safa.inference.face_tracking import DetectorStatus
 
-PACKAGES = ("torch", "numpy", "ray", "pyarrow", "pillow", "imageio-ffmpeg", "safetensors")
+PACKAGES = ("torch", "numpy", "ray", "pyarrow", "pillow", "av", "imageio-ffmpeg", "safetensors")
 EXTRAS = {  # what each package is for, and how to install it
     "face_alignment": ("detects faces", INSTALL_FACES),
     "gradio": ("serves the page of `safa app`", INSTALL_APP),

@@ -352,7 +352,9 @@ def _raw_input(first: Frame, fps: float, times: FrameTimes | None) -> tuple[Any,
         return ffmpeg.input("pipe:", **raw), {}
     base = f"{times.time_base.numerator}:{times.time_base.denominator}"
     start = float(times.seconds(0))  # ffmpeg moves whatever it reads to a start at 0
-    return ffmpeg.input("pipe:", format="nut", itsoffset=start), {"fps_mode": "passthrough", "enc_time_base": base, "bf": 0}
+    # With B-frames the last frames of an MP4 would count as decoded early, and its length be too short.
+    timing = {"fps_mode": "passthrough", "enc_time_base": base, "bf": 0}
+    return ffmpeg.input("pipe:", format="nut", itsoffset=start), timing
 
 
 def _encode_command(

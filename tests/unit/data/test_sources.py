@@ -6,6 +6,7 @@ import csv
 import os
 import pickle
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from safa.data.cost_estimate import Rates, estimate_cost
 from safa.data.landmarks import points_of_dictionary, read_sidecar, source_frames_at
 from safa.data.shards import ShardWriter, commit_index, gather_index
 from safa.data.sources import COLUMNS, ClipJob, Listing, list_jobs
-from safa.data.video import Span, read_frames, write_video
+from safa.data.video import FrameTimes, Span, read_frames, write_video
 from safa.errors import ClipError, FailureCode, UserError
 
 FRAMES = 36
@@ -191,6 +192,21 @@ def test_sidecars_follow_the_videos_own_frames_whatever_the_lists_rate(tmp_path:
     shown = [(frame.mean() - 20) / 4 for frame in _store(tmp_path).frames("c", range(20))]
     marked = _store(tmp_path).landmarks("c")[:, 0, 0] * 2  # 64 px became 32
     np.testing.assert_allclose(marked, shown, atol=0.6)
+
+
+@pytest.mark.parametrize("start", [0, 30])
+def test_sidecars_follow_the_frames_of_a_variable_rate(tmp_path: Path, start: int) -> None:
+    """Twenty frames at 10 fps and then others at 30, stored at 25 fps: row i belongs to frame i."""
+    ticks = [100 * n if n < 20 else 2000 + round(100 * (n - 20) / 3) for n in range(FRAMES * 3 // 2)]
+    times = FrameTimes(Fraction(1, 1000), ticks)
+    write_video(tmp_path / "v.mp4", _grey(len(ticks)), 25.0, crf=1, times=times)
+    np.save(tmp_path / "v.landmarks.npy", _marked(len(ticks)))
+    job = ClipJob("c", "p", "v", "train", str(tmp_path / "v.mp4"), start, start + 30, 25.0, None, None, None)
+    assert _make(job, _config(tmp_path, encoding={"format": "png"})) == 30
+    shown = [(frame.mean() - 20) / 4 for frame in _store(tmp_path).frames("c", range(30))]
+    marked = _store(tmp_path).landmarks("c")[:, 0, 0] * 2  # 64 px became 32
+    np.testing.assert_allclose(marked, shown, atol=0.6)
+    assert round(shown[0]) == round(start / 2.5)
 
 
 @pytest.mark.parametrize("start", [1, 7, 26, 40])

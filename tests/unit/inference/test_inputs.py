@@ -144,9 +144,7 @@ def test_a_gif_moves(tmp_path: Path) -> None:
 def test_the_result_keeps_the_times_of_the_frames(suffix: str, tmp_path: Path) -> None:
     """Ten frames a second, then a pause, then twenty: none is repeated, none left out, in no format."""
     ticks = [0, 100, 200, 1000, 1050, 1100]
-    write_video(
-        tmp_path / "v.mkv", _numbered(6), 10.0, crf=1, times=FrameTimes(Fraction(1, 1000), ticks)
-    )
+    write_video(tmp_path / "v.mkv", _numbered(6), 10.0, crf=1, times=FrameTimes(Fraction(1, 1000), ticks))
     out = _copied(tmp_path / "v.mkv", tmp_path / f"out{suffix}")
     with VideoReader(out) as reader:
         frames = list(reader.frames())
