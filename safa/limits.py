@@ -31,7 +31,7 @@ class Limit:
 LIMITS = {
     "pixels": Limit(250_000_000, "px", "one photo, frame or mask, after decoding"),
     "frames": Limit(2_200_000, "frames", "one video: ten hours at 60 frames a second"),
-    "seconds": Limit(36_000, "s", "the timestamps of one video"),
+    "seconds": Limit(40_000, "s", "the timestamps of one video"),
     "decoder_bytes": Limit(2**32, "bytes", "the memory of the process that decodes a video"),
     "decoder_seconds": Limit(120, "s", "the time until a video's next frame"),
     "photo_bytes": Limit(2**30, "bytes", "one photo as a file"),

@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
-    from safa.inference.inputs import PHOTO_SUFFIXES
+    from safa.inference.photos import PHOTO_SUFFIXES
 
     animator = load_animator_from_flags(arguments)
     done = skipped = 0
@@ -82,7 +82,7 @@ def _files(inputs: list[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _is_input(path: Path) -> bool:
-    from safa.inference.inputs import PHOTO_SUFFIXES
+    from safa.inference.photos import PHOTO_SUFFIXES
 
     return path.suffix.lower() in (*PHOTO_SUFFIXES, *VIDEO_SUFFIXES)
 

@@ -14,6 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from safa.config.preprocess import EncodingConfig
 from safa.data.landmarks import source_frames_at
 from safa.data.video import DecodeError, Frame, VideoFrame, VideoInfo
+from safa.errors import UserError
+from safa.image_files import FRAME_FORMATS, open_image
 
 JPEG_MARKER = b"\xff\xd8"
 MAX_SIDE = 16384  # px of a stored frame
@@ -41,9 +43,9 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     if data[:2] == JPEG_MARKER:
         return _decode_jpeg(data)
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+        with open_image(io.BytesIO(data), "the picture", FRAME_FORMATS) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, UserError) as error:
         raise ValueError(f"not a readable picture: {error}") from None
 
 

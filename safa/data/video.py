@@ -373,6 +373,10 @@ def _encode_command(
     stream = stream.filter(
         "scale", out_color_matrix="bt709", out_range="tv", flags="accurate_rnd+full_chroma_int"
     )
+    # Encoders take these from the frames, and no more from options of the output.
+    stream = stream.filter(
+        "setparams", colorspace="bt709", color_primaries="bt709", color_trc="bt709", range="tv"
+    )
     tags: dict[str, Any] = timing | ({"metadata": f"comment={comment}"} if comment else {})
     streams = [stream]
     if sound_from:

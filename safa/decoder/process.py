@@ -58,8 +58,12 @@ class DecoderProcess:
     """
 
     def __init__(self, path: Path, *, tolerant: bool = False) -> None:
-        self._path = path
-        descriptor = _open(path)
+        self._path, self._tolerant = path, tolerant
+        self._sending = False  # frames that nobody wants any more
+        self._start()
+
+    def _start(self) -> None:
+        descriptor = _open(self._path)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         try:
             command = [sys.executable, "-P", "-c", PROGRAM, str(ROOT), str(descriptor)]
@@ -75,7 +79,7 @@ class DecoderProcess:
         finally:
             os.close(descriptor)
         bounds = Bounds(limit("decoder_bytes"), limit("pixels"), limit("frames"), limit("seconds"))
-        self._say({"bounds": asdict(bounds), "tolerant": tolerant})
+        self._write({"bounds": asdict(bounds), "tolerant": self._tolerant})
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +116,7 @@ class DecoderProcess:
     def frames(self, request: dict[str, Any]) -> Iterator[RawFrame | dict[str, Any]]:
         """Ask for frames; the last item is the decoder's record of the end."""
         self._say({"do": "frames"} | request)
+        self._sending = True
         frame: RawFrame | None = None
         while True:
             kind, channels, begins, height, width, stride, ticks, row, size = self._header()
@@ -125,6 +130,7 @@ class DecoderProcess:
             elif kind == AGAIN and frame is not None:
                 yield RawFrame(frame.pixels, frame.ticks, frame.row, False)
             elif kind == END:
+                self._sending = False
                 yield json.loads(self._read(size).tobytes())
                 return
             else:
@@ -132,7 +138,14 @@ class DecoderProcess:
 
     # ---- pipes -----------------------------------------------------------------------------------------
 
-    def _say(self, message: dict[str, Any]) -> None:
+    def _say(self, request: dict[str, Any]) -> None:
+        if self._sending:
+            self.close()
+            self._start()
+            self._sending = False
+        self._write(request)
+
+    def _write(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")

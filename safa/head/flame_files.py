@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
+from safa.image_files import open_image
 from safa.reading import boundary, check_regular, read_limited
 from safa.safe_pickle import dense, load_data_pickle, load_object_npy
 
@@ -184,7 +184,7 @@ def read_mask(path: Path) -> Floats:
     """Channel 0 of a mask picture, (256, 256) float32 in [0, 1]."""
     data = read_limited(path, "photo_bytes")
     refused = boundary(str(path), "not a readable PNG", "See `safa assets check`.")
-    with refused, Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+    with refused, open_image(io.BytesIO(data), str(path), ("PNG",)) as picture:
         if picture.size != (MASK_SIDE, MASK_SIDE):  # before memory is taken for it
             raise UserError(f"the mask is {picture.size}, not {MASK_SIDE} x {MASK_SIDE} px", str(path))
         pixels = np.asarray(picture)

@@ -1,6 +1,6 @@
-"""Inputs: photos, and frame sources: videos, GIFs, folders of images and cameras.
+"""Frame sources: videos, moving pictures, folders of images, and cameras.
 
-Photos and frames are (H, W, 3) uint8 RGB, upright. Every conversion that may surprise is noted. The frames of
+Frames are (H, W, 3) uint8 RGB, upright. Every conversion that may surprise is noted. The frames of
 a video come once each, with the times at which the file shows them, so that video and sound stay together;
 all other frames come at a constant rate, as those of a video do if a rate is asked for.
 """
@@ -18,90 +18,15 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from safa.data.video import DecodeError, Frame, FrameTimes, VideoReader
 from safa.errors import UserError
-from safa.visualize.images import RgbImage
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-LARGEST_SIDE = 16384  # px
-SMALLEST_SIDE = 16  # px
-BACKGROUND = (255, 255, 255)  # behind transparent parts
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of Pillow
+from safa.image_files import is_animated, open_image
+from safa.inference.photos import PHOTO_SUFFIXES, read_photo
 
 DEFAULT_FPS = 25.0  # of images and frames, which have no rate of their own
 CAMERA_SIZE = (640, 480)  # px, width and height
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}  # ffmpeg's format and device
-
-
-# ---- photos ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A decoded photo.
-
-    Attributes:
-        pixels: (H, W, 3) uint8 RGB, upright.
-        notes: what was converted, one sentence each.
-    """
-
-    pixels: RgbImage
-    notes: tuple[str, ...] = ()
-
-
-def read_photo(path: Path) -> Photo:
-    """Read a photo as 8-bit RGB, turned upright by its EXIF tag, transparent parts white.
-
-    Raises:
-        UserError: the file is not a readable image, holds floating-point values, or is too small or large.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if max(width, height) > LARGEST_SIDE or min(width, height) < SMALLEST_SIDE:
-                raise UserError(
-                    f"is {width} x {height} px",
-                    str(path),
-                    f"Give a photo of {SMALLEST_SIDE} to {LARGEST_SIDE} px a side.",
-                )
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise UserError("no such photo", str(path), "Check the path.") from None
-    except UnidentifiedImageError:
-        raise UserError("not a readable photo (unknown format)", str(path), "Give a JPEG or PNG.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"not a readable photo ({error})", str(path), "Give a JPEG or PNG.") from None
-    rgb, note = to_rgb(upright, str(path))
-    return Photo(np.asarray(rgb), (f"{path.name} {note}",) if note else ())
-
-
-def to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, str]:
-    """Convert an image to RGB; also return a note, empty if nothing was lost.
-
-    Raises:
-        UserError: it holds floating-point values.
-    """
-    if image.mode in _SIXTEEN_BITS:
-        values = np.asarray(image, np.float64)
-        grey = Image.fromarray(np.rint(np.clip(values / 257, 0, 255)).astype(np.uint8))
-        return grey.convert("RGB"), "has 16 bits per channel; reduced to 8"
-    if image.mode == "F":
-        raise UserError("holds floating-point values", name, "Save it as an 8-bit JPEG or PNG.")
-    if image.mode == "CMYK":
-        return image.convert("RGB"), "is CMYK; converted to RGB, colours may differ from the print"
-    if image.has_transparency_data:
-        pixels = image.convert("RGBA")
-        background = Image.new("RGBA", pixels.size, (*BACKGROUND, 255))
-        note = "has transparent parts; they are drawn white"
-        is_opaque = pixels.getchannel("A").getextrema() == (255, 255)
-        return Image.alpha_composite(background, pixels).convert("RGB"), "" if is_opaque else note
-    return image.convert("RGB"), ""
-
-
-# ---- frame sources -----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -191,11 +116,20 @@ def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSou
     path = Path(driving)
     if path.is_dir():
         return _folder(path, fps or DEFAULT_FPS)
-    if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
+    if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file() and not _moves(path):
         return _images(path.name, [path], fps or DEFAULT_FPS)
     if str(driving).isdecimal() and not path.exists():
         return _camera(int(str(driving)), fps or DEFAULT_FPS)
     return _video(path, fps)
+
+
+def _moves(path: Path) -> bool:
+    """Whether a file with the suffix of a photo is a moving picture, as a WebP or PNG can be."""
+    try:
+        with open_image(path, str(path)) as image:
+            return is_animated(image)
+    except (OSError, ValueError, SyntaxError):
+        return False  # the error comes from whoever reads it as a photo
 
 
 def _video(path: Path, fps: float | None) -> FrameSource:

@@ -18,16 +18,9 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from safa.errors import UserError
-from safa.inference.inputs import (
-    DEFAULT_FPS,
-    LARGEST_SIDE,
-    SMALLEST_SIDE,
-    FrameSource,
-    Photo,
-    open_frame_source,
-    read_photo,
-    to_rgb,
-)
+from safa.inference.inputs import DEFAULT_FPS, FrameSource, open_frame_source
+from safa.inference.photos import SMALLEST_SIDE, Photo, read_photo, to_rgb
+from safa.limits import check_limit
 from safa.visualize.images import RgbImage
 
 PathLike = str | os.PathLike[str]
@@ -123,8 +116,8 @@ def _of_image(image: Image.Image, name: str) -> Photo:
     except (OSError, SyntaxError, ValueError) as error:  # a file that Pillow has not read yet
         raise UserError(f"cannot be read ({error})", name, "Give another picture.") from None
     _check_size(upright.height, upright.width, name)
-    rgb, note = to_rgb(upright, name)
-    return Photo(np.asarray(rgb), (f"{name} {note}",) if note else ())
+    rgb, notes = to_rgb(upright, name)
+    return Photo(np.asarray(rgb), tuple(f"{name} {note}" for note in notes))
 
 
 def _of_array(value: Tensor | NDArray[Any], name: str) -> Photo:
@@ -141,7 +134,7 @@ def _of_array(value: Tensor | NDArray[Any], name: str) -> Photo:
     kind = {1: "L", 3: "RGB", 4: "RGBA"}[pixels.shape[-1]]
     squeezed = pixels[..., 0] if kind == "L" else pixels
     rgb, converted = to_rgb(Image.fromarray(np.ascontiguousarray(squeezed)), name)
-    return Photo(np.asarray(rgb), tuple(f"{name} {text}" for text in (note, converted) if text))
+    return Photo(np.asarray(rgb), tuple(f"{name} {text}" for text in (note, *converted) if text))
 
 
 def _numpy(value: Tensor | NDArray[Any]) -> NDArray[Any]:
@@ -169,6 +162,7 @@ def _eight_bits(array: NDArray[Any], name: str) -> tuple[NDArray[np.uint8], str]
 
 
 def _check_size(height: int, width: int, name: str) -> None:
-    if max(width, height) > LARGEST_SIDE or min(width, height) < SMALLEST_SIDE:
-        fix = f"Give a picture of {SMALLEST_SIDE} to {LARGEST_SIDE} px a side."
+    check_limit("pixels", width * height, name)
+    if min(width, height) < SMALLEST_SIDE:
+        fix = f"Give a picture of at least {SMALLEST_SIDE} px a side."
         raise UserError(f"is {width} x {height} px", name, fix)

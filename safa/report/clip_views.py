@@ -131,4 +131,4 @@ def _file(folder: Location, result: ClipResult, file: str) -> Location:
 
 
 def _open(picture: Location) -> Image.Image:
-    return Image.open(io.BytesIO(read_bytes(picture)))
+    return Image.open(io.BytesIO(read_bytes(picture)), formats=("JPEG", "PNG"))

@@ -19,7 +19,7 @@ from safa.inference.face_tracking import (
     detector_status,
     load_face_tracker,
 )
-from safa.inference.inputs import read_photo
+from safa.inference.photos import read_photo
 from safa.visualize.images import RgbImage
 
 SHARED = Path(__file__).parents[4] / "shared"
