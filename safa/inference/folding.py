@@ -100,7 +100,7 @@ def few_channels(conv: nn.Conv2d) -> nn.Sequential:
 
 
 def _can_pack(precision: torch.dtype) -> bool:
-    """Whether oneDNN is here and keeps weights of this precision; bfloat16 wants AVX-512 or AVX-NE-CONVERT."""
+    """Whether oneDNN is here and packs this precision; bfloat16 wants AVX-512 or AVX-NE-CONVERT."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return precision == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
