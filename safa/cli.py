@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safa.commands import animate, app, assets, checkpoint, dataset, doctor, inspect, reconstruct3d, swap
 from safa.commands.flags import error_in_flags, translate_upstream_flags
-from safa.errors import UserError, run_reporting_errors
+from safa.errors import UserError, end_on_sigterm, run_reporting_errors
 
 COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, dataset, assets, checkpoint)
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int | None:
         from safa.files import refuse_uri
 
+        end_on_sigterm()
         for name, value in vars(arguments).items():
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, Path):

@@ -9,7 +9,9 @@ pipeline keeps it as a ``Failure`` and continues with the next. Programming mist
 from __future__ import annotations
 
 import errno
+import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -66,6 +68,21 @@ STORAGE_ERRORS = frozenset(
 )
 
 
+# A path of the user's that cannot be: a file where a folder should be, a name that is too long, and the like.
+PATH_ERRORS = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EPERM,
+        errno.ETXTBSY,
+    }
+)
+
+
 def storage_error(number: int | None, where: str = "") -> UserError | None:
     """The line about storage that failed, for a person; None if the number stands for something else."""
     if number not in STORAGE_ERRORS:
@@ -74,10 +91,31 @@ def storage_error(number: int | None, where: str = "") -> UserError | None:
     return UserError(f"the storage fails ({os.strerror(number or 0).lower()})", where, fix)
 
 
+def _path_error(error: OSError) -> UserError | None:
+    """The line about a path that cannot be used; None if the error stands for something else."""
+    if error.errno not in PATH_ERRORS or error.filename is None:
+        return None
+    return UserError(os.strerror(error.errno).lower(), os.fsdecode(error.filename), "Check the path.")
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this program like Ctrl-C: by an exception, so that partial files are removed."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated("terminated")
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
 def run_reporting_errors(body: Callable[[], int | None]) -> int:
     """Run a command's body; turn a ``UserError`` or an interrupt into one line on stderr and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
-        return body() or 0
+        code = body() or 0
+        sys.stdout.flush()  # a full disk shows itself here, where it can be reported
+        return code
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USER_ERROR
@@ -88,7 +126,7 @@ def run_reporting_errors(body: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again
         return 0
     except OSError as error:
-        reason = storage_error(error.errno, str(error.filename or ""))
+        reason = storage_error(error.errno, str(error.filename or "")) or _path_error(error)
         if reason is None:
             raise
         sys.stderr.write(f"error: {reason}\n")

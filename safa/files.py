@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +30,52 @@ from safa.errors import ClipError, FailureCode, UserError
 
 UPLOAD_BYTES = 8 * 2**20  # in memory while a file is uploaded
 TEMPORARY = ".tmp-"  # what the name of a file that is not complete begins with; no reader looks at those
+
+
+# ---- what can be written ---
+
+
+def check_folder(folder: Location) -> None:
+    """Make a local folder that something is to be written into, and try that; a store is not asked.
+
+    Raises:
+        UserError: it cannot be: a file is in its place or above it, or the disk refuses.
+    """
+    if is_uri(folder):
+        return
+    with _reporting_writes(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Check before the work that a file can be written, and that it is not one of those that are read.
+
+    Raises:
+        UserError: it cannot, or it is.
+    """
+    check_folder(path.parent)
+    with _reporting_writes(path):
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return
+        if path.is_dir():
+            raise UserError("is a folder", str(path), "Give the name of a file.")
+        same = [each for each in inputs if each.exists() and path.samefile(each)]
+    if same:
+        raise UserError("is an input, too", str(path), "Give another name, so that it is not overwritten.")
+
+
+@contextmanager
+def _reporting_writes(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a name that holds a NUL
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        fix = "Check the path, its permissions and the room on the disk."
+        raise UserError(f"cannot be written ({reason})", shown(location), fix) from None
 
 
 # ---- atomic writes -----------------------------------------------------------------------------------------
@@ -409,7 +455,10 @@ def exists(location: Location) -> bool:
 def is_file(location: Location) -> bool:
     """Whether a file is there."""
     if not is_uri(location):
-        return Path(location).is_file()
+        try:
+            return Path(location).is_file()
+        except OSError:  # a name that is too long for this disk
+            return False
     store, path = filesystem(location)
     with reporting_errors(location):
         return bool(store.get_file_info(path).type == fs.FileType.File)

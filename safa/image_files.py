@@ -20,7 +20,7 @@ from safa.reading import check_regular
 Image.MAX_IMAGE_PIXELS = None  # the bound below takes its place
 
 PHOTO_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "PPM")
-FRAME_FORMATS = ("JPEG", "PNG")  # of a stored data set
+FRAME_FORMATS = ("JPEG", "PNG", "WEBP")  # of data sets, and of folders of frames
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 

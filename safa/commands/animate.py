@@ -71,7 +71,7 @@ def _animate(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from safa.inference.options import check_animate_options, check_max_seconds, check_size
-    from safa.inference.video_output import FORMATS, check_container
+    from safa.inference.video_output import check_outputs
 
     options: dict[str, Any] = {
         "relative": arguments.relative,
@@ -82,7 +82,8 @@ def _animate(arguments: argparse.Namespace) -> int:
     check_animate_options(**options, max_frames=arguments.max_frames)
     check_size(arguments.size, paste_back=arguments.paste_back)
     check_max_seconds(arguments.max_seconds)
-    check_container(arguments.output, FORMATS)
+    inputs = (Path(arguments.source), Path(arguments.driving))
+    check_outputs(arguments.output, arguments.grid, inputs)
     animator = load_animator_from_flags(arguments)
     is_camera = arguments.driving.isdecimal() and not Path(arguments.driving).exists()
     video = animator.animate(

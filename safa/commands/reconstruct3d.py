@@ -15,13 +15,13 @@ from safa.commands.flags import (
     load_animator_from_flags,
     print_notes,
 )
+from safa.files import check_folder
+from safa.media_types import is_photo, is_video
 from safa.messages import Progress, TerminalLine, count
 
 if TYPE_CHECKING:
     from safa.inference.face_animator import FaceAnimator
     from safa.inference.mesh import Head
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif")  # taken from a folder
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,14 +43,14 @@ def add_parser(subparsers: Any) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
-    from safa.inference.photos import PHOTO_SUFFIXES
 
+    check_folder(arguments.output)
     animator = load_animator_from_flags(arguments)
     done = skipped = 0
     for path, name in _files(arguments.inputs):
         folder = arguments.output / name
         try:
-            if path.suffix.lower() in PHOTO_SUFFIXES:
+            if _is_still(path):
                 _photo(animator, path, folder, crop=not arguments.no_crop)
             else:
                 _video(animator, path, folder, arguments.max_frames, crop=not arguments.no_crop)
@@ -74,17 +74,23 @@ def _files(inputs: list[Path]) -> Iterator[tuple[Path, str]]:
         if not paths:
             raise UserError("no photos or videos in this folder", str(entry))
         for path in paths:
-            name, number = path.stem, 2
+            stem = path.stem.strip(". ") or "input"  # "..." is the folder above in every system
+            name, number = stem, 2
             while name in used:
-                name, number = f"{path.stem}-{number}", number + 1
+                name, number = f"{stem}-{number}", number + 1
             used.add(name)
             yield path, name
 
 
 def _is_input(path: Path) -> bool:
-    from safa.inference.photos import PHOTO_SUFFIXES
+    return path.is_file() and (is_photo(path.name) or is_video(path.name))
 
-    return path.suffix.lower() in (*PHOTO_SUFFIXES, *VIDEO_SUFFIXES)
+
+def _is_still(path: Path) -> bool:
+    """Whether it is a photo; a GIF, WebP or PNG can be either."""
+    from safa.inference.inputs import moves
+
+    return (is_photo(path.name) or path.suffix.lower() == ".gif") and not moves(path)
 
 
 def _photo(animator: FaceAnimator, path: Path, folder: Path, *, crop: bool) -> None:

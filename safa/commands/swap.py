@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa.commands.flags import (
@@ -62,7 +63,7 @@ def _swap(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
     from safa.inference.face_tracking import NO_DETECTOR
     from safa.inference.options import check_max_frames, check_max_seconds
-    from safa.inference.video_output import FORMATS, check_container
+    from safa.inference.video_output import check_outputs
 
     if arguments.classes and not arguments.parser:
         raise UserError(
@@ -70,7 +71,8 @@ def _swap(arguments: argparse.Namespace) -> int:
         )
     check_max_frames(arguments.max_frames)
     check_max_seconds(arguments.max_seconds)
-    check_container(arguments.output, FORMATS)
+    inputs = (Path(arguments.source), Path(arguments.driving))
+    check_outputs(arguments.output, arguments.grid, inputs)
     animator = load_animator_from_flags(arguments)
     video = animator.swap(
         arguments.source,

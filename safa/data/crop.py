@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+_SIDE = r"(-?[0-9]{1,9}(?:\.[0-9]{0,9})?)"
+_BOX = re.compile(rf"{_SIDE}-{_SIDE}-{_SIDE}-{_SIDE}")
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,12 @@ class Box:
         """Parse ``left-top-right-bottom``, as VoxCeleb's metadata has it.
 
         Raises:
-            ValueError: not four whole numbers, or an empty box.
+            ValueError: not four numbers, or an empty box.
         """
-        parts = text.split("-")
-        if len(parts) != 4 or not all(part.isdecimal() for part in parts):
-            raise ValueError(f"{text!r} is not left-top-right-bottom")
-        box = cls(*(int(part) for part in parts))
+        match = _BOX.fullmatch(text)
+        if match is None:
+            raise ValueError(f"box {text[:60]!r} is not left-top-right-bottom")
+        box = cls(*(round(float(part)) for part in match.groups()))
         if box.width < 1 or box.height < 1:
             raise ValueError(f"box {text!r} is empty")
         return box

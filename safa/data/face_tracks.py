@@ -20,9 +20,9 @@ from safa.data.sources import ClipJob, Listing, contents
 from safa.data.video import DecodeError, VideoFrame, VideoReader
 from safa.errors import ClipError, Failure, FailureCode, UserError
 from safa.files import Entry, Location, exists, join, shown, write_json
+from safa.media_types import COMPANIONS, VIDEOS, is_hidden, is_video, suffix_of
 from safa.reading import read_json
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi"})
 BORDER = 1.0  # px; a face this near to the frame's edge may extend beyond it
 
 
@@ -261,18 +261,18 @@ def read_tracks(path: Location) -> VideoTracks:
 
 
 def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
-    """List the videos of the folder, and apart from them those whose names cannot be part of a clip id.
+    """List the videos of the folder, and apart from them whatever else is there, with the reason.
 
     Raises:
         UserError: no such folder, or no videos in it.
     """
-    videos = [entry for entry in contents(source.folder, "videos") if entry.suffix.lower() in VIDEO_SUFFIXES]
+    there = [entry for entry in contents(source.folder, "videos") if not is_hidden(entry.name)]
+    videos = [entry for entry in there if not entry.is_folder and is_video(entry.name)]
     if not videos:
-        raise UserError(
-            "no videos here", shown(source.folder), f"Known suffixes: {', '.join(sorted(VIDEO_SUFFIXES))}."
-        )
+        raise UserError("no videos here", shown(source.folder), f"Known suffixes: {', '.join(VIDEOS)}.")
+    others = [entry for entry in there if entry not in videos and suffix_of(entry.name) not in COMPANIONS]
     good: dict[str, Entry] = {}
-    bad = []
+    bad = [Failure(entry.name, FailureCode.BAD_ROW, "is no kind of video that is read") for entry in others]
     for video in videos:
         if not is_safe_name(video.stem):
             bad.append(

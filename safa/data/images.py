@@ -1,4 +1,4 @@
-"""Image files: frames to JPEG or PNG bytes and back, and folders of numbered PNGs read like videos."""
+"""Image files: frames to JPEG or PNG bytes and back, and folders of numbered pictures read like videos."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safa.data.landmarks import source_frames_at
 from safa.data.video import DecodeError, Frame, VideoFrame, VideoInfo
 from safa.errors import UserError
 from safa.image_files import FRAME_FORMATS, open_image
+from safa.media_types import is_frame
 
 JPEG_MARKER = b"\xff\xd8"
 MAX_SIDE = 16384  # px of a stored frame
@@ -62,24 +63,25 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
 
 
 class ImageFolder:
-    """A folder of frames ``0000000.png``, ``0000001.png``, ... with the interface of a video.
+    """A folder of frames ``0000000.png``, ``0000001.png``, ... (or .jpg) with the interface of a video.
 
     Args:
         fps: frames per second.
 
     Raises:
-        DecodeError: no PNGs, names that are not numbers, or gaps in the numbers, with which the rate would
-            be wrong.
+        DecodeError: no pictures, names that are not numbers, or gaps in the numbers, with which the rate
+            would be wrong.
     """
 
     def __init__(self, folder: Path, fps: float) -> None:
         try:
-            self._files = sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
+            files = (path for path in folder.iterdir() if is_frame(path.name))
+            self._files = sorted(files, key=lambda path: int(path.stem))
         except ValueError as error:
             raise DecodeError(f"{folder}: names of frames must be numbers ({error})") from None
         numbers = [int(path.stem) for path in self._files]
         if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-            raise DecodeError(f"{folder}: {len(numbers)} PNGs, which are not numbered without gaps")
+            raise DecodeError(f"{folder}: {len(numbers)} frames, which are not numbered without gaps")
         self._fps = fps
 
     def info(self) -> VideoInfo:

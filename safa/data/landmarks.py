@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safa.array_files import map_npy
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import ClipError, FailureCode, UserError
-from safa.files import Location, is_uri, join, local_copy
+from safa.files import Location, is_file, is_uri, join, local_copy
 from safa.safe_pickle import load_data_pickle
 
 Points = NDArray[np.float32]
@@ -70,9 +70,9 @@ def read_sidecar(video: Path, folder: Location | None = None) -> Points:
 
 def _read_sidecar(video: Path, folder: Path | None) -> Points:
     path = sidecar_of(video, folder)
-    if not path.is_file():
+    if not is_file(path):
         pickled = path.with_name(sidecar_names(_stem(video))[1])
-        if pickled.is_file():
+        if is_file(pickled):
             return _read_pickle(pickled)
         raise ClipError(FailureCode.NO_LANDMARKS, f"{path.name} is missing")
     try:

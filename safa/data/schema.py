@@ -29,7 +29,7 @@ QUARANTINE_SCHEMA = pa.schema(
 # No separator, no path character, no leading dot: safe as a file name on every system. A leading dash is
 # allowed, since one YouTube id in 64 has it: names become arguments only behind a folder or a scheme.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
-_CLIP = re.compile(rf"({_NAME.pattern})#({_NAME.pattern})#(\d{{6,9}})#(\d{{6,9}})")
+_CLIP = re.compile(rf"({_NAME.pattern})#({_NAME.pattern})#([0-9]{{6,9}})#([0-9]{{6,9}})")
 
 
 def is_safe_name(name: str) -> bool:
@@ -66,4 +66,7 @@ class ClipId:
         match = _CLIP.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not person#video#start#end")
-        return cls(match[1], match[2], int(match[3]), int(match[4]))
+        clip = cls(match[1], match[2], int(match[3]), int(match[4]))
+        if str(clip) != text:  # two ids that differ in zeros would be one clip
+            raise ValueError(f"{text!r} has more zeros than {clip}")
+        return clip

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from safa.config.preprocess import ClipsSource, MetadataSource, Source
+from safa.csv_files import number, read_csv, whole_number
 from safa.data.crop import Box
 from safa.data.schema import ClipId, is_safe_name
 from safa.errors import Failure, FailureCode, UserError
-from safa.files import Entry, Location, entries, is_folder, join, name_of, open_text, shown
+from safa.files import Entry, Location, entries, is_folder, join, name_of, shown
+from safa.media_types import COMPANIONS, VIDEOS, is_frame, is_hidden, is_video, suffix_of
 
 COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
-SPLITS = ("train", "test")
+SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SPLITS |= dict.fromkeys(("val", "valid", "validation", "dev"), "test")  # held out, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,52 +86,61 @@ def _from_metadata(source: MetadataSource) -> Listing:
     lines: dict[str, int] = {}
     bad: list[Failure] = []
     file = name_of(source.csv)
-    for number, row in enumerate(_csv_rows(source.csv), 2):  # line 1 holds the names of the columns
-        name = f"{file}:{number}"
+    videos = _videos_by_stem(source)
+    for row in read_csv(source.csv, COLUMNS):
+        name = f"{file}:{row.line}"
         try:
-            job = _job_of_row(row, source.videos)
-        except (ValueError, TypeError) as error:
+            if row.problem:
+                raise ValueError(row.problem)
+            job = _job_of_row(row.fields, source.videos, videos)
+        except ValueError as error:
             bad.append(Failure(name, FailureCode.BAD_ROW, str(error)))
             continue
         former = jobs.get(job.clip_id)
         if former is None or (former.split, job.split) == ("train", "test"):
             # What is held out by any line stays held out: the other line is the duplicate.
-            jobs[job.clip_id], job_line = job, lines.get(job.clip_id, number)
-            lines[job.clip_id] = number
+            jobs[job.clip_id], job_line = job, lines.get(job.clip_id, row.line)
+            lines[job.clip_id] = row.line
             if former is None:
                 continue
             name = f"{file}:{job_line}"
         detail = f"clip {job.clip_id} is also in line {lines[job.clip_id]}"
         bad.append(Failure(name, FailureCode.DUPLICATE, detail))
+    if bad and not jobs:
+        fix = f"The first: {bad[0].name}: {bad[0].detail}."
+        raise UserError(f"none of its {len(bad)} lines can be used", shown(source.csv), fix)
     return Listing(tuple(jobs.values()), tuple(bad))
 
 
-def _csv_rows(location: Location) -> Iterator[dict[str, Any]]:
-    try:
-        with open_text(location) as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(f"lacks the columns {', '.join(missing)}", shown(location))
-            yield from reader
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the list ({error})", shown(location), "Check source.csv.") from None
+def _videos_by_stem(source: MetadataSource) -> dict[str, str]:
+    """Names of the videos that are there, by name without suffix; a list says ``vid2`` of ``vid2.webm``."""
+    if source.download is not None:
+        return {}
+    found: dict[str, str] = {}
+    for entry in contents(source.videos, "videos"):
+        if not entry.is_folder and is_video(entry.name):
+            best = found.get(entry.stem)
+            if best is None or VIDEOS.index(entry.suffix.lower()) < VIDEOS.index(suffix_of(best)):
+                found[entry.stem] = entry.name
+    return found
 
 
-def _job_of_row(row: Mapping[str, Any], videos: Location) -> ClipJob:
-    clip = ClipId(row["person_id"], row["video_id"], int(row["start"]), int(row["end"]))
+def _job_of_row(row: Mapping[str, str], videos: Location, names: Mapping[str, str]) -> ClipJob:
+    start, end = (whole_number(row[name], name) for name in ("start", "end"))
+    clip = ClipId(row["person_id"], row["video_id"], start, end)
     box = Box.parse(row["bbox"])
-    fps, width, height = float(row["fps"]), int(row["width"]), int(row["height"])
+    fps, width, height = number(row["fps"], "fps"), *(whole_number(row[n], n) for n in ("width", "height"))
     if not 0 < fps < 1000 or width < 1 or height < 1:
         raise ValueError(f"fps {fps}, width {width}, height {height} make no sense")
-    if row["partition"] not in SPLITS:
+    split = SPLITS.get(row["partition"].lower())
+    if split is None:
         raise ValueError(f"partition {row['partition']!r} is neither train nor test")
     return ClipJob(
         clip_id=str(clip),
         person_id=clip.person_id,
         video_id=clip.video_id,
-        split=row["partition"],
-        video=str(join(videos, f"{clip.video_id}.mp4")),
+        split=split,
+        video=str(join(videos, names.get(clip.video_id, f"{clip.video_id}.mp4"))),
         start=clip.start,
         end=clip.end,
         fps=fps,
@@ -160,17 +170,20 @@ def contents(folder: Location, what: str) -> list[Entry]:
 
 
 def is_image_folder(entry: Entry) -> bool:
-    """Whether a clip is stored as a folder of numbered PNGs."""
-    return entry.is_folder and any(child.suffix == ".png" for child in entries(entry.location))
+    """Whether a clip is stored as a folder of numbered pictures."""
+    return entry.is_folder and any(is_frame(child.name) for child in entries(entry.location))
 
 
 def _from_folder(source: ClipsSource) -> Listing:
     jobs: dict[str, ClipJob] = {}
     bad = []
     for entry in contents(source.folder, "clips"):
-        if entry.suffix != ".mp4" and not is_image_folder(entry):
+        if is_hidden(entry.name) or (not entry.is_folder and suffix_of(entry.name) in COMPANIONS):
             continue
         try:
+            if not is_image_folder(entry) and (entry.is_folder or not is_video(entry.name)):
+                kind = "a folder without frames" if entry.is_folder else "no kind of video that is read"
+                raise ValueError(f"{entry.name!r} is {kind}")
             job = _job_of_file(entry, source)
             if job.clip_id in jobs:
                 raise ValueError(f"clip {job.clip_id} exists as a video too")

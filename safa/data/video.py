@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from safa.data.crop import Box
 from safa.decoder.process import DecodeError, DecoderProcess, RawFrame
-from safa.files import Location, atomic_file
+from safa.errors import UserError
+from safa.files import Location, atomic_file, shown
 
 __all__ = [
     "DecodeError",
@@ -41,6 +42,7 @@ __all__ = [
 Frame = NDArray[np.uint8]
 # Written into every file and obeyed when it is read: without it, players guess the matrix from the size.
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+WRITE_FIX = "Make room on the disk, or write to another one."
 WHITE = 255  # behind transparent parts
 
 
@@ -268,7 +270,7 @@ def write_video(
 
     Raises:
         ValueError: no frame, or frames of different sizes.
-        RuntimeError: ffmpeg failed.
+        UserError: ffmpeg could not write it, e.g. since the disk is full.
     """
     iterator = iter(frames)
     first = next(iterator, None)
@@ -277,7 +279,7 @@ def write_video(
     with atomic_file(path) as temporary:
         stream, tags = _raw_input(first, fps, times)
         command = _encode_command(temporary, stream, first, crf, comment, sound_from, tags)
-        return _encode(command, temporary.name, chain([first], iterator), times)
+        return _encode(command, shown(path), chain([first], iterator), times)
 
 
 def _encode(command: list[str], name: str, frames: Iterable[Frame], times: FrameTimes | None) -> int:
@@ -298,7 +300,7 @@ def _encode(command: list[str], name: str, frames: Iterable[Frame], times: Frame
                     count += 1
                 pipe.close()
             if process.wait() != 0:
-                raise RuntimeError(f"ffmpeg could not write {name}: {_last_message(errors)}")
+                raise UserError(f"cannot be written ({_last_message(errors)})", name, WRITE_FIX)
         finally:
             process.kill()
             process.wait()

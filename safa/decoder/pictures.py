@@ -17,6 +17,7 @@ RANGES = {1: "tv", 2: "pc"}
 TICK = Fraction(1, 1000)
 HLG, PQ = 18, 16  # libav's numbers of transfer characteristics, and of primaries; numpy is not imported
 BT2020, P3 = 9, 12  # for them: most videos do without
+TABLE_FORMAT: Any = "rgb48le"
 SIDE = 1000  # px of the table of their colours
 TURNS = ("transpose", "hflip", "vflip")  # filters, in this order
 
@@ -85,7 +86,7 @@ class Converter:
         self._graph = graph = av.filter.Graph()
         graph.threads = 1
         self._source = graph.add_buffer(
-            width=picture.width, height=picture.height, format=picture.format.name, time_base=TICK
+            width=picture.width, height=picture.height, format=_name(picture), time_base=TICK
         )
         nodes = [self._source]
         if aspect != 1:
@@ -117,8 +118,12 @@ class Converter:
             table.push(None)  # there is no other one
 
 
+def _name(picture: Picture) -> Any:
+    return picture.format.name
+
+
 def _add_table(graph: av.filter.Graph) -> Any:
-    return graph.add_buffer(width=SIDE, height=SIDE, format="rgb48le", time_base=TICK)
+    return graph.add_buffer(width=SIDE, height=SIDE, format=TABLE_FORMAT, time_base=TICK)
 
 
 def _table(transfer: int, primaries: int) -> Picture:
@@ -152,7 +157,7 @@ class SceneCuts:
         self._graph = av.filter.Graph()
         self._graph.threads = 1
         source = self._graph.add_buffer(
-            width=like.width, height=like.height, format=like.format.name, time_base=Fraction(1, 1000)
+            width=like.width, height=like.height, format=_name(like), time_base=Fraction(1, 1000)
         )
         nodes = [source, self._graph.add("format", "yuv420p")]
         nodes += [self._graph.add("select", f"gt(scene,{threshold})"), self._graph.add("buffersink")]

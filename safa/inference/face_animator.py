@@ -406,7 +406,7 @@ def _rendered_video(
     return RenderedVideo(
         frame_source.fps,
         frame_source.count,
-        notes,
+        frame_source.notes + notes,
         frame_source.file if frame_source.has_sound else None,
         frames,
         frame_source.playback,

@@ -160,7 +160,7 @@ def crop_people(
     Raises:
         UserError: as ``crop_photo``.
     """
-    if crop and face_tracker is not None and (path is None or not sidecar_of(path).is_file()):
+    if crop and face_tracker is not None and (path is None or not is_file(sidecar_of(path))):
         crop_boxes = face_tracker.faces(pixels)
         if crop_boxes:
             return crop_boxes
@@ -232,7 +232,7 @@ def _centre_of_video(frame_source: FrameSource, crop: bool) -> TrackedVideo:
 
 def _from_landmarks(path: Path) -> CropBoxes | None:
     """Return crop boxes (T, 3) from the landmarks beside a file; None if there are none."""
-    if not sidecar_of(path).is_file():
+    if not is_file(sidecar_of(path)):
         return None
     try:
         return crop_box_of_landmarks(read_sidecar(path))

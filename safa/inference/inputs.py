@@ -22,9 +22,12 @@ import numpy as np
 from safa.data.video import DecodeError, Frame, FrameTimes, VideoReader
 from safa.errors import UserError
 from safa.image_files import is_animated, open_image
-from safa.inference.photos import PHOTO_SUFFIXES, read_photo
+from safa.inference.photos import read_photo
+from safa.media_types import PHOTOS, is_photo
+from safa.messages import count as counted
 
 DEFAULT_FPS = 25.0  # of images and frames, which have no rate of their own
+MOST_GAPS = 1_000_000  # numbers that are looked at for gaps
 CAMERA_SIZE = (640, 480)  # px, width and height
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}  # ffmpeg's format and device
 
@@ -56,6 +59,7 @@ class FrameSource:
         file: the video they come from, for its sound and its landmarks; None if there is none.
         has_sound: whether ``file`` has a sound track.
         playback: of a video, what is learned while it is read; None for all else.
+        notes: what was found out about it, one sentence each.
     """
 
     name: str
@@ -66,6 +70,7 @@ class FrameSource:
     has_sound: bool
     _open: Callable[[], Iterator[Frame]]
     playback: Playback | None = None
+    notes: tuple[str, ...] = ()
 
     def frames(self) -> Iterator[Frame]:
         """Yield all frames from the first one on.
@@ -116,15 +121,15 @@ def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSou
     path = Path(driving)
     if path.is_dir():
         return _folder(path, fps or DEFAULT_FPS)
-    if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file() and not _moves(path):
+    if is_photo(path.name) and path.is_file() and not moves(path):
         return _images(path.name, [path], fps or DEFAULT_FPS)
     if str(driving).isdecimal() and not path.exists():
         return _camera(int(str(driving)), fps or DEFAULT_FPS)
     return _video(path, fps)
 
 
-def _moves(path: Path) -> bool:
-    """Whether a file with the suffix of a photo is a moving picture, as a WebP or PNG can be."""
+def moves(path: Path) -> bool:
+    """Whether a file is a moving picture, as a GIF, WebP or PNG can be."""
     try:
         with open_image(path, str(path)) as image:
             return is_animated(image)
@@ -155,10 +160,22 @@ def _video(path: Path, fps: float | None) -> FrameSource:
 
 
 def _folder(folder: Path, fps: float) -> FrameSource:
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES]
+    paths = sorted((path for path in folder.iterdir() if is_photo(path.name)), key=_by_number)
     if not paths:
-        raise UserError("no images in this folder", str(folder), f"Supported: {', '.join(PHOTO_SUFFIXES)}.")
-    return _images(folder.name, sorted(paths, key=_by_number), fps)
+        raise UserError("no images in this folder", str(folder), f"Supported: {', '.join(PHOTOS)}.")
+    return dataclasses.replace(_images(folder.name, paths, fps), notes=_gaps(folder.name, paths))
+
+
+def _gaps(name: str, paths: list[Path]) -> tuple[str, ...]:
+    """Say how many numbers are missing among frames that are numbered."""
+    digits = [re.search(r"([0-9]+)$", path.stem) for path in paths]
+    numbers = {int(match[1]) for match in digits if match}
+    if len(numbers) < len(paths):
+        return ()
+    missing = sorted(set(range(min(numbers), min(max(numbers), min(numbers) + MOST_GAPS))) - numbers)
+    if not missing:
+        return ()
+    return (f"{name}: {counted(len(missing), 'number')} missing among the frames, from {missing[0]} on",)
 
 
 def _images(name: str, paths: list[Path], fps: float) -> FrameSource:
@@ -210,5 +227,5 @@ def first_frame(frame_source: FrameSource) -> tuple[Frame, Iterator[Frame]]:
 
 def _by_number(path: Path) -> list[tuple[int, int, str]]:
     """Sort key that puts 2.png before 10.png."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+    parts = re.split(r"([0-9]+)", path.name)
+    return [(1, int(part), "") if part.isascii() and part.isdecimal() else (0, 0, part) for part in parts]

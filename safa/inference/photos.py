@@ -15,19 +15,6 @@ from safa.image_files import is_animated, open_image
 from safa.reading import reason_of
 from safa.visualize.images import RgbImage
 
-PHOTO_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".hif",
-    ".avif",
-)
 SMALLEST_SIDE = 16  # px
 BACKGROUND = (255, 255, 255)  # behind transparent parts
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of Pillow

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
 from safa.data.video import Frame, FrameTimes, write_video
 from safa.errors import UserError
+from safa.files import check_output
 from safa.inference.inputs import Playback
 from safa.inference.picture_output import PICTURES, write_gif, write_picture
 from safa.inference.read_ahead import read_ahead
@@ -101,9 +102,7 @@ class RenderedVideo:
             UserError: a suffix is not supported, or there is no frame.
         """
         path, grid = output_path(path), None if grid is None else output_path(grid)
-        check_container(path, FORMATS)
-        if grid is not None:
-            check_container(grid)
+        check_outputs(path, grid, () if self.sound is None else (self.sound,))
         unchanged = 0
 
         def frames() -> Iterator[Frame]:
@@ -173,17 +172,30 @@ def output_path(path: str | Path) -> Path:
     return Path(path)
 
 
+def check_outputs(path: Path, grid: Path | None, inputs: Iterable[Path] = ()) -> None:
+    """Check before the work that a result and the video of intermediate results can be written.
+
+    Raises:
+        UserError: a suffix is not supported; one cannot be written, is an input, or both are one file.
+    """
+    check_container(path, FORMATS)
+    if grid is not None:
+        check_container(grid)
+        if grid.resolve() == path.resolve():
+            raise UserError("is the result, too", str(grid), "Give the second video another name.")
+    for output in (path,) if grid is None else (path, grid):
+        check_output(output, inputs)
+
+
 def check_container(path: Path, formats: Sequence[str] = CONTAINERS) -> None:
     """Check that a video, or what else is among the formats, can be written to this path.
 
     Raises:
-        UserError: the suffix is not supported, or the path is a folder.
+        UserError: the suffix is not supported.
     """
     if path.suffix.lower() not in formats:
         supported = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise UserError(f"unsupported format; use {supported}", str(path))
-    if path.is_dir():
-        raise UserError("is a folder", str(path), "Give the name of a file.")
 
 
 class SideVideoWriter:

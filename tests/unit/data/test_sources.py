@@ -89,6 +89,85 @@ def test_a_folder_of_videos_is_needed_only_without_a_download(tmp_path: Path) ->
     assert len(list_jobs(source.model_copy(update={"download": policy})).jobs) == 1
 
 
+def test_lists_as_spreadsheets_and_pandas_write_them(tmp_path: Path) -> None:
+    """Numbers with a point, capitals, blanks after separators, quotes, semicolons or tabs, CRLF, a BOM."""
+    (tmp_path / "videos").mkdir()
+    values = ["v1", "0.0", "70.0", "60.0-117.4-434.0-491.0", "30.0", "512", "512.0", "Train", "id1"]
+    for separator, quote, blank in ((",", "", " "), (";", '"', ""), ("\t", '"', ""), (",", '"', " ")):
+        lines = [COLUMNS, values, [*values[:7], "val", "id2"]]
+        text = "\r\n".join((separator + blank).join(quote + v + quote for v in line) for line in lines)
+        (tmp_path / "list.csv").write_text(text + "\r\n", "utf-8-sig")
+        listing = list_jobs(
+            MetadataSource(kind="metadata", csv=tmp_path / "list.csv", videos=tmp_path / "videos")
+        )
+        assert not listing.bad_rows
+        first, second = listing.jobs
+        assert (first.start, first.end, first.box, first.split) == (0, 70, (60, 117, 434, 491), "train")
+        assert (second.person_id, second.split) == ("id2", "test")
+
+
+def _text_listing(folder: Path, lines: list[str]) -> Listing:
+    (folder / "list.csv").write_text("\n".join([",".join(COLUMNS), *lines]))
+    return list_jobs(MetadataSource(kind="metadata", csv=folder / "list.csv", videos=folder))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('"v1,0,70,0-0-9-9,30,512,512,train,id1', "a quote is not closed"),
+        ("v1,\u0663,70,0-0-9-9,30,512,512,train,id1", "start '\u0663' is not a whole number"),
+        ("v1,,70,0-0-9-9,30,512,512,train,id1", "start '' is not a whole number"),
+        ("v1,0,70,0-0-9-9,nan,512,512,train,id1", "fps 'nan' is not a number"),
+        ("v1,0,70,0-0-9-9,30,512,512,train", "8 fields where line 1 has 9"),
+        ("v1,0,70,0-0-9,30,512,512,train,id1", "not left-top-right-bottom"),
+        ("v1,0,70,0-0-9-9,30,512,512,some,id1", "neither train nor test"),
+    ],
+)
+def test_a_bad_line_costs_no_other(line: str, reason: str, tmp_path: Path) -> None:
+    good = [f"v{n},0,70,0-0-9-9,30,512,512,train,id1" for n in range(5)]
+    listing = _text_listing(tmp_path, [line, *good])
+    assert len(listing.jobs) == 5
+    (row,) = listing.bad_rows
+    assert row.name == "list.csv:2"
+    assert reason in row.detail
+
+
+def test_a_list_of_which_nothing_can_be_used_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none of its 2 lines can be used.*list\.csv:2: start 'x' is"):
+        _text_listing(tmp_path, ["v1,x,70,0-0-9-9,30,512,512,train,id1"] * 2)
+
+
+def test_a_list_takes_the_videos_that_are_there_whatever_their_suffix(tmp_path: Path) -> None:
+    for name in ("v1.webm", "v2.MOV", "v2.mp4", "v3.txt", "._v1.mp4"):
+        (tmp_path / name).write_bytes(b"")
+    jobs = _listing(tmp_path, [_line("v1"), _line("v2"), _line("v3")]).jobs
+    assert [Path(job.video).name for job in jobs] == ["v1.webm", "v2.mp4", "v3.mp4"]
+
+
+def test_whatever_lies_in_a_folder_of_clips_is_counted(tmp_path: Path) -> None:
+    for name in ("a.MP4", "b.mov", "c.webm", "d.m4v", "e.avi", "f.mkv", "._a.mp4", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("a.landmarks.npy", "b.pkl", "notes.docx", "c.mp3"):
+        (tmp_path / name).write_bytes(b"")
+    for folder, picture in (("g", "0000000.PNG"), ("h", "0.jpg"), ("i", "readme.md")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / picture).write_bytes(b"")
+    listing = list_jobs(ClipsSource(kind="clips", folder=tmp_path))
+    assert [job.clip_id for job in listing.jobs] == list("abcdefgh")
+    assert {row.name: row.code for row in listing.bad_rows} == dict.fromkeys(
+        ("notes.docx", "c.mp3", "i"), FailureCode.BAD_ROW
+    )
+
+
+def test_ids_that_differ_in_zeros_are_not_one_clip(tmp_path: Path) -> None:
+    arabic = "\u0660" * 6
+    for name in ("p#v#000000#000010", "p#v#0000000#0000010", f"p#v#{arabic}#000010"):
+        (tmp_path / f"{name}.mp4").write_bytes(b"")
+    listing = list_jobs(ClipsSource(kind="clips", folder=tmp_path))
+    assert [job.clip_id for job in listing.jobs] == ["p#v#000000#000010"]
+    assert len(listing.bad_rows) == 2
+
+
 # ---- landmark tables ---------------------------------------------------------------------------------------
 
 
