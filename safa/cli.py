@@ -13,7 +13,7 @@ from pathlib import Path
 
 from safa.commands import animate, app, assets, checkpoint, dataset, doctor, inspect, reconstruct3d, swap
 from safa.commands.flags import error_in_flags, translate_upstream_flags
-from safa.errors import UserError, end_on_sigterm, run_reporting_errors
+from safa.errors import UserError, ending_on_sigterm, run_reporting_errors
 
 COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, dataset, assets, checkpoint)
 
@@ -38,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> int | None:
         from safa.files import refuse_uri
 
-        end_on_sigterm()
         for name, value in vars(arguments).items():
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, Path):
                     refuse_uri(item, name)
         try:
-            code: int | None = arguments.run(arguments)
+            with ending_on_sigterm():
+                code: int | None = arguments.run(arguments)
         except UserError as error:
             raise error_in_flags(error) from None
         return code

@@ -13,8 +13,10 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -98,13 +100,21 @@ def _path_error(error: OSError) -> UserError | None:
     return UserError(os.strerror(error.errno).lower(), os.fsdecode(error.filename), "Check the path.")
 
 
-def end_on_sigterm() -> None:
-    """Let SIGTERM end this program like Ctrl-C: by an exception, so that partial files are removed."""
+@contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block like Ctrl-C: by an exception, so that partial files are removed."""
 
     def terminate(number: int, frame: object) -> None:
         raise Terminated("terminated")
 
-    signal.signal(signal.SIGTERM, terminate)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread can set a handler, and gets the signal
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run_reporting_errors(body: Callable[[], int | None]) -> int:

@@ -48,6 +48,11 @@ def add_parser(subparsers: Any) -> None:
         help="with --parser: e.g. skin,nose,lips,eyes,brows (default: the whole face with ears and neck)",
     )
     mask.add_argument("--hard", action="store_true", help="use a mask of 0 and 1 instead of soft edges")
+    mask.add_argument(
+        "--source-shape",
+        action="store_true",
+        help="draw the photo's head shape, nearer to that person, instead of the video's, which fits",
+    )
     crop = parser.add_argument_group("crop").add_mutually_exclusive_group()
     crop.add_argument(
         "--use-detection",
@@ -78,6 +83,7 @@ def _swap(arguments: argparse.Namespace) -> int:
         arguments.source,
         arguments.driving,
         mask=_mask(arguments, animator.device, animator.tdmm),
+        source_shape=arguments.source_shape,
         crop=not arguments.no_crop,
         side_by_side=arguments.side_by_side,
         max_frames=arguments.max_frames,

@@ -70,6 +70,9 @@ class SwapConfig(Settings):
     weights: Location | None = None
     classes: tuple[FaceClass, ...] | None = Field(default=None, min_length=1)  # None = WHOLE_FACE
     hard: bool = False  # mask thresholded at 0.5 instead of soft
+    # Draw the source's head shape: nearer to the person in the photo, but its outline need not fill the place
+    # of the driving face. The reference draws the driving frame's own.
+    source_shape: bool = False
 
     @model_validator(mode="after")
     def _only_a_parser_knows_classes(self) -> Self:

@@ -355,7 +355,9 @@ def _raw_input(first: Frame, fps: float, times: FrameTimes | None) -> tuple[Any,
     base = f"{times.time_base.numerator}:{times.time_base.denominator}"
     start = float(times.seconds(0))  # ffmpeg moves whatever it reads to a start at 0
     # With B-frames the last frames of an MP4 would count as decoded early, and its length be too short.
-    timing = {"fps_mode": "passthrough", "enc_time_base": base, "bf": 0}
+    # Nobody but us knows for how long the last frame is shown.
+    length = f"setts=duration={1 / fps}/TB"
+    timing = {"fps_mode": "passthrough", "enc_time_base": base, "bf": 0, "bsf:v": length}
     return ffmpeg.input("pipe:", format="nut", itsoffset=start), timing
 
 

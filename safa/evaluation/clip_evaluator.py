@@ -187,7 +187,8 @@ class ClipEvaluator:
             return self._runner.reconstruct(cache, frames)
         if job.mode == "swap":
             assert self._mask is not None, "a swap needs a mask"
-            return self._runner.swap(cache, frames, self._mask)
+            own = self._config.swap.source_shape
+            return self._runner.swap(cache, frames, self._mask, source_shape=own)
         transfer = self._config.animation.transfer
         best = self._best_frame(job, n_frames) if transfer.best_frame else 0
         reference = next(self._frames(job.driving, [best]))

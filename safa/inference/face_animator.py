@@ -201,6 +201,7 @@ class FaceAnimator:
         driving: Video,
         *,
         mask: SwapMask | None = None,
+        source_shape: bool = False,
         crop: bool = True,
         side_by_side: bool = False,
         max_frames: int | None = None,
@@ -211,6 +212,8 @@ class FaceAnimator:
         Args:
             mask: where in a driving frame the face goes, from ``swap_mask``; None is the outline of the
                 3D head.
+            source_shape: draw the shape of the photo's head, which is nearer to that person but need not
+                fill the place of the driving face, instead of that of each driving frame.
             crop: find the faces; otherwise the centre squares are used.
             side_by_side: show source, driving frame and result beside each other.
             max_frames: stop after this many frames.
@@ -230,7 +233,7 @@ class FaceAnimator:
         region = HeadOutline(self.tdmm) if mask is None else mask
 
         def run_swap(crops: list[RgbImage]) -> Iterator[AnimatedBatch]:
-            return self.runner.swap(prepared.cache, crops, region)
+            return self.runner.swap(prepared.cache, crops, region, source_shape=source_shape)
 
         def frames() -> Iterator[RenderedFrame]:
             results = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)

@@ -83,7 +83,7 @@ class ModelRunner:
 
     def reconstruct(self, source: SourceCache, driving: Iterable[RgbImage]) -> Iterator[AnimatedBatch]:
         """Drive a face with frames of its own clip: their states are used as they are."""
-        return self._run(source, driving, lambda face: face)
+        return self._run(source, driving, _unchanged)
 
     def animate(
         self,
@@ -109,10 +109,20 @@ class ModelRunner:
         yield from self._run(source, frames, to_source)
 
     def swap(
-        self, source: SourceCache, driving: Iterable[RgbImage], mask: SwapMask
+        self,
+        source: SourceCache,
+        driving: Iterable[RgbImage],
+        mask: SwapMask,
+        *,
+        source_shape: bool = False,
     ) -> Iterator[AnimatedBatch]:
-        """Put the source's face into the driving frames where the mask is 1; motion is absolute."""
-        return self._run(source, driving, lambda face: absolute(source.face, face), mask)
+        """Put the source's face into the driving frames where the mask is 1; motion is absolute.
+
+        Args:
+            source_shape: draw the source's head shape instead of each driving frame's own.
+        """
+        transfer = (lambda face: absolute(source.face, face)) if source_shape else _unchanged
+        return self._run(source, driving, transfer, mask)
 
     def batches(self, frames: Iterable[RgbImage]) -> Iterator[Tensor]:
         """Yield batches (B, 3, S, S) of at most ``batch_size`` frames in order."""
@@ -198,3 +208,8 @@ def predictions(batches: Iterable[AnimatedBatch]) -> Iterator[RgbImage]:
     """Yield the predictions alone, one by one, e.g. for ``write_video``."""
     for batch in batches:
         yield from map(from_tensor, batch.result.prediction)
+
+
+def _unchanged(driving: FaceState) -> FaceState:
+    """The driving state itself: its keypoints, its motion and its head's shape."""
+    return driving

@@ -113,13 +113,14 @@ def test_sigterm_removes_what_is_not_complete(tmp_path: Path) -> None:
         "import sys, time, numpy as np\n"
         "from pathlib import Path\n"
         "from safa.data.video import write_video\n"
-        "from safa.errors import end_on_sigterm, run_reporting_errors\n"
+        "from safa.errors import ending_on_sigterm, run_reporting_errors\n"
         "def frames():\n"
         "    for n in range(1000):\n"
         "        yield np.full((64, 64, 3), n % 255, np.uint8)\n"
         "        if n > 3: print('going', flush=True); time.sleep(0.05)\n"
-        "end_on_sigterm()\n"
-        "sys.exit(run_reporting_errors(lambda: write_video(Path(sys.argv[1]), frames(), 25.0) and None))\n"
+        "def body():\n"
+        "    with ending_on_sigterm(): write_video(Path(sys.argv[1]), frames(), 25.0)\n"
+        "sys.exit(run_reporting_errors(body))\n"
     )
     program = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "a.mp4")],

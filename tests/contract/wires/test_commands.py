@@ -64,6 +64,7 @@ class Seen:
     masks: list[Any] = field(default_factory=list)  # of a swap
     references: list[Any] = field(default_factory=list)
     models: list[Safa] = field(default_factory=list)
+    shapes: set[str] = field(default_factory=set)  # whose head shapes were drawn
 
 
 def _around(target: Any, name: str, see: Callable[..., None]) -> Any:
@@ -93,7 +94,7 @@ def _watching(seen: Seen, *, write: bool) -> Iterator[None]:
         seen.sources.append(source)
         seen.references.append(rest[2] if len(rest) > 2 else None)
 
-    def swapped(_: Any, runner: Any, source: Any, driving: Any, mask: Any) -> None:
+    def swapped(_: Any, runner: Any, source: Any, driving: Any, mask: Any, **__: Any) -> None:
         seen.sources.append(source)
         seen.masks.append(mask)
 
@@ -102,7 +103,9 @@ def _watching(seen: Seen, *, write: bool) -> Iterator[None]:
         seen.frames = list(video.rendered_frames)
         return SavedVideo(len(seen.frames), 0)
 
-    def reenacted(result: Any, *_: Any, **__: Any) -> None:
+    def reenacted(result: Any, _: Any, source: Any, driving: Any, **__: Any) -> None:
+        own = torch.equal(driving.code.shape, source.face.code.shape.expand_as(driving.code.shape))
+        seen.shapes.add("source" if own else "driving")
         precision()
         seen.results.append(result)
 
@@ -347,6 +350,11 @@ def mask_is_hard(seen: Seen) -> bool:
     return hard
 
 
+def shapes_drawn(seen: Seen) -> set[str]:
+    """Whose head shape was drawn."""
+    return seen.shapes
+
+
 def mask_is_binary(seen: Seen) -> bool:
     picture = torch.from_numpy(seen.frames[0].driving.copy()).permute(2, 0, 1)[None].float() / 255
     values = seen.masks[0].of(torch.nn.functional.interpolate(picture, (32, 32)))
@@ -481,6 +489,10 @@ SWAP = [
         *("swap --hard", False, True),
         parsed(mask_is_hard, parser=lambda w: w.parser_file),
         are(False, True),
+    ),
+    Row(
+        *("swap --source-shape", False, True, on("swap", shapes_drawn, max_frames=2)),
+        are({"driving"}, {"source"}),
     ),
     Row("swap --use-detection", False, True, exit_code, are(0, 2)),
 ]

@@ -31,6 +31,7 @@ from safa.evaluation.clip_evaluator import STRIP, VIDEO
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.inference.model_runner import ModelRunner
 from safa.models.face_parser import FaceParser
+from safa.models.safa import Safa
 from tests.contract.wires.table import Row, Table, are, check, differ, falls, keys_of, with_key
 from tests.contract.wires.world import Recorder, World
 
@@ -134,13 +135,29 @@ def mask(world: World, config: EvaluateConfig) -> tuple[str, Any, bool]:
     return type(found).__name__, getattr(found, "classes", None), found.hard
 
 
+def shapes_drawn(world: World, config: EvaluateConfig) -> set[bool]:
+    """Whether the head shape that is drawn is the source's."""
+    seen: set[bool] = set()
+    plain = Safa.reenact
+
+    def reenact(model: Any, source: Any, driving: Any, **options: Any) -> Any:
+        shape = driving.code.shape
+        seen.add(torch.equal(shape, source.face.code.shape.expand_as(shape)))
+        return plain(model, source, driving, **options)
+
+    with patch.object(Safa, "reenact", reenact):
+        evaluator = Evaluator(config.model_copy(update={"modes": ("swap",), "frames": 2}))
+        evaluator._evaluator.run(EvaluationJob("swap", EVE, GUS), world.folder() / "job")
+    return seen
+
+
 def mask_values(world: World, config: EvaluateConfig) -> set[float]:
     """Of the mask of a clip's frames."""
     seen: list[Tensor] = []
     plain = ModelRunner.swap
 
-    def swap(runner: Any, source: Any, driving: Any, place: Any) -> Any:
-        for batch in plain(runner, source, driving, place):
+    def swap(runner: Any, source: Any, driving: Any, place: Any, **options: Any) -> Any:
+        for batch in plain(runner, source, driving, place, **options):
             seen.append(batch.mask)
             yield batch
 
@@ -442,6 +459,7 @@ def _rows() -> Iterator[Row]:
         lambda a, b: a != {0.0, 1.0} and b <= {0.0, 1.0},
         parser,
     )
+    yield Row("swap.source_shape", False, True, shapes_drawn, are({False}, {True}))
     yield Row("mesh.export", [], ["obj", "ply"], meshes, are([], ["frame000003.obj", "frame000003.ply"]))
     yield Row(
         *("mesh.export_frames", 1, 2, meshes),
