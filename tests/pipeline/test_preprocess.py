@@ -212,7 +212,7 @@ def test_clips_in_an_object_store(
     assert stored_rows(tmp_path / "out") == stored_rows(tmp_path / "here")
 
 
-@pytest.mark.parametrize("place", ["disk", "store"])
+@pytest.mark.parametrize("place", ["disk", pytest.param("store", marks=pytest.mark.soak)])
 def test_killed_in_the_middle_then_finished_equals_undisturbed(
     place: str,
     tmp_path: Path,

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 120  # more than any of these runs takes
 
 pytestmark = [pytest.mark.slow]
+soak = pytest.mark.soak  # what a shorter test, or one of the same fault, also sees
 
 Settings = dict[str, Any]
 
@@ -90,7 +91,7 @@ def _config(settings: Settings, **scale: Any) -> TrainConfig:
     return parse_settings(settings | {"scale": scale}, TrainConfig, "test")
 
 
-@pytest.mark.parametrize("kind", ["head", "full"])
+@pytest.mark.parametrize("kind", [pytest.param("head", marks=soak), "full"])
 def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: str) -> None:
     settings["stage"] = {"kind": kind} | ({"ema_decay": 0.9} if kind == "full" else {})
     straight = settings | {"name": "straight"}
@@ -108,8 +109,15 @@ def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: 
     assert _outcome(_folder(killed)) == _outcome(_folder(straight))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        (0, signal.SIGINT),
+        (0, signal.SIGTERM),
+        pytest.param(2, signal.SIGINT, marks=[pytest.mark.ray, soak]),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.ray),
+    ],
+)
 def test_a_signal_saves_the_state_of_the_step_at_hand(
     settings: Settings, workers: int, number: signal.Signals
 ) -> None:
@@ -130,6 +138,7 @@ def test_a_signal_saves_the_state_of_the_step_at_hand(
     assert "\nTraceback" not in errors  # of this process: Ray's actors may complain, with a prefix
 
 
+@soak
 @pytest.mark.ray
 def test_stopped_on_ray_and_resumed_equals_straight_through(settings: Settings) -> None:
     """Stopped on Ray, resumed in this process: the steps are those of a run that was never stopped."""
@@ -336,8 +345,9 @@ def test_elastic_run_starts_with_the_machines_that_are_there(settings: Settings)
 
 @pytest.mark.ray
 def test_full_memory_of_one_worker_ends_the_run_in_one_line(settings: Settings) -> None:
-    settings["model"]["head"]["uv_size"] = 400_000  # a texture of terabytes
-    with pytest.raises(UserError, match=r"this machine's memory is full .* Set data.batch_size to 1 "):
+    settings["model"]["head"]["encoder_input"] = 2048
+    settings["data"] |= {"batch_size": 2048, "num_repeats": 2048}  # pictures of 100 GB
+    with pytest.raises(UserError, match=r"this machine's memory is full .* Set data.batch_size to 1024 "):
         pipeline.train(_config(settings, num_workers=1, cpus_per_worker=0.5))
 
 
