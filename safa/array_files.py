@@ -17,8 +17,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from safa.errors import UserError
+from safa.files import check_regular
 from safa.limits import check_limit, limit, over_limit
-from safa.reading import boundary, check_regular
+from safa.reading import boundary
 
 Array = NDArray[Any]
 _PLAIN = "biuf"  # kinds of dtype: bool, whole numbers, floats

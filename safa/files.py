@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -473,12 +474,29 @@ def is_folder(location: Location) -> bool:
         return bool(store.get_file_info(path).type == fs.FileType.Directory)
 
 
+def check_regular(path: Path) -> None:
+    """Refuse what is there but is no file that ends: a folder, a pipe, a device, a socket.
+
+    Raises:
+        UserError: it is one of these, or it is missing.
+    """
+    with reporting_errors(path):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+        raise UserError(f"is {kind}, not a file", str(path), "Give a file.")
+
+
 def read_bytes(location: Location) -> bytes:
     """A whole file.
 
     Raises:
         OSError: it cannot be read.
+        UserError: as ``check_regular``.
     """
+    if not is_uri(location):
+        check_regular(Path(location))
     store, path = filesystem(location)
     with store.open_input_stream(path) as file:
         data: bytes = file.read()
@@ -689,10 +707,12 @@ def open_text(location: Location) -> Iterator[TextIO]:
 
     Raises:
         OSError: it cannot be read.
+        UserError: as ``check_regular``.
     """
     if is_uri(location):
         store, path = fs.FileSystem.from_uri(str(location))
     else:
+        check_regular(Path(location))
         store, path = fs.LocalFileSystem(), str(location)
     with store.open_input_file(path) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         yield text

@@ -14,8 +14,8 @@ from typing import IO
 
 from PIL import Image
 
+from safa.files import check_regular
 from safa.limits import check_limit
-from safa.reading import check_regular
 
 Image.MAX_IMAGE_PIXELS = None  # the bound below takes its place
 

@@ -9,14 +9,13 @@ for ever, and ``/dev/zero`` has no end.
 from __future__ import annotations
 
 import json
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safa.errors import ClipError, UserError
-from safa.files import Location, filesystem, is_uri, reporting_errors, shown
+from safa.files import Location, check_regular, filesystem, is_uri, reporting_errors, shown
 from safa.limits import limit, over_limit
 
 _BLOCK = 2**20
@@ -52,20 +51,6 @@ def reason_of(error: BaseException) -> str:
     """An exception's own words in one short line; its type where it has none."""
     text = (getattr(error, "strerror", None) or str(error)).strip().partition("\n")[0]
     return text[:_REASON] or type(error).__name__
-
-
-def check_regular(path: Path) -> None:
-    """Refuse what is there but is no file that ends: a folder, a pipe, a device, a socket.
-
-    Raises:
-        UserError: it is one of these, or it is missing.
-    """
-    with reporting_errors(path):
-        mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
-        kind = next((name for is_kind, name in kinds if is_kind(mode)), "a device")
-        raise UserError(f"is {kind}, not a file", str(path), "Give a file.")
 
 
 def read_limited(location: Location, bound: str) -> bytes:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safa.files import check_regular
 from safa.limits import check_limit
-from safa.reading import boundary, check_regular
+from safa.reading import boundary
 
 _BATCH = 4096  # rows
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from safa.errors import UserError
-from safa.files import Location, local_file
-from safa.reading import boundary, check_regular
+from safa.files import Location, check_regular, local_file
+from safa.reading import boundary
 from safa.unpickle.torch_file import load_torch_file
 
 _SHOWN = 3  # names in an error

@@ -43,6 +43,7 @@ from safa.files import (
     Entry,
     Location,
     atomic_file,
+    check_regular,
     delete,
     entries,
     exists,
@@ -53,7 +54,7 @@ from safa.files import (
     shown,
     write_json,
 )
-from safa.reading import boundary, check_regular, read_json
+from safa.reading import boundary, read_json
 
 FORMAT = 3
 READABLE = (2, FORMAT)  # in format 2 all pieces of a clip lie in one shard

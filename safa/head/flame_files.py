@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from safa.errors import UserError
+from safa.files import check_regular
 from safa.head.assets import HeadAssets
 from safa.image_files import open_image
-from safa.reading import boundary, check_regular, read_limited
+from safa.reading import boundary, read_limited
 from safa.safe_pickle import dense, load_data_pickle, load_object_npy
 
 NUM_SHAPE = 100  # identity components SAFA uses, the file's 0..99
