@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -31,14 +32,18 @@ class ImageLimits:
 IMAGE = ImageLimits(1e-5, 1e-4, 6e-3)
 # BatchNorm over a batch of two amplifies: in training mode the reference's own float32 prediction is off its
 # float64 one by 1.1e-4 (rms), 9e-4 (quantile) and 2.7e-3 (maximum).
-TRAINING_IMAGE = ImageLimits(1e-4, 1e-3, 6e-3)
+# Without AVX-512, oneDNN's convolutions round more coarsely than those of the recording. Measured on a CPU
+# with AVX2: a prediction in training mode is off by 3.4e-4 (rms), 2.9e-3 (quantile) and 9.0e-3 (maximum), and
+# with oneDNN switched off by 1.0e-4, 7.7e-4 and 2.6e-3; gradients are off by up to 1.3 times the usual limit.
+HAS_AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+TRAINING_IMAGE = ImageLimits(1e-4, 1e-3, 6e-3) if HAS_AVX512 else ImageLimits(4e-4, 4e-3, 1.2e-2)
 LEVELS_8BIT = 2  # of 255
 # The error of a NaN or an infinity: it fails everywhere, and can be squared and written as JSON.
 NOT_A_NUMBER = 1e9
 # Another convolution backend flips about one pixel in 65,536 of a face index map; allow three times that.
 FLIPPED_PIXELS = 3 / 65_536
 LOSS_RELATIVE = 3e-4
-GRADIENT_SLACK = 3.0  # times the reference's own float32 noise
+GRADIENT_SLACK = 3.0 if HAS_AVX512 else 4.5  # times the reference's own float32 noise
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def read_metrics(path: Location) -> list[dict[str, Any]]:
     for line in text.splitlines():
         try:
             rows.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return rows
 

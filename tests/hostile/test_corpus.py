@@ -44,11 +44,9 @@ from safa.evaluation.jobs import read_pairs
 from safa.head.flame_files import read_flame_model, read_landmark_embedding, read_mask, read_texture_layout
 from safa.inference.inputs import open_frame_source
 from safa.inference.photos import read_photo
-from safa.metrics.lpips import load_lpips
 from safa.reading import read_json
 from safa.report.content import read_clips
 from safa.tables import read_table
-from safa.training.metrics_logger import read_metrics
 from safa.weights import read_tensors, read_weights
 
 MEMORY = 400 * 2**20  # bytes that one small file may take at most
@@ -192,14 +190,6 @@ def _write_embedding(path: Path) -> None:
     np.save(path, np.array(_embedding(), dtype=object), allow_pickle=True)
 
 
-def _write_alexnet(path: Path) -> None:
-    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3)}
-    shapes |= {10: (256, 256, 3, 3)}
-    weights = {f"features.{number}.weight": torch.zeros(shape) for number, shape in shapes.items()}
-    weights |= {f"features.{number}.bias": torch.zeros(shape[0]) for number, shape in shapes.items()}
-    torch.save(weights, path)
-
-
 def _write_safetensors(path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -222,7 +212,7 @@ def _write_movie(path: Path) -> None:
 
 
 def _read_movie(path: Path) -> int:
-    return sum(1 for _ in open_frame_source(path).frames)
+    return sum(1 for _ in open_frame_source(path).frames())
 
 
 def _write_list(path: Path) -> None:
@@ -256,7 +246,6 @@ READERS = [
         lambda path: torch.save({"a": torch.ones(3)}, path, _use_new_zipfile_serialization=False),
         read_weights,
     ),
-    Reader("alexnet.pth", _write_alexnet, load_lpips),
     Reader("a.safetensors", _write_safetensors, read_tensors),
     Reader("head.obj", _text("vt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"), read_texture_layout),
     Reader("mask.png", _write_picture, read_mask),
@@ -266,12 +255,10 @@ READERS = [
     Reader("photo.gif", _write_picture, read_photo),
     Reader("video.mp4", _write_movie, _read_movie),
     Reader("video.mkv", _write_movie, _read_movie),
-    Reader("video.gif", _write_movie, _read_movie),
     Reader("clips.parquet", _write_parquet, read_clips),
     Reader("table.parquet", _write_parquet, read_table),
     Reader("a.json", _text(json.dumps({"a": [1, 2.5, "x"]})), read_json),
     Reader("tracks.json", _text(json.dumps(TRACKS)), read_tracks),
-    Reader("metrics.jsonl", _text(json.dumps({"step": 1, "kind": "train"}) + "\n"), read_metrics),
 ]
 
 
@@ -327,8 +314,7 @@ def test_a_spoiled_file_is_read_or_refused_in_one_line(reader: Reader, tmp_path:
     assert [*tmp_path.iterdir()] == [path.parent]
 
 
-# Rows that a run has not written yet are no error, whatever stands in their place.
-@pytest.mark.parametrize("reader", READERS[:-1], ids=lambda reader: reader.name)
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 @pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "zero", "loop"])
 def test_what_is_no_file_is_refused_at_once(reader: Reader, kind: str, tmp_path: Path) -> None:
     path = tmp_path / reader.name
@@ -354,8 +340,11 @@ def _read_dataset(folder: Path) -> None:
     read_manifest(folder)
     store = ClipStore(folder)
     for clip in store.clips():
-        store.frames(clip.number, range(clip.n_frames))
-        store.landmarks(clip.number)
+        # Their callers know these two kinds: the clip or the pair is counted as damaged.
+        with suppress(OSError, ValueError):
+            store.frames(clip.number, range(clip.n_frames))
+        with suppress(OSError, ValueError):
+            store.landmarks(clip.number)
 
 
 @pytest.mark.parametrize("what", ["index", "shards"])

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[2]
 STEP_WITHIN = 200  # seconds, on a busy machine
 STEPS = 20  # of the last stage: more than are taken while it looks for a request to stop
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
+# The demo as a job (test_ray_job.py) and the chain in a store are the short siblings that always run.
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.soak, pytest.mark.timeout(1200)]
 
 
 class Demo:
