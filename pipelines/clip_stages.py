@@ -21,8 +21,15 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.worker_deaths import Attempts
-from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig
-from safa.data.clip_maker import LandmarkDetector, Piece, add_landmarks, crop_clip, write_piece
+from safa.config.preprocess import (
+    DlibLandmarksConfig,
+    FaceAlignmentLandmarks,
+    MetadataSource,
+    PreprocessConfig,
+)
+from safa.data.clip_maker import Piece, add_landmarks, crop_clip, write_piece
+from safa.data.detectors import LandmarkDetector
+from safa.data.detectors.loading import load_landmark_detector
 from safa.data.download.base import Downloader
 from safa.data.download.retry import downloaded, fetch, make_downloader
 from safa.data.landmarks import Landmarks, sidecar_names
@@ -179,10 +186,8 @@ class FindLandmarks:
 
 def make_detector(config: PreprocessConfig) -> LandmarkDetector:
     """Load the networks that find landmarks."""
-    from safa.data.detectors.face_alignment import LibraryLandmarks  # torch: only where it is needed
-
-    assert isinstance(config.landmarks, FaceAlignmentLandmarks)
-    return LibraryLandmarks(config.landmarks)
+    assert isinstance(config.landmarks, FaceAlignmentLandmarks | DlibLandmarksConfig)
+    return load_landmark_detector(config.landmarks)
 
 
 class Write:

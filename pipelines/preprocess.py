@@ -58,11 +58,17 @@ from pipelines.shared_folder import Checked, Probe, shared
 from pipelines.stages import FACE_TRACKS, FaceTrackFinder, Row, failure_in
 from pipelines.worker_deaths import forget_attempts
 from safa.batching import batched
-from safa.config.preprocess import FaceAlignmentLandmarks, MetadataSource, PreprocessConfig, VideosSource
+from safa.config.preprocess import (
+    DlibLandmarksConfig,
+    FaceAlignmentLandmarks,
+    MetadataSource,
+    PreprocessConfig,
+    VideosSource,
+)
 from safa.data.clip_maker import check_clip, needs_network
 from safa.data.cost_estimate import estimate_cost
 from safa.data.dataset_stats import compute_stats
-from safa.data.detectors import face_alignment
+from safa.data.detectors.loading import check as check_detector
 from safa.data.download.retry import TRANSIT, make_downloader
 from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.shards import INDEX, SHARDS, commit_index, gather_index, stored_clips
@@ -172,10 +178,10 @@ def list_inputs(config: PreprocessConfig) -> Listing:
 
 def _check(config: PreprocessConfig) -> None:
     """Report here, once, what would fail on every worker."""
-    if isinstance(config.landmarks, FaceAlignmentLandmarks):
-        face_alignment.check(config.landmarks)
+    if isinstance(config.landmarks, FaceAlignmentLandmarks | DlibLandmarksConfig):
+        check_detector(config.landmarks)
     if isinstance(config.source, VideosSource):
-        face_alignment.check(config.source.detector)
+        check_detector(config.source.detector)
     if isinstance(config.source, MetadataSource) and config.source.download is not None:
         make_downloader(config.source.download)
 

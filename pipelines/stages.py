@@ -19,7 +19,7 @@ from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import VideosSource
 from safa.data.clip_store import ClipStore
 from safa.data.detectors import FaceDetector
-from safa.data.detectors.face_alignment import LibraryDetector
+from safa.data.detectors.loading import load_detector
 from safa.data.face_tracks import find_face_tracks, write_tracks
 from safa.errors import Failure, FailureCode
 from safa.evaluation.clip_evaluator import ClipEvaluator, read_result
@@ -88,7 +88,7 @@ class FaceTrackFinder:
 
     def _find(self, location: str) -> int:
         if self._detector is None:
-            self._detector = LibraryDetector(self._source.detector)
+            self._detector = load_detector(self._source.detector)
         with self._attempts.mark(f"{FACE_TRACKS}/{location}") as deaths, local_copy(location) as video:
             self._attempts.give_up_after(deaths)
             tracks = find_face_tracks(video, self._source, self._fps, self._detector)

@@ -23,7 +23,8 @@ def load(
     device: str | torch.device = "auto",
     precision: str = "auto",
     batch_size: int | None = None,
-    assets: str | os.PathLike[str] = "assets",
+    assets: str | os.PathLike[str] | None = None,
+    detector: str = "auto",
 ) -> FaceAnimator:
     """Load a model that takes photos and videos; docs/python.md shows what it can do.
 
@@ -34,14 +35,23 @@ def load(
             ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
             its memory has room for.
-        assets: folder that may hold the weights of a face detector.
+        assets: folder that may hold the weights of a face detector; None searches the usual ones.
+        detector: ``auto`` (landmarks beside a file, else face-alignment if its weights are there, else
+            dlib), ``dlib``, ``fan`` (face-alignment), or ``none`` (landmarks beside a file alone).
 
     Raises:
-        safa.errors.UserError: there is no such model, device or precision.
+        safa.errors.UserError: there is no such model, device, precision or detector.
     """
     from safa.inference.loading import open_animator  # imports torch, which takes a second
 
-    return open_animator(checkpoint, device=device, precision=precision, batch_size=batch_size, assets=assets)
+    return open_animator(
+        checkpoint,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        assets=assets,
+        detector=detector,
+    )
 
 
 def __dir__() -> list[str]:

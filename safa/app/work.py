@@ -26,6 +26,7 @@ from safa.visualize.overlays import ESTIMATED, with_landmarks
 
 KEPT_RESULTS = 12  # whose files stay for downloading
 PREVIEW = 256  # px, side of a preview
+PREVIEW_FRAMES = 25  # of a video, in which a face is looked for
 
 ReportProgress = Callable[[float, str], None]  # share that is done, message
 
@@ -133,7 +134,9 @@ class Workshop:
     def about(self) -> str:
         """Which model it is, and how faces are found."""
         animator = self._animator
-        faces = "a face detector" if animator.finds_faces else "no face detector: the centre square is used"
+        faces = f"faces are found by {animator.detector}"
+        if not animator.detector:
+            faces = "no face detector is here (`safa doctor`): give pictures that are cropped to a face"
         return f"{animator.about or f'the model makes {animator.size} x {animator.size} px'}; {faces}"
 
     def cancel(self, session: str) -> None:
@@ -147,10 +150,11 @@ class Workshop:
             source = self._animator.source(self._limits.check_photo(photo))
             previews.append((self._with_landmarks(source.face), "photo"))
         if video is not None:
-            frame_source = open_frame_source(self._limits.check_video(video)).limited(1)
-            first = next(self._animator.track_video(frame_source, crop=True).open())
+            frame_source = open_frame_source(self._limits.check_video(video)).limited(PREVIEW_FRAMES)
+            tracked = self._animator.track_video(frame_source, crop=True)
+            first = next(item for item in tracked.open() if item.seen)
             face = crop_face(first.frame, first.crop_box, self._animator.size)
-            previews.append((self._with_landmarks(face), "first frame"))
+            previews.append((self._with_landmarks(face), "first frame with a face"))
         if not previews:
             self._limits.check_photo(None)
         return previews

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safa.commands.flags import (
+    add_face,
     add_model_flags,
     add_no_crop,
     add_video_flags,
@@ -44,7 +45,8 @@ def add_parser(subparsers: Any) -> None:
     start.add_argument(
         "--find-best-frame",
         action="store_true",
-        help="with --relative: measure motion from the frame most like the photo instead of the first",
+        help="with --relative: measure motion from the frame most like the photo instead of the first that "
+        "shows a face",
     )
     start.add_argument(
         "--best-frame",
@@ -57,6 +59,7 @@ def add_parser(subparsers: Any) -> None:
     )
     crop = parser.add_argument_group("crop")
     add_no_crop(crop)
+    add_face(crop)
     crop.add_argument("--paste-back", action="store_true", help="paste the result back into the whole photo")
     output = add_video_flags(parser)
     output.add_argument("--fps", type=float, help="read the video at this frame rate (default: its own)")
@@ -92,6 +95,8 @@ def _animate(arguments: argparse.Namespace) -> int:
         **options,
         with_eyes=arguments.with_eye,
         crop=not arguments.no_crop,
+        face=arguments.face,
+        driving_face=arguments.driving_face,
         paste_back=arguments.paste_back,
         size=arguments.size,
         side_by_side=arguments.side_by_side,

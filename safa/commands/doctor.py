@@ -9,14 +9,13 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES
 
-if TYPE_CHECKING:
-    from safa.inference.face_tracking import DetectorStatus
-
 PACKAGES = ("torch", "numpy", "ray", "pyarrow", "pillow", "av", "imageio-ffmpeg", "safetensors")
+NONE = "missing; without it: landmarks beside a file (FILE.landmarks.npy), or --no-crop"
+DLIB = "installed; its landmarks were learned from pictures that are for research alone"
 EXTRAS = {  # what each package is for, and how to install it
     "face_alignment": ("detects faces", INSTALL_FACES),
     "gradio": ("serves the page of `safa app`", INSTALL_APP),
@@ -30,16 +29,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--assets",
         type=Path,
-        default=Path("assets"),
         metavar="DIR",
-        help="where you keep weights (default: assets/)",
+        help="where you keep weights (default: the folders that are listed)",
     )
     parser.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     from safa.asset_catalogue import check_assets
-    from safa.inference.face_tracking import detector_status
+    from safa.asset_folders import asset_folders
+    from safa.files import absolute, shown
+    from safa.inference.trackers import detector_status
 
     _line("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in PACKAGES:
@@ -50,15 +50,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for package, (purpose, fix) in EXTRAS.items():
         is_installed = importlib.util.find_spec(package) is not None
         _line(package, "installed" if is_installed else f"missing: {purpose}; {fix}")
-    status = detector_status(arguments.assets)
-    if status.package and status.detector:
-        _line("face detector", f"{status.detector} ({arguments.assets})")
-    else:
-        _line("face detector", f"missing: {_detector_fix(status, arguments.assets)}")
-        _line("", "without it: landmarks beside a file (FILE.landmarks.npy), else the centre square")
-    for asset in check_assets(arguments.assets):
-        _line(asset.asset.file, f"{asset.state}: {asset.asset.purpose}")
-    _line("", "`safa assets check` lists their licences and owners; `make demo` needs none of them")
+    folders = asset_folders(arguments.assets)
+    for folder in folders:
+        _line("folder of assets", shown(folder))
+    status = detector_status(folders)
+    fan = f"{status.detector} of face-alignment"
+    _line("face detector", {"fan": fan, "dlib": "dlib", "none": NONE}[status.chosen])
+    _line("  dlib", f"missing: {status.dlib}; {INSTALL}" if status.dlib else DLIB)
+    _line(
+        "  face-alignment", f"missing: {status.fan}" if status.fan else f"{status.detector} ({status.folder})"
+    )
+    for asset in check_assets(folders):
+        _line(asset.asset.file, f"{asset.state}: {asset.asset.purpose} ({absolute(asset.path)})")
+    _line("", "`safa assets check` lists licences, owners and addresses; `make demo` needs none but dlib's")
     return 0
 
 
@@ -93,13 +97,3 @@ def _devices() -> list[str]:
     if len(lines) == 1:
         lines.append("no CUDA device; everything runs on the CPU")
     return lines
-
-
-def _detector_fix(status: DetectorStatus, folder: Path) -> str:
-    from safa.data.detectors.face_alignment import DETECTOR_FILES
-    from safa.inference.face_tracking import DETECTORS
-
-    choices = " or ".join(" and ".join(DETECTOR_FILES[name]) for name in DETECTORS)
-    steps = [] if status.package else [f"install face-alignment ({INSTALL_FACES})"]
-    steps += [] if status.detector else [f"put {choices} into {folder}/"]
-    return " and ".join(steps)

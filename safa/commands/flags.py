@@ -24,7 +24,6 @@ UPSTREAM = {
     "--result_video_pth": "--output",
     "--result_video": "--output",
     "--result_vis_video_pth": "--grid",
-    "--use_detection": "--use-detection",
     "--swap_index": "--classes",
 }
 UPSTREAM_POSITIONALS = ("--source_image_pth", "--source_image"), ("--driving_video_pth", "--driving_video")
@@ -37,9 +36,10 @@ FLAG_OF_OPTION = {
     "adapt_scale=True": "--adapt-scale",
     'best_frame="find"': "--find-best-frame",
     "paste_back=True": "--paste-back",
+    "face=2": "--face 2",
     "checkpoint=PATH": "--checkpoint PATH",
 }
-OPTION = re.compile("|".join(map(re.escape, FLAG_OF_OPTION)) + r"|\bbest_frame=-?\d+")
+OPTION = re.compile("|".join(map(re.escape, FLAG_OF_OPTION)) + r"|\bbest_frame=-?\d+|\b(driving_)?face=\S+")
 # Where an option alone is at fault.
 FLAG_OF_PLACE = {
     name: f"--{name.replace('_', '-')}"
@@ -53,13 +53,20 @@ FLAG_OF_PLACE = {
         "max_seconds",
         "size",
         "classes",
+        "detector",
+        "face",
+        "driving_face",
     )
 }
 
 
 def in_flags(text: str) -> str:
     """Say in flags what a message says in options: ``Use crop=False`` becomes ``Use --no-crop``."""
-    return OPTION.sub(lambda option: FLAG_OF_OPTION.get(option.group(), "--best-frame"), text)
+    return OPTION.sub(lambda option: FLAG_OF_OPTION.get(option.group()) or _flag(option.group()), text)
+
+
+def _flag(option: str) -> str:
+    return "--" + option.partition("=")[0].replace("_", "-")
 
 
 def error_in_flags(error: UserError) -> UserError:
@@ -90,10 +97,16 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="driving frames at once (default: 1 on a CPU, by the memory of a GPU)",
     )
     parser.add_argument(
+        "--detector",
+        choices=("auto", "dlib", "fan", "none"),
+        default="auto",
+        help="what finds faces: dlib, fan (face-alignment), none (landmarks beside a file alone); default: "
+        "auto, landmarks beside a file, else fan if its weights are there, else dlib",
+    )
+    parser.add_argument(
         "--assets",
-        default="assets",
         metavar="DIR",
-        help="folder with a face detector's weights (default: assets/)",
+        help="folder with a face detector's weights (default: the folders that `safa doctor` lists)",
     )
 
 
@@ -127,6 +140,36 @@ def add_no_crop(group: Any) -> None:
     )
 
 
+def face_choice(text: str) -> int | tuple[float, float]:
+    """Read the value of ``--face``: a number, or a place as ``X,Y``."""
+    if text.isdecimal():
+        return int(text)
+    x, comma, y = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor X,Y")
+    try:
+        return float(x), float(y)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor X,Y") from None
+
+
+def add_face(group: Any, *, driving: bool = True) -> None:
+    """Add ``--face``, and ``--driving-face`` to commands with two inputs."""
+    group.add_argument(
+        "--face",
+        type=face_choice,
+        metavar="FACE",
+        help="which face of the photo: its number, the largest is 1, or a place X,Y in px",
+    )
+    if driving:
+        group.add_argument(
+            "--driving-face",
+            type=face_choice,
+            metavar="FACE",
+            help="which face of the video, in the first frame that shows it, the same way",
+        )
+
+
 def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
     """Load the model that the flags of ``add_model_flags`` describe."""
     from safa.inference.loading import open_animator
@@ -138,6 +181,7 @@ def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
         precision=arguments.precision,
         batch_size=arguments.batch_size,
         assets=arguments.assets,
+        detector=arguments.detector,
     )
     if animator.about:
         sys.stdout.write(f"{in_flags(animator.about)}\n")
@@ -153,7 +197,8 @@ def translate_upstream_flags(argv: Sequence[str]) -> list[str]:
     """Translate a command line with upstream's flags to ours.
 
     ``--source_image_pth`` and ``--driving_video_pth`` become the two positional arguments, ``--cpu`` becomes
-    ``--device cpu``, and ``--config`` is dropped, since our checkpoints contain their sizes.
+    ``--device cpu``. ``--config`` is dropped, since our checkpoints contain their sizes, and so is
+    ``--use_detection``, since faces are always detected.
     """
     if not argv or argv[0] not in UPSTREAM_COMMANDS:
         return list(argv)
@@ -167,6 +212,8 @@ def translate_upstream_flags(argv: Sequence[str]) -> list[str]:
             positionals[position] = value if equals else next(rest, "")
         elif name == "--config":
             _ = value if equals else next(rest, "")
+        elif name == "--use_detection":
+            continue
         elif name == "--cpu":
             words += ["--device", "cpu"]
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa.commands.flags import (
+    add_face,
     add_model_flags,
     add_no_crop,
     error_in_flags,
@@ -37,6 +38,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")
     add_model_flags(parser)
     add_no_crop(parser)
+    add_face(parser, driving=False)
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames of a video")
     parser.set_defaults(run=_reconstruct)
 
@@ -51,9 +53,9 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         folder = arguments.output / name
         try:
             if _is_still(path):
-                _photo(animator, path, folder, crop=not arguments.no_crop)
+                _photo(animator, path, folder, arguments)
             else:
-                _video(animator, path, folder, arguments.max_frames, crop=not arguments.no_crop)
+                _video(animator, path, folder, arguments)
             done += 1
         except UserError as error:  # one bad input must not cost the others
             sys.stderr.write(f"skipped: {error_in_flags(error)}\n")
@@ -93,8 +95,8 @@ def _is_still(path: Path) -> bool:
     return (is_photo(path.name) or path.suffix.lower() == ".gif") and not moves(path)
 
 
-def _photo(animator: FaceAnimator, path: Path, folder: Path, *, crop: bool) -> None:
-    heads = animator.meshes(path, crop=crop)
+def _photo(animator: FaceAnimator, path: Path, folder: Path, arguments: argparse.Namespace) -> None:
+    heads = animator.meshes(path, crop=not arguments.no_crop, face=arguments.face)
     for number, head in enumerate(heads, start=1):
         target = folder if len(heads) == 1 else folder / f"face-{number}"
         head.save(target)
@@ -106,13 +108,13 @@ def _size(head: Head) -> str:
     return f"{count(len(mesh.vertices), 'vertex', 'vertices')}, {count(len(mesh.faces), 'face')}"
 
 
-def _video(animator: FaceAnimator, path: Path, folder: Path, limit: int | None, *, crop: bool) -> None:
+def _video(animator: FaceAnimator, path: Path, folder: Path, arguments: argparse.Namespace) -> None:
     from safa.inference.face_crop import crop_face
     from safa.inference.inputs import open_frame_source
     from safa.inference.mesh import MeshTable, reconstruct_heads
 
-    frame_source = open_frame_source(path).limited(limit)
-    tracked = animator.track_video(frame_source, crop=crop)
+    frame_source = open_frame_source(path).limited(arguments.max_frames)
+    tracked = animator.track_video(frame_source, crop=not arguments.no_crop, face=arguments.face)
     print_notes(tracked.notes)
     first = next((item for item in tracked.open() if item.seen), None)
     assert first is not None, "track_video refuses a video without a face"

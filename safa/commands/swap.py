@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa.commands.flags import (
+    add_face,
     add_model_flags,
     add_no_crop,
     add_video_flags,
@@ -53,20 +54,15 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="draw the photo's head shape, nearer to that person, instead of the video's, which fits",
     )
-    crop = parser.add_argument_group("crop").add_mutually_exclusive_group()
-    crop.add_argument(
-        "--use-detection",
-        action="store_true",
-        help="stop if there are neither landmarks nor a face detector, instead of using the centre square",
-    )
+    crop = parser.add_argument_group("crop")
     add_no_crop(crop)
+    add_face(crop)
     add_video_flags(parser)
     parser.set_defaults(run=_swap)
 
 
 def _swap(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
-    from safa.inference.face_tracking import NO_DETECTOR
     from safa.inference.options import check_max_frames, check_max_seconds
     from safa.inference.video_output import check_outputs
 
@@ -85,17 +81,12 @@ def _swap(arguments: argparse.Namespace) -> int:
         mask=_mask(arguments, animator.device, animator.tdmm),
         source_shape=arguments.source_shape,
         crop=not arguments.no_crop,
+        face=arguments.face,
+        driving_face=arguments.driving_face,
         side_by_side=arguments.side_by_side,
         max_frames=arguments.max_frames,
         max_seconds=arguments.max_seconds,
     )
-    guessed = [note for note in video.notes if note.endswith(NO_DETECTOR)]
-    if arguments.use_detection and guessed:
-        raise UserError(
-            "no face detector installed",
-            "--use-detection",
-            "`safa doctor` says how to install one. Or drop the flag.",
-        )
     print_notes(video.notes + (() if arguments.parser else (OUTLINE_NOTE,)))
     saved = write_video_file(video, arguments.output, arguments.grid)
     unchanged = f", {saved.unchanged} of them unchanged (no face)" if saved.unchanged else ""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from safa.config.loader import Settings
-from safa.config.preprocess import FaceAlignmentLandmarks, PoolStage
+from safa.config.preprocess import DlibLandmarksConfig, FaceAlignmentLandmarks, PoolStage
 from safa.files import Location
 
 
@@ -16,14 +16,15 @@ class LandmarksColumn(Settings):
     """68 landmarks of each frame by another detector. A training can choose the column."""
 
     kind: Literal["landmarks"]
-    detector: FaceAlignmentLandmarks
+    detector: Annotated[DlibLandmarksConfig | FaceAlignmentLandmarks, Field(discriminator="kind")]
 
 
 class IdentityColumn(Settings):
     """An embedding of who is seen in each frame."""
 
     kind: Literal["identity"]
-    weights: Path  # TorchScript: images (B, 3, S, S) in [0, 1] to embeddings (B, D)
+    # "dlib", of the faces with stored landmarks; or TorchScript: images (B, 3, S, S) in [0, 1] to (B, D).
+    weights: Literal["dlib"] | Path = "dlib"
     device: str = "cpu"  # or cuda
 
 

@@ -91,10 +91,13 @@ class MeshConfig(Settings):
 class ScorerConfig(Settings):
     """Networks that metrics need. None: the metrics that need it are reported as skipped."""
 
-    # 68 points of an image: TorchScript, or "model": the evaluated model's own 3DMM, whose numbers compare
-    # only between evaluations of one model.
-    landmarks: Literal["model"] | Location | None = None
-    identity: Location | None = None  # TorchScript: images to embeddings
+    # 68 points of an image: "dlib"; "fan", face-alignment's, if its weights are in a folder of assets; a
+    # TorchScript file; or "model": the evaluated model's own 3DMM, whose numbers compare only between
+    # evaluations of one model.
+    landmarks: Literal["dlib", "fan", "model"] | Location | None = None
+    landmarks_every: int = Field(default=1, ge=1)  # frames; 2: every second frame is scored
+    identity: Literal["dlib"] | Location | None = None  # or TorchScript: images to embeddings
+    identity_every: int = Field(default=1, ge=1)  # frames
     lpips: Location | None = None  # AlexNet's ImageNet weights in torchvision's names, .pth or .safetensors
     inception: Location | None = None  # TorchScript, as published with StyleGAN2-ADA: inception-2015-12-05.pt
 

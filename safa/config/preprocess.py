@@ -76,13 +76,20 @@ class YtDlpDownload(_DownloadPolicy):
 
 
 class DetectorConfig(Settings):
-    """A face detector of the face-alignment library (``make install``, or ``pip install -e '.[faces]'``)."""
+    """A face detector: dlib, or one of the face-alignment library (``make install`` brings both)."""
 
-    name: Literal["sfd", "blazeface", "blazeface_back", "retinaface", "yunet", "scrfd"]
-    weights: Location  # folder of the weight files; docs/data.md lists their names
+    name: Literal["dlib", "sfd", "blazeface", "blazeface_back", "retinaface", "yunet", "scrfd"] = "dlib"
+    # Folder of the weight files, of all but dlib; docs/data.md lists their names.
+    weights: Location | None = None
     threshold: float = Field(default=0.5, gt=0, lt=1)  # least score of a face
     batch: int = Field(default=16, ge=1)  # frames
-    device: str = "cpu"  # or cuda
+    device: str = "cpu"  # or cuda; dlib computes on the CPU
+
+    @model_validator(mode="after")
+    def _only_dlib_brings_its_weights(self) -> Self:
+        if (self.name == "dlib") != (self.weights is None):
+            raise ValueError("dlib takes no weights" if self.weights else f"{self.name} needs weights")
+        return self
 
 
 class SidecarLandmarks(Settings):
@@ -100,6 +107,19 @@ class FaceAlignmentLandmarks(Settings):
     weights: Location  # folder of 2DFAN4-11f355bf06.pth.tar
     choose: Literal["largest", "nearest"] = "nearest"  # of several faces; nearest to the middle of the crop
     flip: bool = False  # average with the mirrored frame: a little steadier, twice the time
+
+    @model_validator(mode="after")
+    def _fan_wants_the_boxes_that_it_knows(self) -> Self:
+        if self.detector.name == "dlib":
+            raise ValueError("landmarks of face_alignment need one of its detectors, not dlib")
+        return self
+
+
+class DlibLandmarksConfig(Settings):
+    """Landmarks by dlib, on the stored frames; with ``auto`` only of videos without landmarks beside them."""
+
+    kind: Literal["dlib", "auto"]
+    choose: Literal["largest", "nearest"] = "nearest"  # of several faces; nearest to the middle of the crop
 
 
 class NoLandmarks(Settings):
@@ -123,6 +143,8 @@ class MetadataSource(Settings):
 class FaceTrackConfig(Settings):
     """Which face tracks become clips; the defaults are those usual in the field."""
 
+    # dlib searches every tenth frame as a whole, and the others near the faces of the frame before.
+    search_every: int = Field(default=10, ge=1)
     min_iou: float = Field(default=0.25, gt=0, lt=1)  # with the first box of the face track
     min_frames: int = Field(default=64, ge=1)
     max_frames: int = Field(default=1024, ge=1)
@@ -141,7 +163,7 @@ class VideosSource(Settings):
     kind: Literal["videos"]
     folder: Location
     split: Literal["train", "test"] = "train"
-    detector: DetectorConfig
+    detector: DetectorConfig = DetectorConfig()
     face_tracks: FaceTrackConfig = FaceTrackConfig()
     short_side: int = Field(default=360, ge=64, le=16384)  # px; larger frames are scaled down for detection
 
@@ -204,7 +226,8 @@ class PreprocessConfig(Settings):
     source: Annotated[Source, Field(discriminator="kind")]
     out: Location
     landmarks: Annotated[
-        SidecarLandmarks | FaceAlignmentLandmarks | NoLandmarks, Field(discriminator="kind")
+        SidecarLandmarks | DlibLandmarksConfig | FaceAlignmentLandmarks | NoLandmarks,
+        Field(discriminator="kind"),
     ] = SidecarLandmarks()
     size: int = Field(default=256, ge=16, le=4096)  # px, both sides of a stored frame
     fps: float = Field(default=25.0, gt=0, le=1000)  # of the stored frames

@@ -7,6 +7,7 @@ or NaN, and gives named values, (N,) or (N, D) float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from safa.config.annotate import AnnotateConfig, IdentityColumn, LandmarksColumn
 from safa.data.columns import Values
-from safa.data.detectors.face_alignment import LibraryLandmarks
+from safa.data.detectors.dlib_faces import DlibIdentity
+from safa.data.detectors.loading import load_landmark_detector
 from safa.data.video import Frame
 from safa.errors import UserError
 
@@ -31,7 +33,7 @@ def make_annotator(config: AnnotateConfig) -> Annotator:
         UserError: weights are missing, or are not what they should be.
     """
     if isinstance(config.column, LandmarksColumn):
-        networks = LibraryLandmarks(config.column.detector)
+        networks = load_landmark_detector(config.column.detector)
 
         def landmarks(frames: Sequence[Frame], points: NDArray[np.float32]) -> Values:
             found = networks(frames)
@@ -64,7 +66,10 @@ def quality(frames: Sequence[Frame], points: NDArray[np.float32]) -> Values:
 
 
 def _identity(column: IdentityColumn) -> Annotator:
-    network = _script(column)
+    if column.weights == "dlib":
+        dlib = DlibIdentity()
+        return lambda frames, points: {"identity": dlib.embeddings(frames, points)}
+    network = _script(column.weights, column.device)
 
     @torch.inference_mode()
     def embed(frames: Sequence[Frame], points: NDArray[np.float32]) -> Values:
@@ -77,11 +82,11 @@ def _identity(column: IdentityColumn) -> Annotator:
     return embed
 
 
-def _script(column: IdentityColumn) -> Any:
-    if not column.weights.is_file():
-        raise UserError("no such file", str(column.weights), "Check column.weights.")
+def _script(weights: Path, device: str) -> Any:
+    if not weights.is_file():
+        raise UserError("no such file", str(weights), "Check weights.")
     try:
-        return torch.jit.load(str(column.weights), map_location=column.device).eval()  # type: ignore[no-untyped-call]
+        return torch.jit.load(str(weights), map_location=device).eval()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"not a TorchScript file ({reason})", str(column.weights)) from None
+        raise UserError(f"not a TorchScript file ({reason})", str(weights)) from None

@@ -17,19 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safa.batching import batched
-from safa.config.preprocess import NoLandmarks, PreprocessConfig, SidecarLandmarks
+from safa.config.preprocess import DlibLandmarksConfig, NoLandmarks, PreprocessConfig, SidecarLandmarks
 from safa.data.crop import Box, points_in_crop
+from safa.data.detectors import LandmarkDetector
 from safa.data.images import ImageFolder, decode_image, encode_image
-from safa.data.landmarks import Landmarks, read_sidecar
-from safa.data.schema import NUM_LANDMARKS
+from safa.data.landmarks import Landmarks, no_landmarks, read_sidecar, sidecar_names
 from safa.data.shards import ClipRecord, ShardWriter
 from safa.data.sources import ClipJob
-from safa.data.video import DecodeError, Frame, Span, VideoFrame, VideoInfo, VideoReader
+from safa.data.video import DecodeError, Span, VideoFrame, VideoInfo, VideoReader
 from safa.errors import ClipError, FailureCode
 from safa.files import Location
-
-# Stored frames to their landmarks, e.g. a face detector with a landmark network.
-LandmarkDetector = Callable[[Sequence[Frame]], Landmarks]
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def crop_clip(job: ClipJob, config: PreprocessConfig) -> Iterator[Piece]:
         elif video.is_file():
             with VideoReader(video) as reader:
                 region = _region(job, reader.info, config)
-                size, rows = (config.size, config.size), isinstance(config.landmarks, SidecarLandmarks)
+                size, rows = (config.size, config.size), _takes_sidecar(config, video)
                 frames = reader.frames(span=region.span, box=region.box, size=size, fps=config.fps, rows=rows)
                 yield from _pieces(job, config, region, frames)
         else:
@@ -155,16 +152,28 @@ def needs_network(config: PreprocessConfig) -> bool:
     return not isinstance(config.landmarks, SidecarLandmarks | NoLandmarks)
 
 
+def _takes_sidecar(config: PreprocessConfig, video: Path) -> bool:
+    """Whether landmarks lie in a file beside the video; ``auto`` uses them where they do."""
+    if isinstance(config.landmarks, DlibLandmarksConfig) and config.landmarks.kind == "auto":
+        stem = video.name if video.is_dir() else video.stem
+        return any(video.with_name(name).is_file() for name in sidecar_names(stem))
+    return isinstance(config.landmarks, SidecarLandmarks)
+
+
 def _landmark_source(config: PreprocessConfig, region: _Region, video: Path) -> _LandmarkSource | None:
     if isinstance(config.landmarks, SidecarLandmarks):
         return _sidecar_landmarks(config, region, video, config.landmarks.folder)
+    if _takes_sidecar(config, video):
+        return _sidecar_landmarks(config, region, video, None)
     if isinstance(config.landmarks, NoLandmarks):
-        return lambda rows: _no_landmarks(len(rows))
+        return lambda rows: no_landmarks(len(rows))
     return None
 
 
 def add_landmarks(pieces: Sequence[Piece], detector: LandmarkDetector, batch: int) -> list[Piece]:
     """Find the landmarks of the stored frames of these pieces, which may be of many clips.
+
+    Pieces that have landmarks keep them.
 
     The network sees what is stored, whatever process it runs in: numbers don't depend on how stages are
     divided among processes.
@@ -172,6 +181,10 @@ def add_landmarks(pieces: Sequence[Piece], detector: LandmarkDetector, batch: in
     Args:
         batch: number of frames that the detector gets at once.
     """
+    unmarked = [piece for piece in pieces if piece.landmarks is None]
+    if len(unmarked) < len(pieces):
+        marked = iter(add_landmarks(unmarked, detector, batch) if unmarked else [])
+        return [next(marked) if piece.landmarks is None else piece for piece in pieces]
     frames = chain.from_iterable(map(decode_image, piece.images) for piece in pieces)
     found = [detector(part) for part in batched(frames, batch)]
     points = np.concatenate([landmarks.points for landmarks in found])
@@ -184,12 +197,6 @@ def add_landmarks(pieces: Sequence[Piece], detector: LandmarkDetector, batch: in
     ]
 
 
-def _no_landmarks(count: int) -> Landmarks:
-    return Landmarks(
-        np.full((count, NUM_LANDMARKS, 2), np.nan, np.float32), np.full(count, np.nan, dtype=np.float32)
-    )
-
-
 def _sidecar_landmarks(
     config: PreprocessConfig, region: _Region, video: Path, folder: Location | None
 ) -> _LandmarkSource:
@@ -199,7 +206,7 @@ def _sidecar_landmarks(
     def look_up(shown: NDArray[np.int64]) -> Landmarks:
         # The map is opened anew: pages of a long one would stay in our memory until it is closed.
         points = read_sidecar(video, folder) if isinstance(table, np.memmap) else table
-        landmarks = _no_landmarks(len(shown))
+        landmarks = no_landmarks(len(shown))
         known = shown < len(points)  # the sidecar may end before the video
         landmarks.points[known] = points_in_crop(
             np.asarray(points[shown[known]], np.float32), region.box, config.size

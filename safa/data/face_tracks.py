@@ -15,6 +15,7 @@ from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
 from safa.data.detectors import Face, FaceDetector, iou
+from safa.data.detectors.loading import of_video
 from safa.data.schema import ClipId, is_safe_name
 from safa.data.sources import ClipJob, Listing, contents
 from safa.data.video import DecodeError, VideoFrame, VideoReader
@@ -192,7 +193,8 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
             factor = min(1.0, source.short_side / min(info.width, info.height))
             small = (max(1, round(info.height * factor)), max(1, round(info.width * factor)))
             frames = reader.frames(size=small, fps=fps, scene_cut=source.face_tracks.scene_cut)
-            detections = _detect(frames, cuts, detector, source.detector.batch)
+            tracking = of_video(detector, source.face_tracks.search_every)
+            detections = _detect(frames, cuts, tracking, source.detector.batch)
             scale = (info.width / small[1], info.height / small[0])
             faces = (tuple(face.scaled(*scale) for face in found) for found in detections)
             tracks = sorted(

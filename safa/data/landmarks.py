@@ -36,6 +36,12 @@ class Landmarks:
     scores: Scores
 
 
+def no_landmarks(count: int) -> Landmarks:
+    """Landmarks of ``count`` frames without a face."""
+    points = np.full((count, NUM_LANDMARKS, 2), np.nan, np.float32)
+    return Landmarks(points, np.full(count, np.nan, np.float32))
+
+
 def sidecar_names(stem: str) -> tuple[str, str]:
     """Names of the files that may hold a video's landmarks, the preferred one first."""
     return f"{stem}.landmarks.npy", f"{stem}.pkl"

@@ -156,7 +156,7 @@ class ClipEvaluator:
         has_target, driving = job.mode == "reconstruction", self._store.info(job.driving)
         with ExitStack() as stack:
             table = None
-            if has_target or self._scorers.identity is not None:
+            if has_target or self._scorers.identity is not None or self._scorers.landmarks is not None:
                 first_counted = int(has_target)
                 table = ScoreTable(folder / FRAMES, job.mode, driving, job.source, first_counted)
                 stack.enter_context(table)
@@ -262,7 +262,7 @@ class _ClipScorer:
             self._features.add(self._source, batch)
 
     def means(self) -> dict[str, float]:
-        return {} if self._table is None else self._table.means()
+        return {} if self._table is None else self._table.means() | self._scorer.expression()
 
 
 class _LandmarkStream:

@@ -34,7 +34,9 @@ from safa.metrics import (
     FRAME_METRICS,
     LPIPS,
     MS_SSIM,
+    PER_CLIP,
     Columns,
+    ExpressionSums,
     akd,
     cosine,
     detected,
@@ -48,6 +50,7 @@ from safa.metrics.images import MS_SSIM_MIN_SIZE
 from safa.models.safa import AnimatedBatch
 
 SCORES = tuple(metric.key + side for metric in FRAME_METRICS for side in ("", COPY_SOURCE))
+CLIP_SCORES = tuple(metric.key + side for metric in PER_CLIP for side in ("", COPY_SOURCE))
 FRAMES_SCHEMA = pa.schema(
     [
         ("mode", pa.string()),
@@ -71,7 +74,8 @@ class FrameScorer:
     Args:
         source: (1, 3, S, S), which the baseline shows instead of every prediction.
         has_target: whether the driving frames are what the predictions should look like, as in a
-            reconstruction. Otherwise there is no target, and only identity is scored, against the source.
+            reconstruction. Otherwise there is no target, and only identity is scored, against the source, and
+            expression, against the driving frames.
     """
 
     @torch.inference_mode()
@@ -81,6 +85,8 @@ class FrameScorer:
         self._source_points = scorers.landmarks(source) if scorers.landmarks and has_target else None
         self._source_identity = scorers.identity(source) if scorers.identity else None
         self._source_landmarks: Tensor | None = None  # (1, 68, 2) px, that came with the data
+        self._seen = 0  # frames so far
+        self._expression = ExpressionSums()
 
     @torch.inference_mode()
     def scores(self, batch: AnimatedBatch, estimated: Tensor, landmarks: Tensor) -> Columns:
@@ -91,8 +97,11 @@ class FrameScorer:
             landmarks: (B, 68, 2) px, those that came with the data; NaN where a frame has no face.
         """
         prediction, target = batch.result.prediction, batch.driving
+        detected_columns = self._detected(prediction, target)
+        identity_columns = self._identity(prediction, target if self._has_target else None)
+        self._seen += len(target)
         if not self._has_target:
-            return self._identity(prediction, None)
+            return identity_columns
         if self._source_landmarks is None:
             self._source_landmarks = landmarks[:1].clone()
         columns = image_scores(prediction, self._source, target)
@@ -103,7 +112,16 @@ class FrameScorer:
                 columns[LPIPS.key + side] = self._scorers.lpips(image, target)
         columns |= self._flicker(prediction, target)
         columns |= landmark_scores(estimated.cpu(), self._source_landmarks, landmarks)
-        return columns | self._detected(prediction, target) | self._identity(prediction, target)
+        return columns | detected_columns | identity_columns
+
+    def expression(self) -> dict[str, float]:
+        """Return the clip's scores of ``CLIP_METRICS``, and of copying the source, which never moves."""
+        scores = self._expression.scores()
+        copied = {
+            key + COPY_SOURCE: 0.0 if key.endswith("_gain") and math.isfinite(value) else math.nan
+            for key, value in scores.items()
+        }
+        return scores | copied
 
     def _flicker(self, prediction: Tensor, target: Tensor) -> Columns:
         before = self._before or (prediction[:1], target[:1])
@@ -123,29 +141,51 @@ class FrameScorer:
 
     def _detected(self, prediction: Tensor, target: Tensor) -> Columns:
         """Compare the landmarks that the detector finds in both."""
-        if self._scorers.landmarks is None or self._source_points is None:
+        chosen = self._chosen(len(target), self._scorers.landmarks_every)
+        if self._scorers.landmarks is None or not chosen:
             return {}
-        size, target_points = target.shape[-1], self._scorers.landmarks(target)
+        size, target_points = target.shape[-1], self._scorers.landmarks(target[chosen])
+        predicted_points = self._scorers.landmarks(prediction[chosen])
+        first = int(self._has_target and chosen[0] + self._seen == 0)  # the source, which nobody has to move
+        self._expression.add(predicted_points[first:], target_points[first:])
         columns: Columns = {}
-        for side, points in (("", self._scorers.landmarks(prediction)), (COPY_SOURCE, self._source_points)):
-            columns[AKD.key + side] = akd(points, target_points, size)
-            columns[DETECTION_RATE.key + side] = detected(points, target_points)
-        return columns
+        if self._source_points is not None:
+            for side, points in (("", predicted_points), (COPY_SOURCE, self._source_points)):
+                columns[AKD.key + side] = akd(points, target_points, size)
+                columns[DETECTION_RATE.key + side] = detected(points, target_points)
+        return _spread(columns, chosen, len(target))
+
+    def _chosen(self, n_frames: int, every: int) -> list[int]:
+        """Which of the next frames a scorer sees that looks at each ``every``-th one of a clip."""
+        return [index for index in range(n_frames) if (self._seen + index) % every == 0]
 
     def _identity(self, prediction: Tensor, target: Tensor | None) -> Columns:
         """Compare identities with the target's or, where there is none, with the source's."""
-        if self._scorers.identity is None or self._source_identity is None:
+        chosen = self._chosen(len(prediction), self._scorers.identity_every)
+        if self._scorers.identity is None or self._source_identity is None or not chosen:
             return {}
-        predicted = self._scorers.identity(prediction)
+        predicted = self._scorers.identity(prediction[chosen])
         if target is None:
-            copied = cosine(self._source_identity, self._source_identity).expand(len(prediction))
-            return {CSIM.key: cosine(predicted, self._source_identity), CSIM.key + COPY_SOURCE: copied}
-        target_identity = self._scorers.identity(target)
-        columns: Columns = {}
+            copied = cosine(self._source_identity, self._source_identity).expand(len(chosen))
+            columns = {CSIM.key: cosine(predicted, self._source_identity), CSIM.key + COPY_SOURCE: copied}
+            return _spread(columns, chosen, len(prediction))
+        target_identity = self._scorers.identity(target[chosen])
+        columns = {}
         for side, embedding in (("", predicted), (COPY_SOURCE, self._source_identity)):
             columns[AED.key + side] = euclidean(embedding, target_identity)
             columns[CSIM.key + side] = cosine(embedding, target_identity)
+        return _spread(columns, chosen, len(prediction))
+
+
+def _spread(columns: Columns, chosen: Sequence[int], n_frames: int) -> Columns:
+    """Columns of the chosen frames as columns (n_frames,) of all, NaN in the others."""
+    if len(chosen) == n_frames:
         return columns
+    spread: Columns = {}
+    for key, values in columns.items():
+        spread[key] = torch.full((n_frames,), math.nan, dtype=values.dtype, device=values.device)
+        spread[key][list(chosen)] = values
+    return spread
 
 
 # ---- written -----------------------------------------------------------------------------------------------

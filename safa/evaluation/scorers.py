@@ -1,7 +1,7 @@
-"""Scorers: networks that metrics need, read from the user's files; their metrics are skipped without them.
+"""Scorers: networks that metrics need, by name or from the user's files; without them metrics are skipped.
 
-Landmark detector, identity embedding and Inception are TorchScript files (``torch.jit.load``): a network as
-data, without its Python code, so that any network fits that keeps to the contract:
+``face_scorers`` has those with a name. Others are TorchScript files (``torch.jit.load``): a network as data,
+without its Python code, so that any network fits that keeps to the contract:
 
 - landmarks: images (B, 3, S, S) in [0, 1] to (B, 68, 2) px of them, NaN where there is no face;
 - identity: images (B, 3, S, S) in [0, 1] to embeddings (B, D);
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from safa.config.inference import ScorerConfig
+from safa.data.detectors.dlib_faces import missing as missing_of_dlib
 from safa.errors import UserError
+from safa.evaluation.face_scorers import DlibFaces, FanLandmarks
 from safa.files import Location, is_file, local_file, shown
 from safa.head.model import landmarks_px
-from safa.metrics import AED, AKD, CSIM, DETECTION_RATE, FID, LPIPS, MS_SSIM
+from safa.metrics import AED, AKD, CLIP_METRICS, CSIM, DETECTION_RATE, FID, LPIPS, MS_SSIM
 from safa.metrics.images import MS_SSIM_MIN_SIZE
 from safa.metrics.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from safa.metrics.lpips import Lpips, load_lpips
@@ -33,19 +35,22 @@ Network = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] to one row
 
 @dataclass(frozen=True)
 class Scorers:
-    """The networks that were loaded; None where the user named no file.
+    """The networks that were loaded; None where none was named, or it is not here.
 
     Attributes:
         landmarks: images to landmarks (B, 68, 2) px; NaN where there is no face.
         identity: images to embeddings (B, D).
         lpips: compares images.
         inception: images to features (B, D).
+        landmarks_every, identity_every: each how many frames of a clip these see; from frame 0 on.
     """
 
     landmarks: Network | None = None
     identity: Network | None = None
     lpips: Lpips | None = None
     inception: Network | None = None
+    landmarks_every: int = 1
+    identity_every: int = 1
 
 
 def load_scorers(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device = "cpu") -> Scorers:
@@ -58,19 +63,23 @@ def load_scorers(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device = 
         UserError: a file cannot be read, or its network does not keep to the contract.
     """
     size = tdmm.image_size
+    named = "dlib" in (config.landmarks, config.identity) and not missing_of_dlib()
+    dlib = DlibFaces() if named else None
     return Scorers(
-        landmarks=_landmarks(config, tdmm, device),
-        identity=_script(config.identity, device, size, "scorers.identity"),
+        landmarks=_landmarks(config, tdmm, device, dlib),
+        identity=_identity(config, tdmm, device, dlib),
         lpips=load_lpips(config.lpips).to(device) if config.lpips and size >= LPIPS_MIN_SIZE else None,
         inception=_inception(config.inception, device, size),
+        landmarks_every=config.landmarks_every,
+        identity_every=config.identity_every,
     )
 
 
 def skipped_metrics(config: ScorerConfig, image_size: int) -> dict[str, str]:
     """Return the keys of the metrics that an evaluation leaves out, each with the reason."""
     reasons = {
-        AKD.key: _missing(config.landmarks, "landmarks"),
-        DETECTION_RATE.key: _missing(config.landmarks, "landmarks"),
+        **{metric.key: _missing(config.landmarks, "landmarks") for metric in (AKD, DETECTION_RATE)},
+        **{metric.key: _missing(config.landmarks, "landmarks") for metric in CLIP_METRICS},
         AED.key: _missing(config.identity, "identity"),
         CSIM.key: _missing(config.identity, "identity"),
         LPIPS.key: _missing(config.lpips, "lpips"),
@@ -83,10 +92,34 @@ def skipped_metrics(config: ScorerConfig, image_size: int) -> dict[str, str]:
 
 
 def _missing(file: object, name: str) -> str:
+    if file == "dlib":
+        lacking = missing_of_dlib()
+        return f"skipped: {lacking} (scorers.{name})" if lacking else ""
     return "" if file is not None else f"skipped: weights missing (scorers.{name})"
 
 
-def _landmarks(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device) -> Network | None:
+def _identity(
+    config: ScorerConfig, tdmm: Tdmm, device: str | torch.device, dlib: DlibFaces | None
+) -> Network | None:
+    if config.identity == "dlib":
+        return None if dlib is None else dlib.identity
+    path, size = config.identity, tdmm.image_size
+    network = _script(path, device, size, "scorers.identity")
+    if network is None or path is None:
+        return None
+    if network(torch.zeros(1, 3, size, size, device=device)).ndim != 2:
+        fix = "See scorers.identity in docs/evaluation.md."
+        raise UserError("does not give (B, D) embeddings", shown(path), fix)
+    return network
+
+
+def _landmarks(
+    config: ScorerConfig, tdmm: Tdmm, device: str | torch.device, dlib: DlibFaces | None
+) -> Network | None:
+    if config.landmarks == "dlib":
+        return None if dlib is None else dlib.landmarks
+    if config.landmarks == "fan":
+        return FanLandmarks(str(device))
     if config.landmarks == "model":
         return lambda image: landmarks_px(tdmm.geometry(tdmm.estimate(image).code), image.shape[-1])
     path = config.landmarks

@@ -7,7 +7,7 @@ crop it, choose the frame that motion is measured from, and paste the result bac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -22,14 +22,16 @@ from safa.errors import UserError
 from safa.head.model import landmarks_px
 from safa.inference.compose import Source, animated_frames, enlargement_note, fit_photo, swapped_frames
 from safa.inference.face_crop import CropBox, crop_face
-from safa.inference.face_tracking import FaceTracker, TrackedVideo, crop_people, crop_photo, track_video
+from safa.inference.face_tracking import FaceSearch, TrackedVideo, crop_people, crop_photo, track_video
 from safa.inference.inputs import FrameSource
 from safa.inference.mesh import Head, reconstruct_heads
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import NoFaceGeometryError, find_best_frame
 from safa.inference.options import (
     BestFrame,
+    FaceOption,
     check_animate_options,
+    check_face,
     check_max_frames,
     check_max_seconds,
     check_size,
@@ -38,6 +40,7 @@ from safa.inference.pictures import PathLike, Picture, Video, frame_source_of, p
 from safa.inference.presentation import presented
 from safa.inference.read_ahead import read_ahead
 from safa.inference.swap_mask import HeadOutline, SwapMask, load_mask, parse_classes
+from safa.inference.trackers import FaceTracker
 from safa.inference.video_output import RenderedFrame, RenderedVideo
 from safa.models.safa import AnimatedBatch, Safa, SourceCache
 from safa.models.tdmm import Tdmm
@@ -57,7 +60,8 @@ class FaceAnimator:
         device: where to run it.
         precision: of convolutions; positions and renders keep float32.
         batch_size: driving frames that pass through the model at once; None chooses by the device.
-        face_tracker: finds faces where no landmarks lie beside a file; with None the centre square is used.
+        face_tracker: finds faces; None if there is nothing that could.
+        sidecars: whether landmarks beside a file come before the tracker.
         about: which model it is and what can be expected of it, in words.
 
     Attributes:
@@ -76,6 +80,8 @@ class FaceAnimator:
         batch_size: int | None = None,
         face_tracker: FaceTracker | None = None,
         about: str = "",
+        *,
+        sidecars: bool = True,
     ) -> None:
         self.runner = ModelRunner(model, device, batch_size, precision)
         self.model = self.runner.model
@@ -83,16 +89,16 @@ class FaceAnimator:
         self.device, self.batch_size = device, self.runner.batch_size
         self.precision = str(precision).removeprefix("torch.")
         self.about = about
-        self._face_tracker = face_tracker
+        self._search = FaceSearch(face_tracker, sidecars)
 
     def __repr__(self) -> str:
-        faces = "no face detector" if self._face_tracker is None else "with a face detector"
+        faces = self.detector or "no face detector"
         return f"FaceAnimator({self.size} px, {self.device}, {self.precision}, {faces})"
 
     @property
-    def finds_faces(self) -> bool:
-        """Whether there is a face detector."""
-        return self._face_tracker is not None
+    def detector(self) -> str:
+        """Name of the face detector; empty if there is none."""
+        return "" if self._search.tracker is None else self._search.tracker.name
 
     @property
     def tdmm(self) -> Tdmm:
@@ -111,6 +117,8 @@ class FaceAnimator:
         best_frame: BestFrame | None = None,
         with_eyes: bool = False,
         crop: bool = True,
+        face: FaceOption = None,
+        driving_face: FaceOption = None,
         paste_back: bool = False,
         size: int | None = None,
         side_by_side: bool = False,
@@ -128,9 +136,12 @@ class FaceAnimator:
             relative: transfer changes of pose instead of the pose itself.
             adapt_scale: with ``relative``, scale the motion by the sizes of the two faces.
             best_frame: with ``relative``, the driving frame that motion is measured from: its number,
-                counted from 0, or "find" for the one most like the source; None is the first.
+                counted from 0, or "find" for the one most like the source; None is the first with a face.
             with_eyes: take the eyes, too, from the photo's texture.
             crop: find the face; otherwise the centre square is used.
+            face: which face of the photo: its number, 1 for the largest, or a place (x, y) in px of the
+                photo; None is the largest. Landmarks beside the file know of one face, and don't count then.
+            driving_face: which face of the video, the same way, in the first frame that shows it.
             paste_back: return the whole photo instead of the crop.
             size: px, side that results are enlarged to; None is the model's own.
             side_by_side: show source, driving frame and result beside each other.
@@ -153,15 +164,17 @@ class FaceAnimator:
         )
         check_size(size, paste_back=paste_back)
         check_max_seconds(max_seconds)
+        check_face("face", face, crop=crop)
+        check_face("driving_face", driving_face, crop=crop)
         transfer = TransferConfig(
             mode="relative" if relative else "absolute",
             adapt_scale=adapt_scale,
             best_frame=best_frame is not None,
         )
         frame_source = frame_source_of(driving, fps).limited(max_frames, max_seconds)
-        prepared = self.source(source, with_eyes=with_eyes, crop=crop, longest_side=LARGEST_RESULT)
-        tracked = self.track_video(frame_source, crop=crop)
-        reference = self._reference_frame(tracked, frame_source, prepared, best_frame)
+        prepared = self.source(source, with_eyes=with_eyes, crop=crop, face=face, longest_side=LARGEST_RESULT)
+        tracked = self.track_video(frame_source, crop=crop, face=driving_face)
+        reference = self._reference_frame(tracked, frame_source, prepared, best_frame) if relative else None
 
         def frames() -> Iterator[RenderedFrame]:
             crops = self._crops(tracked)
@@ -171,19 +184,22 @@ class FaceAnimator:
             return presented(results, shown, size, beside=side_by_side)
 
         notes = prepared.notes + tracked.notes
+        if relative and best_frame is None and tracked.first_seen:
+            where = f"frame {tracked.first_seen}, the first with a face"
+            notes += (f"{frame_source.name}: motion is measured from {where}",)
         if paste_back:
             notes += enlargement_note(prepared, self.size)
         return _rendered_video(frame_source, notes, frames)
 
     def reconstruct(self, clip: Video, *, crop: bool = True) -> RenderedVideo:
-        """Reconstruct a video from its own first frame, which shows how well the model knows this face.
+        """Reconstruct a video from its first frame with a face, which shows how well the model knows it.
 
         Raises:
             UserError: as ``animate``.
         """
         frame_source = frame_source_of(clip)
         tracked = self.track_video(frame_source, crop=crop)
-        first = next(tracked.open(), None)
+        first = next((item for item in tracked.open() if item.seen), None)
         if first is None:
             raise UserError("no frame shows a face", frame_source.name, "Give another video.")
         face = crop_face(first.frame, first.crop_box, self.size)
@@ -203,6 +219,8 @@ class FaceAnimator:
         mask: SwapMask | None = None,
         source_shape: bool = False,
         crop: bool = True,
+        face: FaceOption = None,
+        driving_face: FaceOption = None,
         side_by_side: bool = False,
         max_frames: int | None = None,
         max_seconds: float | None = None,
@@ -215,6 +233,8 @@ class FaceAnimator:
             source_shape: draw the shape of the photo's head, which is nearer to that person but need not
                 fill the place of the driving face, instead of that of each driving frame.
             crop: find the faces; otherwise the centre squares are used.
+            face: which face of the photo, as in ``animate``.
+            driving_face: which face of the video, as in ``animate``.
             side_by_side: show source, driving frame and result beside each other.
             max_frames: stop after this many frames.
             max_seconds: stop after this much of the video.
@@ -224,12 +244,14 @@ class FaceAnimator:
         """
         check_max_frames(max_frames)
         check_max_seconds(max_seconds)
+        check_face("face", face, crop=crop)
+        check_face("driving_face", driving_face, crop=crop)
         if mask is not None and not callable(getattr(mask, "of", None)):
             fix = "Make one with animator.swap_mask(...)."
             raise UserError(f"is of type {type(mask).__name__}, which is no mask", "mask", fix)
         frame_source = frame_source_of(driving).limited(max_frames, max_seconds)
-        prepared = self.source(source, crop=crop)
-        tracked = self.track_video(frame_source, crop=crop)
+        prepared = self.source(source, crop=crop, face=face)
+        tracked = self.track_video(frame_source, crop=crop, face=driving_face)
         region = HeadOutline(self.tdmm) if mask is None else mask
 
         def run_swap(crops: list[RgbImage]) -> Iterator[AnimatedBatch]:
@@ -278,16 +300,20 @@ class FaceAnimator:
         """
         return self.meshes(photo, crop=crop)[0]
 
-    def meshes(self, photo: Picture, *, crop: bool = True) -> list[Head]:
+    def meshes(self, photo: Picture, *, crop: bool = True, face: FaceOption = None) -> list[Head]:
         """Reconstruct the 3D heads of all faces in a photo, the largest first.
 
         There is one head where landmarks lie beside the photo, and one where ``crop`` is False.
 
+        Args:
+            face: this one alone, as in ``animate``.
+
         Raises:
             UserError: the photo cannot be read or shows no face.
         """
+        check_face("face", face, crop=crop)
         pixels = photo_of(photo).pixels
-        crop_boxes = crop_people(pixels, path_of(photo), self._face_tracker, crop=crop)
+        crop_boxes = crop_people(pixels, path_of(photo), self._search, crop=crop, face=face)
         return [self.head(pixels, crop_box) for crop_box in crop_boxes]
 
     def head(self, frame: RgbImage, crop_box: CropBox) -> Head:
@@ -305,22 +331,24 @@ class FaceAnimator:
         *,
         with_eyes: bool = False,
         crop: bool = True,
+        face: FaceOption = None,
         longest_side: int | None = None,
     ) -> Source:
         """Read a photo, find its face and do all work that does not depend on the driving frames.
 
         Args:
+            face: which face, as in ``animate``.
             longest_side: px; a larger photo is scaled down to this after its face has been cropped.
 
         Raises:
             UserError: the photo cannot be read or shows no face.
         """
         photo = photo_of(source)
-        cropped = crop_photo(photo.pixels, path_of(source), self._face_tracker, crop=crop)
-        face = crop_face(photo.pixels, cropped.crop_box, self.size)
+        cropped = crop_photo(photo.pixels, path_of(source), self._search, crop=crop, face=face)
+        image = crop_face(photo.pixels, cropped.crop_box, self.size)
         pixels, crop_box = fit_photo(photo.pixels, cropped.crop_box, longest_side)
-        cache = self.prepare(face, with_eyes=with_eyes)
-        return Source(pixels, crop_box, face, cache, photo.notes + cropped.notes)
+        cache = self.prepare(image, with_eyes=with_eyes)
+        return Source(pixels, crop_box, image, cache, photo.notes + cropped.notes)
 
     @torch.inference_mode()
     def prepare(self, face: RgbImage, *, with_eyes: bool = False) -> SourceCache:
@@ -338,13 +366,16 @@ class FaceAnimator:
         points: NDArray[np.float32] = self._landmarks([face])[0]
         return points
 
-    def track_video(self, frame_source: FrameSource, *, crop: bool) -> TrackedVideo:
+    def track_video(self, frame_source: FrameSource, *, crop: bool, face: FaceOption = None) -> TrackedVideo:
         """Find the crop box of every frame of a video.
+
+        Args:
+            face: who is followed, as ``driving_face`` of ``animate``.
 
         Raises:
             UserError: the video cannot be read or shows no face.
         """
-        return track_video(frame_source, self._face_tracker, crop=crop)
+        return track_video(frame_source, self._search, crop=crop, face=face)
 
     def in_precision(self, items: Iterator[Item]) -> Iterator[Item]:
         """Compute each item in the chosen precision, which does not leak to the caller in between."""
@@ -363,7 +394,7 @@ class FaceAnimator:
         self, tracked: TrackedVideo, frame_source: FrameSource, source: Source, best_frame: BestFrame | None
     ) -> RgbImage | None:
         """Return the crop that motion is measured from; None stands for the first frame."""
-        if best_frame is None:
+        if best_frame is None and not tracked.first_seen:
             return None
         if not frame_source.repeatable:
             raise UserError(
@@ -372,23 +403,41 @@ class FaceAnimator:
                 "Record a video first.",
             )
         number = self._find_best_frame(tracked, source) if best_frame == "find" else best_frame
+        number = tracked.first_seen if number is None else number
         item = next(islice(tracked.open(), number, None), None) if number >= 0 else None
         if item is None:
             raise UserError(f"has no frame {number}", frame_source.name, "Frames are counted from 0.")
+        if not item.seen:
+            fix = f"Frame {tracked.first_seen} is the first that shows one."
+            raise UserError(f"frame {number} shows no face", frame_source.name, fix)
         return crop_face(item.frame, item.crop_box, self.size)
 
     def _find_best_frame(self, tracked: TrackedVideo, source: Source) -> int:
-        """Return the number of the driving frame whose 3D head looks most like the source's."""
-        landmarks = [self._landmarks(faces) for faces in batched(self._crops(tracked), self.batch_size)]
+        """Return the number of the driving frame whose face looks most like the source's.
+
+        Landmarks are the face detector's, or those of the 3D head where it sees none in the source.
+        """
+        tracker = self._search.tracker
+        found = None if tracker is None else tracker.landmarks([source.face])
+        is_seen = found is not None and bool(np.isfinite(found).all())
+        estimate = tracker.landmarks if tracker is not None and is_seen else self._landmarks
+        driving: list[NDArray[np.float32]] = []
+        for items in batched(tracked.open(), self.batch_size):
+            points = estimate([crop_face(item.frame, item.crop_box, self.size) for item in items])
+            assert points is not None, "a tracker that knows landmarks knows them of all crops"
+            points[[not item.seen for item in items]] = np.nan
+            driving.append(points)
+        target = estimate([source.face])
+        assert target is not None
         try:
-            return find_best_frame(self.landmarks(source.face), np.concatenate(landmarks))
+            return find_best_frame(target[0], np.concatenate(driving))
         except NoFaceGeometryError as error:
             raise UserError(f"no best frame: {error}", "", "Choose the frame by its number.") from None
 
     @torch.inference_mode()
-    def _landmarks(self, faces: list[RgbImage]) -> NDArray[np.float32]:
+    def _landmarks(self, faces: Sequence[RgbImage]) -> NDArray[np.float32]:
         with self._autocast():
-            code = self.tdmm.estimate(self.runner.to_batch(faces)).code
+            code = self.tdmm.estimate(self.runner.to_batch(list(faces))).code
         points: NDArray[np.float32] = landmarks_px(self.tdmm.geometry(code), self.size).float().cpu().numpy()
         return points
 

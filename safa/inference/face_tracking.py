@@ -1,33 +1,25 @@
 """Face tracking: which crop box of a photo or of each frame of a video the model sees.
 
 The box comes from the first of these that is there: landmarks beside the file (``<file>.landmarks.npy``), a
-face detector, the centre square. Where it is a guess, a note says so.
-
-A detector is there when its weights lie in the assets folder and the face-alignment package is installed. The
-package is looked up by name; it takes seconds to import, so it is imported only when it is used.
+face tracker (``trackers``). The centre square is used only for inputs that are said to be cropped already.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import Literal, Protocol
 
 import numpy as np
-import torch
-from PIL import Image
 
-from safa.batching import batched
-from safa.config.preprocess import DetectorConfig
-from safa.data.detectors import Face, FaceDetector, iou
-from safa.data.detectors.face_alignment import DETECTOR_FILES, LibraryDetector
+from safa.data.detectors import Face
+from safa.data.detectors.person_tracker import FaceChoice, choose_face
 from safa.data.landmarks import read_sidecar, sidecar_of
 from safa.data.video import Frame
 from safa.errors import ClipError, UserError
-from safa.files import Location, is_file, join
+from safa.files import is_file
 from safa.inference.face_crop import (
     CropBox,
     CropBoxes,
@@ -37,45 +29,50 @@ from safa.inference.face_crop import (
     smooth_track,
 )
 from safa.inference.inputs import FrameSource, first_frame
+from safa.inference.trackers import NO_FACE, FaceTracker
 from safa.messages import count
 from safa.visualize.images import RgbImage
 
-NO_FACE: CropBox = np.full(3, np.nan)
-NO_DETECTOR = (
-    "no face detector installed: using the centre square (`safa doctor` says how to install one; "
-    "use crop=False if the input is already cropped)"
-)
 NO_CROP_HINT = "Use crop=False if it is already cropped around the face."
 LIVE_SHARE = 0.1  # share of the way to the newest detection that a camera's crop box moves each frame
 
-ASSETS = Path("assets")  # where `safa assets check` looks, too
-Detector = Literal["sfd", "blazeface_back", "blazeface"]
-DETECTORS: dict[Detector, int] = {
-    "sfd": 640,
-    "blazeface_back": 256,
-    "blazeface": 128,
-}  # best first; input, px
-DETECTOR_BATCH = 8  # frames at once
-SAME_FACE = 0.1  # least overlap (IoU) with the last frame's face that makes it the same one
-# From BlazeFace's boxes to the landmarks' crop boxes: medians over four photos and three videos, spreads 0.1
-# and 0.02.
-BOX_MARGIN = 1.7  # side of the crop box over the longer side of the detected box
-BOX_RISE = 0.08  # how far the crop box's centre lies above the detected box's, in sides
+
+# ---- what tracking takes and gives -------------------------------------------------------------------------
 
 
-# ---- what tracking gives -----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class FaceSearch:
+    """Where faces come from.
 
+    Attributes:
+        tracker: finds them in pictures; None if there is nothing that could.
+        sidecars: whether landmarks beside a file come first.
+    """
 
-class FaceTracker(Protocol):
-    """Finds one person's face in frame after frame: the largest face at first, then the same one again."""
+    tracker: FaceTracker | None = None
+    sidecars: bool = True
 
-    def crop_boxes(self, frames: Iterable[RgbImage]) -> Iterator[CropBox]:
-        """Yield the crop box of each frame in order; NaN where there is no face."""
-        ...
+    def sidecar(self, path: Path | None, choice: FaceChoice | None) -> Path | None:
+        """Return the landmarks beside a file, if they count: they know of one face, so not of a choice."""
+        if path is None or not self.sidecars or choice is not None or not is_file(sidecar_of(path)):
+            return None
+        return sidecar_of(path)
 
-    def faces(self, frame: RgbImage) -> list[CropBox]:
-        """Return the crop boxes of all faces in one image, the largest first."""
-        ...
+    def not_found(self, what: str, name: str, path: Path | None, choice: FaceChoice | None) -> UserError:
+        """Return the error of an input that shows no face, with what was tried."""
+        sidecar = self.sidecar(path, choice)
+        tried = []
+        if sidecar is not None:
+            tried = [f"landmarks beside it ({sidecar.name})"]
+        elif self.sidecars and choice is None and path is not None:
+            tried = [f"landmarks beside it ({sidecar_of(path).name} is not there)"]
+        fix = NO_CROP_HINT
+        if sidecar is None and self.tracker is None:
+            tried.append("no face detector is here")
+            fix = f"`safa doctor` says what a face detector needs. {fix}"
+        elif sidecar is None and self.tracker is not None:
+            tried.append(f"the face detector {self.tracker.name}")
+        return UserError(f"{what}; tried: {', '.join(tried)}", name, fix)
 
 
 @dataclass(frozen=True)
@@ -120,76 +117,114 @@ class TrackedVideo:
     track: CropTrack | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def first_seen(self) -> int:
+        """Number of the first frame with a face; a camera's frames begin with it."""
+        return 0 if self.track is None else int(np.argmax(self.track.seen))
+
 
 # ---- photos ------------------------------------------------------------------------------------------------
 
 
 def crop_photo(
-    pixels: RgbImage, path: Path | None, face_tracker: FaceTracker | None, *, crop: bool
+    pixels: RgbImage, path: Path | None, search: FaceSearch, *, crop: bool, face: FaceChoice | None = None
 ) -> CroppedPhoto:
-    """Find the crop box around the face of a photo.
+    """Find the crop box around a face of a photo.
 
     Args:
         pixels: (H, W, 3).
         path: the photo's file, beside which landmarks may lie; None if it has none.
         crop: find the face; otherwise the centre square is used.
+        face: which one; None is the largest.
 
     Raises:
-        UserError: no face was found.
+        UserError: no face was found, or not so many.
     """
     height, width = pixels.shape[:2]
-    name = path.name if path else "the photo"
     if not crop:
         return CroppedPhoto(centre_crop_box(width, height))
-    crop_boxes = _from_landmarks(path) if path else None
-    if crop_boxes is None and face_tracker is None:
-        return CroppedPhoto(centre_crop_box(width, height), _guess_note(name, width, height))
-    if crop_boxes is None:
-        assert face_tracker is not None
-        crop_boxes = np.stack(list(face_tracker.crop_boxes([pixels])))
-    if not np.isfinite(crop_boxes[0]).all():
-        raise UserError("no face found", name, f"Give another photo. {NO_CROP_HINT}")
-    return CroppedPhoto(crop_boxes[0])
+    crop_boxes = _boxes_of_photo(pixels, path, search, face)
+    chosen = _chosen_box(crop_boxes, face)
+    if chosen is None:
+        name = path.name if path else "the photo"
+        raise search.not_found(_no_face(len(crop_boxes), face), name, path, face)
+    return CroppedPhoto(chosen, _several_note(len(crop_boxes), face, path))
 
 
 def crop_people(
-    pixels: RgbImage, path: Path | None, face_tracker: FaceTracker | None, *, crop: bool
+    pixels: RgbImage, path: Path | None, search: FaceSearch, *, crop: bool, face: FaceChoice | None = None
 ) -> list[CropBox]:
     """Find the crop boxes of all faces in a photo, the largest first; landmarks beside it know of one face.
+
+    Args:
+        face: this one alone.
 
     Raises:
         UserError: as ``crop_photo``.
     """
-    if crop and face_tracker is not None and (path is None or not is_file(sidecar_of(path))):
-        crop_boxes = face_tracker.faces(pixels)
+    if crop and face is None:
+        crop_boxes = _boxes_of_photo(pixels, path, search, None)
         if crop_boxes:
             return crop_boxes
-    return [crop_photo(pixels, path, face_tracker, crop=crop).crop_box]
+    return [crop_photo(pixels, path, search, crop=crop, face=face).crop_box]
+
+
+def _boxes_of_photo(
+    pixels: RgbImage, path: Path | None, search: FaceSearch, face: FaceChoice | None
+) -> list[CropBox]:
+    if path is not None and search.sidecar(path, face) is not None:
+        return [box for box in _from_landmarks(path)[:1] if np.isfinite(box).all()]
+    return [] if search.tracker is None else search.tracker.faces(pixels)
+
+
+def _chosen_box(crop_boxes: list[CropBox], choice: FaceChoice | None) -> CropBox | None:
+    faces = [Face(x - side / 2, y - side / 2, x + side / 2, y + side / 2, 1.0) for x, y, side in crop_boxes]
+    chosen = choose_face(faces, choice)
+    return None if chosen is None else crop_boxes[faces.index(chosen)]
+
+
+def _no_face(number: int, choice: FaceChoice | None) -> str:
+    return f"there is no face {choice}, only {number}" if number else "no face found"
+
+
+def _several_note(number: int, choice: FaceChoice | None, path: Path | None) -> tuple[str, ...]:
+    if number < 2 or choice is not None:
+        return ()
+    name = path.name if path else "the photo"
+    return (f"{name}: {number} faces; the largest is used (face=2 is the next)",)
 
 
 # ---- videos ------------------------------------------------------------------------------------------------
 
 
-def track_video(frame_source: FrameSource, face_tracker: FaceTracker | None, *, crop: bool) -> TrackedVideo:
-    """Find the crop boxes around the face in a video, steady over time.
+def track_video(
+    frame_source: FrameSource, search: FaceSearch, *, crop: bool, face: FaceChoice | None = None
+) -> TrackedVideo:
+    """Find the crop boxes around one person's face in a video, steady over time.
+
+    Args:
+        face: whose, of those that the first frame with a face shows; None is the largest.
 
     Raises:
         UserError: there is no frame, or no face was found in any frame.
     """
-    crop_boxes = _along_video(frame_source) if crop else None
-    if not crop or (crop_boxes is None and face_tracker is None):
-        return _centre_of_video(frame_source, crop)
-    if crop_boxes is None and not frame_source.repeatable:
-        assert face_tracker is not None
-        return TrackedVideo(partial(_live, frame_source, face_tracker), None)
-    if crop_boxes is None:
-        assert face_tracker is not None
-        crop_boxes = np.stack(list(face_tracker.crop_boxes(frame_source.frames())) or [NO_FACE])
+    if not crop:
+        return _centre_of_video(frame_source)
+    path, tracker = frame_source.file, search.tracker
+    known = _along_video(frame_source) if search.sidecar(path, face) is not None else None
+    crop_boxes: CropBoxes = NO_FACE[None]
+    if known is not None:
+        crop_boxes = known
+    elif tracker is not None and not frame_source.repeatable:
+        return TrackedVideo(partial(_live, frame_source, tracker, face), None)
+    elif tracker is not None:
+        crop_boxes = np.stack(list(tracker.crop_boxes(frame_source.frames(), face)) or [NO_FACE])
     try:
         track = smooth_track(crop_boxes, frame_source.fps)
     except ValueError:
-        fix = f"Give another video. {NO_CROP_HINT}"
-        raise UserError("no face found in any frame", frame_source.name, fix) from None
+        which = f"face {face}" if isinstance(face, int) else "face"
+        what = f"no {which} found in any frame"
+        raise search.not_found(what, frame_source.name, path, face) from None
     num_without = int((~track.seen).sum())
     note = (
         f"{frame_source.name}: no face in {num_without} of {count(len(track.seen), 'frame')}; "
@@ -203,11 +238,13 @@ def _tracked(frame_source: FrameSource, track: CropTrack) -> Iterator[TrackedFra
         yield TrackedFrame(frame, track.crop_box(number), track.was_seen(number))
 
 
-def _live(frame_source: FrameSource, face_tracker: FaceTracker) -> Iterator[TrackedFrame]:
+def _live(
+    frame_source: FrameSource, face_tracker: FaceTracker, face: FaceChoice | None
+) -> Iterator[TrackedFrame]:
     """Track with the past alone, as a camera needs it; frames before the first face are left out."""
     crop_box: CropBox | None = None
-    for frame in frame_source.frames():
-        detected = next(iter(face_tracker.crop_boxes([frame])))
+    frames, shown = tee(frame_source.frames())
+    for frame, detected in zip(shown, face_tracker.crop_boxes(frames, face), strict=True):
         seen = bool(np.isfinite(detected).all())
         if seen:
             crop_box = detected if crop_box is None else crop_box + LIVE_SHARE * (detected - crop_box)
@@ -215,7 +252,7 @@ def _live(frame_source: FrameSource, face_tracker: FaceTracker) -> Iterator[Trac
             yield TrackedFrame(frame, crop_box, seen)
 
 
-def _centre_of_video(frame_source: FrameSource, crop: bool) -> TrackedVideo:
+def _centre_of_video(frame_source: FrameSource) -> TrackedVideo:
     first, frames = first_frame(frame_source)
     height, width = first.shape[:2]
     track = CropTrack(centre_crop_box(width, height)[None], np.ones(1, bool))
@@ -227,13 +264,11 @@ def _centre_of_video(frame_source: FrameSource, crop: bool) -> TrackedVideo:
             TrackedFrame(frame, centre_crop_box(frame.shape[1], frame.shape[0]), True) for frame in stream
         )
 
-    return TrackedVideo(tracked, track, _guess_note(frame_source.name, width, height) if crop else ())
+    return TrackedVideo(tracked, track)
 
 
-def _from_landmarks(path: Path) -> CropBoxes | None:
-    """Return crop boxes (T, 3) from the landmarks beside a file; None if there are none."""
-    if not is_file(sidecar_of(path)):
-        return None
+def _from_landmarks(path: Path) -> CropBoxes:
+    """Return crop boxes (T, 3) from the landmarks beside a file."""
     try:
         return crop_box_of_landmarks(read_sidecar(path))
     except ClipError as error:
@@ -241,111 +276,16 @@ def _from_landmarks(path: Path) -> CropBoxes | None:
 
 
 def _along_video(frame_source: FrameSource) -> CropBoxes | None:
-    """Return the crop box of each frame of a video that has landmarks beside it, else None.
+    """Return the crop box of each frame of a video that has landmarks beside it; None of other sources.
 
     Landmarks have a row for each frame of the file; which of these are shown is known once they were read.
     """
-    crop_boxes = _from_landmarks(frame_source.file) if frame_source.file else None
-    if crop_boxes is None or frame_source.playback is None:
+    if frame_source.file is None or frame_source.playback is None:
         return None
+    crop_boxes = _from_landmarks(frame_source.file)
     num_frames = sum(1 for _ in frame_source.frames())
     rows = np.array(frame_source.playback.rows[:num_frames], np.int64)
     along = np.full((len(rows), 3), np.nan)
     known = rows < len(crop_boxes)  # the landmarks may end before the video
     along[known] = crop_boxes[rows[known]]
     return along
-
-
-def _guess_note(name: str, width: int, height: int) -> tuple[str, ...]:
-    return () if width == height else (f"{name}: {NO_DETECTOR}",)
-
-
-# ---- tracking with a detector ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class DetectorStatus:
-    """What could detect faces on this machine.
-
-    Attributes:
-        package: whether face-alignment is installed.
-        detector: the best detector whose weights are there; None if there are none.
-    """
-
-    package: bool
-    detector: Detector | None
-
-
-def detector_status(folder: Location = ASSETS) -> DetectorStatus:
-    """Look for the package, and for weights in ``folder``; neither is loaded."""
-    complete = (
-        name for name in DETECTORS if all(is_file(join(folder, file)) for file in DETECTOR_FILES[name])
-    )
-    return DetectorStatus(importlib.util.find_spec("face_alignment") is not None, next(complete, None))
-
-
-def load_face_tracker(device: torch.device, folder: Location = ASSETS) -> FaceTracker | None:
-    """Load the best detector whose weights lie in ``folder``; None if package or weights are missing.
-
-    Raises:
-        UserError: a file does not hold the weights that its name promises.
-    """
-    status = detector_status(folder)
-    if not status.package or status.detector is None:
-        return None
-    config = DetectorConfig(name=status.detector, weights=folder, batch=DETECTOR_BATCH, device=str(device))
-    return DetectorTracker(LibraryDetector(config), DETECTORS[status.detector])
-
-
-class DetectorTracker:
-    """Follows the largest face of the first frame that shows one.
-
-    Args:
-        side: px, longer side of the frames that the detector is shown.
-    """
-
-    def __init__(self, detector: FaceDetector, side: int) -> None:
-        self._detector, self._side = detector, side
-
-    def crop_boxes(self, frames: Iterable[RgbImage]) -> Iterator[CropBox]:
-        """Yield the crop box (3,) px of each frame in order; NaN where the face is not detected."""
-        last: Face | None = None
-        for chunk in batched(frames, DETECTOR_BATCH):
-            padded = [_letterbox(frame, self._side) for frame in chunk]
-            detections = self._detector.detect([image for image, _ in padded])
-            for faces, (_, scale) in zip(detections, padded, strict=True):
-                face = _same_face(faces, last)
-                last = face or last
-                yield NO_FACE if face is None else crop_box_of_face(face) / scale
-
-    def faces(self, frame: RgbImage) -> list[CropBox]:
-        """Return the crop boxes of all faces in one image, the largest first."""
-        image, scale = _letterbox(frame, self._side)
-        faces = sorted(self._detector.detect([image])[0], key=lambda face: -face.area)
-        return [crop_box_of_face(face) / scale for face in faces]
-
-
-def crop_box_of_face(face: Face) -> CropBox:
-    """Return the crop box (3,) that goes with a detected box."""
-    side = BOX_MARGIN * max(face.right - face.left, face.bottom - face.top)
-    x, y = (face.left + face.right) / 2, (face.top + face.bottom) / 2
-    return np.array([x, y - BOX_RISE * side, side], np.float64)
-
-
-def _same_face(faces: Iterable[Face], last: Face | None) -> Face | None:
-    """Return the face that was followed so far; the largest one at the start, or when that one is lost."""
-    ordered = sorted(faces, key=lambda face: -face.area)
-    if last is None or not ordered:
-        return ordered[0] if ordered else None
-    nearest = max(ordered, key=lambda face: iou(face, last))
-    return nearest if iou(nearest, last) >= SAME_FACE else ordered[0]
-
-
-def _letterbox(frame: RgbImage, side: int) -> tuple[RgbImage, float]:
-    """Scale a frame to ``side`` px and pad it to (side, side, 3); also return the scale."""
-    height, width = frame.shape[:2]
-    scale = side / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    padded = np.zeros((side, side, 3), np.uint8)
-    padded[: size[1], : size[0]] = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
-    return padded, scale

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import torch
 
+from safa.asset_folders import asset_folders
 from safa.checkpoint.native import load_model
 from safa.checkpoint.released import released_model
 from safa.errors import UserError
 from safa.files import Location, is_file, is_uri, location
 from safa.inference.face_animator import FaceAnimator
-from safa.inference.face_tracking import ASSETS, load_face_tracker
 from safa.inference.model_choice import described, find_model
 from safa.inference.options import check_whole_number
 from safa.inference.pictures import PathLike, path_of
+from safa.inference.trackers import BACKENDS, Backend, load_face_tracker
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -25,7 +26,8 @@ def open_animator(
     device: str | torch.device = "auto",
     precision: str = "auto",
     batch_size: int | None = None,
-    assets: PathLike = ASSETS,
+    assets: PathLike | None = None,
+    detector: str = "auto",
 ) -> FaceAnimator:
     """Load a model, and the best face detector that is installed.
 
@@ -37,24 +39,36 @@ def open_animator(
             ``bfloat16`` or ``float16``.
         batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
             its memory has room for.
-        assets: folder that may hold the weights of a face detector.
+        assets: folder that may hold the weights of a face detector; None searches the usual ones.
+        detector: ``auto`` (landmarks beside a file, else face-alignment if its weights are there, else
+            dlib), ``dlib``, ``fan`` (face-alignment), or ``none`` (landmarks beside a file alone).
 
     Raises:
-        UserError: there is no such model, device or precision.
+        UserError: there is no such model, device, precision or detector.
     """
     torch_device = choose_device(str(device))
     dtype = choose_precision(str(precision), torch_device)
     if batch_size is not None:
         check_whole_number("batch_size", batch_size, 1)
-    path, folder = _location("checkpoint", checkpoint), _location("assets", assets)
+    backend = _backend(detector)
+    path = _location("checkpoint", checkpoint)
+    folders = asset_folders(None if assets is None else _location("assets", assets))
     if is_file(path):
         model, about = released_model(path), ""
     else:
         path = path if is_uri(path) else find_model(Path(path))
         model, info = load_model(path)
         about = described(path, info)
-    face_tracker = load_face_tracker(torch_device, folder)
-    return FaceAnimator(model, torch_device, dtype, batch_size, face_tracker, about)
+    face_tracker = load_face_tracker(torch_device, folders, backend)
+    sidecars = backend in ("auto", "none")
+    return FaceAnimator(model, torch_device, dtype, batch_size, face_tracker, about, sidecars=sidecars)
+
+
+def _backend(name: str) -> Backend:
+    backend = next((each for each in BACKENDS if each == name), None)
+    if backend is None:
+        raise UserError(f"there is no {name!r}", "detector", f"Use one of {', '.join(BACKENDS)}.")
+    return backend
 
 
 def _location(name: str, value: PathLike) -> Location:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from safa.errors import UserError
 
 BestFrame = int | Literal["find"]
+FaceOption = int | tuple[float, float] | None  # a number from 1, the largest first; a place (x, y) in px
 
 HIGHEST_FPS = 1000.0
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096  # px, of a result
@@ -98,3 +99,20 @@ def check_whole_number(name: str, value: Any, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(f"{value!r} is no whole number from {least} on", name, f"Give {least} or more.")
+
+
+def check_face(name: str, face: Any, *, crop: bool) -> None:
+    """Check which face is chosen; None is fine.
+
+    Raises:
+        UserError: it is neither a whole number from 1 on nor a place, or no face is looked for.
+    """
+    if face is None:
+        return
+    if not crop:
+        raise UserError(f"{name}={face} and crop=False exclude each other", "", "Leave one of them out.")
+    if isinstance(face, tuple):
+        if len(face) != 2 or not all(isinstance(value, int | float) and value >= 0 for value in face):
+            raise UserError(f"{face!r} is no place (x, y) in px", name, "Give two numbers from 0 on.")
+        return
+    check_whole_number(name, face, 1)

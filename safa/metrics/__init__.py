@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from safa.metrics import frechet, identity, images, landmarks, lpips
+from safa.metrics import expression, frechet, identity, images, landmarks, lpips
+from safa.metrics.expression import MOVEMENTS, ExpressionSums
 from safa.metrics.identity import cosine, euclidean
 from safa.metrics.images import flicker, l1, ms_ssim, psnr, ssim
 from safa.metrics.landmarks import akd, detected, landmark_nme
@@ -23,6 +24,7 @@ from safa.metrics.statistics import Interval, bootstrap_interval, clip_score, ov
 __all__ = [
     "AED",
     "AKD",
+    "CLIP_METRICS",
     "COPY_SOURCE",
     "CSIM",
     "DETECTION_RATE",
@@ -35,9 +37,11 @@ __all__ = [
     "LPIPS",
     "METRICS",
     "MS_SSIM",
+    "PER_CLIP",
     "PSNR",
     "SSIM",
     "Columns",
+    "ExpressionSums",
     "Interval",
     "Metric",
     "akd",
@@ -88,6 +92,10 @@ class Metric:
         return " ".join(text.partition("Args:")[0].split())
 
 
+def _words(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
 PSNR = Metric("psnr", "PSNR", images.psnr, higher_is_better=True, unit="dB", digits=2)
 SSIM = Metric("ssim", "SSIM", images.ssim, higher_is_better=True)
 MS_SSIM = Metric("ms_ssim", "MS-SSIM", images.ms_ssim, higher_is_better=True)
@@ -107,7 +115,17 @@ FID = Metric("fid", "FID", frechet.frechet_distance, higher_is_better=False, dig
 
 IMAGE_METRICS = (PSNR, SSIM, L1)  # compare a prediction with its target at any size, without networks
 FRAME_METRICS = (PSNR, SSIM, MS_SSIM, L1, LPIPS, FLICKER, LANDMARK_NME, AKD, DETECTION_RATE, AED, CSIM)
-METRICS = (*FRAME_METRICS, FID)  # FID is one number of all clips together
+# Over all frames of a clip together, by the movements of ``expression``.
+CLIP_METRICS = tuple(
+    metric
+    for name in MOVEMENTS
+    for metric in (
+        Metric(f"{name}_correlation", f"{_words(name)}, correlation", expression.correlation, True),
+        Metric(f"{name}_gain", f"{_words(name)}, gain", expression.gain, True),
+    )
+)
+PER_CLIP = (*FRAME_METRICS, *CLIP_METRICS)  # one number of each clip
+METRICS = (*PER_CLIP, FID)  # FID is one number of all clips together
 
 
 def image_scores(prediction: Tensor, source: Tensor, target: Tensor) -> Columns:

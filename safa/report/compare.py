@@ -21,7 +21,7 @@ from safa.errors import UserError
 from safa.evaluation.clip_evaluator import VIDEO
 from safa.files import Location, atomic_write, is_uri, join, shown
 from safa.messages import count
-from safa.metrics import FID, FRAME_METRICS, PSNR, Interval, Metric, bootstrap_interval, overall_score
+from safa.metrics import FID, PER_CLIP, PSNR, Interval, Metric, bootstrap_interval, overall_score
 from safa.reading import read_json
 from safa.report.clip_views import video_view
 from safa.report.content import UNKNOWN_INTERVAL, ClipRecord, read_clips
@@ -124,7 +124,7 @@ def compare(runs: Sequence[Run]) -> tuple[Comparison, ...]:
     comparisons = []
     for mode in get_args(Mode):
         shared = [key for key in shared_clips(runs) if key[0] == mode]
-        for metric in FRAME_METRICS:
+        for metric in PER_CLIP:
             table = np.array(
                 [[run.clips[key].scores.get(metric.key, math.nan) for key in shared] for run in runs]
             ).reshape(len(runs), len(shared))

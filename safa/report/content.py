@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from safa.config.inference import Mode
 from safa.errors import Failure, UserError
 from safa.evaluation.clip_evaluator import ClipResult
-from safa.evaluation.frame_scores import SCORES
+from safa.evaluation.frame_scores import CLIP_SCORES
 from safa.files import Location, atomic_file, local_file, shown
 from safa.metrics import (
     COPY_SOURCE,
     FID,
-    FRAME_METRICS,
+    PER_CLIP,
     Interval,
     Metric,
     bootstrap_interval,
@@ -42,7 +42,7 @@ CLIPS_SCHEMA = pa.schema(
         ("folder", pa.string()),  # beside the table: video, strip, frames
         ("n_frames", pa.int32()),
         ("seconds", pa.float64()),  # of work
-        *((score, pa.float64()) for score in SCORES),  # mean over frames; NaN: none has one
+        *((score, pa.float64()) for score in CLIP_SCORES),  # mean over frames; NaN: none has one
     ]
 )
 
@@ -125,7 +125,7 @@ def headlines(
         Headline(
             metric, overall_score(model), overall_score(copied), *map(bootstrap_interval, (model, copied))
         )
-        for metric in FRAME_METRICS
+        for metric in PER_CLIP
         for model, copied in [(clips(metric.key), clips(metric.key + COPY_SOURCE))]
     ]
     lines.append(Headline(FID, *fid))
@@ -199,7 +199,7 @@ def write_clips(path: Location, results: Sequence[ClipResult], folder: str) -> N
             "folder": f"{folder}/{result.job.mode}/{result.job.folder_name}",
             "n_frames": result.n_frames,
             "seconds": result.seconds,
-            **{score: result.scores.get(score, math.nan) for score in SCORES},
+            **{score: result.scores.get(score, math.nan) for score in CLIP_SCORES},
         }
         for result in results
     ]
@@ -222,7 +222,7 @@ def read_clips(path: Location) -> tuple[ClipRecord, ...]:
                 row["source_id"],
                 row["driving_id"],
                 row["folder"],
-                {score: row[score] for score in SCORES if score in row},
+                {score: row[score] for score in CLIP_SCORES if score in row},
             )
             for row in rows
         )

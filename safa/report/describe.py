@@ -6,7 +6,7 @@ from safa.config.inference import WHOLE_FACE, EvaluateConfig, ScorerConfig, Swap
 from safa.config.losses import PerceptualConfig
 from safa.config.model import HeadConfig, ModelConfig
 from safa.config.training import FullStage, HeadStage, TrainConfig
-from safa.files import name_of
+from safa.files import Location, name_of
 
 
 def describe_model(config: ModelConfig) -> tuple[str, ...]:
@@ -75,14 +75,25 @@ def _scorers(config: ScorerConfig) -> list[str]:
             "AKD: landmarks by the model's own 3DMM; comparable only between evaluations of this model."
         )
     elif config.landmarks is not None:
-        lines.append(f"AKD: landmarks by {name_of(config.landmarks)}.")
+        lines.append(
+            f"AKD and expression: landmarks by {_network(config.landmarks)}{_each(config.landmarks_every)}."
+        )
     if config.identity is not None:
-        lines.append(f"AED and CSIM: identity by {name_of(config.identity)}.")
+        lines.append(f"AED and CSIM: identity by {_network(config.identity)}{_each(config.identity_every)}.")
     if config.lpips is not None:
         lines.append(f"LPIPS: AlexNet from {name_of(config.lpips)}.")
     if config.inception is not None:
         lines.append(f"FID: features by {name_of(config.inception)}.")
     return lines
+
+
+def _network(name: Location) -> str:
+    known = {"dlib": "dlib (face-recognition-models)", "fan": "face-alignment (FAN)"}
+    return known.get(str(name)) or name_of(name)
+
+
+def _each(every: int) -> str:
+    return "" if every == 1 else f", of one frame in {every}"
 
 
 def _encoder(head: HeadConfig) -> str:

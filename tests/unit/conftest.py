@@ -176,3 +176,26 @@ def take_steps() -> Callable[..., list[dict[str, float]]]:
         return [{name: float(value) for name, value in terms.items()} for terms in taken]
 
     return take
+
+
+@pytest.fixture(scope="session")
+def synthetic_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two people in two videos of ten frames, 128 px, whose faces dlib finds; without their landmarks."""
+    from safa.config.synthetic import SyntheticConfig
+    from safa.synthetic import write_dataset
+
+    folder = tmp_path_factory.mktemp("people")
+    config = SyntheticConfig(
+        seed=4,
+        num_people=2,
+        num_held_out=1,
+        videos_per_person=1,
+        two_clip_share=0.0,
+        frames_per_video=10,
+        frame_size=(128, 128),
+        face_share=(0.55, 0.6),
+    )
+    write_dataset(config, folder, workers=1)
+    for sidecar in folder.rglob("*.landmarks.npy"):
+        sidecar.unlink()
+    return folder

@@ -1,17 +1,19 @@
-"""Face detection: what a detector returns, and the choice among several faces.
+"""Faces in frames: what detectors, landmark networks and identity networks give, and the choice among faces.
 
-``FaceDetector`` is all that the rest of the program knows of detection; ``face_alignment`` implements it with
-the package of that name.
+These protocols are all that the rest of the program knows of them. ``face_alignment`` implements detection
+and landmarks with the package of that name, ``dlib_faces`` all three with dlib.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from safa.data.landmarks import Landmarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,41 @@ class FaceDetector(Protocol):
 
     def detect(self, frames: Sequence[NDArray[np.uint8]]) -> list[tuple[Face, ...]]:
         """Detect all faces of each frame; frames are (H, W, 3) uint8 RGB of one size."""
+        ...
+
+
+@runtime_checkable
+class NearDetector(FaceDetector, Protocol):
+    """A detector that can also look near the place where a face was."""
+
+    def near(self, frame: NDArray[np.uint8], face: Face) -> tuple[Face, ...]:
+        """Detect the faces of a frame (H, W, 3) around the place of a face that the frame before had."""
+        ...
+
+
+class LandmarkNetwork(Protocol):
+    """Estimates landmarks of faces that were detected."""
+
+    def landmarks(self, frames: Sequence[NDArray[np.uint8]], faces: Sequence[Face]) -> NDArray[np.float32]:
+        """Estimate the landmarks (N, 68, 2) px of one face in each of N frames (H, W, 3)."""
+        ...
+
+
+class IdentityNetwork(Protocol):
+    """Embeds faces, so that those of one person lie near each other."""
+
+    def embeddings(
+        self, frames: Sequence[NDArray[np.uint8]], points: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Embed the faces with landmarks (N, 68, 2) px of N frames: (N, D), NaN where the landmarks are."""
+        ...
+
+
+class LandmarkDetector(Protocol):
+    """Detector and landmarks together, of stored frames."""
+
+    def __call__(self, frames: Sequence[NDArray[np.uint8]]) -> Landmarks:
+        """Find the landmarks of the chosen face of each frame (S, S, 3); NaN where there is none."""
         ...
 
 

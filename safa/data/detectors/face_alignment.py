@@ -75,8 +75,9 @@ class LibraryDetector:
     def __init__(self, config: DetectorConfig) -> None:
         self._name, self._batch = config.name, config.batch
         with ExitStack() as stack:
-            names = DETECTOR_FILES[config.name]
-            files = [stack.enter_context(_local(config.weights, name)) for name in names]
+            names, folder = DETECTOR_FILES[config.name], config.weights
+            assert folder is not None, "settings of the package name a folder of weights"
+            files = [stack.enter_context(_local(folder, name)) for name in names]
             self._detector = _open(config, files)
 
     @property

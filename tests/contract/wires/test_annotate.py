@@ -86,7 +86,7 @@ def device_of(world: World, config: AnnotateConfig) -> str:
     with patch.object(
         torch.jit, "load", lambda path, map_location: SimpleNamespace(eval=lambda: map_location)
     ):
-        return str(annotators._script(config.column))
+        return str(annotators._script(config.column.weights, config.column.device))
 
 
 def parts(world: World, config: AnnotateConfig) -> list[str]:
@@ -197,7 +197,7 @@ def test_wire(world: World, row: Row) -> None:
 def test_the_detector_of_a_column_gets_its_settings(world: World) -> None:
     config = settings(world, f"{CHOICE}.flip", True)
     asked: list[Any] = []
-    with patch.object(annotators, "LibraryLandmarks", asked.append):
+    with patch.object(annotators, "load_landmark_detector", asked.append):
         make_annotator(config)
     assert asked == [config.column.detector]  # type: ignore[union-attr]
     assert asked[0].flip

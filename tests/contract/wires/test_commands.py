@@ -20,7 +20,9 @@ import pytest
 import torch
 from PIL import Image
 
+from safa import asset_catalogue, asset_download
 from safa.app import page as safa_page
+from safa.asset_catalogue import Asset
 from safa.checkpoint import released
 from safa.checkpoint.native import ModelInfo
 from safa.cli import build_parser, main
@@ -168,8 +170,11 @@ def run(world: World, words: list[str], *, write: bool = False) -> Seen:
 
 
 def _drive(command: str, world: World, given: dict[str, Any], *, write: bool = False) -> Seen:
-    """The red photo driven by blue pictures, with changes; the checkpoint is the tiny one."""
-    options = dict(given)
+    """The red photo driven by blue pictures, with changes; the checkpoint is the tiny one.
+
+    Noise shows no face, so it is not looked for unless a test says so.
+    """
+    options = {"no_crop": True} | given
     source = options.pop("source", world.red)
     driving = options.pop("driving", world.pictures_folder(BLUE))
     output = options.pop("output", world.root / "unwritten.mp4")
@@ -275,9 +280,10 @@ def _animator_arguments(world: World, command: str, options: dict[str, Any]) -> 
     taken: dict[str, Any] = {}
     detectors: list[Any] = []
 
-    def animator(model: Any, device: Any, *_: Any) -> Any:
+    def animator(model: Any, device: Any, *rest: Any, sidecars: bool) -> Any:
         folder = detectors[0].weights if detectors else None
-        taken.update(device=str(device), detector_folder=folder)
+        tracker = rest[2].name if rest[2] is not None else None
+        taken.update(device=str(device), detector_folder=folder, search=(tracker, sidecars))
         raise _Enough
 
     def detector(config: Any) -> Any:
@@ -295,7 +301,10 @@ def _animator_arguments(world: World, command: str, options: dict[str, Any]) -> 
         face_alignment(),
         patch.object(loading, "FaceAnimator", animator),
         patch.object(torch.cuda, "device_count", lambda: 2),
-        patch("safa.inference.face_tracking.LibraryDetector", detector),
+        patch("safa.inference.trackers.LibraryDetector", detector),
+        patch("safa.inference.trackers.check_dlib", lambda: None),
+        patch.multiple("safa.inference.trackers", DlibDetector=Recorder, DlibLandmarks=Recorder),
+        patch.multiple("safa.inference.trackers", DlibIdentity=Recorder, missing_of_dlib=lambda: ""),
         patch("safa.app.serve", serve),
         pytest.raises(_Enough),
     ):
@@ -331,7 +340,7 @@ def sidecar_rows(world: World, option: str, value: Any, command: str) -> list[fl
 
     options = {"checkpoint": world.checkpoint, "output": world.root / "unwritten.mp4", option: value}
     with patch.object(face_tracking, "smooth_track", smooth), _watching(Seen(), write=False):
-        words = command_line(world, command, [world.red, world.known_video], **options)
+        words = command_line(world, command, [world.known_photo, world.known_video], **options)
         assert main(words) == 0
     return [round(float(x), 2) for x in found[0]]
 
@@ -374,13 +383,30 @@ def parsed(look: Callable[[Seen], Any], **given: Any) -> Callable[..., Any]:
     return observed
 
 
-def exit_code(world: World, option: str, value: Any, command: str) -> int:
-    words = command_line(
-        *(world, command, [world.red, world.pictures_folder(BLUE)]),
-        **{"checkpoint": world.checkpoint, "output": world.root / "x.mp4", "assets": world.root / "none"},
-        **{option: value},
-    )
-    return run(world, words).code
+class TwoFaces:
+    """A tracker that sees a large face at the left and a small one at the right of every picture."""
+
+    name = "two faces"
+    boxes = (np.array([12.0, 20.0, 20.0]), np.array([38.0, 20.0, 10.0]))
+
+    def crop_boxes(self, frames: Any, choice: Any = None) -> Iterator[Any]:
+        for _ in frames:
+            yield self.boxes[0 if choice is None else choice - 1]
+
+    def faces(self, frame: Any) -> list[Any]:
+        return list(self.boxes)
+
+
+def chosen_faces(world: World, option: str, value: Any, command: str) -> list[float]:
+    """Where the crops of the photo and of the first driving frame are, px from the left."""
+    options = {option: value, "checkpoint": world.checkpoint, "output": world.folder() / "out.mp4"}
+    inputs, seen = [world.red, world.pictures_folder(BLUE)], Seen()
+    if command == "reconstruct3d":
+        inputs, options["output"] = [world.red], world.folder()
+    words = command_line(world, command, inputs, **options)
+    with patch.object(loading, "load_face_tracker", lambda *_: TwoFaces()), _watching(seen, write=False):
+        assert main(words) == 0
+    return [box[0] for box in seen.boxes[:2]]
 
 
 MODEL_OPTIONS = [
@@ -391,6 +417,8 @@ MODEL_OPTIONS = [
         loaded_with("detector_folder"),
         lambda a, b: a is None and b.name == "detector",
     ),
+    ("--detector", "dlib", "auto", loaded_with("search"), are(("dlib", False), ("dlib", True))),
+    ("--detector", "dlib", "none", loaded_with("search"), are(("dlib", False), (None, True))),
 ]
 
 relative = {"relative": True, "no_crop": True}
@@ -427,6 +455,8 @@ def _video_rows(command: str) -> Iterator[Row]:
         # The photo's square by its landmarks, the middle of 50 x 40 px; the video's, smoothed, and 64 x 48.
         lambda a, b: a[0] == [30, 20.15, 18.5] and a[1][2] == 22.2 and b == [[25, 20, 40], [32, 24, 48]],
     )
+    yield Row(f"{command} --face", ABSENT, 2, chosen_faces, are([12.0, 12.0], [38.0, 12.0]))
+    yield Row(f"{command} --driving-face", ABSENT, 2, chosen_faces, are([12.0, 12.0], [12.0, 38.0]))
     yield Row(
         *(f"{command} --output", "a.mp4", "b.mov", files_written),
         are(["a.mp4"], ["b.mov"]),
@@ -494,7 +524,6 @@ SWAP = [
         *("swap --source-shape", False, True, on("swap", shapes_drawn, max_frames=2)),
         are({"driving"}, {"source"}),
     ),
-    Row("swap --use-detection", False, True, exit_code, are(0, 2)),
 ]
 
 
@@ -511,7 +540,7 @@ def _reconstruct(world: World, option: str, value: Any, **given: Any) -> tuple[S
 
 
 def heads(world: World, option: str, value: Any, command: str) -> list[str]:
-    _, output = _reconstruct(world, option, value, max_frames=1)
+    _, output = _reconstruct(world, option, value, max_frames=1, no_crop=True)
     return sorted(str(path.parent.relative_to(output.parent)) for path in output.rglob("head.obj"))
 
 
@@ -520,7 +549,8 @@ def head_precisions(world: World, option: str, value: Any, command: str) -> set[
 
 
 def vertices_of_head(world: World, option: str, value: Any, command: str) -> str:
-    return (_reconstruct(world, option, value, inputs=[world.red])[1] / "photo-200" / "code.json").read_text()
+    _, output = _reconstruct(world, option, value, inputs=[world.red], no_crop=True)
+    return (output / "photo-200" / "code.json").read_text()
 
 
 def rows_of_table(world: World, option: str, value: Any, command: str) -> int:
@@ -563,6 +593,7 @@ RECONSTRUCT = [
         *("reconstruct3d --no-crop", False, True, head_boxes),
         lambda a, b: (30, 20.15, 18.5) in a and b == {(25, 20, 40), (32, 24, 48)},
     ),
+    Row("reconstruct3d --face", ABSENT, 2, chosen_faces, are([12.0, 38.0], [38.0])),
     Row("reconstruct3d --max-frames", ABSENT, 3, rows_of_table, are(7, 3)),
 ]
 
@@ -579,9 +610,10 @@ def _served(world: World, option: str, value: Any) -> tuple[dict[str, Any], Any]
 
     shown = Recorder(Page)
     Page.launch.calls.clear()
+    plain = safa_page.importlib.util.find_spec
     options = {"checkpoint": world.checkpoint, option: value}
     with (
-        patch.object(safa_page.importlib.util, "find_spec", lambda name: object()),
+        patch.object(safa_page.importlib.util, "find_spec", lambda name: name == "gradio" or plain(name)),
         patch.object(safa_page, "build_page", shown),
         patch.object(safa_page, "_theme", lambda: None),
         patch.dict(os.environ),
@@ -686,6 +718,30 @@ def sheet(world: World, option: str, value: Any, command: str) -> tuple[str, int
     assert run(world, command_line(world, "inspect", [world.clips], **options)).code == 0
     with Image.open(output) as picture:
         return str(picture.format), picture.width
+
+
+def downloaded(world: World, option: str, value: Any, command: str) -> list[str]:
+    """Files that would be downloaded, with their folder where a test names one."""
+    asked: list[str] = []
+    root = world.folder()
+    options = {"yes": True, "folder": root} | ({} if option == "names" else {option: value})
+    if option == "folder":
+        options["folder"] = root / value
+
+    def download(asset: Any, folder: Path, report: Any) -> Path:
+        asked.append(str((folder / asset.file).relative_to(root)))
+        folder.mkdir(exist_ok=True)
+        (folder / asset.file).write_bytes(b"x")
+        return folder / asset.file
+
+    catalogue = tuple(Asset(name, "test", "none", "nobody") for name in ("one.pth", "two.pth"))
+    names = value if option == "names" else ["one.pth"]
+    with (
+        patch.object(asset_catalogue, "CATALOGUE", catalogue),
+        patch.object(asset_download, "download_asset", download),
+    ):
+        run(world, command_line(world, command, names, **options))
+    return asked
 
 
 def converted(world: World, option: str, value: Any, command: str) -> Any:
@@ -869,6 +925,9 @@ OTHERS = [
         *("assets check --folder", lambda w: w.root / "none", lambda w: w.detector_folder, said),
         lambda a, b: "/none/" in a and "/detector/" in b,
     ),
+    Row("assets download names", ["one.pth"], ["two.pth"], downloaded, are(["one.pth"], ["two.pth"])),
+    Row("assets download --yes", ABSENT, True, downloaded, are([], ["one.pth"])),
+    Row("assets download --folder", "a", "b", downloaded, are(["a/one.pth"], ["b/one.pth"])),
     *(
         Row(f"assets convert --{name}", name, f"other-{name}", converted, are({}, {name: f"other-{name}"}))
         for name in ("flame", "template", "landmarks", "masks")

@@ -202,6 +202,17 @@ def scores(name: str) -> Callable[..., Any]:
     return observed
 
 
+def scored_frames(name: str) -> Callable[..., Any]:
+    """Which frames of a reconstruction have this score."""
+
+    def observed(world: World, config: EvaluateConfig) -> list[int]:
+        table = pq.read_table(_done(world, config, "reconstruction") / "frames.parquet")
+        return [int(number) for number in np.flatnonzero(np.isfinite(table[name].to_numpy()))]
+
+    observed.__name__ = f"scored_frames_{name}"
+    return observed
+
+
 def loaded(name: str) -> Callable[..., Any]:
     """Whether a network is there."""
 
@@ -468,6 +479,14 @@ def _rows() -> Iterator[Row]:
     yield Row("scorers.landmarks", None, "model", scores("akd"), are(False, True))
     yield Row("scorers.landmarks", None, script(_Corner), scores("akd"), are(False, True))
     yield Row("scorers.identity", None, script(_Means), scores("csim"), are(False, True))
+    yield Row(
+        *("scorers.landmarks_every", 1, 3, scored_frames("akd")),
+        *(are([0, 1, 2, 3, 4, 5], [0, 3]), {"scorers.landmarks": script(_Corner)}),
+    )
+    yield Row(
+        *("scorers.identity_every", 1, 4, scored_frames("csim")),
+        *(are([0, 1, 2, 3, 4, 5], [0, 4]), {"scorers.identity": script(_Means)}),
+    )
     yield Row("scorers.lpips", None, lambda w: w.parser_file, loaded("lpips"), are(False, True))
     yield Row("scorers.lpips", None, lambda w: w.parser_file, skipped("lpips"), are(True, False))
     yield Row("scorers.inception", None, script(_Pool), feature_files, are(0, 3))

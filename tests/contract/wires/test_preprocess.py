@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import types
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
@@ -38,6 +39,7 @@ from safa.config.preprocess import PreprocessConfig
 from safa.data.clip_maker import add_landmarks, check_clip, crop_clip, needs_network, write_piece
 from safa.data.clip_store import ClipInfo, ClipStore
 from safa.data.detectors import Face
+from safa.data.detectors import loading as detector_loading
 from safa.data.detectors.face_alignment import LANDMARK_FILE, LibraryDetector, LibraryLandmarks
 from safa.data.download import retry as downloads
 from safa.data.download.retry import downloaded, make_downloader
@@ -46,6 +48,7 @@ from safa.data.face_tracks import find_face_tracks, list_tracked_clips, raw_vide
 from safa.data.images import decode_image
 from safa.data.landmarks import Landmarks
 from safa.data.shards import ShardWriter, commit_index, gather_index
+from safa.data.sources import list_jobs
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
 from tests.contract.wires.table import ABSENT, Row, Table, are, check, falls, keys_of, with_key
@@ -475,6 +478,48 @@ def device_of_network(world: World, config: PreprocessConfig) -> str:
         return str(LibraryLandmarks(config.landmarks)._network.gain.device)
 
 
+class _Near:
+    """Sees one face at one place, and remembers which frames it has searched as a whole."""
+
+    def __init__(self) -> None:
+        self._number, self.whole = 0, list[int]()
+
+    def detect(self, frames: Any) -> list[Any]:
+        self.whole.append(self._number)
+        return [(Face(10, 10, 40, 40, 0.9),)]
+
+    def near(self, frame: Any, face: Face) -> tuple[Face, ...]:
+        self._number += 1
+        return (face,)
+
+
+def whole_searches(world: World, config: PreprocessConfig) -> list[int]:
+    """Frames that are searched as a whole."""
+    sees = _Near()
+    video = Path(raw_videos(config.source)[0][0].location)
+    find_face_tracks(video, config.source, config.fps, sees)
+    return sees.whole
+
+
+def score_by_dlib(world: World, config: PreprocessConfig) -> float:
+    """Of a large face in the corner and a small one in the middle."""
+    faces = (Face(0, 0, 12, 12, 0.7), Face(13, 13, 19, 19, 0.9))
+    nothing = np.zeros((1, 68, 2), np.float32)
+    with patch.multiple(
+        detector_loading,
+        DlibDetector=lambda *_: types.SimpleNamespace(detect=lambda frames: [faces for _ in frames]),
+        DlibLandmarks=lambda: types.SimpleNamespace(landmarks=lambda frames, found: nothing),
+    ):
+        found = detector_loading.load_landmark_detector(config.landmarks)  # type: ignore[arg-type]
+        return round(float(found([np.zeros((32, 32, 3), np.uint8)]).scores[0]), 1)
+
+
+def marked_by_sidecar(world: World, config: PreprocessConfig) -> int:
+    """Frames that have landmarks before any network has seen them."""
+    (job, *_) = list_jobs(config.source).jobs
+    return sum(len(piece.images) for piece in crop_clip(job, config) if piece.landmarks is not None)
+
+
 def gain_of_network(world: World, config: PreprocessConfig) -> float:
     return float(_landmarked(config)[1][0][0])
 
@@ -698,6 +743,7 @@ def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
     )
     yield Row(f"{tracks}.min_frames", 4, 13, segments, are(whole, [(0, 12, "too_short")]), TRACKS)
     yield Row(f"{tracks}.max_frames", 100, 6, segments, are(whole, [(0, 6, ""), (8, 12, "")]), TRACKS)
+    yield Row(f"{tracks}.search_every", 1, 4, whole_searches, are(list(range(12)), [0, 4, 8]))
     yield Row(f"{tracks}.min_size", 8, 70, segments, are(whole, [(0, 12, "too_small")]), TRACKS)
     # The union of all places is 52 px wide.
     yield Row(f"{tracks}.increase", 0.0, 0.1, width_of_box, are(52, 62), TRACKS)
@@ -735,6 +781,11 @@ def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
     )
     yield Row(f"{FOUND}.detector.device", "cpu", "meta", device_of_network, are("cpu", "meta"))
     yield Row(f"{FOUND}.choose", "nearest", "largest", score_of_chosen, are(0.9, 0.7))
+    yield Row(
+        *("landmarks[DlibLandmarksConfig].choose", "nearest", "largest", score_by_dlib, are(0.9, 0.7)),
+        {"landmarks": lambda w: {"kind": "dlib"}},
+    )
+    yield Row("landmarks.kind", {"kind": "auto"}, {"kind": "dlib"}, marked_by_sidecar, are(12, 0))
     yield Row(f"{FOUND}.flip", False, True, passes, are(1, 2))
     yield Row("size", 32, 48, frame_size, are((32, 32, 3), (48, 48, 3)))
     yield Row("fps", 25.0, 12.5, length, are((12, 25.0), (6, 12.5)))

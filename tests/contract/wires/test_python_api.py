@@ -29,12 +29,17 @@ from tests.contract.wires.world import BLUE, RED, World
 class Finder:
     """Finds a face where a frame's first pixel says, in tens of px."""
 
-    def crop_boxes(self, frames: Iterable[Any]) -> Iterator[Any]:
+    name = "finder"
+
+    def crop_boxes(self, frames: Iterable[Any], choice: Any = None) -> Iterator[Any]:
         for frame in frames:
             yield np.array([float(frame[0, 0, 0]), 20.0, 30.0])
 
     def faces(self, frame: Any) -> list[Any]:
         return list(self.crop_boxes([frame]))
+
+    def landmarks(self, faces: Any) -> None:
+        return None
 
 
 def _frames(world: World) -> list[Any]:
@@ -71,7 +76,7 @@ def test_the_crop_of_a_camera_is_smoothed() -> None:
     """A tenth of the way to where the face is now, frame by frame: the future is not known."""
     frames = [np.full((40, 60, 3), value, np.uint8) for value in (10, 50, 50)]
     camera = FrameSource("camera", 25.0, None, False, None, False, lambda: iter(frames))
-    tracked = face_tracking.track_video(camera, Finder(), crop=True)
+    tracked = face_tracking.track_video(camera, face_tracking.FaceSearch(Finder()), crop=True)
     assert tracked.track is None
     assert [float(item.crop_box[0]) for item in tracked.open()] == pytest.approx([10.0, 14.0, 17.6])
 
@@ -88,12 +93,15 @@ def test_the_crop_of_a_video_is_smoothed() -> None:
 
 def test_load_passes_everything_on(world: World) -> None:
     animator = safa.load(
-        world.checkpoint, device="cpu", precision="bfloat16", batch_size=3, assets=world.root / "none"
+        *(world.checkpoint,),
+        **{"device": "cpu", "precision": "bfloat16", "batch_size": 3},
+        **{"assets": world.root / "none", "detector": "none"},
     )
+    assert animator.detector == ""
     assert (animator.device.type, animator.batch_size) == ("cpu", 3)
     assert animator.precision == "bfloat16"
     assert set(inspect.signature(safa.load).parameters) == {
-        *("checkpoint", "device", "precision", "batch_size", "assets")
+        *("checkpoint", "device", "precision", "batch_size", "assets", "detector")
     }
 
 
@@ -128,12 +136,12 @@ def test_the_options_of_a_mask_arrive(world: World, animator: FaceAnimator, tmp_
 
 
 def test_a_video_can_be_gone_through_again(world: World, animator: FaceAnimator, tmp_path: Path) -> None:
-    video = animator.animate(str(world.red), _frames(world), relative=True, adapt_scale=True)
+    video = animator.animate(str(world.red), _frames(world), relative=True, adapt_scale=True, crop=False)
     first, again = list(video), list(video)
     assert len(first) == 6
     assert all((one == other).all() for one, other in zip(first, again, strict=True))
     video.save(str(tmp_path / "out.mp4"))
-    once = animator.animate(world.red, iter(_frames(world)))
+    once = animator.animate(world.red, iter(_frames(world)), crop=False)
     assert len(list(once)) == 6
     with pytest.raises(UserError, match="generator"):
         list(once)
@@ -158,7 +166,7 @@ def test_wrong_options_are_refused_in_words(
     world: World, animator: FaceAnimator, options: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(UserError, match=line):
-        animator.animate(world.red, _frames(world), **options)
+        animator.animate(world.red, _frames(world), **{"crop": False} | options)
 
 
 @pytest.mark.parametrize(
@@ -180,13 +188,13 @@ def test_what_cannot_be_loaded_is_refused_in_words(world: World, wrong: dict[str
 
 
 def test_wrong_outputs_and_masks_are_refused_in_words(world: World, animator: FaceAnimator) -> None:
-    video = animator.animate(world.red, _frames(world))
+    video = animator.animate(world.red, _frames(world), crop=False)
     with pytest.raises(UserError, match="the output: is of type int"):
         video.save(5)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="unsupported format"):
         video.save("out.txt")
     with pytest.raises(UserError, match="the output: is of type NoneType"):
-        animator.mesh(world.red).save(None)  # type: ignore[arg-type]
+        animator.mesh(world.red, crop=False).save(None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="mask: is of type str, which is no mask"):
         animator.swap(world.red, _frames(world), mask="nose")  # type: ignore[arg-type]
 
@@ -195,8 +203,9 @@ def test_names_and_representations(world: World, animator: FaceAnimator) -> None
     assert {name for name in dir(safa) if not name.startswith("__")} == {"UserError", "load"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", safa.__version__)
     assert repr(animator) == "FaceAnimator(32 px, cpu, float32, no face detector)"
-    assert repr(animator.animate(world.red, _frames(world))) == "RenderedVideo(6 frames at 25 fps, 2 notes)"
-    head = animator.mesh(world.red)
+    video = animator.animate(world.red, _frames(world), crop=False)
+    assert repr(video) == "RenderedVideo(6 frames at 25 fps)"
+    head = animator.mesh(world.red, crop=False)
     assert re.fullmatch(r"Head\(98 vertices, face of a photo of 50 x 40 px\)", repr(head))
     assert re.fullmatch(r"Mesh\(98 vertices, \d+ faces, texture \d+ x \d+ px\)", repr(head.mesh))
 

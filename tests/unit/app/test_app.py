@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,23 @@ OPTIONS = {
 }
 
 
+class MiddleTracker:
+    """Takes the middle of a picture for a face; a black one has none."""
+
+    name = "middle"
+
+    def crop_boxes(self, frames: Iterable[Any], choice: object = None) -> Iterator[np.ndarray]:
+        for frame in frames:
+            yield self.faces(frame)[0] if frame.max() > 1 else np.full(3, np.nan)
+
+    def faces(self, frame: Any) -> list[np.ndarray]:
+        height, width = frame.shape[:2]
+        return [np.array([width / 2, height / 2, min(width, height)])]
+
+    def landmarks(self, faces: object) -> None:
+        return None
+
+
 @pytest.fixture
 def workshop(
     tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -40,7 +57,7 @@ def workshop(
     monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
     model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
     (tmp_path / "runs").mkdir()
-    animator = FaceAnimator(model, torch.device("cpu"))
+    animator = FaceAnimator(model, torch.device("cpu"), face_tracker=MiddleTracker())
     return Workshop(animator, Limits(max_seconds=2, max_mb=1), tmp_path / "runs")
 
 
@@ -73,7 +90,7 @@ def test_a_result_has_both_videos_and_a_note_about_guesses(
     assert result.grid is not None
     assert probe(result.grid).width > 1000
     assert "6 frames at 25 fps" in result.message
-    assert "Note: p.png: no face detector installed: using the centre square" in result.message
+    assert "Note: 6.mp4: no face in 1 of 6 frames" in result.message
     swapped = workshop.swap(photo, video(6), _check_progress, crop=False, grid=False)
     assert swapped.grid is None
     assert "Note" not in swapped.message
@@ -81,7 +98,7 @@ def test_a_result_has_both_videos_and_a_note_about_guesses(
 
 def test_the_preview_shows_both_inputs(workshop: Workshop, photo: str, video: Callable[[int], str]) -> None:
     previews = workshop.preview(photo, video(3))
-    assert [label for _, label in previews] == ["photo", "first frame"]
+    assert [label for _, label in previews] == ["photo", "first frame with a face"]
     assert all(image.shape == (256, 256, 3) for image, _ in previews)
     with pytest.raises(UserError, match="Upload a photo first"):
         workshop.preview(None, None)

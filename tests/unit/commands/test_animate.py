@@ -163,7 +163,7 @@ def test_a_result_may_be_a_gif_or_a_picture(
     safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path
 ) -> None:
     for name, frames in (("a.gif", 7), ("a.png", 1), ("a.jpg", 1)):
-        words = ("animate", photo, video, "-o", tmp_path / name, "--checkpoint", model)
+        words = ("animate", photo, video, "-o", tmp_path / name, "--checkpoint", model, "--no-crop")
         done = safa(*words, "--size", 48, "--side-by-side")  # or all frames would be alike
         assert done[0] == 0, done
         assert f"{frames} frame" in done[1]
@@ -180,7 +180,7 @@ def test_the_model_is_found(
 ) -> None:
     """In a demo's folder, and below runs/ where it is the only one; a line says which, and what it makes."""
     monkeypatch.chdir(tmp_path)
-    words = ("animate", photo, video, "-o", tmp_path / "a.png")
+    words = ("animate", photo, video, "-o", tmp_path / "a.png", "--no-crop")
     code, _, err = safa(*words)
     assert code == 2
     assert "runs/: no model was named, and there is none. Give --checkpoint PATH" in err
@@ -228,8 +228,10 @@ def test_swap_leaves_frames_without_a_face_alone(
 
 def test_swap_says_what_is_missing(safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path) -> None:
     arguments = ("swap", photo, video, "-o", tmp_path / "a.mp4", "--checkpoint", model)
-    assert "--parser" not in safa(*arguments, "--use-detection", "--assets", tmp_path)[1]
-    assert "--use-detection" in safa(*arguments, "--use-detection", "--assets", tmp_path)[2]
+    code, _, err = safa(*arguments, "--detector", "none")
+    assert code == 2
+    assert "photo.png: no face found; tried: landmarks beside it (photo.landmarks.npy is not there)" in err
+    assert "no face detector is here. `safa doctor` says what a face detector needs. Use --no-crop" in err
     assert "--classes needs --parser" in safa(*arguments, "--classes", "skin")[2]
     (tmp_path / "p.pth").write_text("x")
     assert (

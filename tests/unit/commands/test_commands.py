@@ -30,18 +30,13 @@ def test_released_weights_animate_a_photo(safa: Run, released: Path, photo: Path
         "checkpoint", "convert", released, "-o", model, "--config", released.with_name("model.yaml")
     )
     assert converted[0] == 0, converted
-    code, out, err = safa("animate", photo, video, "-o", result, "--checkpoint", model, "--device", "cpu")
-    assert code == 0
-    assert [line.split(": ")[:2] for line in err.splitlines()] == [
-        ["note", "photo.png"],
-        ["note", "driving.mp4"],
-    ]
+    code, out, err = safa("animate", photo, video, "-o", result, "--checkpoint", model, "--no-crop")
+    assert (code, err) == (0, "")
     assert f"wrote {result}: 7 frames at 12.5 fps" in out
     assert probe(result).fps == 12.5
     assert len(list(read_frames(result))) == 7
-    relative = safa(
-        "animate", photo, video, "-o", result, "--checkpoint", model, "--relative", "--adapt-scale"
-    )
+    words = ("animate", photo, video, "-o", result, "--checkpoint", model, "--no-crop")
+    relative = safa(*words, "--relative", "--adapt-scale")
     assert relative[0] == 0, relative
 
 

@@ -23,7 +23,7 @@ from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import PreprocessConfig
 from safa.config.training import TrainConfig
-from safa.data.video import probe
+from safa.data.video import probe, read_frames, write_video
 from safa.inference import mesh
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.mesh import Head
@@ -58,7 +58,7 @@ def test_the_command_lines_parse() -> None:
 
 def test_every_flag_of_upstream_is_documented() -> None:
     names = [*UPSTREAM, *(name for names in UPSTREAM_POSITIONALS for name in names)]
-    assert all(f"`{name}`" in CLI for name in names if name != "--use_detection")
+    assert all(f"`{name}`" in CLI for name in names)
 
 
 def test_the_python_page_names_what_is_there() -> None:
@@ -84,15 +84,16 @@ def test_the_python_page_names_what_is_there() -> None:
 
 @pytest.fixture
 def folder_of_a_reader(
-    model: Path, photo: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, synthetic_people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """What the pages take for granted: a photo, a video, a model and the weights of a face parser."""
     folder = tmp_path / "reader"
     (folder / "assets").mkdir(parents=True)
     (folder / "weights").mkdir()
     model.rename(folder / "weights" / "safa")
-    Image.open(photo).save(folder / "photo.jpg")
-    video.rename(folder / "video.mp4")
+    people = sorted((synthetic_people / "videos").glob("*.mp4"))
+    Image.fromarray(next(read_frames(people[0]))).save(folder / "photo.jpg")
+    write_video(folder / "video.mp4", read_frames(people[1]), 12.5)
     torch.manual_seed(0)
     torch.save(FaceParser().state_dict(), folder / "assets" / "79999_iter.pth")
     monkeypatch.chdir(folder)

@@ -25,7 +25,7 @@ from safa.evaluation.clip_evaluator import (
     ClipEvaluator,
     ClipResult,
 )
-from safa.evaluation.frame_scores import SCORES, TARGET, fid_of_clips
+from safa.evaluation.frame_scores import CLIP_SCORES, SCORES, TARGET, fid_of_clips
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.scorers import Scorers
 from safa.head.model import landmarks_px
@@ -75,7 +75,7 @@ def test_scores_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Pa
         expected["landmark_nme"].append(landmark_nme(points, landmarks[t : t + 1]).item())
     for score in ("psnr", "ssim_copy_source", "landmark_nme"):
         assert result.scores[score] == pytest.approx(np.mean(expected[score]), rel=1e-4), score
-    assert set(result.scores) == set(SCORES)
+    assert set(result.scores) == set(CLIP_SCORES)
     assert result.n_frames == 6
 
 

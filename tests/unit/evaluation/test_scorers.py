@@ -15,6 +15,7 @@ from safa.errors import UserError
 from safa.evaluation.scorers import load_scorers, skipped_metrics
 from safa.head.assets import HeadAssets
 from safa.metrics import METRICS
+from safa.metrics.expression import MOVEMENTS
 from safa.models.tdmm import Tdmm
 
 
@@ -75,6 +76,7 @@ def test_the_models_own_landmarks_on_request(tdmm: Tdmm) -> None:
         (Means(), "landmarks", r"does not give \(B, 68, 2\) points"),
         (Pool(), "identity", "fails on an image"),
         (Means(), "inception", "fails on an image"),
+        (Corner(), "identity", r"does not give \(B, D\) embeddings"),
     ],
 )
 def test_a_network_of_another_kind_is_refused_in_one_line(
@@ -97,7 +99,9 @@ def test_no_file_and_no_network(tdmm: Tdmm, tmp_path: Path) -> None:
 
 def test_what_is_skipped_has_a_reason() -> None:
     reasons = skipped_metrics(ScorerConfig(), 64)
-    assert set(reasons) == {"ms_ssim", "lpips", "akd", "detection_rate", "aed", "csim", "fid"}
+    expression = {f"{name}_{what}" for name in MOVEMENTS for what in ("correlation", "gain")}
+    networks = {"lpips", "akd", "detection_rate", "aed", "csim", "fid"}
+    assert set(reasons) == {"ms_ssim"} | networks | expression
     assert reasons["fid"] == "skipped: weights missing (scorers.inception)"
     assert reasons["ms_ssim"] == "skipped: images have 64 px, but it needs 176 px"
     everything = ScorerConfig(landmarks="model", identity=Path("i"), lpips=Path("l"), inception=Path("f"))

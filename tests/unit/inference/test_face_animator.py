@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ SIZE = 32
 class RedSquareTracker:
     """Takes red squares for faces; a frame without red shows none."""
 
-    def crop_boxes(self, frames: Iterable[RgbImage]) -> Iterator[np.ndarray]:
+    name = "red squares"
+
+    def crop_boxes(self, frames: Iterable[RgbImage], choice: object = None) -> Iterator[np.ndarray]:
         for frame in frames:
             boxes = self.faces(frame)
             yield boxes[0] if boxes else np.full(3, np.nan)
@@ -35,6 +37,9 @@ class RedSquareTracker:
         if not len(rows):
             return []
         return [np.array([columns.mean() + 0.5, rows.mean() + 0.5, 2.0 * (np.ptp(columns) + 1)])]
+
+    def landmarks(self, faces: Sequence[RgbImage]) -> None:
+        return None
 
 
 def _frame(x: int, *, face: bool = True) -> RgbImage:
@@ -146,3 +151,27 @@ def test_a_mesh_and_its_landmarks_lie_on_the_photo(animator: FaceAnimator, tmp_p
     head = animator.mesh(tmp_path / "a.png")
     assert head.mesh.vertices.shape == (98, 3)
     assert np.abs(head.landmarks.mean(0) - head.crop_box[:2]).max() < head.crop_box[2]
+
+
+def test_motion_is_measured_from_the_first_frame_with_a_face(
+    animator: FaceAnimator, references: list[RgbImage | None]
+) -> None:
+    frames = [_frame(10 + n, face=n > 2) for n in range(6)]
+    video = animator.animate(_frame(8), frames, relative=True)
+    assert "frames: motion is measured from frame 3, the first with a face" in video.notes
+    rendered = list(video.rendered_frames)
+    assert references[0] is not None
+    assert (references[0] == rendered[3].driving).all()
+    assert "measured" not in " ".join(animator.animate(_frame(8), frames).notes)
+    with pytest.raises(UserError, match=r"frame 1 shows no face\. Frame 3 is the first that shows one"):
+        animator.animate(_frame(8), frames, relative=True, best_frame=1)
+
+
+def test_a_face_that_is_not_there_cannot_be_chosen(animator: FaceAnimator) -> None:
+    with pytest.raises(UserError, match=r"there is no face 2, only 1; tried: the face detector red squares"):
+        animator.animate(_frame(8), [_frame(9)], face=2)
+    for wrong, line in ((0, "face: 0 is no whole number"), ((1.0,), r"face: \(1.0,\) is no place")):
+        with pytest.raises(UserError, match=line):
+            animator.animate(_frame(8), [_frame(9)], face=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"driving_face=1 and crop=False exclude each other"):
+        animator.swap(_frame(8), [_frame(9)], driving_face=1, crop=False)

@@ -12,14 +12,15 @@ import torch
 
 from safa.data.detectors import Face
 from safa.data.detectors.face_alignment import DETECTOR_FILES
+from safa.errors import UserError
 from safa.inference.face_crop import crop_box_of_landmarks
-from safa.inference.face_tracking import (
+from safa.inference.photos import read_photo
+from safa.inference.trackers import (
     DetectorTracker,
     crop_box_of_face,
     detector_status,
     load_face_tracker,
 )
-from safa.inference.photos import read_photo
 from safa.visualize.images import RgbImage
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -66,21 +67,24 @@ def test_all_faces_come_largest_first() -> None:
 
 
 def test_without_weights_there_is_no_detector(tmp_path: Path) -> None:
-    assert detector_status(tmp_path).detector is None
-    assert load_face_tracker(torch.device("cpu"), tmp_path) is None
+    assert detector_status([tmp_path]).detector is None
+    assert load_face_tracker(torch.device("cpu"), [tmp_path], "none") is None
+    with pytest.raises(UserError, match=r"no s3fd-619a316812\.pth or blazefaceback\.pth and"):
+        load_face_tracker(torch.device("cpu"), [tmp_path], "fan")
     for name in DETECTOR_FILES["blazeface"]:
         (tmp_path / name).write_text("x")
-    assert detector_status(tmp_path).detector == "blazeface"
+    found = detector_status([tmp_path / "none", tmp_path])
+    assert (found.detector, found.folder) == ("blazeface", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lp_s0", "lp_s6", "lp_s9", "lp_s12"])
 def test_real_faces_are_cropped_as_by_their_landmarks(name: str) -> None:
     photo = SHARED / "real" / "images" / f"{name}.jpg"
-    if not photo.is_file() or detector_status(SHARED / "weights").detector is None:
+    if not photo.is_file() or detector_status([SHARED / "weights"]).detector is None:
         pytest.skip("the real photos or the detector's weights (../shared) are not here")
     if importlib.util.find_spec("face_alignment") is None:
         pytest.skip("face-alignment is not installed")
-    face_tracker = load_face_tracker(torch.device("cpu"), SHARED / "weights")
+    face_tracker = load_face_tracker(torch.device("cpu"), [SHARED / "weights"], "fan")
     assert face_tracker is not None
     prediction = face_tracker.faces(read_photo(photo).pixels)[0]
     target = crop_box_of_landmarks(np.load(photo.with_suffix(".landmarks.npy"), allow_pickle=False))[0]

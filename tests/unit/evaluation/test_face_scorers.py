@@ -1,0 +1,67 @@
+"""Scorers by name: dlib on pictures of synthetic people, and what is said where it is not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from safa.config import ModelConfig, parse_settings
+from safa.config.inference import ScorerConfig
+from safa.data.detectors import dlib_faces
+from safa.data.video import read_frames
+from safa.errors import UserError
+from safa.evaluation import face_scorers, scorers
+from safa.evaluation.face_scorers import DlibFaces
+from safa.evaluation.scorers import load_scorers, skipped_metrics
+from safa.head.assets import HeadAssets
+from safa.models.tdmm import Tdmm
+
+BOTH = ScorerConfig(landmarks="dlib", identity="dlib", landmarks_every=2, identity_every=8)
+
+
+@pytest.mark.skipif(bool(dlib_faces.missing()), reason=dlib_faces.missing() or "dlib is here")
+def test_small_faces_are_found_and_empty_pictures_are_not(synthetic_people: Path) -> None:
+    video = next((synthetic_people / "videos").glob("*.mp4"))
+    frames = [next(read_frames(video)), np.zeros((128, 128, 3), np.uint8)]
+    found = {}
+    for size in (128, 64):
+        small = [_scaled(frame, size) for frame in frames]
+        image = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 255
+        dlib = DlibFaces()
+        found[size], embedded = dlib.landmarks(image), dlib.identity(image)
+        for rows in (found[size], embedded):
+            assert rows.flatten(1).isfinite().all(1).tolist() == [True, False]
+        assert embedded.shape == (2, 128)
+    assert (found[64][0] * 2 - found[128][0]).abs().mean() < 2.5
+
+
+def _scaled(frame: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))
+
+
+@pytest.fixture
+def tdmm(tiny_model: dict[str, Any], toy_head: HeadAssets) -> Tdmm:
+    return Tdmm(parse_settings(tiny_model, ModelConfig, "test"), toy_head).eval()
+
+
+def test_without_dlib_its_metrics_are_skipped_with_the_reason(
+    tdmm: Tdmm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scorers, "missing_of_dlib", lambda: "the package dlib-bin is not installed")
+    loaded = load_scorers(BOTH, tdmm)
+    assert (loaded.landmarks, loaded.identity) == (None, None)
+    reasons = skipped_metrics(BOTH, 64)
+    assert reasons["akd"] == "skipped: the package dlib-bin is not installed (scorers.landmarks)"
+    assert "eye_opening_gain" in reasons
+    assert reasons["csim"].endswith("(scorers.identity)")
+
+
+def test_fan_names_the_files_it_lacks(tdmm: Tdmm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face_scorers, "asset_folders", lambda: (tmp_path,))
+    with pytest.raises(UserError, match=r"scorers\.landmarks: fan: .*no s3fd-619a316812\.pth"):
+        load_scorers(ScorerConfig(landmarks="fan"), tdmm)
