@@ -16,7 +16,6 @@ from safa.commands.flags import (
     load_animator_from_flags,
     print_notes,
 )
-from safa.files import check_folder
 from safa.media_types import is_photo, is_video
 from safa.messages import Progress, TerminalLine, count
 
@@ -45,6 +44,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     from safa.errors import UserError
+    from safa.files import check_folder
 
     check_folder(arguments.output)
     animator = load_animator_from_flags(arguments)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_SIDE = r"(-?[0-9]{1,9}(?:\.[0-9]{0,9})?)"
+_SIDE = r"([0-9]{1,9}(?:\.[0-9]{0,9})?)"
 _BOX = re.compile(rf"{_SIDE}-{_SIDE}-{_SIDE}-{_SIDE}")
 
 

@@ -272,15 +272,24 @@ def test_a_folder_drives(safa: Run, model: Path, photo: Path, tmp_path: Path) ->
     assert "3 frames at 25 fps" in out
 
 
-def test_a_failed_video_leaves_no_file(safa: Run, model: Path, photo: Path, tmp_path: Path) -> None:
+def test_a_cut_video_gives_its_good_frames_and_a_failed_one_leaves_no_file(
+    safa: Run, model: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = tmp_path / "whole.mp4"
     noise = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8)
     write_video(whole, iter(noise), 25.0, crf=5)
     truncated = tmp_path / "truncated.mp4"
     truncated.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    result = ("-o", tmp_path / "a.mp4", "--grid", tmp_path / "g.mp4")
-    code, _, err = safa("animate", photo, truncated, *result, "--checkpoint", model, "--no-crop")
+    result = ("-o", tmp_path / "a.mp4", "--grid", tmp_path / "g.mp4", "--checkpoint", model, "--no-crop")
+    code, _, err = safa("animate", photo, truncated, *result)
+    assert code == 0
+    assert "lost at" in err
+    assert 15 <= len(list(read_frames(tmp_path / "a.mp4"))) < 25
+    (tmp_path / "a.mp4").unlink()
+    (tmp_path / "g.mp4").unlink()
+    monkeypatch.setenv("SAFA_LIMITS", "frames=30")
+    code, _, err = safa("animate", photo, whole, *result)
     assert code == 2
-    assert "truncated.mp4" in err
+    assert "whole.mp4" in err
     assert not (tmp_path / "a.mp4").exists()
     assert not (tmp_path / "g.mp4").exists()

@@ -43,7 +43,7 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video whose rate rises from 10 to 30 frames per second."""
     path = tmp_path_factory.mktemp("phone") / "phone.mp4"
     ticks = [round(time * 30000) for time in PHONE]
-    write_video(path, _shades(len(PHONE)), 20.0, crf=1, times=FrameTimes(Fraction(1, 30000), ticks))
+    write_video(path, _shades(len(PHONE)), 30.0, crf=1, times=FrameTimes(Fraction(1, 30000), ticks))
     return path
 
 

@@ -94,17 +94,20 @@ def test_classes_need_a_parser() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["skin", "hat"])
+@pytest.mark.parametrize("source_shape", [False, True])
 def test_a_swap_is_absolute_motion_blended_where_the_mask_is(
-    model: Safa, tiny_clips: Path, name: str
+    model: Safa, tiny_clips: Path, name: str, source_shape: bool
 ) -> None:
     """Frame by frame, straight from the parts: driving features outside the mask ("hat" is not swapped)."""
     store, runner = ClipStore(tiny_clips), ModelRunner(model, batch_size=1)
     driving, face = store.frames(BEN, range(3)), runner.prepare(store.frames(ANN, [0])[0])
-    swapped = torch.cat([batch.result.prediction for batch in runner.swap(face, driving, stand_in(name))])
+    batches = runner.swap(face, driving, stand_in(name), source_shape=source_shape)
+    swapped = torch.cat([batch.result.prediction for batch in batches])
     for t, frame in enumerate(driving):
         image = runner.to_batch([frame])
         state = model.analyse(image)
-        moved = FaceState(state.keypoints, state.code.replace(shape=face.face.code.shape), state.feature)
+        shape = face.face.code.shape if source_shape else state.code.shape
+        moved = FaceState(state.keypoints, state.code.replace(shape=shape), state.feature)
         mask = torch.full((1, 1, 64, 64), float(name == "skin"))
         expected = model.reenact(face, moved, blend=Blend(model.generator.encode(image), mask)).prediction
         torch.testing.assert_close(swapped[t : t + 1], expected, rtol=0, atol=1e-4)
