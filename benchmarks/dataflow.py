@@ -1,6 +1,14 @@
-"""What the driver of a pipeline costs where the work itself costs nothing: time, memory, pairs.
+"""How busy the graphs keep a GPU, and what their driver costs where the work itself costs nothing.
 
-- ``pairs``: drawing as many pairs as there are clips, and reading them back from a list.
+Stages that sleep stand for downloads, decoding and networks, on logical CPUs and GPUs: neither is needed. The
+graphs, their rows and their workers are those of the pipelines. "Busy" is the time in the model's stage over
+that of all its processes, from the first window to the last.
+
+- ``pairs``: drawing as many pairs as there are clips, and reading them back from a list;
+- ``evaluate``: 10 ms of model and 70 ms of other work a window of 1 MB, on 16 CPUs and 2 GPUs;
+- ``preprocess``: downloads of 200 ms, crops of 100 ms and 50 ms of GPU a piece of 1 MB, likewise;
+- ``driver``: a whole evaluation of ``--clips`` clips, of two frames each, without reading, model and scores;
+- ``hour``: one video of an hour over 4 actors, and over 1, where 128 frames take 0.5 s.
 
 Run: python benchmarks/dataflow.py [--ask pairs] [--clips 20000]
 """
@@ -8,18 +16,45 @@ Run: python benchmarks/dataflow.py [--ask pairs] [--clips 20000]
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safa.config.inference import AnimationConfig
+import dataset
+import evaluate as evaluate_benchmark
+import numpy as np
+import ray
+
+from pipelines import clip_stages, evaluate, preprocess
+from pipelines.launch import set_up_logging
+from pipelines.shared_folder import shared
+from pipelines.window_stages import MODEL, READ, SCORE, Tools, WindowRunner
+from safa.config import parse_settings
+from safa.config.inference import AnimationConfig, EvaluateConfig
+from safa.config.preprocess import PreprocessConfig
+from safa.data.clip_maker import Piece
 from safa.data.clip_store import ClipInfo
-from safa.evaluation.jobs import draw_pairs, read_pairs
+from safa.data.shards import ClipRecord
+from safa.data.sources import ClipJob
+from safa.errors import Failure
+from safa.evaluation.frame_scores import SCORES
+from safa.evaluation.jobs import EvaluationJob, draw_pairs, read_pairs
+from safa.evaluation.window_stages import ScoredWindow
+from safa.evaluation.windows import Window, windows_of
 
 OF_A_PERSON = 20  # clips
+CPUS, GPUS = 16, 2  # logical ones
+BUSY_WINDOWS, BUSY_PIECES = 3000, 800
+PAYLOAD = 2**20  # bytes of a window, or a piece, between stages
+BUSY_LOG = "BENCHMARK_BUSY"  # names the folder where workers note when their model was busy
+HOUR = 25 * 3600  # frames
 
 
 def clip(number: int) -> ClipInfo:
@@ -51,16 +86,238 @@ def pairs(count: int, work: Path) -> None:
         assert read_pairs(work / "pairs.csv", known) == drawn
 
 
+# ---- stages that sleep -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sleeper:
+    """A stage that takes its time: seconds for each window; ``noted`` where the time counts as busy."""
+
+    stage: str
+    seconds: float
+    payload: int
+    noted: Path | None = None
+
+    def __call__(self, made: Any) -> Any:
+        began = time.time()
+        time.sleep(self.seconds)
+        if self.noted is not None:
+            note_busy(self.noted, began)
+        window = made if isinstance(made, Window) else made[0]
+        if self.stage != SCORE:
+            return window, bytes(self.payload)  # a window on its way has as many bytes as a real one
+        scores = np.zeros((window.last - window.first, len(SCORES)))
+        return ScoredWindow(window, "a", "a", 25.0, scores, None, {}, self.seconds)
+
+
+def note_busy(folder: Path, began: float) -> None:
+    """Note that this process was busy from then until now."""
+    with (folder / f"{os.getpid()}").open("a") as file:
+        file.write(f"{began} {time.time()}\n")
+
+
+def busy_share(folder: Path, processes: int) -> float:
+    """The noted time over that of all processes, from the first beginning to the last end."""
+    spans = [tuple(map(float, line.split())) for path in folder.iterdir() for line in path.open()]
+    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
+    return sum(end - begin for begin, end in spans) / (processes * (last - first))
+
+
+def sleeping_runner(seconds: dict[str, float], payload: int, noted: Path | None) -> type[WindowRunner]:
+    """A ``WindowRunner`` whose stages sleep; it writes real parts."""
+
+    class SleepTools(Tools):
+        def stage(self, name: str) -> Callable[[Any], Any]:
+            return Sleeper(name, seconds.get(name, 0.0), payload, noted if name == MODEL else None)
+
+    class SleepRunner(WindowRunner):
+        def _make_tools(self, config: EvaluateConfig) -> Tools:
+            return SleepTools(config)
+
+    return SleepRunner
+
+
+def evaluate_windows(windows: Sequence[Window], out: Path, scale: dict[str, Any]) -> float:
+    """Send windows through the graph of evaluation. Returns the seconds."""
+    settings = {"model": "m", "clips": "c", "out": str(out), "scale": scale}
+    config = parse_settings(settings, EvaluateConfig, "benchmark")
+    began = time.perf_counter()
+    with shared(out) as probe:
+        done = sum(item.failure is None for item in evaluate.process(config, windows, probe))
+    assert done == len(windows)
+    return time.perf_counter() - began
+
+
+def busy_evaluate(_: int, work: Path) -> None:
+    """The busy share of two GPUs."""
+    start_ray(CPUS, GPUS)
+    for attempt in (1, 2):
+        noted, out = work / f"noted{attempt}", work / f"out{attempt}"
+        noted.mkdir()
+        out.mkdir()
+        seconds = {READ: 0.03, MODEL: 0.01, SCORE: 0.04}
+        vars(evaluate)["WindowRunner"] = sleeping_runner(seconds, PAYLOAD, noted)
+        job = EvaluationJob("reconstruction", "a#v#000000#000002", "a#v#000000#000002")
+        windows = [Window(job, number, 0, 0, 2, 2, False) for number in range(BUSY_WINDOWS)]
+        scale = {"gpus_per_actor": 1.0, "cpus_per_actor": 0.5, "actors": [GPUS, GPUS]}
+        spent = evaluate_windows(windows, out, scale)
+        share = busy_share(noted, GPUS)
+        print(f"evaluate, run {attempt}: GPUs busy {share:.2f}; {spent:.1f} s for {len(windows)} windows")
+
+
+def hour(_: int, work: Path) -> None:
+    """One long video over several actors."""
+    start_ray(CPUS, 0)
+    vars(evaluate)["WindowRunner"] = sleeping_runner({MODEL: 0.5}, 0, None)
+    clip = f"a#v#000000#{HOUR:06d}"
+    windows = list(windows_of(EvaluationJob("reconstruction", clip, clip), 0, HOUR, 128, shown=False))
+    spent = {}
+    for actors in (4, 1):
+        (work / f"{actors}").mkdir()
+        spent[actors] = evaluate_windows(windows, work / f"{actors}", {"actors": [actors, actors]})
+    print(f"hour: {spent[4]:.0f} s over 4 actors, {spent[1]:.0f} s over 1: {spent[1] / spent[4]:.2f}")
+
+
+def driver(count: int, work: Path) -> None:
+    """A whole evaluation in which only the driver has work."""
+    ray.init("local", include_dashboard=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    vars(evaluate)["WindowRunner"] = sleeping_runner({}, 0, None)
+    model = evaluate_benchmark.make_model(work / "model", 256, published=False)
+    dataset.write_index(work / "clips", count, 2)
+    settings = {
+        "model": str(model),
+        "clips": str(work / "clips"),
+        "splits": ["train", "test"],
+        "out": str(work / "out"),
+        "modes": ["reconstruction"],
+        "report": {"videos": 0},
+        "scale": {"actors": [2, 2]},
+    }
+    with timed("driver", count):
+        numbers = evaluate.evaluate(parse_settings(settings, EvaluateConfig, "benchmark"), {})
+    assert numbers["counts"]["ok"] == count
+
+
+# ---- preprocess --------------------------------------------------------------------------------------------
+
+
+class SlowDownload:
+    """Downloads of 200 ms."""
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        pass
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            time.sleep(0.2)
+            yield item
+
+
+class SlowCrop(SlowDownload):
+    """Crops of 100 ms, of one piece."""
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+        for video in items:
+            for job in video.jobs:
+                time.sleep(0.1)
+                record = ClipRecord(
+                    *(job.clip_id, "p", "v", "test", 0, 4, 25.0, 256, 256, (0, 0, 9, 9), "benchmark")
+                )
+                yield Piece(record, 0, 0, (bytes(PAYLOAD),), True)
+
+
+class SlowLandmarks(SlowDownload):
+    """50 ms a piece."""
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            began = time.time()
+            time.sleep(0.05)
+            note_busy(Path(os.environ[BUSY_LOG]), began)
+            yield item
+
+
+class NoWrite(SlowDownload):
+    """Says that a piece is stored."""
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            yield clip_stages.Stored(item.record.clip_id, 0, 4, True)
+
+
+class SlowRunner(clip_stages.StageRunner):
+    """The stages above in place of the real ones."""
+
+    def _stage(self, stage: str, name: str) -> Any:
+        kinds = {
+            clip_stages.DOWNLOAD: SlowDownload,
+            clip_stages.CROP: SlowCrop,
+            clip_stages.LANDMARKS: SlowLandmarks,
+            clip_stages.WRITE: NoWrite,
+        }
+        return kinds[stage](self._config)
+
+
+def busy_preprocess(_: int, work: Path) -> None:
+    """The busy share of two GPUs."""
+    noted = work / "noted"
+    os.environ[BUSY_LOG] = str(noted)
+    start_ray(CPUS, GPUS)
+    vars(preprocess)["StageRunner"] = SlowRunner
+    network = {"kind": "face_alignment", "weights": "w", "detector": {"name": "sfd", "weights": "w"}}
+    source = {
+        "kind": "metadata",
+        "csv": "c",
+        "videos": str(work / "videos"),
+        "download": {"kind": "yt_dlp", "parallel": 16},
+    }
+    settings = {
+        "source": source,
+        "out": str(work / "out"),
+        "landmarks": network,
+        "stages": {"landmarks": {"gpus": 1.0, "cpus": 0.5, "actors": [GPUS, GPUS]}, "crop": {"cpus": 1.0}},
+    }
+    config = parse_settings(settings, PreprocessConfig, "benchmark")
+    jobs = [
+        ClipJob(f"p#v{n:05d}#000000#000004", "p", f"v{n:05d}", "test", "v.mp4", 0, 4, 25.0, None, None, None)
+        for n in range(BUSY_PIECES)
+    ]
+    for attempt in (1, 2):
+        noted.mkdir()
+        began, done = time.perf_counter(), 0
+        with shared(work) as probe:
+            outcomes = preprocess.graph(config, preprocess.job_rows(config, jobs), (probe,))
+            for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                done += sum(not isinstance(item, Failure) for item in clip_stages.items_of(table))
+        assert done == len(jobs)
+        spent, share = time.perf_counter() - began, busy_share(noted, GPUS)
+        print(f"preprocess, run {attempt}: GPUs busy {share:.2f}; {spent:.1f} s for {done} pieces")
+        noted.rename(work / f"noted{attempt}")
+
+
+def start_ray(cpus: int, gpus: int) -> None:
+    """A machine of so many logical CPUs and GPUs."""
+    set_up_logging()
+    ray.init("local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
 def main() -> None:
     """Print the figures, one a line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    asks = {"pairs": pairs}
-    parser.add_argument("--ask", action="append", choices=asks, help="may be given often; default: all")
+    asks = {
+        "pairs": pairs,
+        "evaluate": busy_evaluate,
+        "preprocess": busy_preprocess,
+        "driver": driver,
+        "hour": hour,
+    }
+    parser.add_argument("--ask", choices=asks, default="pairs", help="what to measure")
     parser.add_argument("--clips", type=int, default=20_000, help="how many")
     arguments = parser.parse_args()
-    for ask in arguments.ask or asks:
-        with tempfile.TemporaryDirectory() as folder:
-            asks[ask](arguments.clips, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        asks[arguments.ask](arguments.clips, Path(folder))
 
 
 if __name__ == "__main__":

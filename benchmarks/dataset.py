@@ -118,7 +118,7 @@ def _bytes_read() -> int:
 
 def _open(folder: Path, clips: int, frames: int) -> None:
     """Write an index of so many clips, then open it in a process of its own."""
-    _write_index(folder, clips, frames)
+    write_index(folder, clips, frames)
     command = [sys.executable, "-c", CHILD, str(folder)]
     runs = [
         json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -131,7 +131,8 @@ def _open(folder: Path, clips: int, frames: int) -> None:
     )
 
 
-def _write_index(folder: Path, clips: int, frames: int) -> None:
+def write_index(folder: Path, clips: int, frames: int) -> None:
+    """Write the index of a data set of so many clips, whose images are empty."""
     (folder / INDEX).mkdir(parents=True)
     (folder / SHARDS).mkdir()
     shards = [f"{uuid.UUID(int=number).hex}.parquet" for number in range(max(1, clips // 250))]

@@ -4,7 +4,8 @@ Makes clips of smooth moving pictures and a model with random weights (or takes 
 one process and one thread setting:
 
 - ``loop``: the bare model loop, frames already decoded, in batches, nothing scored or written;
-- ``clip``: ``ClipEvaluator`` on the same frames: decoding, scores, video, strip and tables included;
+- ``clip``: all stages on the same frames: decoding, scores and tables, as of a clip that is not shown;
+- ``shown``: the same with video and strip;
 - ``single``: one frame at a time with the source redone for each, as the reference does it;
 - memory: peak resident size of a fresh process that evaluates a clip of N and of 8 N frames;
 - overhead: wall time of whole jobs through Ray with clips of two frames, less the model's own time for them,
@@ -37,14 +38,18 @@ from safa.config.preprocess import EncodingConfig
 from safa.data.clip_store import ClipStore
 from safa.data.images import encode_image
 from safa.data.shards import ClipRecord, ShardWriter, commit_index
-from safa.evaluation.clip_evaluator import ClipEvaluator
+from safa.evaluation.clip_files import write_files
 from safa.evaluation.jobs import EvaluationJob
+from safa.evaluation.parts import write_part
+from safa.evaluation.window_stages import AllStages
+from safa.evaluation.windows import windows_of
 from safa.head import load_head_assets
 from safa.inference.model_runner import ModelRunner
 from safa.models.safa import Safa
 
 ROOT = Path(__file__).parents[1]
 PIECE = 128  # frames in a row of the data set
+WINDOW = 128  # frames that a worker takes at a time, as by default
 LONGER = 8  # times the length, for memory
 
 
@@ -102,7 +107,7 @@ def speed(arguments: argparse.Namespace, model_path: Path, work: Path) -> None:
     runner = ModelRunner(model, arguments.device, arguments.batch)
     single = ModelRunner(model, arguments.device, 1)
     config = settings(model_path, work / "speed", work / "out", arguments.batch)
-    evaluator = ClipEvaluator(runner, store, config)
+    stages = AllStages(runner, store, config)
     decoded = store.frames(name, range(num_frames))
     few = decoded[: max(2, num_frames // 4)]
 
@@ -112,7 +117,10 @@ def speed(arguments: argparse.Namespace, model_path: Path, work: Path) -> None:
         return len(decoded)
 
     def clip() -> int:
-        return evaluator.run(EvaluationJob("reconstruction", name, name), work / "one").n_frames
+        return evaluate_clip(stages, name, num_frames, work / "one", shown=False)
+
+    def shown() -> int:
+        return evaluate_clip(stages, name, num_frames, work / "one", shown=True)
 
     def one_by_one() -> int:
         for frame in few:
@@ -120,11 +128,23 @@ def speed(arguments: argparse.Namespace, model_path: Path, work: Path) -> None:
                 pass
         return len(few)
 
-    rates = best_rates({"loop": loop, "clip": clip, "single": one_by_one}, arguments.rounds, arguments.device)
+    ways = {"loop": loop, "clip": clip, "shown": shown, "single": one_by_one}
+    rates = best_rates(ways, arguments.rounds, arguments.device)
     for way, rate in rates.items():
         print(f"{way:>8}: {rate:7.1f} frames/s at {arguments.size} px, batch {arguments.batch}")
     print(f"evaluation over the bare loop:        {rates['clip'] / rates['loop']:.2f}")
+    print(f"with video and strip, over the loop:  {rates['shown'] / rates['loop']:.2f}")
     print(f"evaluation over one frame at a time:  {rates['clip'] / rates['single']:.2f}")
+
+
+def evaluate_clip(stages: AllStages, name: str, n_frames: int, out: Path, *, shown: bool) -> int:
+    """Evaluate a clip in this process, and write what comes of it. Returns its number of frames."""
+    job = EvaluationJob("reconstruction", name, name)
+    done = [stages(window) for window in windows_of(job, 0, n_frames, WINDOW, shown=shown)]
+    for each in done:
+        write_files(out, each.window, each.files)
+    write_part(out, "benchmark", done)
+    return n_frames
 
 
 def best_rates(ways: dict[str, Callable[[], int]], rounds: int, device: str) -> dict[str, float]:
@@ -164,7 +184,10 @@ def one_clip(arguments: argparse.Namespace) -> None:
         config = settings(arguments.model, arguments.one_clip, Path(out), arguments.batch)
         runner = ModelRunner(model, arguments.device, arguments.batch)
         store = ClipStore(arguments.one_clip)
-        ClipEvaluator(runner, store, config).run(EvaluationJob("reconstruction", name, name), Path(out) / "x")
+        stages = AllStages(runner, store, config)
+        job = EvaluationJob("reconstruction", name, name)
+        for window in windows_of(job, 0, arguments.frames, WINDOW, shown=True):
+            write_part(Path(out), str(window.index), [stages(window)])
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

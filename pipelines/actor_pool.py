@@ -10,10 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +41,6 @@ class Pool:
     least: int
     most: int
     first: int
-
-    @property
-    def ray_options(self) -> dict[str, Any]:
-        """The arguments of Ray Data's ``map_batches``."""
-        compute = ActorPoolStrategy(min_size=self.least, max_size=self.most, initial_size=self.first)
-        return {"compute": compute, "num_cpus": self.cpus, "num_gpus": self.gpus or None}
 
 
 def machines() -> tuple[Node, ...]:

@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy
 
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
-from pipelines.preprocess import Operator, fitted
+from pipelines.operators import Operator, applied, fitted
 from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
 from pipelines.run_folder import check_counts, lock_settings, refuse_nothing, write_manifest
-from pipelines.shared_folder import Checked, Probe, shared
+from pipelines.shared_folder import Probe, shared
 from pipelines.worker_deaths import Attempts, forget_attempts
 from safa.batching import batched
 from safa.config.annotate import AnnotateConfig
@@ -114,18 +113,9 @@ def _run(config: AnnotateConfig, store: ClipStore, ids: Sequence[str], probe: Pr
     stage = config.stage
     there = ray.cluster_resources()
     wanted = Operator((STAGE,), stage.cpus, stage.gpus, stage.actors)
-    (operator,) = fitted([wanted], there.get("CPU", 0.0), there.get("GPU", 0.0))
-    assert operator.actors is not None
+    (operator,) = fitted(STAGE, [wanted], there.get("CPU", 0.0), there.get("GPU", 0.0))
     rows = ray.data.from_arrow([pa.table({"id": part}) for part in _blocks(store, ids)])
-    outcomes = rows.map_batches(
-        Checked,
-        fn_constructor_args=((probe,), ColumnMaker, config.with_absolute_paths()),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=operator.actors[0], max_size=operator.actors[1]),
-        num_cpus=operator.cpus,
-        num_gpus=operator.gpus or None,
-    )
+    outcomes = applied(operator, rows, ((probe,), ColumnMaker, config.with_absolute_paths()))
     progress = Progress(LogLines(STAGE), len(ids), "clips")
     for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in table.to_pylist():

@@ -5,14 +5,15 @@ Run it as ``python -m pipelines.evaluate --config configs/evaluate.yaml``.
 Writes into ``out``:
     index.html                    the report; opens from disk
     metrics.json                  its numbers: means over clips, with intervals
-    clips.parquet, frames.parquet scores of every clip, and of every frame
-    clips/<mode>/<clip>/          video, strip, scores, meshes of one clip
+    clips.parquet, frames/        scores of every clip, and of every frame
+    clips/<mode>/<clip>/          video and strip of a clip that is shown; meshes of every clip
+    results/, features/           what the numbers are added up from
     quarantine/failures.parquet   one row for each clip that could not be evaluated, with its reason
 ``python -m pipelines.evaluate --compare RUN RUN ... --out FOLDER`` puts finished evaluations side by side.
 docs/evaluation.md defines the metrics.
-Actors of Ray Data keep the model loaded and take a few clips at a time. A clip's folder is written
-atomically, so a stopped run loses only the clips in progress; the next run does what is missing, and tries
-failures again.
+Clips are cut into windows of frames, which go through a graph of stages (``pipelines.window_stages``). What
+workers have written counts once it is complete, so a stopped run loses only the windows in progress; the next
+run does what is missing, and tries failures again.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
+import ray
 import ray.data
 
 from pipelines.actor_pool import pool_for
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
+from pipelines.operators import Operator, applied, fitted
 from pipelines.quarantine import SHOWN, counts_line, quarantine_row, write_quarantine
 from pipelines.run_folder import (
     MANIFEST,
@@ -48,28 +50,42 @@ from pipelines.run_folder import (
     versions,
     write_manifest,
 )
-from pipelines.shared_folder import Checked, Probe, shared
-from pipelines.stages import Evaluator, clip_folder, failure_in
+from pipelines.shared_folder import Probe, shared
+from pipelines.stage_clock import StageClock, live_stages
+from pipelines.window_stages import (
+    JOIN,
+    MODEL,
+    NETWORKS,
+    READ,
+    SCORE,
+    STAGES,
+    WRITE,
+    Item,
+    WindowRunner,
+    items_of,
+    table_of,
+)
 from pipelines.worker_deaths import forget_attempts
 from safa.checkpoint.native import load_model
 from safa.config import dump_settings, load_settings
-from safa.config.inference import EvaluateConfig, EvaluateScale
+from safa.config.inference import EvaluateConfig, EvaluateScale, Mode
 from safa.config.training import TrainConfig
 from safa.data.clip_store import ClipInfo, ClipStore
 from safa.errors import Failure, FailureCode, UserError, run_reporting_errors
-from safa.evaluation.clip_evaluator import FRAMES, ClipResult, read_result
-from safa.evaluation.frame_scores import FRAMES_SCHEMA, fid_of_clips
-from safa.evaluation.jobs import EvaluationJob, list_jobs
+from safa.evaluation.clip_files import CLIPS, SEGMENTS, segments_folder
+from safa.evaluation.jobs import list_jobs
+from safa.evaluation.parts import Totals, add_up, fid_of_parts
+from safa.evaluation.results import ClipResult, ScoreRow
 from safa.evaluation.scorers import load_scorers, skipped_metrics
+from safa.evaluation.windows import Window, count_windows, draw_shown, windows_of
 from safa.files import (
     Location,
     absolute,
-    atomic_file,
+    dir_names,
     entries,
     exists,
     is_uri,
     join,
-    local_file,
     location,
     read_bytes,
     remove_leftovers,
@@ -78,12 +94,12 @@ from safa.files import (
     write_json,
 )
 from safa.inference.swap_mask import load_mask
-from safa.messages import LogLines, Progress
+from safa.messages import LogLines, Progress, count
 from safa.models.safa import Safa
 from safa.report.compare import read_run, write_comparison
 from safa.report.content import ReportContent, TrainingRun, metrics_json, write_clips
 from safa.report.describe import describe_evaluation, describe_model, describe_training
-from safa.report.page import CLIPS, write_page
+from safa.report.page import write_page
 from safa.training.metrics_logger import FILE_NAME as METRICS_FILE
 from safa.training.metrics_logger import read_metrics
 
@@ -91,13 +107,15 @@ log = logging.getLogger(__name__)
 
 STAGE = "evaluate"
 PAGE, NUMBERS = "index.html", "metrics.json"
-ALL_CLIPS, ALL_FRAMES = "clips.parquet", "frames.parquet"
+ALL_CLIPS = "clips.parquet"
 BLOCKS_PER_ACTOR = 8
-CLIPS_PER_BLOCK = 32  # on long lists
-CLIPS_PER_CALL = 8  # of an actor
+WINDOWS_PER_BLOCK = 32  # on long lists
+WINDOWS_PER_CALL = 4  # of a stage on GPUs: each call leaves a mark
+WINDOWS_PER_PART = 256  # where parts are written by a stage of their own
+BLOCK_BYTES = 2**24  # between two operators: a window, or a few small ones
 MAX_BLOCKS = 4096
 # What may change between two runs into one folder.
-NOT_HASHED = frozenset({"title", "history", "max_unexpected", "scale"})
+NOT_HASHED = frozenset({"title", "history", "max_unexpected", "scale", "report"})
 
 
 class EvaluationKey(EvaluateConfig):
@@ -126,7 +144,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     clips = [clip for clip in store.clips() if clip.split in config.splits]
     model, info = load_model(config.model)
     _check(clips, model, config)
-    jobs = list_jobs(clips, config)
+    jobs = _Jobs(config, clips)
     hashes = {
         "model_sha256": _fingerprint(model),
         "clips_sha256": _fingerprint_of_clips(store, clips),
@@ -136,49 +154,126 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     with exclusive(config.out):
         check_settings(config.out, locked, NOT_HASHED)
         record_settings(config.out, locked, NOT_HASHED, config)
-        _clean_up(join(config.out, CLIPS))
-        forget_attempts(config.out)
-        missing = [job for job in jobs if read_result(clip_folder(config.out, job)) is None]
-        log.info("evaluate: %d clips, %d still to do, into %s", len(jobs), len(missing), shown(config.out))
-        with ray_session(), shared(config.out) as probe:
-            failures = tuple(f for f in process(config, missing, probe) if f is not None)
-        results = _results(config.out, jobs)
-        _check_counts(config, jobs, results, failures)
+        _clean_up(config.out)
+        totals, failed = _do_what_is_missing(config, jobs)
+        results, failures = jobs.results(totals, failed), tuple(failed.values())
+        _check_counts(config, len(jobs.jobs), results, failures)
         # The failures of this run alone, since it tried those of earlier ones again.
         rows = [*map(quarantine_row, failures)]
         write_quarantine(join(config.out, "quarantine", "failures.parquet"), rows)
-        _write_frames(config.out, results)
         spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
         write_clips(join(config.out, ALL_CLIPS), results, CLIPS)
         content = _content(config, model, results, failures, {**seconds, STAGE: spent})
-        content = replace(content, hashes=hashes, fid=_fid(config, results), step=info.step)
+        content = replace(content, hashes=hashes, fid=fid_of_parts(config.out), step=info.step)
         numbers = metrics_json(content)
         write_page(content, join(config.out, PAGE))
         write_json(join(config.out, NUMBERS), numbers)
         write_manifest(config.out, locked, numbers["counts"], spent)
         reasons = Counter(str(failure.code) for failure in failures)
         log.info("evaluate: %s", counts_line(numbers["counts"], reasons))
-        _refuse_too_many(failures, len(jobs), config)
+        _refuse_too_many(failures, len(jobs.jobs), config)
         refuse_nothing(numbers["counts"], config.out)
         return numbers
 
 
 def _check_counts(
-    config: EvaluateConfig,
-    jobs: Sequence[EvaluationJob],
-    results: Sequence[ClipResult],
-    failures: Sequence[Failure],
+    config: EvaluateConfig, total: int, results: Sequence[ClipResult], failures: Sequence[Failure]
 ) -> None:
-    """Refuse to report on less than what was asked for: every job has a result on disk or a reason."""
-    known = {(_stage_of(result.job), result.job.title) for result in results}
-    known |= {(failure.stage, failure.name) for failure in failures}
-    pending = sum((_stage_of(job), job.title) not in known for job in jobs)
-    counts = {"in": len(jobs), "ok": len(results), "quarantined": len(failures), "pending": pending}
-    check_counts(counts, config.out)
+    """Refuse to report on less than what was asked for: every job has all its windows, or a reason."""
+    counts = {"in": total, "ok": len(results), "quarantined": len(failures)}
+    check_counts({**counts, "pending": total - len(results) - len(failures)}, config.out)
 
 
-def _stage_of(job: EvaluationJob) -> str:
-    return f"{STAGE}/{job.mode}"
+def _do_what_is_missing(config: EvaluateConfig, jobs: _Jobs) -> tuple[Totals, dict[int, Failure]]:
+    """Evaluate the windows that are not there, and join those of long clips. Gives reasons by job."""
+    out, length, failed = config.out, config.scale.window, jobs.too_short()
+    totals = add_up(out, jobs.n_frames, length)
+    if lost := jobs.without_files(out, totals):  # deleted by hand, or a run that was killed
+        totals = add_up(out, jobs.n_frames, length, lost)
+    missing = [window for window in jobs.windows() if not totals.has(window)]
+    started = len({window.number for window in missing})
+    log.info("evaluate: %d clips, %d still to do, into %s", len(jobs.jobs), started, shown(out))
+    with ray_session(), shared(out) as probe:
+        for item in process(config, missing, probe):
+            if item.failure is not None:
+                failed.setdefault(item.window.number, item.failure)
+        totals = add_up(out, jobs.n_frames, length, frozenset(failed))
+        for item in join_clips(config, jobs.to_join(out, totals), probe):
+            if item.failure is not None:
+                failed[item.window.number] = item.failure
+    return totals, failed
+
+
+class _Jobs:
+    """All jobs of an evaluation, in their order."""
+
+    def __init__(self, config: EvaluateConfig, clips: Sequence[ClipInfo]) -> None:
+        self.jobs = list_jobs(clips, config)
+        self._clips, self._length = {clip.clip_id: clip for clip in clips}, config.scale.window
+        frames = [self._clips[job.driving].n_frames for job in self.jobs]
+        self.n_frames = np.minimum(np.array(frames, np.int64), config.frames or np.iinfo(np.int64).max)
+        self._shown = draw_shown(self.jobs, config.report.videos)
+
+    def too_short(self) -> dict[int, Failure]:
+        """Jobs without a frame to drive, by number."""
+        failed = {}
+        for number in np.flatnonzero(self.n_frames < 2).tolist():
+            job = self.jobs[number]
+            detail = f"{count(int(self.n_frames[number]), 'frame')}; a source and a driving frame are needed"
+            failed[number] = Failure(job.title, FailureCode.TOO_SHORT, detail, f"{STAGE}/{job.mode}")
+        return failed
+
+    def windows(self) -> Iterator[Window]:
+        """The windows of all jobs that are long enough."""
+        for number in range(len(self.jobs)):
+            if self.n_frames[number] >= 2:
+                yield from self._windows_of(number)
+
+    def _windows_of(self, number: int) -> Iterator[Window]:
+        frames, is_shown = int(self.n_frames[number]), number in self._shown
+        return windows_of(self.jobs[number], number, frames, self._length, shown=is_shown)
+
+    def _with_files(self, totals: Totals) -> Iterator[Window]:
+        """The first window of each complete job that has a folder of files."""
+        for number in np.flatnonzero(totals.complete).tolist():
+            if number in self._shown or self.jobs[number].mode == "mesh":
+                yield next(self._windows_of(number))
+
+    def _without_folder(self, out: Location, totals: Totals) -> Iterator[Window]:
+        there = {mode: set(dir_names(join(out, CLIPS, mode))) for mode in get_args(Mode)}
+        for window in self._with_files(totals):
+            if window.job.folder_name not in there[window.job.mode]:
+                yield window
+
+    def without_files(self, out: Location, totals: Totals) -> frozenset[int]:
+        """Jobs whose windows are there, and whose files are not."""
+        lost = []
+        for window in self._without_folder(out, totals):
+            segments = [] if window.is_whole else dir_names(segments_folder(out, window))
+            if len(segments) != count_windows(window.n_frames, self._length):
+                lost.append(window.number)
+        return frozenset(lost)
+
+    def to_join(self, out: Location, totals: Totals) -> list[Window]:
+        """Of each job whose files lie in segments one window."""
+        return [window for window in self._without_folder(out, totals) if not window.is_whole]
+
+    def results(self, totals: Totals, failed: Mapping[int, Failure]) -> tuple[ClipResult, ...]:
+        """What came of the jobs that are complete and did not fail."""
+        means, results = totals.means(), []
+        for number in np.flatnonzero(totals.complete).tolist():
+            if number in failed:
+                continue
+            job = self.jobs[number]
+            source, driving = self._clips[job.source], self._clips[job.driving]
+            results.append(
+                ClipResult(
+                    *(job, source.person_id, driving.person_id, int(self.n_frames[number]), driving.fps),
+                    *(ScoreRow(means[number]), round(float(totals.seconds[number]), 2)),
+                    shown=number in self._shown,
+                )
+            )
+        return tuple(results)
 
 
 # ---- checks ------------------------------------------------------------------------------------------------
@@ -234,47 +329,103 @@ def _sha256(file: Location) -> bytes:
         return hashlib.sha256(read_bytes(file)).digest()
 
 
-def _clean_up(clips: Location) -> None:
+def _clean_up(out: Location) -> None:
     """Delete incomplete output of a run that was killed."""
-    for mode in entries(clips) if exists(clips) else ():
-        if mode.is_folder:
-            remove_leftovers(mode.location)
+    forget_attempts(out)
+    for kind in (CLIPS, SEGMENTS):
+        folder = join(out, kind)
+        for mode in entries(folder) if exists(folder) else ():
+            if mode.is_folder:
+                remove_leftovers(mode.location)
 
 
 # ---- the work, on Ray --------------------------------------------------------------------------------------
 
 
-def process(config: EvaluateConfig, jobs: Sequence[EvaluationJob], probe: Probe) -> Iterator[Failure | None]:
-    """Do the jobs on Ray; yield for each as it is finished its failure, or None. Logs the progress.
+def operators(config: EvaluateConfig) -> list[Operator]:
+    """The graph of these settings. Without GPUs, all stages share their process: one actor a core."""
+    scale = config.scale
+    if not scale.gpus_per_actor:
+        return [Operator(STAGES, scale.cpus_per_actor, actors=scale.actors)]
+    return [
+        Operator((READ,), scale.cpus_per_task),
+        Operator(
+            *((MODEL, NETWORKS), scale.cpus_per_actor, scale.gpus_per_actor, scale.actors),
+            rows=WINDOWS_PER_CALL,
+        ),
+        Operator((SCORE,), scale.cpus_per_task),
+        Operator((WRITE,), scale.cpus_per_task, rows=WINDOWS_PER_PART),
+    ]
+
+
+def process(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> Iterator[Item]:
+    """Send windows through the graph; yield each as it is finished. Logs the progress.
 
     Args:
         probe: what workers look for before they write.
     """
-    if not jobs:
+    if not windows:
         return
-    scale = config.scale
-    resources = (scale.cpus_per_actor, scale.gpus_per_actor)
-    with room_for(_need(scale)):
-        pool = pool_for(STAGE, *resources, scale.actors, len(jobs))
-        done = job_rows(jobs, pool.most).map_batches(
-            Checked,
-            fn_constructor_args=((probe,), Evaluator, config.with_absolute_paths()),
-            batch_size=CLIPS_PER_CALL,
-            batch_format="pyarrow",
-            **pool.ray_options,
-        )
-        progress = Progress(LogLines(STAGE), len(jobs), "clips")
-        logged = 0
-        for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in batch.to_pylist():
-                failure = failure_in(row, _stage_of(EvaluationJob.from_json(row["job"])))
-                if failure is not None and logged < SHOWN:
+    graph = operators(config)
+    with room_for(_need(config.scale)), live_stages(STAGE, STAGES) as clock:
+        progress, logged = _ClipProgress(windows), 0
+        done = _through(config, graph, windows, probe, clock)
+        for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for item in items_of(table):
+                if item.failure is not None and logged < SHOWN:
+                    failure = item.failure
                     log.warning(
                         "evaluate: %s quarantined (%s): %s", failure.name, failure.code, failure.detail
                     )
                     logged += 1
-                yield failure
-                progress.add(1, row["n_frames"])
+                yield item
+                progress.add(item.window)
+
+
+def join_clips(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> Iterator[Item]:
+    """Join the segments of long clips, of each of which one window is given."""
+    if not windows:
+        return
+    graph = [Operator((JOIN,), config.scale.cpus_per_task)]
+    done = _through(config, graph, windows, probe, None)
+    for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from items_of(table)
+
+
+def _through(
+    config: EvaluateConfig,
+    graph: Sequence[Operator],
+    windows: Sequence[Window],
+    probe: Probe,
+    clock: StageClock | None,
+) -> ray.data.Dataset:
+    config = config.with_absolute_paths()
+    rows = window_rows(windows, max(operator.actors[1] if operator.actors else 1 for operator in graph))
+    for operator in _with_room(graph, len(windows)):
+        rows = applied(operator, rows, ((probe,), WindowRunner, config, operator.stages, clock))
+    return rows
+
+
+def _with_room(graph: Sequence[Operator], useful: int) -> list[Operator]:
+    """The graph as it fits the machines; a single pool begins with as many actors as have room."""
+    if len(graph) == 1 and graph[0].actors is not None:
+        pool = pool_for(STAGE, graph[0].cpus, graph[0].gpus, graph[0].actors, useful)
+        return [replace(graph[0], cpus=pool.cpus, actors=(pool.least, pool.most), first=pool.first)]
+    there = ray.cluster_resources()
+    return fitted(STAGE, graph, there.get("CPU", 0.0), there.get("GPU", 0.0))
+
+
+class _ClipProgress:
+    """Counts clips, of which the last window is finished."""
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self._left = Counter(window.number for window in windows)
+        self._progress = Progress(LogLines(STAGE), len(self._left), "clips")
+
+    def add(self, window: Window) -> None:
+        """Count a window."""
+        self._left[window.number] -= 1
+        self._progress.add(int(self._left[window.number] == 0), window.last - window.first)
 
 
 def _need(scale: EvaluateScale) -> Need:
@@ -283,39 +434,19 @@ def _need(scale: EvaluateScale) -> Need:
     return Need("evaluation", {"GPU": scale.gpus_per_actor}, "scale", fix)
 
 
-def job_rows(jobs: Sequence[EvaluationJob], actors: int) -> ray.data.Dataset:
-    """Rows ``{job}`` in blocks so many that all actors end at about the same time, and no more.
+def window_rows(windows: Sequence[Window], actors: int) -> ray.data.Dataset:
+    """Windows in blocks so many that all actors end at about the same time, and no more.
 
-    Every block costs the driver some milliseconds, so a long list has blocks of many clips; an actor takes
-    ``CLIPS_PER_CALL`` of them at a time.
+    Every block costs the driver some milliseconds, so a long list has blocks of many windows.
     """
-    blocks = min(len(jobs), max(actors * BLOCKS_PER_ACTOR, len(jobs) // CLIPS_PER_BLOCK), MAX_BLOCKS)
-    ends = [len(jobs) * number // blocks for number in range(blocks + 1)]
-    return ray.data.from_arrow(
-        [pa.table({"job": [job.to_json() for job in jobs[first:last]]}) for first, last in pairwise(ends)]
-    )
+    blocks = min(len(windows), max(actors * BLOCKS_PER_ACTOR, len(windows) // WINDOWS_PER_BLOCK), MAX_BLOCKS)
+    ends = [len(windows) * number // blocks for number in range(blocks + 1)]
+    rows = ray.data.from_arrow([table_of(map(Item, windows[first:last])) for first, last in pairwise(ends)])
+    rows.context.target_max_block_size = BLOCK_BYTES
+    return rows
 
 
 # ---- results -----------------------------------------------------------------------------------------------
-
-
-def _results(out: Location, jobs: Sequence[EvaluationJob]) -> tuple[ClipResult, ...]:
-    """The results that are there, which are what counts."""
-    results = (read_result(clip_folder(out, job)) for job in jobs)
-    return tuple(result for result in results if result is not None)
-
-
-def _write_frames(out: Location, results: Sequence[ClipResult]) -> None:
-    """Write the scores of all frames into one file, a row group per clip."""
-    with (
-        atomic_file(join(out, ALL_FRAMES)) as temporary,
-        pq.ParquetWriter(temporary, FRAMES_SCHEMA) as writer,
-    ):
-        for result in results:
-            where = join(clip_folder(out, result.job), FRAMES)
-            if exists(where):
-                with local_file(where) as path:
-                    writer.write_table(pq.read_table(path))
 
 
 def _content(
@@ -336,11 +467,6 @@ def _content(
         config=dump_settings(config),
         skipped=skipped_metrics(config.scorers, model.config.image_size),
     )
-
-
-def _fid(config: EvaluateConfig, results: Sequence[ClipResult]) -> tuple[float, float]:
-    reconstructed = [result.job for result in results if result.job.mode == "reconstruction"]
-    return fid_of_clips([clip_folder(config.out, job) for job in reconstructed])
 
 
 def _training_run(folder: Location) -> TrainingRun:

@@ -14,7 +14,6 @@ unless the host of the videos blocked us. ``--estimate-cost`` prints what a run 
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from collections import Counter
@@ -27,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, Dataset
 
 from pipelines.clip_stages import (
     CLIPS,
@@ -44,6 +43,7 @@ from pipelines.clip_stages import (
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
+from pipelines.operators import Operator, applied, fitted
 from pipelines.quarantine import Quarantine, counts_line
 from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
@@ -324,29 +324,6 @@ def _count(stored: Sequence[Stored], failures: Sequence[Failure]) -> None:
 # ---- the graph ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Operator:
-    """One operator of the graph: stages that run in one process, and what it takes of the cluster."""
-
-    stages: tuple[str, ...]
-    cpus: float
-    gpus: float = 0.0
-    actors: tuple[int, int] | None = None  # least and most; None: tasks, which keep nothing loaded
-    at_once: int | None = None  # tasks at most; None: as many as there is room for
-    rows: int | None = None  # in a call; None: a block
-
-    @property
-    def processes(self) -> int:
-        """The least that must run at once."""
-        return self.actors[0] if self.actors else 1
-
-    @property
-    def request(self) -> str:
-        """What one process takes, for the log."""
-        gpus = f", gpus {self.gpus:g}" if self.gpus else ""
-        return f"cpus {self.cpus:g}{gpus}, at least {count(self.processes, 'process', 'processes')}"
-
-
 def operators(config: PreprocessConfig) -> list[Operator]:
     """The graph of these settings. Neighbouring stages that need nothing but CPUs share their process."""
     stages = config.stages
@@ -374,48 +351,12 @@ def _need(config: PreprocessConfig) -> Need:
     return Need("preprocessing", {"GPU": min(gpus, 1.0)}, "stages.landmarks.gpus", fix)
 
 
-def fitted(graph: Sequence[Operator], cpus: float, gpus: float) -> list[Operator]:
-    """The graph with smaller requests where it would not fit: a pool of one process, less of a CPU each.
-
-    It fits if the least processes of every pool and one task of every other operator can run at once;
-    otherwise a stage would wait for ever for one behind it.
-
-    Args:
-        cpus, gpus: of the whole cluster. None at all are taken as some that are still to come.
-    """
-    small = list(graph)
-    if gpus and sum(o.gpus * o.processes for o in small) > gpus:
-        small = [
-            replace(o, gpus=min(o.gpus, gpus), actors=(1, o.actors[1])) if o.actors else o for o in small
-        ]
-    if cpus and sum(o.cpus * o.processes for o in small) > cpus:
-        small = [replace(o, actors=(1, o.actors[1])) if o.actors else o for o in small]
-        share = min(1.0, cpus / sum(o.cpus for o in small))
-        small = [replace(o, cpus=math.floor(o.cpus * share * 100) / 100 or 0.01) for o in small]
-    for before, after in zip(graph, small, strict=True):
-        if before != after:
-            log.info(
-                "preprocess: %s shrunk to fit %g CPUs and %g GPUs: %s",
-                *(" + ".join(after.stages), cpus, gpus, after.request),
-            )
-    return small
-
-
 def graph(config: PreprocessConfig, rows: Dataset, probes: Sequence[Probe]) -> Dataset:
     """The lazy data set that makes the clips of these rows, and gives their outcomes."""
     config = config.with_absolute_paths()
     there = ray.cluster_resources() if ray.is_initialized() else {}
-    for operator in fitted(operators(config), there.get("CPU", 0.0), there.get("GPU", 0.0)):
-        worker = (probes, StageRunner, config, operator.stages)
-        resources: dict[str, Any] = {"num_cpus": operator.cpus, "num_gpus": operator.gpus or None}
-        batches = {"batch_size": operator.rows, "batch_format": "pyarrow", "zero_copy_batch": True}
-        if operator.actors is None:
-            compute = TaskPoolStrategy(size=operator.at_once)
-            rows = rows.map_batches(Checked(*worker), compute=compute, **resources, **batches)
-        else:
-            least, most = operator.actors
-            pool = ActorPoolStrategy(min_size=least, max_size=most)
-            rows = rows.map_batches(Checked, fn_constructor_args=worker, compute=pool, **resources, **batches)
+    for operator in fitted(STAGE, operators(config), there.get("CPU", 0.0), there.get("GPU", 0.0)):
+        rows = applied(operator, rows, (probes, StageRunner, config, operator.stages))
     return rows
 
 

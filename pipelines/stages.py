@@ -10,39 +10,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
-import torch
-
 from pipelines.worker_deaths import Attempts
-from safa.checkpoint.native import load_model
-from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import VideosSource
-from safa.data.clip_store import ClipStore
 from safa.data.detectors import FaceDetector
 from safa.data.detectors.loading import load_detector
 from safa.data.face_tracks import find_face_tracks, write_tracks
 from safa.errors import Failure, FailureCode
-from safa.evaluation.clip_evaluator import ClipEvaluator, read_result
-from safa.evaluation.jobs import EvaluationJob
-from safa.evaluation.scorers import load_scorers
 from safa.files import Location, join, local_copy, name_of
-from safa.inference.model_runner import ModelRunner
-from safa.inference.swap_mask import load_mask
-from safa.report.page import CLIPS as RESULTS
 
 FACE_TRACKS = "face_tracks"  # folder in a run folder of preprocess
 
 # ``{id, code, detail, n_frames, seconds}``; an empty code means that the input became output.
 Row = dict[str, Any]
-ROW_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("code", pa.string()),
-        ("detail", pa.string()),
-        ("n_frames", pa.int64()),
-        ("seconds", pa.float64()),
-    ]
-)
 
 
 def ok_row(name: str, n_frames: int, seconds: float = 0.0) -> Row:
@@ -94,46 +73,3 @@ class FaceTrackFinder:
             tracks = find_face_tracks(video, self._source, self._fps, self._detector)
         write_tracks(self._folder, tracks)
         return len(tracks.clips)
-
-
-# ---- evaluate ----------------------------------------------------------------------------------------------
-
-
-class Evaluator:
-    """An actor that keeps the model loaded and evaluates clips."""
-
-    def __init__(self, config: EvaluateConfig) -> None:
-        torch.set_num_threads(config.scale.threads_per_actor)  # Ray presets 1
-        device = "cuda" if config.scale.gpus_per_actor > 0 else "cpu"
-        model, _ = load_model(config.model, device)
-        self._evaluator = ClipEvaluator(
-            ModelRunner(model, device, config.scale.batch_size),
-            ClipStore(config.clips),
-            config,
-            load_scorers(config.scorers, model.tdmm, device),
-            load_mask(config.swap, model.tdmm, device) if "swap" in config.modes else None,
-        )
-        self._out, self._attempts = config.out, Attempts(config.out)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Rows ``{job}`` to their outcomes: the same rows with the columns of ``ROW_SCHEMA``."""
-        jobs = [EvaluationJob.from_json(text) for text in block["job"].to_pylist()]
-        outcomes = pa.Table.from_pylist([self._outcome(job) for job in jobs], schema=ROW_SCHEMA)
-        return outcomes.append_column("job", block["job"])
-
-    def _outcome(self, job: EvaluationJob) -> Row:
-        folder = clip_folder(self._out, job)
-        return _attempt(job.title, lambda: self._evaluate(job, folder))
-
-    def _evaluate(self, job: EvaluationJob, folder: Location) -> int:
-        made = read_result(folder)
-        if made is not None:  # by a worker that died later in this block
-            return made.n_frames
-        with self._attempts.mark(f"{job.mode}/{job.folder_name}") as deaths:
-            self._attempts.give_up_after(deaths)
-            return self._evaluator.run(job, folder).n_frames
-
-
-def clip_folder(out: Location, job: EvaluationJob) -> Location:
-    """The folder with the output of one job."""
-    return join(out, RESULTS, job.mode, job.folder_name)

@@ -110,6 +110,13 @@ class VisualsConfig(Settings):
     crf: int = Field(default=20, ge=0, le=51)  # H.264 quality: 0 lossless, 23 usual, 51 worst
 
 
+class ReportConfig(Settings):
+    """What the report shows."""
+
+    # Clips with a video and a strip, drawn at random, as many of each mode; scores are of all. None = all.
+    videos: int | None = Field(default=200, ge=0)
+
+
 class EvaluateScale(Settings):
     """Machines. The numbers do not depend on them."""
 
@@ -118,6 +125,8 @@ class EvaluateScale(Settings):
     gpus_per_actor: float = Field(default=0.0, ge=0)  # a share of one GPU is fine
     threads_per_actor: int = Field(default=1, ge=1)  # torch's own threads
     batch_size: int = Field(default=8, ge=1)  # driving frames at once; halved while a GPU cannot hold so many
+    window: int = Field(default=128, ge=2)  # frames of a clip that one worker takes at a time
+    cpus_per_task: float = Field(default=1.0, gt=0)  # of what reads, scores and writes beside GPUs
 
     @field_validator("actors")
     @classmethod
@@ -142,6 +151,7 @@ class EvaluateConfig(Settings):
     mesh: MeshConfig = MeshConfig()
     scorers: ScorerConfig = ScorerConfig()
     visuals: VisualsConfig = VisualsConfig()
+    report: ReportConfig = ReportConfig()
     history: tuple[Location, ...] = ()  # training runs whose settings and curves the report shows, in order
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` results that fails the run
     scale: EvaluateScale = EvaluateScale()

@@ -283,6 +283,20 @@ class ClipStore:
             return np.concatenate(list(self.landmark_pieces(number)))
         return _points(b"".join(self._landmark_bytes(number, index, 1) for index in indices))
 
+    def landmark_range(self, clip: int | str, first: int, last: int) -> NDArray[np.float32]:
+        """(T, 68, 2) px of frames ``first`` to ``last`` (excluded), in one read of each piece.
+
+        Raises:
+            IndexError, OSError: as ``frames``.
+        """
+        number, parts = self._number(clip), list[bytes]()
+        length = int(self._piece_frames[number])
+        while first < last:
+            end = min(last, (first // length + 1) * length)
+            parts.append(self._landmark_bytes(number, first, end - first))
+            first = end
+        return _points(b"".join(parts))
+
     def landmark_pieces(self, clip: int | str) -> Iterator[NDArray[np.float32]]:
         """All of them piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
         number = self._number(clip)

@@ -1,29 +1,21 @@
-"""Scores of a clip's frames, taken batch by batch while the clip streams through the model.
+"""Scores of the frames of a window, from arrays of predictions and targets.
 
-``FrameScorer`` computes them, ``ScoreTable`` writes them and keeps their means. ``FeatureFiles`` writes
-Inception features beside them, from which ``fid_of_clips`` computes the Fréchet distance of all clips; they
-are raw float32 rows, so that a long clip can be appended to and read in parts. Only files grow with the
-length of a clip, never the memory.
+``picture_scores`` needs no networks and runs on any CPU; ``NetworkScorer`` has those that do.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from safa.data.clip_store import ClipInfo
-from safa.evaluation.scorers import Network, Scorers
-from safa.files import Location, exists, filesystem, join, size_of
+from safa.evaluation.scorers import Scorers
 from safa.metrics import (
     AED,
     AKD,
@@ -45,9 +37,7 @@ from safa.metrics import (
     image_scores,
     landmark_scores,
 )
-from safa.metrics.frechet import FeatureSums, frechet_distance
 from safa.metrics.images import MS_SSIM_MIN_SIZE
-from safa.models.safa import AnimatedBatch
 
 SCORES = tuple(metric.key + side for metric in FRAME_METRICS for side in ("", COPY_SOURCE))
 CLIP_SCORES = tuple(metric.key + side for metric in PER_CLIP for side in ("", COPY_SOURCE))
@@ -61,242 +51,255 @@ FRAMES_SCHEMA = pa.schema(
         *((score, pa.float64()) for score in SCORES),  # NaN: the frame has no such score
     ]
 )
-ROWS_AT_ONCE = 1024  # frames in memory before they are written, or while they are read
-PREDICTION, TARGET, SOURCE = "made.f32", "true.f32", "source.f32"  # files of Inception features
+AT_ONCE = 8  # frames whose metrics are computed together: more would not stay in a CPU's caches
+
+ScoreRows = NDArray[np.float64]  # (T, len(SCORES)), NaN where there is none
 
 
-# ---- computed ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Features:
+    """Inception features of a window of a reconstruction, without the clip's first frame: (T, D) float32.
 
-
-class FrameScorer:
-    """Scores the batches of one clip in order.
-
-    Args:
-        source: (1, 3, S, S), which the baseline shows instead of every prediction.
-        has_target: whether the driving frames are what the predictions should look like, as in a
-            reconstruction. Otherwise there is no target, and only identity is scored, against the source, and
-            expression, against the driving frames.
+    Attributes:
+        source: (D,), of the source, which the baseline shows instead of every prediction.
     """
 
-    @torch.inference_mode()
-    def __init__(self, source: Tensor, scorers: Scorers, *, has_target: bool) -> None:
-        self._source, self._scorers, self._has_target = source, scorers, has_target
-        self._before: tuple[Tensor, Tensor] | None = None  # last prediction and last target
-        self._source_points = scorers.landmarks(source) if scorers.landmarks and has_target else None
-        self._source_identity = scorers.identity(source) if scorers.identity else None
-        self._source_landmarks: Tensor | None = None  # (1, 68, 2) px, that came with the data
-        self._seen = 0  # frames so far
-        self._expression = ExpressionSums()
+    prediction: NDArray[np.float32]
+    target: NDArray[np.float32]
+    source: NDArray[np.float32]
+
+
+def rows_of(columns: Columns, n_frames: int) -> ScoreRows:
+    """Columns as rows; missing ones become NaN, those of one value are that of every frame."""
+    rows = np.full((n_frames, len(SCORES)), math.nan)
+    for score, values in columns.items():
+        rows[:, SCORES.index(score)] = values.expand(n_frames).double().cpu().numpy()
+    return rows
+
+
+# ---- without networks --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Consecutive frames of a reconstruction.
+
+    Attributes:
+        source: (1, 3, S, S), which the baseline shows instead of every prediction.
+        prediction, target: (T, 3, S, S) in [0, 1].
+        prediction_before, target_before: (3, S, S) each, the frame before; None at the clip's beginning.
+        estimated: (T, 68, 2) px, the 3DMM's landmarks of the target.
+        landmarks: (T, 68, 2) px, those that came with the data; NaN where a frame has no face.
+        source_landmarks: (1, 68, 2) px, likewise.
+    """
+
+    source: Tensor
+    prediction: Tensor
+    target: Tensor
+    prediction_before: Tensor | None
+    target_before: Tensor | None
+    estimated: Tensor
+    landmarks: Tensor
+    source_landmarks: Tensor
+
+
+@torch.inference_mode()
+def picture_scores(frames: Compared) -> ScoreRows:
+    """Score a reconstruction with all metrics that need no networks."""
+    total = len(frames.target)
+    rows = np.empty((total, len(SCORES)))
+    for first in range(0, total, AT_ONCE):
+        last = min(first + AT_ONCE, total)
+        rows[first:last] = rows_of(_scores_of_some(frames, first, last), last - first)
+    return rows
+
+
+def _scores_of_some(frames: Compared, first: int, last: int) -> Columns:
+    prediction, target = frames.prediction[first:last], frames.target[first:last]
+    columns = image_scores(prediction, frames.source, target)
+    if min(target.shape[-2:]) >= MS_SSIM_MIN_SIZE:
+        for side, image in (("", prediction), (COPY_SOURCE, frames.source)):
+            columns[MS_SSIM.key + side] = MS_SSIM.function(image, target)
+    columns |= _flicker(frames, first, last)
+    columns |= landmark_scores(
+        frames.estimated[first:last], frames.source_landmarks, frames.landmarks[first:last]
+    )
+    return columns
+
+
+def _flicker(frames: Compared, first: int, last: int) -> Columns:
+    prediction, target = frames.prediction[first:last], frames.target[first:last]
+    starts = first == 0 and frames.prediction_before is None
+    before = _one_before(frames.prediction, frames.prediction_before, first, last)
+    target_before = _one_before(frames.target, frames.target_before, first, last)
+    still = frames.source.expand_as(target)
+    columns = {
+        FLICKER.key: flicker(prediction, target, before, target_before),
+        FLICKER.key + COPY_SOURCE: flicker(still, target, still, target_before),
+    }
+    if starts:  # the clip's first frame has no frame before it
+        for values in columns.values():
+            values[0] = math.nan
+    return columns
+
+
+def _one_before(images: Tensor, before: Tensor | None, first: int, last: int) -> Tensor:
+    """The images (T, 3, S, S) one frame earlier; of a clip's first frame itself."""
+    if first > 0:
+        return images[first - 1 : last - 1]
+    head = images[:1] if before is None else before[None]
+    return torch.cat([head, images[: last - 1]])
+
+
+# ---- with networks -----------------------------------------------------------------------------------------
+
+
+class NetworkScorer:
+    """Scores frames with the networks that the user named, on their device.
+
+    Args:
+        batch_size: frames that pass through a network at once.
+    """
+
+    def __init__(self, scorers: Scorers, device: str | torch.device = "cpu", batch_size: int = 8) -> None:
+        self._scorers, self._device, self._batch_size = scorers, torch.device(device), batch_size
+
+    def is_needed(self, *, has_target: bool) -> bool:
+        """Whether there is anything to score; without a target it is only the identity."""
+        needed = self._scorers
+        others = (needed.lpips, needed.inception) if has_target else ()
+        return any(network is not None for network in (needed.identity, needed.landmarks, *others))
 
     @torch.inference_mode()
-    def scores(self, batch: AnimatedBatch, estimated: Tensor, landmarks: Tensor) -> Columns:
-        """Return columns (B,) of ``SCORES`` for the next batch; scores that do not exist are left out.
+    def scores(
+        self, source: Tensor, prediction: Tensor, target: Tensor, first: int, *, has_target: bool
+    ) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.float64]]:
+        """Columns (T,) of ``SCORES``, for the metrics that need networks, and the sums of expression (16,).
 
         Args:
-            estimated: (B, 68, 2) px, the 3DMM's landmarks of the driving frames.
-            landmarks: (B, 68, 2) px, those that came with the data; NaN where a frame has no face.
+            source: (1, 3, S, S) in [0, 1].
+            prediction: (T, 3, S, S), likewise.
+            target: the driving frames, likewise.
+            first: number of the first frame in its clip.
+            has_target: whether predictions should look like the driving frames. Otherwise the identity is
+                compared with the source's, and of landmarks only the expression is scored.
         """
-        prediction, target = batch.result.prediction, batch.driving
-        detected_columns = self._detected(prediction, target)
-        identity_columns = self._identity(prediction, target if self._has_target else None)
-        self._seen += len(target)
-        if not self._has_target:
-            return identity_columns
-        if self._source_landmarks is None:
-            self._source_landmarks = landmarks[:1].clone()
-        columns = image_scores(prediction, self._source, target)
-        for side, image in (("", prediction), (COPY_SOURCE, self._source)):
-            if min(target.shape[-2:]) >= MS_SSIM_MIN_SIZE:
-                columns[MS_SSIM.key + side] = MS_SSIM.function(image, target)
-            if self._scorers.lpips is not None:
-                columns[LPIPS.key + side] = self._scorers.lpips(image, target)
-        columns |= self._flicker(prediction, target)
-        columns |= landmark_scores(estimated.cpu(), self._source_landmarks, landmarks)
-        return columns | detected_columns | identity_columns
+        source, expression = source.to(self._device), ExpressionSums()
+        points = self._scorers.landmarks(source) if self._scorers.landmarks and has_target else None
+        identity = self._scorers.identity(source) if self._scorers.identity else None
+        parts = []
+        for start in range(0, len(prediction), self._batch_size):
+            some = slice(start, start + self._batch_size)
+            image, wanted = prediction[some].to(self._device), target[some].to(self._device)
+            columns = self._identity(image, wanted if has_target else None, identity, first + start)
+            columns |= self._detected(image, wanted, points, first + start, expression)
+            if has_target:
+                columns |= self._lpips(source, image, wanted)
+            parts.append((len(image), columns))
+        keys = dict.fromkeys(key for _, columns in parts for key in columns)
+        return {key: _joined(parts, key) for key in keys}, expression.state
 
-    def expression(self) -> dict[str, float]:
-        """Return the clip's scores of ``CLIP_METRICS``, and of copying the source, which never moves."""
-        scores = self._expression.scores()
-        copied = {
-            key + COPY_SOURCE: 0.0 if key.endswith("_gain") and math.isfinite(value) else math.nan
-            for key, value in scores.items()
+    def _lpips(self, source: Tensor, prediction: Tensor, target: Tensor) -> Columns:
+        network = self._scorers.lpips
+        if network is None:
+            return {}
+        return {
+            LPIPS.key: network(prediction, target),
+            LPIPS.key + COPY_SOURCE: network(source, target),
         }
-        return scores | copied
 
-    def _flicker(self, prediction: Tensor, target: Tensor) -> Columns:
-        before = self._before or (prediction[:1], target[:1])
-        prediction_before = torch.cat([before[0], prediction[:-1]])
-        target_before = torch.cat([before[1], target[:-1]])
-        still = self._source.expand_as(target)
-        columns = {
-            FLICKER.key: flicker(prediction, target, prediction_before, target_before),
-            FLICKER.key + COPY_SOURCE: flicker(still, target, still, target_before),
-        }
-        if self._before is None:  # the clip's first frame has no frame before it
-            for values in columns.values():
-                values[0] = math.nan
-        # Copies, since views would keep the whole batch in memory.
-        self._before = prediction[-1:].clone(), target[-1:].clone()
-        return columns
-
-    def _detected(self, prediction: Tensor, target: Tensor) -> Columns:
+    def _detected(
+        self,
+        prediction: Tensor,
+        target: Tensor,
+        source_points: Tensor | None,
+        first: int,
+        expression: ExpressionSums,
+    ) -> Columns:
         """Compare the landmarks that the detector finds in both."""
-        chosen = self._chosen(len(target), self._scorers.landmarks_every)
+        chosen = _chosen(first, len(target), self._scorers.landmarks_every)
         if self._scorers.landmarks is None or not chosen:
             return {}
         size, target_points = target.shape[-1], self._scorers.landmarks(target[chosen])
         predicted_points = self._scorers.landmarks(prediction[chosen])
-        first = int(self._has_target and chosen[0] + self._seen == 0)  # the source, which nobody has to move
-        self._expression.add(predicted_points[first:], target_points[first:])
+        moved = int(source_points is not None and first + chosen[0] == 0)  # the source, nobody has to move it
+        expression.add(predicted_points[moved:], target_points[moved:])
         columns: Columns = {}
-        if self._source_points is not None:
-            for side, points in (("", predicted_points), (COPY_SOURCE, self._source_points)):
+        if source_points is not None:
+            for side, points in (("", predicted_points), (COPY_SOURCE, source_points)):
                 columns[AKD.key + side] = akd(points, target_points, size)
                 columns[DETECTION_RATE.key + side] = detected(points, target_points)
         return _spread(columns, chosen, len(target))
 
-    def _chosen(self, n_frames: int, every: int) -> list[int]:
-        """Which of the next frames a scorer sees that looks at each ``every``-th one of a clip."""
-        return [index for index in range(n_frames) if (self._seen + index) % every == 0]
-
-    def _identity(self, prediction: Tensor, target: Tensor | None) -> Columns:
+    def _identity(
+        self, prediction: Tensor, target: Tensor | None, source: Tensor | None, first: int
+    ) -> Columns:
         """Compare identities with the target's or, where there is none, with the source's."""
-        chosen = self._chosen(len(prediction), self._scorers.identity_every)
-        if self._scorers.identity is None or self._source_identity is None or not chosen:
+        chosen = _chosen(first, len(prediction), self._scorers.identity_every)
+        if self._scorers.identity is None or source is None or not chosen:
             return {}
         predicted = self._scorers.identity(prediction[chosen])
         if target is None:
-            copied = cosine(self._source_identity, self._source_identity).expand(len(chosen))
-            columns = {CSIM.key: cosine(predicted, self._source_identity), CSIM.key + COPY_SOURCE: copied}
+            copied = cosine(source, source).expand(len(chosen))
+            columns = {CSIM.key: cosine(predicted, source), CSIM.key + COPY_SOURCE: copied}
             return _spread(columns, chosen, len(prediction))
         target_identity = self._scorers.identity(target[chosen])
         columns = {}
-        for side, embedding in (("", predicted), (COPY_SOURCE, self._source_identity)):
+        for side, embedding in (("", predicted), (COPY_SOURCE, source)):
             columns[AED.key + side] = euclidean(embedding, target_identity)
             columns[CSIM.key + side] = cosine(embedding, target_identity)
         return _spread(columns, chosen, len(prediction))
 
+    @torch.inference_mode()
+    def features(self, source: Tensor, prediction: Tensor, target: Tensor) -> Features | None:
+        """Inception features of these frames; None without that network.
+
+        Args:
+            source: (1, 3, S, S) in [0, 1].
+            prediction, target: (T, 3, S, S), likewise; there may be none.
+        """
+        if self._scorers.inception is None:
+            return None
+        copied = self._embedded(source)
+        return Features(self._embedded(prediction, copied), self._embedded(target, copied), copied[0])
+
+    def _embedded(self, images: Tensor, like: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        assert self._scorers.inception is not None
+        parts = [
+            self._scorers.inception(part.to(self._device)).float().cpu().numpy()
+            for part in torch.split(images, self._batch_size)
+            if len(part)
+        ]
+        return np.concatenate(parts) if parts or like is None else like[:0]
+
+
+def _chosen(first: int, n_frames: int, every: int) -> list[int]:
+    """Which of these frames a scorer sees that looks at each ``every``-th one of a clip."""
+    return [index for index in range(n_frames) if (first + index) % every == 0]
+
 
 def _spread(columns: Columns, chosen: Sequence[int], n_frames: int) -> Columns:
     """Columns of the chosen frames as columns (n_frames,) of all, NaN in the others."""
-    if len(chosen) == n_frames:
-        return columns
     spread: Columns = {}
     for key, values in columns.items():
-        spread[key] = torch.full((n_frames,), math.nan, dtype=values.dtype, device=values.device)
-        spread[key][list(chosen)] = values
+        spread[key] = torch.full((n_frames,), math.nan, dtype=torch.float64)
+        spread[key][list(chosen)] = values.expand(len(chosen)).double().cpu()
     return spread
 
 
-# ---- written -----------------------------------------------------------------------------------------------
+def _joined(parts: Sequence[tuple[int, Columns]], key: str) -> NDArray[np.float64]:
+    """A column of all batches; NaN where one lacks it."""
+    missing = torch.full((1,), math.nan)
+    joined = torch.cat([columns.get(key, missing).expand(count).double().cpu() for count, columns in parts])
+    rows: NDArray[np.float64] = joined.numpy()
+    return rows
 
 
-class ScoreTable:
-    """Writes the file of a clip's frame scores (``FRAMES_SCHEMA``) and keeps their means; a context manager.
-
-    Args:
-        first_counted: number of the first frame that counts in the means.
-    """
-
-    def __init__(self, path: Path, mode: str, clip: ClipInfo, source_id: str, first_counted: int) -> None:
-        self._writer = pq.ParquetWriter(path, FRAMES_SCHEMA)
-        self._ids = {
-            "mode": mode,
-            "clip_id": clip.clip_id,
-            "source_id": source_id,
-            "person_id": clip.person_id,
-        }
-        self._first_counted, self._written, self._waiting = first_counted, 0, 0
-        self._sums, self._numbers = np.zeros(len(SCORES)), np.zeros(len(SCORES), int)
-        # One array for all: small ones of every batch, kept between the large ones of the model, would leave
-        # holes in memory that nothing fits into.
-        self._rows = np.empty((ROWS_AT_ONCE, len(SCORES)))
-
-    def add(self, columns: Mapping[str, Tensor], n_frames: int) -> None:
-        """Add the next ``n_frames`` frames, at most ``ROWS_AT_ONCE``; missing columns become NaN."""
-        if self._waiting + n_frames > ROWS_AT_ONCE:
-            self._flush()
-        rows = self._rows[self._waiting : self._waiting + n_frames]
-        rows[:] = math.nan
-        for score, values in columns.items():
-            rows[:, SCORES.index(score)] = values.expand(n_frames).double().cpu().numpy()
-        self._waiting += n_frames
-        counted = rows[max(0, self._first_counted - self._written - self._waiting + n_frames) :]
-        known = np.isfinite(counted)
-        self._sums += np.where(known, counted, 0.0).sum(axis=0)
-        self._numbers += known.sum(axis=0)
-
-    def means(self) -> dict[str, float]:
-        """Return the clip's score of each kind (``clip_score``); NaN where no frame has one."""
-        pairs = zip(SCORES, self._sums.tolist(), self._numbers.tolist(), strict=True)
-        return {score: total / number if number else math.nan for score, total, number in pairs}
-
-    def _flush(self) -> None:
-        count = self._waiting
-        columns: dict[str, Any] = {name: [value] * count for name, value in self._ids.items()}
-        columns["frame"] = range(self._written, self._written + count)
-        columns |= {score: self._rows[:count, i].copy() for i, score in enumerate(SCORES)}
-        if count:
-            self._writer.write_table(pa.table(columns, schema=FRAMES_SCHEMA))
-        self._written, self._waiting = self._written + count, 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._flush()
-        self._writer.close()
-
-
-class FeatureFiles:
-    """Writes Inception features of a clip's predictions, targets and source.
-
-    The first frame is the source, so it is left out of predictions and targets.
-    """
-
-    def __init__(self, folder: Path, inception: Network) -> None:
-        self._folder, self._inception, self._has_begun = folder, inception, False
-
-    @torch.inference_mode()
-    def add(self, source: Tensor, batch: AnimatedBatch) -> None:
-        """Add the next batch; ``source`` is (1, 3, S, S)."""
-        first = 0 if self._has_begun else 1
-        if not self._has_begun:
-            self._append(SOURCE, self._inception(source))
-        if len(batch.driving) > first:
-            self._append(PREDICTION, self._inception(batch.result.prediction[first:]))
-            self._append(TARGET, self._inception(batch.driving[first:]))
-        self._has_begun = True
-
-    def _append(self, name: str, features: Tensor) -> None:
-        with (self._folder / name).open("ab") as file:
-            file.write(features.float().cpu().numpy().tobytes())
-
-
-def fid_of_clips(folders: Sequence[Location]) -> tuple[float, float]:
-    """Return the FID of the predictions in these folders, and of copying the sources; NaN without features.
-
-    Sums are taken clip by clip in the order of the folders, so the number does not depend on which worker
-    wrote the features.
-    """
-    folders = [folder for folder in folders if exists(join(folder, SOURCE))]
-    if not folders:
-        return math.nan, math.nan
-    width = size_of(join(folders[0], SOURCE)) // 4  # features of one image; 4 bytes each
-    prediction, target, copied = FeatureSums(width), FeatureSums(width), FeatureSums(width)
-    for folder in folders:
-        for sums, name in ((prediction, PREDICTION), (target, TARGET)):
-            for rows in _read_rows(join(folder, name), width):
-                sums.add(rows)
-        num_frames = size_of(join(folder, TARGET)) // (4 * width)
-        copied.add(next(_read_rows(join(folder, SOURCE), width)), times=num_frames)
-    return frechet_distance(prediction, target), frechet_distance(copied, target)
-
-
-def _read_rows(location: Location, width: int) -> Iterator[NDArray[np.float32]]:
-    store, path = filesystem(location)
-    with store.open_input_stream(path) as file:
-        while data := file.read(ROWS_AT_ONCE * width * 4):
-            yield np.frombuffer(data, np.float32).reshape(-1, width)
+def clip_expression(state: NDArray[np.float64]) -> dict[str, float]:
+    """Scores of ``CLIP_METRICS`` from sums of expression, and of copying the source, which never moves."""
+    scores = ExpressionSums.of(state).scores()
+    copied = {
+        key + COPY_SOURCE: 0.0 if key.endswith("_gain") and math.isfinite(value) else math.nan
+        for key, value in scores.items()
+    }
+    return scores | copied

@@ -104,11 +104,14 @@ class MeshTable:
 
     It is a context manager; the file is complete when it closes. Head topology (``faces``, ``uv``) is the
     same for all frames and stands in the OBJ files.
+
+    Args:
+        first: number of the first frame.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first: int = 0) -> None:
         self._writer = pq.ParquetWriter(path, MESH_SCHEMA, compression="zstd")
-        self._count = 0
+        self._count = first
 
     def add(self, batch: HeadBatch) -> None:
         """Write the next frames as one row group."""

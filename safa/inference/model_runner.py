@@ -43,6 +43,7 @@ class ModelRunner:
 
     Attributes:
         model: the copy, on the device.
+        device: that it runs on.
         size: S, px.
         batch_size: driving frames that pass through the model at once, at first.
     """
@@ -57,17 +58,17 @@ class ModelRunner:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         keep_freed_memory()
-        self._device, self._precision = torch.device(device), precision
+        self.device, self._precision = torch.device(device), precision
         self.size = model.config.image_size
-        self.batch_size = batch_size or default_batch_size(self._device, self.size)
+        self.batch_size = batch_size or default_batch_size(self.device, self.size)
         self._batch_size = self.batch_size
         with torch.no_grad():
-            self.model = folded(model, self._device, precision)
+            self.model = folded(model, self.device, precision)
 
     def autocast(self) -> torch.autocast:
         """Within this context convolutions run in the chosen precision."""
         half = self._precision != torch.float32
-        return torch.autocast(self._device.type, dtype=self._precision if half else None, enabled=half)
+        return torch.autocast(self.device.type, dtype=self._precision if half else None, enabled=half)
 
     @torch.inference_mode()
     def prepare(self, frame: RgbImage) -> SourceCache:
@@ -142,8 +143,8 @@ class ModelRunner:
                     f"frames must be ({self.size}, {self.size}, 3) uint8, not {frame.shape} {frame.dtype}"
                 )
         pixels = torch.from_numpy(np.stack(frames))
-        if self._device.type == "cuda":  # from pinned memory the copy does not hold up the host
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+        if self.device.type == "cuda":  # from pinned memory the copy does not hold up the host
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         # (B, S, S, 3) -> (B, 3, S, S), still NHWC in memory
         return pixels.permute(0, 3, 1, 2).float() / 255
 

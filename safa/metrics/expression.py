@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -38,6 +40,18 @@ class ExpressionSums:
         p, t = p[known], t[known]
         self._count += len(p)
         self._sums += [p.sum(0), t.sum(0), (p * p).sum(0), (t * t).sum(0), (p * t).sum(0)]
+
+    @property
+    def state(self) -> NDArray[np.float64]:
+        """All sums as one array (16,); those of the parts of a clip add up to those of the clip."""
+        return np.concatenate([[self._count], self._sums.ravel()])
+
+    @classmethod
+    def of(cls, state: NDArray[np.float64]) -> Self:
+        """The sums whose ``state`` this is."""
+        sums = cls()
+        sums._count, sums._sums = int(state[0]), state[1:].reshape(5, len(MOVEMENTS))  # (15,) -> (5, 3)
+        return sums
 
     def scores(self) -> dict[str, float]:
         """Return ``<movement>_correlation`` and ``<movement>_gain`` of each; NaN where there is none."""

@@ -17,7 +17,7 @@ Scores = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-MOST_RESAMPLED = 5000  # clips; with more of them the mean of a resample is normal, and drawing takes minutes
+MOST_RESAMPLED = 5000  # clips; with more of them the mean of a resample is normal
 SEED = 0
 _DRAWN_AT_ONCE = 2**20  # clips, so that all resamples together need not fit into memory
 

@@ -10,14 +10,14 @@ from urllib.parse import quote
 from PIL import Image
 
 from safa.data.video import DecodeError, probe
-from safa.evaluation.clip_evaluator import POSTER, STRIP, VIDEO, ClipResult
+from safa.evaluation.clip_files import CLIPS, POSTER, STRIP, VIDEO
+from safa.evaluation.results import ClipResult
 from safa.files import Location, is_file, join, local_file, read_bytes, split
 from safa.metrics import COPY_SOURCE, PSNR, Metric
 from safa.report.rendering import format_number, format_score, jpeg_data_uri
 from safa.report.titles import full_ids, short_titles
 from safa.report.views import Cell, ClipRow, ClipView, GainBar, ScoreView, StripView, VideoView
 
-CLIPS = "clips"  # folder beside the page: clips/<mode>/<folder name>/
 STRIP_WIDTH = 1600  # px of a strip inside the page; a click opens the file, which may be larger
 STRIPS_BYTES = 12 * 2**20  # of all strips inside the page; further ones stay files beside it
 
@@ -59,7 +59,7 @@ class ClipViewer:
         keys = [(metric, metric.key + side) for metric in metrics for side in ("", COPY_SOURCE)]
         values = [(metric, result.scores.get(key, math.nan)) for metric, key in keys]
         cells = tuple(Cell(format_number(metric, value), value) for metric, value in values)
-        uri, ids = clip_uri(result, VIDEO), full_ids(_pair(result))
+        uri, ids = clip_uri(result, VIDEO) if result.shown else "", full_ids(_pair(result))
         return ClipRow(self.title(result), ids, uri, result.n_frames, cells, bar)
 
     def reconstruction_rows(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from safa.config.inference import Mode
 from safa.errors import UserError
-from safa.evaluation.clip_evaluator import VIDEO
+from safa.evaluation.clip_files import VIDEO
 from safa.files import Location, atomic_write, is_uri, join, shown
 from safa.messages import count
 from safa.metrics import FID, PER_CLIP, PSNR, Interval, Metric, bootstrap_interval, overall_score
@@ -43,7 +43,7 @@ PAGE, NUMBERS = "index.html", "compare.json"
 SHOWN_VIDEOS = 3  # clips that gained most, and as many that lost most
 MOST_ROWS = 2000  # in the page; the runs' tables have the numbers of all clips
 Key = tuple[str, str, str]  # mode, source, driving
-SAME_NUMBERS = frozenset({"title", "out", "scale", "history", "visuals", "max_unexpected"})  # keys
+SAME_NUMBERS = frozenset({"title", "out", "scale", "history", "visuals", "report", "max_unexpected"})  # keys
 IN_WORDS = {
     "model_sha256": "model (SHA-256 of its weights)",
     "clips_sha256": "data set (SHA-256 of its manifest)",
@@ -280,7 +280,8 @@ def _ranked(runs: Sequence[Run]) -> list[Key]:
         first, last = (run.clips[key].scores.get(PSNR.key, math.nan) for run in (runs[0], runs[-1]))
         return last - first
 
-    keys = [key for key in shared_clips(runs) if key[0] == "reconstruction" and math.isfinite(gain(key))]
+    shown = [key for key in shared_clips(runs) if all(run.clips[key].shown for run in runs)]
+    keys = [key for key in shown if key[0] == "reconstruction" and math.isfinite(gain(key))]
     return sorted(keys, key=gain, reverse=True)
 
 
@@ -339,8 +340,11 @@ def _shown_verdict(metric: Metric, score: RunScore) -> str:
     return "unclear" if text and float(text) == 0 else score.verdict
 
 
-def _video(file: Location, folder: Location, *, sized: bool) -> VideoView:
-    """View a video; a link in a table needs no size, which takes opening a file."""
+def _video(run: Run, key: Key, folder: Location, *, sized: bool) -> VideoView:
+    """View a video, if there is one; a link in a table needs no size, which takes opening a file."""
+    if not run.clips[key].shown:
+        return VideoView("", "", 0, 0)
+    file = join(run.folder, *PurePosixPath(run.clips[key].folder).parts, VIDEO)
     uri = _uri(folder, file)
     return video_view(file, uri) if sized else VideoView(uri, "", 0, 0)
 
@@ -356,7 +360,7 @@ def _paired_clip(
             RunClip(
                 psnr=Cell(format_number(PSNR, score), score),
                 difference=Cell(_signed(score - scores[0]), score - scores[0]),
-                video=_video(_clip_file(run, key, VIDEO), folder, sized=sized),
+                video=_video(run, key, folder, sized=sized),
             )
             for run, score in zip(runs, scores, strict=True)
         ),
@@ -373,10 +377,6 @@ def _ends(interval: Interval) -> list[float] | None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _clip_file(run: Run, key: Key, name: str) -> Location:
-    return join(run.folder, *PurePosixPath(run.clips[key].folder).parts, name)
 
 
 def _uri(folder: Location, file: Location) -> str:

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from safa.batching import batched
 from safa.config.inference import Mode
 from safa.errors import Failure, UserError
-from safa.evaluation.clip_evaluator import ClipResult
 from safa.evaluation.frame_scores import CLIP_SCORES
+from safa.evaluation.results import ClipResult
 from safa.files import Location, atomic_file, local_file, shown
 from safa.metrics import (
     COPY_SOURCE,
@@ -32,6 +33,7 @@ from safa.metrics import (
 from safa.tables import read_table
 
 UNKNOWN_INTERVAL = Interval(math.nan, math.nan)
+ROWS_AT_ONCE = 4096  # clips
 CLIPS_SCHEMA = pa.schema(
     [
         ("mode", pa.string()),
@@ -39,7 +41,8 @@ CLIPS_SCHEMA = pa.schema(
         ("driving_id", pa.string()),  # clip
         ("source_person", pa.string()),
         ("driving_person", pa.string()),
-        ("folder", pa.string()),  # beside the table: video, strip, frames
+        ("folder", pa.string()),  # beside the table; with video and strip where ``shown``
+        ("shown", pa.bool_()),
         ("n_frames", pa.int32()),
         ("seconds", pa.float64()),  # of work
         *((score, pa.float64()) for score in CLIP_SCORES),  # mean over frames; NaN: none has one
@@ -180,6 +183,7 @@ class ClipRecord:
     driving_id: str
     folder: str
     scores: dict[str, float]
+    shown: bool = True
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -189,22 +193,28 @@ class ClipRecord:
 
 def write_clips(path: Location, results: Sequence[ClipResult], folder: str) -> None:
     """Write one row per result in their order; ``folder`` holds ``<mode>/<clip>/``."""
-    rows = [
-        {
-            "mode": result.job.mode,
-            "source_id": result.job.source,
-            "driving_id": result.job.driving,
-            "source_person": result.source_person,
-            "driving_person": result.driving_person,
-            "folder": f"{folder}/{result.job.mode}/{result.job.folder_name}",
-            "n_frames": result.n_frames,
-            "seconds": result.seconds,
-            **{score: result.scores.get(score, math.nan) for score in CLIP_SCORES},
-        }
-        for result in results
-    ]
-    with atomic_file(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=CLIPS_SCHEMA), temporary)
+    with (
+        atomic_file(path) as temporary,
+        pq.ParquetWriter(temporary, CLIPS_SCHEMA) as writer,
+    ):
+        for part in batched(results, ROWS_AT_ONCE):
+            rows = [_clip_row(result, folder) for result in part]
+            writer.write_table(pa.Table.from_pylist(rows, schema=CLIPS_SCHEMA))
+
+
+def _clip_row(result: ClipResult, folder: str) -> dict[str, Any]:
+    return {
+        "mode": result.job.mode,
+        "source_id": result.job.source,
+        "driving_id": result.job.driving,
+        "source_person": result.source_person,
+        "driving_person": result.driving_person,
+        "folder": f"{folder}/{result.job.mode}/{result.job.folder_name}",
+        "shown": result.shown,
+        "n_frames": result.n_frames,
+        "seconds": result.seconds,
+        **{score: result.scores.get(score, math.nan) for score in CLIP_SCORES},
+    }
 
 
 def read_clips(path: Location) -> tuple[ClipRecord, ...]:
@@ -223,6 +233,7 @@ def read_clips(path: Location) -> tuple[ClipRecord, ...]:
                 row["driving_id"],
                 row["folder"],
                 {score: row[score] for score in CLIP_SCORES if score in row},
+                row.get("shown", True),  # before there was a choice, all were
             )
             for row in rows
         )

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 from safa.config.inference import Mode
-from safa.evaluation.clip_evaluator import ClipResult
+from safa.evaluation.results import ClipResult
 from safa.files import Location, atomic_write, split
 from safa.messages import count, duration
 from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
-from safa.report.clip_views import CLIPS, ClipViewer, psnr_gain
+from safa.report.clip_views import ClipViewer, psnr_gain
 from safa.report.content import Headline, ReportContent, headlines
 from safa.report.rendering import format_interval, format_score, render
 from safa.report.titles import full_ids
@@ -24,8 +24,6 @@ from safa.report.views import (
     ShareRow,
     TrainingSection,
 )
-
-__all__ = ["CLIPS", "render_page", "write_page"]
 
 FEATURED = 3  # worst and best reconstructions, shown with video and strip
 FEATURED_OF_MODE = 12  # clips of every other mode, shown likewise; the tables list all
@@ -67,8 +65,9 @@ def render_page(content: ReportContent, folder: Location) -> str:
     """
     reconstructed = sorted(content.of_mode("reconstruction"), key=psnr_gain)
     # A few clips are all shown, worst first; of many only both ends.
-    few = len(reconstructed) <= 2 * FEATURED
-    worst, best = (reconstructed, []) if few else (reconstructed[:FEATURED], reconstructed[-FEATURED:][::-1])
+    shown = [result for result in reconstructed if result.shown]
+    few = len(shown) <= 2 * FEATURED
+    worst, best = (shown, []) if few else (shown[:FEATURED], shown[-FEATURED:][::-1])
     lines = headlines(content.results, content.fid)
     measured = [line.metric for line in lines if line.metric in FRAME_METRICS]
     viewer = ClipViewer(folder, content.results)
@@ -110,16 +109,13 @@ def _opening(
     head.
     """
     choices = (
-        (content.of_mode("animation")[:1], "the first of the animations"),
-        (content.of_mode("swap")[:1], "the first of the face swaps"),
-        (
-            reconstructed[len(reconstructed) // 2 :][:1],
-            "the reconstruction in the middle of all, by its gain",
-        ),
-        (content.of_mode("mesh")[:1], "the first of the 3D heads"),
+        (content.of_mode("animation"), "the first of the animations"),
+        (content.of_mode("swap"), "the first of the face swaps"),
+        (reconstructed[len(reconstructed) // 2 :], "the reconstruction in the middle of all, by its gain"),
+        (content.of_mode("mesh"), "the first of the 3D heads"),
     )
     for results, rule in choices:
-        for result in results:
+        for result in [result for result in results if result.shown][:1]:
             title = viewer.title(result)
             ids = full_ids((result.job.source, result.job.driving))
             return OpeningView(f"{title}: {rule}.", ids, viewer.video(result))
@@ -130,13 +126,14 @@ def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, heading: str, 
     results = content.of_mode(mode)
     lines = headlines(results, mode=mode)
     measured = [line.metric for line in lines]
+    shown = [result for result in results if result.shown]
     return ModeSection(
         name=mode,
         heading=heading,
         note=note,
         cards=tuple(_card(line) for line in lines),
         headings=_headings(measured),
-        clips=tuple(viewer.view(result, measured) for result in results[:FEATURED_OF_MODE]),
+        clips=tuple(viewer.view(result, measured) for result in shown[:FEATURED_OF_MODE]),
         rows=tuple(viewer.row(result, measured) for result in results[:MOST_ROWS]),
         num_clips=len(results),
     )

@@ -96,7 +96,7 @@ class ClipRow:
     Attributes:
         name: short, for people.
         ids: of its clips, in full.
-        video: URI, relative to the page.
+        video: URI, relative to the page; empty where there is none.
         cells: for every metric the model's score and that of copying the source.
         bar: None where there is no target to compare with.
     """

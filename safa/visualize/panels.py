@@ -83,13 +83,9 @@ def _labels(row: Sequence[Panel], panel: int) -> RgbImage:
     return side_by_side([caption(item.label, item.image.shape[1], height) for item in row], GAP)
 
 
-def video_panels(source: RgbImage, batch: AnimatedBatch, i: int) -> list[Panel]:
+def video_panels(source: RgbImage, driving: RgbImage, prediction: RgbImage) -> list[Panel]:
     """Make the panels of a video: source, driving, prediction."""
-    return [
-        Panel("source", source),
-        Panel("driving", from_tensor(batch.driving[i])),
-        Panel("prediction", from_tensor(batch.result.prediction[i])),
-    ]
+    return [Panel("source", source), Panel("driving", driving), Panel("prediction", prediction)]
 
 
 def strip_panels(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,17 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ray import cloudpickle
-from torch import nn
+from torch import Tensor, nn
 
-from pipelines import evaluate, stages
+from pipelines import evaluate
 from pipelines.lease import exclusive
+from pipelines.operators import Operator
 from pipelines.shared_folder import Probe
+from pipelines.window_stages import MODEL, NETWORKS, READ, SCORE, WRITE, Item, WindowRunner
 from safa.checkpoint.native import ModelInfo, save_model
-from safa.config import ModelConfig, load_settings, parse_settings
+from safa.config import ModelConfig, dump_settings, load_settings, parse_settings
 from safa.config.inference import EvaluateConfig
 from safa.errors import Failure, FailureCode, UserError
-from safa.evaluation.clip_evaluator import RESULT
-from safa.evaluation.jobs import EvaluationJob
+from safa.evaluation.clip_files import VIDEO
+from safa.evaluation.windows import Window
 from safa.head import load_head_assets
 from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
@@ -65,7 +69,7 @@ def make(tmp_path: Path, tiny_model: dict[str, Any], tiny_clips: Path) -> Callab
 
 
 def _times(out: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in (out / "clips").rglob(RESULT)}
+    return {path.parent.name: path.stat().st_mtime_ns for path in (out / "clips").rglob(VIDEO)}
 
 
 def test_every_clip_is_evaluated_and_reported(make: Callable[..., EvaluateConfig]) -> None:
@@ -77,7 +81,7 @@ def test_every_clip_is_evaluated_and_reported(make: Callable[..., EvaluateConfig
         assert {metric, f"{metric}_copy_source"} <= set(numbers)
     assert numbers["seconds"]["train"] == 12.0
     assert numbers["seconds"]["evaluate"] > 0
-    assert pq.read_table(config.out / "frames.parquet").num_rows == 4 * 6
+    assert pq.read_table(config.out / "frames").num_rows == 4 * 6
     page = (config.out / "index.html").read_text()
     assert page.count("<video") == 1 + 6  # the page opens with one of them
     assert all(f"{name}/video.mp4" in page for name in _times(config.out))
@@ -128,7 +132,7 @@ def test_a_second_run_does_what_is_missing(make: Callable[..., EvaluateConfig]) 
     first = evaluate.evaluate(config, {})
     before = _times(config.out)
     lost = config.out / "clips" / "reconstruction" / "dan~v~000000~000006"
-    (lost / RESULT).unlink()
+    shutil.rmtree(lost)
     (lost.parent / ".tmp-half").mkdir()  # as a killed run leaves it
     second = evaluate.evaluate(config, {})
     after = _times(config.out)
@@ -137,13 +141,96 @@ def test_a_second_run_does_what_is_missing(make: Callable[..., EvaluateConfig]) 
     assert {key: second[key] for key in ("psnr", "l1")} == {key: first[key] for key in ("psnr", "l1")}
 
 
-def test_numbers_do_not_depend_on_actors_and_batches(make: Callable[..., EvaluateConfig]) -> None:
-    one = evaluate.evaluate(make("one", modes=["reconstruction"]), {})
-    scale = {"actors": [2, 2], "cpus_per_actor": 0.5, "batch_size": 1}
-    two = evaluate.evaluate(make("two", modes=["reconstruction"], scale=scale), {})
+def assert_same_numbers(one: dict[str, Any], other: dict[str, Any], count: int) -> None:
     keys = [key for key, value in one.items() if isinstance(value, float)]
-    assert len(keys) == 10
-    assert {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys}, abs=1e-5)
+    assert len(keys) == count
+    assert {key: other[key] for key in keys} == pytest.approx({key: one[key] for key in keys}, abs=1e-5)
+
+
+def test_numbers_do_not_depend_on_actors_batches_and_windows(make: Callable[..., EvaluateConfig]) -> None:
+    changes: dict[str, Any] = {"modes": ["reconstruction", "mesh"], "report": {"videos": 5}}
+    one = evaluate.evaluate(make("one", **changes), {})
+    scale = {"actors": [2, 2], "cpus_per_actor": 0.5, "batch_size": 1, "window": 4}
+    config = make("two", scale=scale, **changes)
+    two = evaluate.evaluate(config, {})
+    assert_same_numbers(one, two, 10)
+    assert sorted(_times(config.out)) == sorted(_times(config.out.with_name("one")))
+    assert len(list(config.out.glob("clips/*/*/video.mp4"))) == 5  # of eight clips
+    assert len(list(config.out.glob("clips/mesh/*/mesh.parquet"))) == 4
+    assert not list((config.out / "segments").rglob("*.mp4"))
+    before = _times(config.out)
+    shorter = {"actors": [1, 1], "cpus_per_actor": 0.5, "window": 2}  # the windows of before do not count
+    assert_same_numbers(one, evaluate.evaluate(make("two", scale=shorter, **changes), {}), 10)
+    assert pq.read_table(config.out / "frames").num_rows == 4 * 6
+    assert before.keys() == _times(config.out).keys()
+
+
+def test_stages_in_processes_of_their_own_give_the_same(
+    make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    torch.jit.script(Means()).save(str(tmp_path / "means.pt"))  # type: ignore[no-untyped-call]
+    changes: dict[str, Any] = {
+        "modes": ["reconstruction", "animation", "swap", "mesh"],
+        "scorers": {"identity": str(tmp_path / "means.pt"), "inception": str(tmp_path / "pool.pt")},
+        "scale": {"cpus_per_actor": 0.4, "window": 4},
+    }
+    torch.jit.script(Pool()).save(str(tmp_path / "pool.pt"))  # type: ignore[no-untyped-call]
+    together = evaluate.evaluate(make("together", **changes), {})
+    monkeypatch.setattr(evaluate, "operators", lambda config: split_graph(0.4))
+    config = make("split", **changes)
+    split = evaluate.evaluate(config, {})
+    assert {"csim", "fid"} <= set(together)
+    assert_same_numbers(together, split, 16)
+    assert split["counts"] == together["counts"] == {"in": 12, "ok": 12, "quarantined": 0}
+    assert len(list(config.out.glob("clips/*/*/video.mp4"))) == 12
+
+
+def split_graph(cpus: float) -> list[Operator]:
+    """The graph of machines with GPUs, on CPUs."""
+    return [
+        Operator((READ,), cpus),
+        Operator((MODEL, NETWORKS), cpus, actors=(1, 1)),
+        Operator((SCORE,), cpus),
+        Operator((WRITE,), cpus, rows=16),
+    ]
+
+
+class Means(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return image.mean(dim=(2, 3))
+
+
+class Pool(nn.Module):
+    def forward(self, image: Tensor, return_features: bool = False) -> Tensor:
+        return image.float().mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus"),
+    [
+        *[(1, 0), (2, 0), (4, 0), (1, 1)],
+        *(pytest.param(*machine, marks=pytest.mark.soak) for machine in ((2, 1), (4, 2))),
+    ],
+)
+def test_the_graph_fits_any_machine(
+    make: Callable[..., EvaluateConfig], tmp_path: Path, cpus: int, gpus: int
+) -> None:
+    share = 0.5 if gpus else 0.0
+    config = make(modes=["reconstruction"], scale={"actors": [1, 4], "gpus_per_actor": share, "window": 4})
+    (tmp_path / "config.yaml").write_text(dump_settings(config))
+    script = Path(__file__).with_name("evaluation_on_machine.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(cpus), str(gpus), str(tmp_path / "config.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(script.parents[2]), "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = json.loads(done.stdout.splitlines()[-1])
+    assert line["counts"] == {"in": 4, "ok": 4, "quarantined": 0}
+    assert line["operators"] == (4 if gpus else 1)
+    assert line["seconds"] < 60
 
 
 def test_a_poisoned_clip_is_a_row_with_a_reason(
@@ -159,64 +246,55 @@ def test_a_poisoned_clip_is_a_row_with_a_reason(
     assert "frame 3: not a readable picture" in (config.out / "index.html").read_text()
 
 
-class DeadlyEvaluator(stages.Evaluator):
+class DeadlyRunner(WindowRunner):
     """A worker that dies, as for want of memory, whenever it meets one clip."""
 
-    def __init__(self, config: EvaluateConfig) -> None:
-        super().__init__(config)
-        run = self._evaluator.run
-
-        def run_or_die(job: Any, folder: Path) -> Any:
-            if job.driving.startswith("ben#"):
-                os._exit(1)
-            return run(job, folder)
-
-        self._evaluator.run = run_or_die  # type: ignore[method-assign]
+    def _do(self, name: str, made: Any) -> Any:
+        if name == READ and made.job.driving.startswith("ben#"):
+            os._exit(1)
+        return super()._do(name, made)
 
 
 def test_a_clip_that_kills_its_worker_ends_in_the_quarantine(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(evaluate, "Evaluator", DeadlyEvaluator)
+    monkeypatch.setattr(evaluate, "WindowRunner", DeadlyRunner)
     config = make(modes=["reconstruction"], max_unexpected=0.3)
     assert evaluate.evaluate(config, {})["counts"] == {"in": 4, "ok": 3, "quarantined": 1}
     (row,) = pq.read_table(config.out / "quarantine" / "failures.parquet").to_pylist()
     assert row["detail"] == "2 workers died at this input alone"
 
 
-class FragileEvaluator(stages.Evaluator):
+class FragileRunner(WindowRunner):
     """A worker that is killed once, in the middle of a clip."""
 
-    def __init__(self, config: EvaluateConfig) -> None:
-        super().__init__(config)
-        run, mark = self._evaluator.run, config.out / "killed once"
-
-        def run_or_die(job: Any, folder: Path) -> Any:
-            if job.driving.startswith("ben#") and not mark.exists():
-                mark.touch()
-                (folder.parent / f".tmp-{folder.name}").mkdir(parents=True)  # half a clip
-                os.kill(os.getpid(), signal.SIGKILL)
-            return run(job, folder)
-
-        self._evaluator.run = run_or_die  # type: ignore[method-assign]
+    def _do(self, name: str, made: Any) -> Any:
+        mark = Path(self._config.out) / "killed once"
+        if name == SCORE and made.window.job.driving.startswith("ben#") and not mark.exists():
+            mark.touch()
+            half = Path(self._config.out) / "clips" / "reconstruction" / ".tmp-half"  # half a clip
+            half.mkdir(parents=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._do(name, made)
 
 
 def test_a_worker_killed_in_the_middle_costs_nothing_but_time(
     make: Callable[..., EvaluateConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(evaluate, "Evaluator", FragileEvaluator)
+    monkeypatch.setattr(evaluate, "WindowRunner", FragileRunner)
     config = make(modes=["reconstruction"], frames=2)
     assert evaluate.evaluate(config, {})["counts"] == {"in": 4, "ok": 4, "quarantined": 0}
     assert (config.out / "killed once").exists()
     assert len(_times(config.out)) == 4
 
 
-def _fail_all(code: FailureCode) -> Callable[..., Iterator[Failure]]:
-    def process(_: EvaluateConfig, jobs: Sequence[EvaluationJob], probe: Probe) -> Iterator[Failure]:
-        for job in jobs:
-            yield Failure(job.title, code, "out of luck", f"evaluate/{job.mode}")
+def _fail_all(code: FailureCode) -> Callable[..., Iterator[Item]]:
+    def process(_: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> Iterator[Item]:
+        for window in windows:
+            failure = Failure(window.job.title, code, "out of luck", f"evaluate/{window.job.mode}")
+            yield Item(window, failure=failure)
 
     return process
 
@@ -246,7 +324,7 @@ def test_results_that_are_not_there_are_no_report(
 ) -> None:
     """As on a cluster whose machines write into folders of their own."""
     config = make(modes=["reconstruction"])
-    monkeypatch.setattr(evaluate, "process", lambda _, jobs, probe: iter([None] * len(jobs)))
+    monkeypatch.setattr(evaluate, "process", lambda _, windows, probe: map(Item, windows))
     with pytest.raises(UserError, match="4 of 4 clips were neither made nor refused"):
         evaluate.evaluate(config, {})
     assert not (config.out / "index.html").exists()

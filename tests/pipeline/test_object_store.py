@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,19 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
-from pipelines.preprocess import preprocess
-from pipelines.train import train
+from pipelines.demo import demo
+from pipelines.evaluate import compare
 from safa.checkpoint.native import load_model, read_latest_state, read_model_weights
 from safa.config import parse_settings
-from safa.config.preprocess import PreprocessConfig
-from safa.config.synthetic import SyntheticConfig
-from safa.config.training import TrainConfig
-from safa.files import atomic_write, dir_names, entries, exists, join, read_bytes
-from safa.synthetic import write_dataset
+from safa.config.demo import DemoConfig
+from safa.files import atomic_write, dir_names, entries, exists, join, local_file, read_bytes
 from safa.training.metrics_logger import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -33,46 +32,42 @@ STEP_WITHIN = 200  # seconds, on a busy machine
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
-@pytest.fixture
-def data(s3: str) -> str:
-    """A data set that was rendered into the store, and preprocessed from there."""
-    people = SyntheticConfig(
-        num_people=4,
-        num_held_out=1,
-        videos_per_person=1,
-        frames_per_video=12,
-        two_clip_share=0.0,
-        frame_size=(64, 64),
-    )
-    videos = join(s3, "videos")
-    write_dataset(people, videos, workers=1)
-    source = {"kind": "metadata", "csv": join(videos, "metadata.csv"), "videos": join(videos, "videos")}
-    settings = {"source": source, "out": join(s3, "data"), "size": SIZE, "min_frames": 8, "min_box": 16}
-    summary = preprocess(parse_settings(settings, PreprocessConfig, "test"))
-    assert (summary.total, summary.ok) == (4, 4)
-    return str(join(s3, "data", "clips"))
-
-
-def settings_of(runs: str, data: str, model: dict[str, Any], stage: str, workers: int) -> dict[str, Any]:
-    """The settings of one stage; the second begins with the 3DMM of the first."""
-    start = {"kind": "head"} if stage == "pretrain" else {"kind": "full", "init": f"{join(runs, 'pretrain')}"}
-    return {
-        "runs": runs,
-        "name": stage,
-        "model": model,
-        "data": {"clips": data, "batch_size": 2, "num_repeats": 2},
-        "stage": start,
-        "schedule": {"unit": "steps", "length": 12 if stage == "pretrain" else 2},
+def settings_of(run: str, model: dict[str, Any], workers: int) -> dict[str, Any]:
+    """The smallest demo of which each part does its work."""
+    training: dict[str, Any] = {
+        "data": {"batch_size": 2, "num_repeats": 2},
         "validate_on": {"every": 4, "clips": 1, "frames": 2},
         "checkpoint": {"every": 2},
         "log_every": 2,
         "scale": {"num_workers": workers, "cpus_per_worker": 0.5},
     }
 
+    def schedule(length: int) -> dict[str, Any]:
+        return {"schedule": {"unit": "steps", "length": length}}
 
-def start(settings: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
-    """The training program with a cluster of its own, in an empty folder, with its config in the store."""
-    config = join(settings["runs"], f"{settings['name']}.yaml")
+    return {
+        "run": run,
+        "model": model,
+        "processes": 1,
+        "synthetic": {
+            **{"num_people": 4, "num_held_out": 2, "videos_per_person": 1, "frames_per_video": 12},
+            **{"two_clip_share": 0.0, "frame_size": [64, 64]},
+        },
+        "preprocess": {"min_frames": 8, "min_box": 16, "stages": {"crop": {"cpus": 0.5}}},
+        "pretrain": {"stage": {"kind": "head"}, **schedule(12), **training},
+        "train": {"stage": {"kind": "full"}, **schedule(2), **training},
+        "evaluate": {
+            "modes": ["reconstruction", "animation", "swap", "mesh"],
+            "frames": 6,
+            "animation": {"pairs": 1},
+            "visuals": {"panel": 32, "strip_frames": 2},
+            "scale": {"cpus_per_actor": 0.5},
+        },
+    }
+
+
+def start(settings: dict[str, Any], config: str, folder: Path) -> subprocess.Popen[bytes]:
+    """The demo with a cluster of its own, in an empty folder, with its config in the store."""
     atomic_write(config, yaml.safe_dump(settings))
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "scratch")}
@@ -80,43 +75,45 @@ def start(settings: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
     for name in ("scratch", "work"):
         (folder / name).mkdir(exist_ok=True)
     with (folder / "log").open("ab") as log:
-        command = [sys.executable, "-m", "pipelines.train", "--config", str(config)]
+        command = [sys.executable, "-m", "pipelines.demo", "--config", config]
         return subprocess.Popen(
             command, cwd=folder / "work", env=environment, stdout=log, stderr=log, start_new_session=True
         )
 
 
 def test_the_chain_in_a_store_killed_in_the_middle(
-    s3: str, data: str, tiny_model: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: str, tiny_model: dict[str, Any], tmp_path: Path
 ) -> None:
-    # Undisturbed, in this process and without Ray.
-    monkeypatch.chdir(tmp_path)
-    calm = str(join(s3, "calm"))
-    for stage in ("pretrain", "train"):
-        train(parse_settings(settings_of(calm, data, tiny_model, stage, 0), TrainConfig, "test"))
-    assert list(tmp_path.iterdir()) == []
+    # Undisturbed, on a disk and in this process; the trainings without Ray.
+    calm, run = str(tmp_path / "calm"), str(join(s3, "run"))
+    demo(parse_settings(settings_of(calm, tiny_model, 0), DemoConfig, "test"))
 
-    # The programs, on Ray; the first is killed once it has a state, and started again.
-    folder, runs = tmp_path, str(join(s3, "killed"))
-    head = settings_of(runs, data, tiny_model, "pretrain", 1)
-    killed = start(head, folder)
-    wait_for_state(str(join(runs, "pretrain", "checkpoints")), killed, folder)
+    # The program in the store: killed once the first training has a state, and started again.
+    folder, config = tmp_path, str(join(s3, "demo.yaml"))
+    settings = settings_of(run, tiny_model, 1)
+    killed = start(settings, config, folder)
+    wait_for_state(str(join(run, "pretrain", "checkpoints")), killed, folder)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert not exists(join(runs, "pretrain", "manifest.json"))
-    for settings in (head, settings_of(runs, data, tiny_model, "train", 1)):
-        left = set((folder / "scratch").glob("safa-*"))  # by the killed one
-        assert start(settings, folder).wait(STEP_WITHIN) == 0, (folder / "log").read_text()[-4000:]
-        assert set((folder / "scratch").glob("safa-*")) <= left
-    assert "resuming from" in (folder / "log").read_text()
+    assert not exists(join(run, "pretrain", "manifest.json"))
+    wait_until_gone(folder)
+    left = set((folder / "scratch").glob("safa-*"))  # by the killed one
+    assert start(settings, config, folder).wait(STEP_WITHIN) == 0, (folder / "log").read_text()[-4000:]
+    assert set((folder / "scratch").glob("safa-*")) <= left
+    assert list((folder / "work").iterdir()) == []
+    log = (folder / "log").read_text()
+    assert "resuming from" in log
+    assert "test:test" not in log  # the keys that the URI carries
 
     for stage in ("pretrain", "train"):
-        assert_equal_runs(str(join(calm, stage)), str(join(runs, stage)))
-    model, info = load_model(join(runs, "train"))
+        assert_equal_runs(str(join(calm, stage)), str(join(run, stage)))
+    model, info = load_model(join(run, "train"))
     assert (info.stage, info.step, model.training) == ("full", 2, False)
-    ray_notes = [entry.name for entry in entries(join(runs, "train", "ray"))]
+    ray_notes = [entry.name for entry in entries(join(run, "train", "ray"))]
     assert any(name.startswith("start-") for name in ray_notes)
-    assert list((folder / "work").iterdir()) == []
+    assert_equal_reports(str(join(calm, "report")), str(join(run, "report")))
+    compare([join(calm, "report"), join(run, "report")], join(s3, "both"))
+    assert b"<video" in read_bytes(join(s3, "both", "index.html"))
 
 
 def wait_for_state(states: str, process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -127,6 +124,20 @@ def wait_for_state(states: str, process: subprocess.Popen[bytes], folder: Path) 
         assert process.poll() is None, log
         assert time.monotonic() < deadline, log
         time.sleep(0.05)
+
+
+def wait_until_gone(folder: Path) -> None:
+    """Until the workers of the killed program have ended, which know its scratch folder by a variable."""
+    deadline, mark = time.monotonic() + 60, f"TMPDIR={folder / 'scratch'}".encode()
+    while time.monotonic() < deadline and any(mark in _environment(each) for each in Path("/proc").iterdir()):
+        time.sleep(0.2)
+
+
+def _environment(process: Path) -> bytes:
+    try:
+        return (process / "environ").read_bytes()
+    except OSError:  # no process, another user's, or gone
+        return b""
 
 
 def assert_equal_runs(one: str, other: str) -> None:
@@ -146,3 +157,24 @@ def assert_equal_runs(one: str, other: str) -> None:
     for name in ("curves.png", "strip.png"):
         assert read_bytes(join(other, name))[:4] == b"\x89PNG"
     assert any(entry.name.startswith("events") for entry in entries(join(other, "tensorboard")))
+
+
+def assert_equal_reports(one: str, other: str) -> None:
+    """The same numbers, times aside, and everything that the page shows."""
+    numbers, others = (json.loads(read_bytes(join(report, "metrics.json"))) for report in (one, other))
+    assert numbers["counts"] == {"in": 6, "ok": 6, "quarantined": 0}
+    del numbers["seconds"], others["seconds"]
+    assert numbers == others
+    rows = 0
+    for entry in entries(join(other, "frames")):
+        with local_file(entry.location) as path:
+            rows += pq.read_table(path).num_rows
+    assert rows == 2 * 6
+    page = read_bytes(join(other, "index.html")).decode()
+    for mode in ("reconstruction", "animation", "swap", "mesh"):
+        clips = join(other, "clips", mode)
+        names = dir_names(clips)
+        assert names
+        for name in names:
+            assert read_bytes(join(clips, name, "video.mp4"))[4:8] == b"ftyp"
+            assert f"clips/{mode}/{name}/video.mp4" in page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,9 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pipelines import evaluate as program
-from pipelines import stages
+from pipelines import window_stages
 from pipelines.shared_folder import Probe
-from pipelines.stages import Evaluator
+from pipelines.window_stages import STAGES, Item, Tools, WindowRunner, items_of, table_of
 from safa.config import dump_settings, parse_settings
 from safa.config.inference import EvaluateConfig
 from safa.config.training import TrainConfig
@@ -27,8 +26,9 @@ from safa.data.clip_store import ClipStore
 from safa.data.video import probe
 from safa.errors import Failure, FailureCode, UserError
 from safa.evaluation import scorers
-from safa.evaluation.clip_evaluator import STRIP, VIDEO
+from safa.evaluation.clip_files import STRIP, VIDEO
 from safa.evaluation.jobs import EvaluationJob, list_jobs
+from safa.evaluation.windows import Window, windows_of
 from safa.inference.model_runner import ModelRunner
 from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
@@ -54,18 +54,32 @@ def settings(world: World, key: str, value: Any, changes: dict[str, Any]) -> Eva
 # ---- one clip, as the actor does it -----------------------------------------------------------------------
 
 
-def _done(world: World, config: EvaluateConfig, mode: str) -> Path:
-    """The folder of one job of this mode, once for each settings."""
+def _evaluate(world: World, config: EvaluateConfig, mode: str) -> Path:
+    """The output of one job of this mode."""
+    config = config.model_copy(update={"modes": (mode,), "out": world.folder()})
+    job = EvaluationJob(mode, EVE, EVE if mode in ("mesh", "reconstruction") else GUS)  # type: ignore[arg-type]
+    windows = windows_of(job, 0, 6, 128, shown=True)
+    for table in WindowRunner(config, STAGES)(table_of(map(Item, windows))):
+        for item in items_of(table):
+            assert item.failure is None, item.failure
+    return Path(config.out)
+
+
+def _out(world: World, config: EvaluateConfig, mode: str) -> Path:
+    """The same, once for each settings."""
 
     def do() -> Path:
-        out = world.folder()
         with _small_parser():
-            evaluator = Evaluator(config.model_copy(update={"modes": (mode,)}))
-        job = EvaluationJob(mode, EVE, EVE if mode in ("mesh", "reconstruction") else GUS)
-        evaluator._evaluator.run(job, out / mode)
-        return out / mode
+            return _evaluate(world, config, mode)
 
     folder: Path = world.once(("evaluate", mode, config.model_dump_json()), do)
+    return folder
+
+
+def _done(world: World, config: EvaluateConfig, mode: str) -> Path:
+    """The folder with the files of the clip."""
+    out = _out(world, config, mode)
+    (folder,) = (out / "clips" / mode).iterdir()
     return folder
 
 
@@ -76,22 +90,12 @@ def _small_parser() -> Any:
     return patch.object(FaceParser, "probabilities", lambda _, image: half.expand(len(image), -1, -1, -1))
 
 
-def _evaluator(config: EvaluateConfig) -> Evaluator:
-    return Evaluator(config)
-
-
 def keypoints_of_model(world: World, config: EvaluateConfig) -> int:
-    return int(_evaluator(config)._evaluator._runner.model.config.num_keypoints)
+    return int(Tools(config).model.runner.model.config.num_keypoints)
 
 
 def people(world: World, config: EvaluateConfig) -> set[str]:
-    return {clip.person_id for clip in _evaluator(config)._evaluator._store.clips()}
-
-
-def frames_evaluated(world: World, config: EvaluateConfig) -> int:
-    result = json.loads((_done(world, config, "reconstruction") / "result.json").read_text())
-    count: int = result["n_frames"]
-    return count
+    return {clip.person_id for clip in Tools(config).reader._store.clips()}
 
 
 def _transferred(world: World, config: EvaluateConfig) -> tuple[Any, Any, Any]:
@@ -105,8 +109,7 @@ def _transferred(world: World, config: EvaluateConfig) -> tuple[Any, Any, Any]:
         return iter(batches)
 
     with patch.object(ModelRunner, "animate", animate):
-        evaluator = Evaluator(config.model_copy(update={"modes": ("animation",)}))
-        evaluator._evaluator.run(EvaluationJob("animation", EVE, GUS), world.folder() / "job")
+        _evaluate(world, config, "animation")
     return seen[0]
 
 
@@ -131,7 +134,7 @@ def number_of_reference(world: World, config: EvaluateConfig) -> int:
 def mask(world: World, config: EvaluateConfig) -> tuple[str, Any, bool]:
     """Kind, classes, and whether it is hard."""
     config = config.model_copy(update={"modes": ("swap",)})
-    found = world.once(("mask", config.model_dump_json()), lambda: Evaluator(config)._evaluator._mask)
+    found = world.once(("mask", config.model_dump_json()), lambda: Tools(config).model.mask)
     return type(found).__name__, getattr(found, "classes", None), found.hard
 
 
@@ -162,8 +165,7 @@ def mask_values(world: World, config: EvaluateConfig) -> set[float]:
             yield batch
 
     with patch.object(ModelRunner, "swap", swap), _small_parser():
-        evaluator = Evaluator(config.model_copy(update={"modes": ("swap",), "frames": 2}))
-        evaluator._evaluator.run(EvaluationJob("swap", EVE, GUS), world.folder() / "job")
+        _evaluate(world, config, "swap")
     values = set(torch.cat([each.flatten() for each in seen]).tolist())
     return {min(values), max(values)} | ({0.123} if len(values) > 2 else set())
 
@@ -195,7 +197,7 @@ def scores(name: str) -> Callable[..., Any]:
     """Whether the frames of a reconstruction have this score."""
 
     def observed(world: World, config: EvaluateConfig) -> bool:
-        table = pq.read_table(_done(world, config, "reconstruction") / "frames.parquet")
+        table = pq.read_table(_out(world, config, "reconstruction") / "frames")
         return bool(np.isfinite(table[name].to_numpy()).any())
 
     observed.__name__ = f"scores_{name}"
@@ -206,7 +208,7 @@ def scored_frames(name: str) -> Callable[..., Any]:
     """Which frames of a reconstruction have this score."""
 
     def observed(world: World, config: EvaluateConfig) -> list[int]:
-        table = pq.read_table(_done(world, config, "reconstruction") / "frames.parquet")
+        table = pq.read_table(_out(world, config, "reconstruction") / "frames")
         return [int(number) for number in np.flatnonzero(np.isfinite(table[name].to_numpy()))]
 
     observed.__name__ = f"scored_frames_{name}"
@@ -218,7 +220,7 @@ def loaded(name: str) -> Callable[..., Any]:
 
     def observed(world: World, config: EvaluateConfig) -> bool:
         with patch.object(scorers, "load_lpips", lambda path: nn.Identity()), _pretend_small():
-            found = Evaluator(config)._evaluator._scorers
+            found = Tools(config).networks.scorer._scorers
         return getattr(found, name) is not None
 
     observed.__name__ = f"loaded_{name}"
@@ -239,7 +241,7 @@ def _pretend_small() -> Any:
 
 
 def feature_files(world: World, config: EvaluateConfig) -> int:
-    return len(list(_done(world, config, "reconstruction").glob("*.f32")))
+    return len(list((_out(world, config, "reconstruction") / "features").glob("*.parquet")))
 
 
 def largest_batch(world: World, config: EvaluateConfig) -> int:
@@ -251,14 +253,14 @@ def largest_batch(world: World, config: EvaluateConfig) -> int:
         return plain(runner, frames)
 
     with patch.object(ModelRunner, "to_batch", to_batch):
-        Evaluator(config)._evaluator.run(EvaluationJob("reconstruction", EVE, EVE), world.folder() / "job")
+        _evaluate(world, config, "reconstruction")
     return max(sizes)
 
 
 def threads_of_actor(world: World, config: EvaluateConfig) -> int:
     asked = Recorder()
     with patch.object(torch, "set_num_threads", asked):
-        Evaluator(config)
+        Tools(config)
     return int(asked.first[0][0])
 
 
@@ -270,8 +272,8 @@ def device_of_actor(world: World, config: EvaluateConfig) -> str:
     def load(path: Path, device: str) -> Any:
         raise _Enough(device)
 
-    with patch.object(stages, "load_model", load), pytest.raises(_Enough) as enough:
-        Evaluator(config)
+    with patch.object(window_stages, "load_model", load), pytest.raises(_Enough) as enough:
+        _ = Tools(config).model
     return str(enough.value)
 
 
@@ -300,17 +302,18 @@ def _list_of_pairs(world: World) -> Path:
 
 def _ran(
     world: World, config: EvaluateConfig, code: FailureCode = FailureCode.NO_FACE
-) -> tuple[list[EvaluationJob], dict[str, str]]:
-    """Jobs of the program, all of which fail, and the texts that it writes."""
+) -> tuple[list[Window], dict[str, str]]:
+    """Windows of the program, all of which fail, and the texts that it writes."""
 
-    def run() -> tuple[list[EvaluationJob], dict[str, str]]:
-        jobs: list[EvaluationJob] = []
+    def run() -> tuple[list[Window], dict[str, str]]:
+        windows: list[Window] = []
 
-        def process(_: Any, missing: Any, probe: Any) -> Iterator[Failure]:
-            jobs.extend(missing)
-            for number, job in enumerate(missing):
-                reason = code if number == 0 else FailureCode.NO_FACE
-                yield Failure(job.title, reason, "test", f"evaluate/{job.mode}")
+        def process(_: Any, missing: Any, probe: Any) -> Iterator[Item]:
+            windows.extend(missing)
+            for window in missing:
+                reason = code if window.number == 0 else FailureCode.NO_FACE
+                failure = Failure(window.job.title, reason, "test", f"evaluate/{window.job.mode}")
+                yield Item(window, failure=failure)
 
         out = world.folder() / config.out.name
         with (
@@ -319,20 +322,30 @@ def _ran(
             patch.object(program, "refuse_nothing", lambda *_: None),
         ):
             program.evaluate(config.model_copy(update={"out": out}), {})
-        return jobs, {path.name: path.read_text() for path in (out / "index.html", out / "metrics.json")}
+        return windows, {path.name: path.read_text() for path in (out / "index.html", out / "metrics.json")}
 
-    result: tuple[list[EvaluationJob], dict[str, str]] = world.once(
-        ("program", code, config.model_dump_json()), run
-    )
+    result: tuple[list[Window], dict[str, str]] = world.once(("program", code, config.model_dump_json()), run)
     return result
 
 
 def people_evaluated(world: World, config: EvaluateConfig) -> set[str]:
-    return {job.driving.split("#")[0] for job in _ran(world, config)[0]}
+    return {window.job.driving.split("#")[0] for window in _ran(world, config)[0]}
 
 
 def modes_evaluated(world: World, config: EvaluateConfig) -> set[str]:
-    return {job.mode for job in _ran(world, config)[0]}
+    return {window.job.mode for window in _ran(world, config)[0]}
+
+
+def frames_evaluated(world: World, config: EvaluateConfig) -> int:
+    return max(window.last for window in _ran(world, config)[0])
+
+
+def length_of_windows(world: World, config: EvaluateConfig) -> int:
+    return max(window.last - window.first for window in _ran(world, config)[0])
+
+
+def clips_shown(world: World, config: EvaluateConfig) -> int:
+    return len({window.number for window in _ran(world, config)[0] if window.shown})
 
 
 def page(world: World, config: EvaluateConfig) -> str:
@@ -349,7 +362,7 @@ def raises(world: World, config: EvaluateConfig) -> bool:
 
 
 def out_of_actor(world: World, config: EvaluateConfig) -> Path:
-    return Evaluator(config)._out
+    return Path(str(WindowRunner(config, STAGES)._config.out))
 
 
 def ray_options(name: str) -> Callable[..., Any]:
@@ -365,11 +378,18 @@ def ray_options(name: str) -> Callable[..., Any]:
         data = Data()
         data.map_batches = Recorder(data)
         with (
-            patch.object(program, "job_rows", lambda *_: data),
+            patch.object(program, "window_rows", lambda *_: data),
             patch.object(program, "room_for", lambda _: nullcontext()),
+            patch.object(program, "live_stages", lambda *_: nullcontext()),
+            patch.object(program.ray, "cluster_resources", lambda: {"CPU": 64, "GPU": 8}),
         ):
-            list(program.process(config, [EvaluationJob("mesh", EVE, EVE)] * 5, Probe("out", "probe")))
-        options = data.map_batches.first[1]
+            job = EvaluationJob("mesh", EVE, EVE)
+            windows = [Window(job, number, 0, 0, 6, 6, False) for number in range(5)]
+            list(program.process(config, windows, Probe("out", "probe")))
+        calls = [options for _, options in data.map_batches.calls]
+        if name == "num_tasks_cpus":
+            return calls[0]["num_cpus"]
+        (options,) = (each for each in calls if hasattr(each["compute"], "min_size"))
         pool = options["compute"]
         return (pool.min_size, pool.max_size) if name == "actors" else options[name]
 
@@ -489,7 +509,7 @@ def _rows() -> Iterator[Row]:
     )
     yield Row("scorers.lpips", None, lambda w: w.parser_file, loaded("lpips"), are(False, True))
     yield Row("scorers.lpips", None, lambda w: w.parser_file, skipped("lpips"), are(True, False))
-    yield Row("scorers.inception", None, script(_Pool), feature_files, are(0, 3))
+    yield Row("scorers.inception", None, script(_Pool), feature_files, are(0, 1))
     yield Row("visuals.panel", 32, 64, width_of_strip, lambda a, b: b > 1.5 * a)
     yield Row("visuals.panel", 32, 64, width_of_video, lambda a, b: b > 1.5 * a)
     yield Row("visuals.strip_frames", 2, 4, height_of_strip, lambda a, b: b > 1.5 * a)
@@ -502,6 +522,12 @@ def _rows() -> Iterator[Row]:
     yield Row("scale.gpus_per_actor", 0.0, 0.5, device_of_actor, are("cpu", "cuda"))
     yield Row("scale.threads_per_actor", 1, 3, threads_of_actor, are(1, 3))
     yield Row("scale.batch_size", 4, 2, largest_batch, are(4, 2))
+    yield Row("scale.window", 128, 4, length_of_windows, are(6, 4))
+    yield Row(
+        *("scale.cpus_per_task", 1.0, 0.5, ray_options("num_tasks_cpus"), are(1.0, 0.5)),
+        {"scale.gpus_per_actor": 0.5},
+    )
+    yield Row("report.videos", 200, 2, clips_shown, are(3, 2), {**four, "splits": ["train"]})
 
 
 TABLE = Table("evaluate", _rows(), {})

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines import preprocess
 from pipelines.clip_stages import Video, items_of
+from pipelines.operators import fitted
 from pipelines.shared_folder import Probe
 from safa.config import Settings, dump_settings
 from safa.config.preprocess import (
@@ -164,7 +165,7 @@ def test_a_graph_always_fits_its_machine(config: PreprocessConfig, cpus: int, gp
     stages = StagesConfig(landmarks=LandmarkStage(cpus=2, gpus=0.5, actors=(3, 16)))
     graph = preprocess.operators(config.model_copy(update={"stages": stages}))
     assert [operator.stages for operator in graph] == [("download",), ("crop",), ("landmarks",), ("write",)]
-    small = preprocess.fitted(graph, cpus, gpus)
+    small = fitted(preprocess.STAGE, graph, cpus, gpus)
     assert sum(operator.cpus * operator.processes for operator in small) <= cpus
     assert sum(operator.gpus * operator.processes for operator in small) <= gpus
     assert all(operator.cpus > 0 for operator in small)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from safa.errors import Failure, FailureCode
-from safa.evaluation.clip_evaluator import POSTER, STRIP, VIDEO, ClipResult
+from safa.evaluation.clip_files import POSTER, STRIP, VIDEO
 from safa.evaluation.frame_scores import SCORES
 from safa.evaluation.jobs import EvaluationJob
+from safa.evaluation.results import ClipResult
 from safa.report.content import ReportContent, TrainingRun
 
 EVIL = '<script>alert("x")</script>'

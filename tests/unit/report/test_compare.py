@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from safa.errors import UserError
-from safa.evaluation.clip_evaluator import ClipResult
 from safa.evaluation.frame_scores import SCORES
 from safa.evaluation.jobs import EvaluationJob
+from safa.evaluation.results import ClipResult
 from safa.report.compare import Run, compare, differences_of, read_run, warnings_of, write_comparison
 from safa.report.content import write_clips
 

@@ -74,7 +74,7 @@ def test_nothing_comes_from_a_network_and_every_file_is_there(content: Make, lay
     assert not re.search(r"https?:", text)
     files = [link for link in page.links if not link.startswith(("data:", "#"))]
     assert any(file.endswith(".mp4") for file in files)
-    for file in set(files) - {"metrics.json", "clips.parquet", "frames.parquet"}:
+    for file in set(files) - {"metrics.json", "clips.parquet"}:
         assert (folder / unquote(file)).is_file()
 
 

@@ -15,19 +15,13 @@ from safa.config.inference import AnimationConfig, EvaluateConfig, MeshConfig, T
 from safa.data.clip_store import ClipStore
 from safa.data.video import probe, read_frames
 from safa.errors import ClipError, FailureCode
-from safa.evaluation.clip_evaluator import (
-    FRAMES,
-    MESHES,
-    POSTER,
-    RESULT,
-    STRIP,
-    VIDEO,
-    ClipEvaluator,
-    ClipResult,
-)
-from safa.evaluation.frame_scores import CLIP_SCORES, SCORES, TARGET, fid_of_clips
+from safa.evaluation.clip_files import MESHES, POSTER, STRIP, VIDEO
+from safa.evaluation.frame_scores import CLIP_SCORES, SCORES
 from safa.evaluation.jobs import EvaluationJob
+from safa.evaluation.parts import FEATURES, fid_of_parts
 from safa.evaluation.scorers import Scorers
+from safa.evaluation.window_stages import AllStages
+from safa.evaluation.windows import windows_of
 from safa.head.model import landmarks_px
 from safa.inference.model_runner import ModelRunner
 from safa.inference.swap_mask import FaceMask
@@ -35,6 +29,7 @@ from safa.metrics import landmark_nme, psnr, ssim
 from safa.metrics.lpips import Lpips
 from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
+from tests.evaluating import evaluate
 
 ANN, BEN, DAN = (f"{person}#v#000000#000006" for person in ("ann", "ben", "dan"))
 RECONSTRUCT = EvaluationJob("reconstruction", DAN, DAN)
@@ -48,7 +43,7 @@ def evaluator(
     scorers: Scorers | None = None,
     mask: FaceMask | None = None,
     **changes: object,
-) -> ClipEvaluator:
+) -> AllStages:
     paths = {
         "model": Path("m"),
         "clips": clips,
@@ -56,12 +51,12 @@ def evaluator(
         "visuals": {"panel": 32, "strip_frames": 3},
     }
     config = EvaluateConfig.model_validate({**paths, **changes})
-    return ClipEvaluator(ModelRunner(model, batch_size=batch_size), ClipStore(clips), config, scorers, mask)
+    return AllStages(ModelRunner(model, batch_size=batch_size), ClipStore(clips), config, scorers, mask)
 
 
 @torch.no_grad()
 def test_scores_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips).run(RECONSTRUCT, tmp_path / "out")
+    result = evaluate(evaluator(model, tiny_clips), RECONSTRUCT, tmp_path / "out")
     store = ClipStore(tiny_clips)
     frames = torch.from_numpy(np.stack(store.frames(DAN, range(6)))).permute(0, 3, 1, 2).float() / 255
     landmarks = torch.from_numpy(store.landmarks(DAN))
@@ -79,17 +74,21 @@ def test_scores_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Pa
     assert result.n_frames == 6
 
 
-def test_numbers_do_not_depend_on_the_batch_size(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    results = [
-        evaluator(model, tiny_clips, size).run(RECONSTRUCT, tmp_path / str(size)).scores for size in (1, 2, 6)
-    ]
-    for scores in results[1:]:
-        assert scores == pytest.approx(results[0], abs=1e-5, nan_ok=True)
+@pytest.mark.parametrize(("batch", "window"), [(1, 128), (2, 128), (4, 5), (4, 3), (2, 4)])
+def test_numbers_do_not_depend_on_batch_and_window(
+    model: Safa, tiny_clips: Path, tmp_path: Path, batch: int, window: int
+) -> None:
+    whole = evaluate(evaluator(model, tiny_clips, 6), RECONSTRUCT, tmp_path / "whole")
+    parts = evaluate(evaluator(model, tiny_clips, batch), RECONSTRUCT, tmp_path / "parts", length=window)
+    assert dict(parts.scores) == pytest.approx(dict(whole.scores), abs=1e-5, nan_ok=True)
+    assert parts.frames["frame"] == whole.frames["frame"]
+    for score in SCORES:  # of every frame, the first of each window too
+        np.testing.assert_allclose(parts.frames[score], whole.frames[score], atol=1e-5)
 
 
 def test_the_table_holds_every_frame(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips).run(RECONSTRUCT, tmp_path / "out")
-    rows = pq.read_table(tmp_path / "out" / FRAMES).to_pydict()
+    result = evaluate(evaluator(model, tiny_clips), RECONSTRUCT, tmp_path / "out")
+    rows = result.frames
     assert rows["frame"] == list(range(6))
     assert rows["clip_id"] == [DAN] * 6
     assert rows["person_id"] == ["dan"] * 6
@@ -115,21 +114,26 @@ def scorers() -> Scorers:
 
 def test_networks_score_alike_in_any_batch(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
     results = [
-        evaluator(model, tiny_clips, size, scorers=scorers()).run(RECONSTRUCT, tmp_path / str(size))
-        for size in (1, 4, 6)
+        evaluate(
+            *(evaluator(model, tiny_clips, size, scorers=scorers()), RECONSTRUCT, tmp_path / str(size)),
+            length=length,
+        )
+        for size, length in ((1, 128), (4, 4), (6, 5))
     ]
     known = {key for key, value in results[0].scores.items() if math.isfinite(value)}
     assert {score.removesuffix("_copy_source") for score in set(SCORES) - known} == {"ms_ssim"}  # 32 px
     for result in results[1:]:
-        assert result.scores == pytest.approx(results[0].scores, abs=1e-5, nan_ok=True)
-    distances = [fid_of_clips([tmp_path / str(size)]) for size in (1, 4, 6)]
+        assert dict(result.scores) == pytest.approx(dict(results[0].scores), abs=1e-5, nan_ok=True)
+    distances = [fid_of_parts(tmp_path / str(size)) for size in (1, 4, 6)]
     assert distances[1] == pytest.approx(distances[0], abs=1e-5)
     assert distances[2] == pytest.approx(distances[0], abs=1e-5)
-    assert (tmp_path / "1" / TARGET).stat().st_size == 5 * 6 * 4  # five frames: the source is not counted
+    for size in (1, 4, 6):
+        rows = pq.read_table(tmp_path / str(size) / FEATURES).to_pylist()
+        assert sum(len(row["target"]) for row in rows) == 5 * 6 * 4  # five frames: the source is not counted
 
 
 def test_flicker_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips, 2).run(RECONSTRUCT, tmp_path / "out")
+    result = evaluate(evaluator(model, tiny_clips, 2), RECONSTRUCT, tmp_path / "out")
     store, runner = ClipStore(tiny_clips), ModelRunner(model)
     frames = store.frames(DAN, range(6))
     batches = list(runner.reconstruct(runner.prepare(frames[0]), frames))
@@ -145,11 +149,11 @@ def test_flicker_against_a_naive_loop(model: Safa, tiny_clips: Path, tmp_path: P
 
 
 def test_an_animation_is_scored_on_identity_alone(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips, scorers=scorers()).run(ANIMATE, tmp_path / "out")
+    result = evaluate(evaluator(model, tiny_clips, scorers=scorers()), ANIMATE, tmp_path / "out")
     known = {key for key, value in result.scores.items() if math.isfinite(value)}
     assert known == {"csim", "csim_copy_source"}
     assert result.scores["csim_copy_source"] == pytest.approx(1)
-    rows = pq.read_table(tmp_path / "out" / FRAMES).to_pydict()
+    rows = result.frames
     assert rows["mode"] == ["animation"] * 6
     assert rows["source_id"] == [ANN] * 6
     assert result.scores["csim"] == pytest.approx(np.mean(rows["csim"]))  # frame 0 counts: it is no copy
@@ -159,40 +163,50 @@ def test_a_swap_and_its_mask(model: Safa, tiny_clips: Path, tmp_path: Path) -> N
     torch.manual_seed(0)
     mask = FaceMask(FaceParser().eval(), (1, 2), hard=False)
     job = EvaluationJob("swap", ANN, BEN)
-    result = evaluator(model, tiny_clips, frames=2, mask=mask).run(job, tmp_path / "out")
-    assert result.scores == {}
-    with Image.open(tmp_path / "out" / STRIP) as strip:
+    result = evaluate(evaluator(model, tiny_clips, mask=mask), job, tmp_path / "out", frames=2)
+    assert not result.frames
+    with Image.open(result.folder / STRIP) as strip:
         assert strip.width > 12 * 32  # the mask is a panel more
 
 
-def test_meshes_of_a_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [128, 4])
+def test_meshes_of_a_clip(model: Safa, tiny_clips: Path, tmp_path: Path, window: int) -> None:
     config = MeshConfig(export=("obj", "ply"), export_frames=2)
     job = EvaluationJob("mesh", DAN, DAN)
-    result = evaluator(model, tiny_clips, mesh=config).run(job, tmp_path / "out")
+    result = evaluate(evaluator(model, tiny_clips, mesh=config), job, tmp_path / "out", length=window)
     assert result.n_frames == 6
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = sorted(path.name for path in result.folder.iterdir())
     exported = [f"frame{number:06d}.{suffix}" for number in (1, 4) for suffix in ("mtl", "obj", "ply", "png")]
-    assert names == sorted([VIDEO, STRIP, POSTER, RESULT, MESHES, *exported])
-    assert pq.read_metadata(tmp_path / "out" / MESHES).num_rows == 6
+    assert names == sorted([VIDEO, STRIP, POSTER, MESHES, *exported])
+    assert pq.read_table(result.folder / MESHES)["frame"].to_pylist() == list(range(6))
 
 
-def test_the_video_is_as_long_as_the_clip(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    evaluator(model, tiny_clips).run(ANIMATE, tmp_path / "out")
-    video = tmp_path / "out" / VIDEO
-    assert len(list(read_frames(video))) == 6
+@pytest.mark.parametrize("window", [128, 4])
+def test_the_video_is_as_long_as_the_clip(model: Safa, tiny_clips: Path, tmp_path: Path, window: int) -> None:
+    visuals = {"panel": 32, "strip_frames": 3, "crf": 4}
+    stages = evaluator(model, tiny_clips, visuals=visuals)
+    whole = evaluate(stages, ANIMATE, tmp_path / "whole").folder
+    folder = evaluate(stages, ANIMATE, tmp_path / "out", length=window).folder
+    video = folder / VIDEO
+    frames = list(read_frames(video))
+    assert len(frames) == 6
+    for frame, expected in zip(frames, read_frames(whole / VIDEO), strict=True):
+        assert np.abs(frame.astype(int) - expected).mean() < 2  # each segment was encoded by itself
+    assert (folder / POSTER).read_bytes() == (whole / POSTER).read_bytes()
+    assert (folder / STRIP).read_bytes() == (whole / STRIP).read_bytes()
+    assert not list((tmp_path / "out" / "segments").rglob("*.mp4"))
     info = probe(video)
     assert info.fps == 25
     assert info.width > 3 * 32
-    with Image.open(tmp_path / "out" / STRIP) as strip:
+    with Image.open(folder / STRIP) as strip:
         assert strip.width > 11 * 32
         assert strip.height > 3 * 32
 
 
 def test_an_animation_has_no_target(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips).run(ANIMATE, tmp_path / "out")
-    assert result.scores == {}
-    assert (result.source_person, result.driving_person) == ("ann", "ben")
-    assert not (tmp_path / "out" / FRAMES).exists()
+    result = evaluate(evaluator(model, tiny_clips), ANIMATE, tmp_path / "out")
+    assert not any(math.isfinite(value) for value in result.scores.values())
+    assert not result.frames
 
 
 @pytest.mark.parametrize("adapt_scale", [False, True])
@@ -201,29 +215,22 @@ def test_a_best_frame_is_taken_as_the_reference(
 ) -> None:
     transfer = TransferConfig(best_frame=True, adapt_scale=adapt_scale)
     clips = evaluator(model, tiny_clips, animation=AnimationConfig(transfer=transfer))
-    assert clips.run(ANIMATE, tmp_path / "out").n_frames == 6
+    assert evaluate(clips, ANIMATE, tmp_path / "out").n_frames == 6
 
 
 def test_only_the_first_frames(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips, frames=3).run(RECONSTRUCT, tmp_path / "out")
+    result = evaluate(evaluator(model, tiny_clips), RECONSTRUCT, tmp_path / "out", frames=3)
     assert result.n_frames == 3
-    assert len(list(read_frames(tmp_path / "out" / VIDEO))) == 3
-
-
-def test_results_survive_being_written(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
-    result = evaluator(model, tiny_clips).run(RECONSTRUCT, tmp_path / "out")
-    assert ClipResult.from_json((tmp_path / "out" / RESULT).read_text()) == result
+    assert len(list(read_frames(result.folder / VIDEO))) == 3
 
 
 def test_a_clip_without_a_face_has_no_landmark_error(
     model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
 ) -> None:
     clips = write_clips(tmp_path / "clips", [clip_row("dan", "test", faces=False)])
-    result = evaluator(model, clips).run(RECONSTRUCT, tmp_path / "out")
+    result = evaluate(evaluator(model, clips), RECONSTRUCT, tmp_path / "out")
     assert math.isnan(result.scores["landmark_nme"])
     assert math.isfinite(result.scores["psnr"])
-    assert '"landmark_nme": null' in result.to_json()
-    assert math.isnan(ClipResult.from_json(result.to_json()).scores["landmark_nme"])
 
 
 def test_a_damaged_frame_refuses_the_clip_and_leaves_nothing(
@@ -233,37 +240,28 @@ def test_a_damaged_frame_refuses_the_clip_and_leaves_nothing(
     row["frames"][4] = row["frames"][4][:60]
     clips = write_clips(tmp_path / "clips", [row])
     with pytest.raises(ClipError, match="frame 4: not a readable picture") as refusal:
-        evaluator(model, clips).run(RECONSTRUCT, tmp_path / "out")
+        evaluate(evaluator(model, clips), RECONSTRUCT, tmp_path / "out")
     assert refusal.value.code == FailureCode.DECODE
     assert not (tmp_path / "out").exists()
-
-
-def test_one_frame_is_too_short(
-    model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
-) -> None:
-    row = clip_row("dan", "test")
-    for column in ("frames", "landmarks", "face_score"):
-        row[column] = row[column][:1]
-    clips = write_clips(tmp_path / "clips", [row | {"n_frames": 1}])
-    with pytest.raises(ClipError) as refusal:
-        evaluator(model, clips).run(RECONSTRUCT, tmp_path / "out")
-    assert refusal.value.code == FailureCode.TOO_SHORT
 
 
 def test_a_long_clip_is_never_whole_in_memory(
     model: Safa, clip_row: Callable[..., dict[str, Any]], write_clips: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Frames are read one by one, and landmarks piece by piece."""
+    """A window reads its own frames, one more for flicker, and the source's."""
     row = clip_row("dan", "test")
     name = "dan#v#000000#000060"
     long = row | {"clip_id": name, "end": 60}
     long |= {column: list(row[column]) * 10 for column in ("frames", "landmarks", "face_score")}
     store = WatchedStore(write_clips(tmp_path / "clips", [long]))
     config = EvaluateConfig(model=Path("m"), clips=Path("c"), out=Path("o"), visuals=VisualsConfig(panel=32))
-    clips = ClipEvaluator(ModelRunner(model, batch_size=4), store, config)
-    assert clips.run(EvaluationJob("reconstruction", name, name), tmp_path / "out").n_frames == 60
+    clips = AllStages(ModelRunner(model, batch_size=4), store, config)
+    job = EvaluationJob("reconstruction", name, name)
+    windows = list(windows_of(job, 0, 60, 16, shown=False))
+    assert [clips(window).scores.shape[0] for window in windows] == [16, 16, 16, 12]  # type: ignore[union-attr]
     assert store.most_frames == 1
     assert store.landmarks_calls == 0
+    assert store.seen == [0, *range(16), 0, *range(15, 32), 0, *range(31, 48), 0, *range(47, 60)]
 
 
 class WatchedStore(ClipStore):
@@ -271,8 +269,13 @@ class WatchedStore(ClipStore):
 
     most_frames = landmarks_calls = 0
 
+    @property
+    def seen(self) -> list[int]:
+        return self.__dict__.setdefault("_seen", [])
+
     def frames(self, clip: int | str, indices: Any) -> Any:
         self.most_frames = max(self.most_frames, len(indices))
+        self.seen.extend(indices)
         return super().frames(clip, indices)
 
     def landmarks(self, clip: int | str, indices: Any = None) -> Any:

@@ -1,0 +1,97 @@
+"""Operators of a graph: stages that share a process, what that takes, and whether all fit the machine.
+
+Neighbouring stages on the same resource share a process. A graph is checked before work starts: Ray Data
+would wait for ever for an operator that has no room beside the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
+
+from pipelines.shared_folder import Checked
+from safa.messages import count
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of the graph: stages that run in one process, and what it takes of the cluster."""
+
+    stages: tuple[str, ...]
+    cpus: float
+    gpus: float = 0.0
+    actors: tuple[int, int] | None = None  # least and most; None: tasks, which keep nothing loaded
+    at_once: int | None = None  # tasks at most; None: as many as there is room for
+    rows: int | None = None  # in a call; None: a block
+    first: int | None = None  # actors at the start; None: the least
+
+    @property
+    def processes(self) -> int:
+        """The least that must run at once."""
+        return self.actors[0] if self.actors else 1
+
+    @property
+    def request(self) -> str:
+        """What one process takes, for the log."""
+        gpus = f", gpus {self.gpus:g}" if self.gpus else ""
+        return f"cpus {self.cpus:g}{gpus}, at least {count(self.processes, 'process', 'processes')}"
+
+
+def fitted(name: str, graph: Sequence[Operator], cpus: float, gpus: float) -> list[Operator]:
+    """The graph with smaller requests where it would not fit: a pool of one process, less of a CPU each.
+
+    It fits if the least processes of every pool and one task of every other operator can run at once;
+    otherwise a stage would wait for ever for one behind it.
+
+    Args:
+        name: of the pipeline, for the log.
+        cpus, gpus: of the whole cluster. None at all are taken as some that are still to come.
+    """
+    small = list(graph)
+    if gpus and sum(o.gpus * o.processes for o in small) > gpus:
+        small = [
+            replace(o, gpus=min(o.gpus, gpus), actors=(1, o.actors[1])) if o.actors else o for o in small
+        ]
+    if cpus and sum(o.cpus * o.processes for o in small) > cpus:
+        small = [replace(o, actors=(1, o.actors[1])) if o.actors else o for o in small]
+        share = min(1.0, cpus / sum(o.cpus for o in small))
+        small = [replace(o, cpus=math.floor(o.cpus * share * 100) / 100 or 0.01) for o in small]
+    for before, after in zip(graph, small, strict=True):
+        if before != after:
+            log.info(
+                "%s: %s shrunk to fit %g CPUs and %g GPUs: %s",
+                *(name, " + ".join(after.stages), cpus, gpus, after.request),
+            )
+    return small
+
+
+def applied(operator: Operator, rows: Dataset, worker: Sequence[Any]) -> Dataset:
+    """The lazy data set of what an operator makes of these rows.
+
+    Args:
+        worker: arguments of ``Checked``: probes, the class of the worker, and its arguments.
+    """
+    options: dict[str, Any] = {"num_cpus": operator.cpus, "num_gpus": operator.gpus or None}
+    options |= {"batch_size": operator.rows, "batch_format": "pyarrow", "zero_copy_batch": True}
+    if operator.actors is None:
+        compute = TaskPoolStrategy(size=operator.at_once)
+        return rows.map_batches(Checked(*worker), compute=compute, **options)
+    least, most = operator.actors
+    pool = ActorPoolStrategy(min_size=least, max_size=most, initial_size=operator.first)
+    return rows.map_batches(Checked, fn_constructor_args=tuple(worker), compute=pool, **options)
+
+
+def drawn(graph: Sequence[Operator]) -> str:
+    """The graph in a line, e.g. ``[crop] -> [landmarks: actors, GPU] -> [write]``."""
+    boxes = []
+    for operator in graph:
+        kinds = ["actors"] * bool(operator.actors) + ["GPU"] * bool(operator.gpus)
+        boxes.append(" + ".join(operator.stages) + (f": {', '.join(kinds)}" if kinds else ""))
+    return " -> ".join(f"[{box}]" for box in boxes)
