@@ -48,10 +48,12 @@ from pipelines.quarantine import Quarantine, counts_line
 from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
     LOCK,
+    MANIFEST,
     check_counts,
     check_settings,
     record_settings,
     refuse_nothing,
+    same_settings,
     write_manifest,
 )
 from pipelines.shared_folder import Checked, Probe, shared
@@ -74,7 +76,7 @@ from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
 from safa.data.shards import INDEX, SHARDS, commit_index, gather_index, stored_clips
 from safa.data.sources import ClipJob, Listing, list_jobs
 from safa.errors import Failure, FailureCode, UserError
-from safa.files import absolute, exists, join, remove_leftovers, shown, write_json
+from safa.files import absolute, delete, delete_dir, exists, join, remove_leftovers, shown, write_json
 from safa.messages import LogLines, Progress, count
 from safa.report.dataset_page import write_page
 
@@ -82,6 +84,7 @@ log = logging.getLogger(__name__)
 
 STAGE = "preprocess"
 QUARANTINE = "quarantine"  # folder
+SUMMARIES = NUMBERS, PAGE = ("summary.json", "summary.html")
 # What may change between two runs into one folder, since it changes no stored row.
 NOT_HASHED = frozenset(
     {
@@ -187,9 +190,24 @@ def _check(config: PreprocessConfig) -> None:
 
 
 def _check_settings(config: PreprocessConfig) -> None:
-    """Refuse a folder of other settings, unless they may mix."""
-    if not config.mix_settings:
-        check_settings(config.out, config, NOT_HASHED)
+    """Refuse a folder of other settings, unless they may mix, or nothing came out of it but refusals."""
+    if config.mix_settings:
+        return
+    if not same_settings(config.out, config, NOT_HASHED) and not _has_clips(config):
+        _forget_refusals(config)
+    check_settings(config.out, config, NOT_HASHED)
+
+
+def _has_clips(config: PreprocessConfig) -> bool:
+    return bool(stored_clips(join(config.out, CLIPS))) or exists(join(config.out, FACE_TRACKS))
+
+
+def _forget_refusals(config: PreprocessConfig) -> None:
+    """Delete what a run leaves of which every input was refused: other settings may take these inputs."""
+    for folder in (QUARANTINE, CLIPS):
+        delete_dir(join(config.out, folder))
+    for name in (*SUMMARIES, MANIFEST):
+        delete(join(config.out, name))
 
 
 def _record_settings(config: PreprocessConfig) -> None:
@@ -424,8 +442,8 @@ def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine
     reasons = dict(Counter(row["code"] for row in refused))
     summary = Summary(len(names), len(ids & done), len(refused), pending, reasons)
     stats = compute_stats(config, listed, {row["id"]: row["code"] for row in refused})
-    write_json(join(config.out, "summary.json"), {**summary.as_json(), **stats.as_json()})
-    write_page(join(config.out, "summary.html"), stats, summary.as_json())
+    write_json(join(config.out, NUMBERS), {**summary.as_json(), **stats.as_json()})
+    write_page(join(config.out, PAGE), stats, summary.as_json())
     write_manifest(config.out, config, summary.as_json(), seconds)
     log.info("preprocess: %s", counts_line(summary.counts, summary.reasons))
     return summary

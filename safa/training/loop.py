@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -207,9 +208,10 @@ class _Run:
     def _save(self) -> None:
         if self._logger is None:
             return
-        self._logger.draw(at_once=self._progress.step == self._total)
-        best, metrics = self._best_steps(), self._logger.sync
+        self._logger.flush()
         # Metrics first: whoever resumes from this state finds the rows of all steps before it.
+        metrics = partial(self._logger.publish, draw=self._progress.step == self._total)
+        best = self._best_steps()
         self._writer.save(self._stage.state, self._progress, self._info(), best, before=metrics)
         log.info("step %d/%d  saving the state in %s", self._progress.step, self._total, shown(self._states))
 

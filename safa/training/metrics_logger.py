@@ -171,21 +171,26 @@ class MetricsLogger:
         ranked = sorted(known, key=lambda step: (sign * known[step], step))
         return {step: known[step] for step in ranked[:count]}
 
-    def draw(self, *, at_once: bool) -> None:
-        """Draw the curves, which takes a second; unless ``at_once``, only if they are a minute old."""
+    def flush(self) -> None:
+        """Let TensorBoard see all numbers so far."""
         self._board.flush()
         if self._mirror.is_remote and self._events_bytes() > EVENTS_BYTES:
             self._board.close()  # the next number opens a new file
-        if at_once or time.monotonic() - self._drawn > CURVES_EVERY:
-            draw_curves(read_metrics(self._metrics), self._folder / "curves.png", self._title)
-            self._drawn = time.monotonic()
 
-    def sync(self) -> None:
-        """Upload what has changed, if the run is in an object store.
+    def publish(self, *, draw: bool) -> None:
+        """Draw the curves, and upload what has changed, if the run is in an object store.
+
+        That takes a second and more, so the thread that writes states calls it, while numbers may be logged.
+
+        Args:
+            draw: the curves even if they are less than a minute old.
 
         Raises:
             UserError: the store refuses.
         """
+        if draw or time.monotonic() - self._drawn > CURVES_EVERY:
+            draw_curves(read_metrics(self._metrics), self._folder / "curves.png", self._title)
+            self._drawn = time.monotonic()
         self._mirror.sync()
 
     def close(self) -> None:

@@ -168,6 +168,18 @@ def test_other_settings_do_not_mix(poisoned: Path) -> None:
         preprocess.preprocess(_config(poisoned, "claimed", size=64))
 
 
+def test_a_run_without_a_clip_does_not_bind_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    _video(tmp_path / "videos", "good")
+    _write_list(tmp_path / "list.csv", [_line("good"), _line("good", 5, 40)])
+    with pytest.raises(UserError, match="not one of 2 clips could be used"):
+        preprocess.preprocess(_config(tmp_path, min_frames=1000))
+    summary = preprocess.preprocess(_config(tmp_path))
+    assert (summary.total, summary.ok, summary.quarantined) == (2, 2, 0)
+    with pytest.raises(UserError, match=r"other settings \(min_frames: 10 -> 1000\)"):
+        preprocess.preprocess(_config(tmp_path, min_frames=1000))
+
+
 def test_a_missing_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _write_list(tmp_path / "list.csv", [_line("good")])
     path = tmp_path / "job.yaml"

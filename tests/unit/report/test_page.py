@@ -200,6 +200,16 @@ def test_thousands_of_clips_fit_under_20_mb(
     assert f"These are the worst {MOST_ROWS} of\n  3000 clips" in text
 
 
+def test_clips_without_a_video_have_no_link_and_are_not_featured(content: Make, lay_out: LayOut) -> None:
+    report = content(*(float(number) for number in range(9)))
+    hidden = [dataclasses.replace(result, shown=False) for result in report.results[:8]]
+    page = render(dataclasses.replace(report, results=(*hidden, *report.results[8:])), lay_out)
+    assert page.tags.count("video") == 3  # the opening, one reconstruction, one animation
+    links = [link for link in page.links if link.startswith("clips/reconstruction")]
+    assert {link.split("/")[2] for link in links} == {"p08~v~000000~000096"}
+    assert "p00" in page.text
+
+
 def test_the_table_has_the_scores_of_every_clip(content: Make, lay_out: LayOut) -> None:
     text = " ".join(render(content(0.5, -0.25), lay_out).text.split())
     table = text[text.index("Filter") :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from safa.checkpoint.native import latest_state, load_model, read_state
 from safa.config.training import TrainConfig
 from safa.errors import UserError
+from safa.training import metrics_logger
 from safa.training.context import LocalContext
 from safa.training.loop import InterruptedRun, fit
 from safa.training.metrics_logger import read_metrics
@@ -63,6 +65,19 @@ def test_a_run_writes_states_metrics_curves_and_a_model(make_config: MakeConfig,
         assert (config.folder / picture).stat().st_size > 1000
     assert list((config.folder / "tensorboard").iterdir())
     assert (config.folder / "model" / "model.json").is_file()
+
+
+def test_curves_are_drawn_while_training_continues(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    monkeypatch.setattr(metrics_logger, "CURVES_EVERY", 0.0)
+    monkeypatch.setattr(
+        metrics_logger, "draw_curves", lambda *_: threads.append(threading.current_thread().name)
+    )
+    fit(make_config("head", length=4), LocalContext())
+    assert len(threads) >= 2
+    assert set(threads) == {"checkpoint"}  # the one that writes states
 
 
 @pytest.mark.parametrize("kind", STAGES)
