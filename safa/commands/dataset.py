@@ -60,18 +60,22 @@ def _progress(noun: str) -> Callable[[int], None]:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    from safa.data.columns import column_names, verify_column
     from safa.data.dataset_files import clips_folder, verify
 
-    found = verify(clips_folder(arguments.dataset), _progress("clips"))
-    for error in found.errors:
+    folder = clips_folder(arguments.dataset)
+    found, columns = verify(folder, _progress("clips")), column_names(folder)
+    errors = [*found.errors, *(error for name in columns for error in verify_column(folder, name))]
+    for error in errors:
         sys.stderr.write(f"damaged: {error}\n")
     for name in found.unreferenced:
         sys.stderr.write(f"not in the index, may be deleted: shards/{name}\n")
     sys.stdout.write(
-        f"{found.clips} clips, {found.frames:,} frames, {found.n_bytes / 2**20:,.1f} MiB of images: "
-        f"{'no damage' if not found.errors else f'{len(found.errors)} errors'}\n"
+        f"{found.clips} clips, {found.frames:,} frames, {found.n_bytes / 2**20:,.1f} MiB of images"
+        f"{', columns ' + ', '.join(columns) if columns else ''}: "
+        f"{f'{len(errors)} errors' if errors else 'no damage'}\n"
     )
-    return EXIT_DAMAGED if found.errors else 0
+    return EXIT_DAMAGED if errors else 0
 
 
 def _compact(arguments: argparse.Namespace) -> int:

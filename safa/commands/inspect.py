@@ -53,11 +53,22 @@ def _inspect(arguments: argparse.Namespace) -> int:
     store = ClipStore(folder)
     for split in sorted(store.column("split").unique().to_pylist()):
         _print_split(store, split)
+    _print_columns(store)
     _print_quarantine(join(split_location(folder)[0], "quarantine"))
     if arguments.output:
         _write_sheet(store, arguments.output, arguments.faces)
         sys.stdout.write(f"wrote {arguments.output}\n")
     return 0
+
+
+def _print_columns(store: ClipStore) -> None:
+    """Columns that were added later, and how many clips have them."""
+    from safa.data.columns import column_kind, column_names, read_column
+
+    for name in column_names(store.folder):
+        clips = len(read_column(store.folder, name).table)
+        kind = column_kind(store.folder, name)
+        sys.stdout.write(f"column {name}: {kind}, of {clips} of {count(len(store), 'clip')}\n")
 
 
 def _print_split(store: ClipStore, split: str) -> None:

@@ -224,3 +224,53 @@ def read_column(clips: Location, name: str, kind: str = "") -> ColumnClips:
     ids = np.array(table["clip_id"].to_pylist(), object)
     _, first = np.unique(ids, return_index=True) if len(ids) else (ids, np.empty(0, np.int64))
     return ColumnClips(parts, table.take(pa.array(first)), number[first])
+
+
+def column_names(clips: Location) -> list[str]:
+    """Names of the columns of a data set that were committed, sorted."""
+    folder = join(clips, COLUMNS)
+    found = entries(folder) if exists(folder) else ()
+    return sorted(entry.name for entry in found if exists(join(entry.location, MANIFEST)))
+
+
+def column_kind(clips: Location, name: str) -> str:
+    """What a column holds, e.g. ``landmarks``."""
+    return str(json.loads(read_bytes(join(column_folder(clips, name), MANIFEST)))["kind"])
+
+
+def verify_column(clips: Location, name: str) -> list[str]:
+    """Compare the index of a column with its rows, and byte ranges with the values there. Gives errors."""
+    column, errors = read_column(clips, name), list[str]()
+    for number, part in enumerate(column.parts):
+        where = join(column_folder(clips, name), PARTS, f"{part}.parquet")
+        index = column.table.filter(pa.array(column.part == number)).to_pylist()
+        try:
+            with local_file(where) as path:
+                errors += [f"columns/{name}, {text}" for text in _differences(path, index)]
+        except (OSError, ValueError, pa.ArrowException, UserError) as error:
+            errors.append(f"columns/{name}, part {part}: {error}")
+    return errors
+
+
+def _differences(path: Path, index: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a part and its index say differently of each clip."""
+    found: dict[str, list[tuple[int, bytes]]] = {}  # of each clip's pieces: frames, and their landmarks
+    file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        table = file.read_row_group(group)
+        values = b""
+        if "landmarks" in table.column_names:
+            values = table["landmarks"].combine_chunks().flatten().to_numpy().astype("<f4").tobytes()
+        found.setdefault(str(table["clip_id"][0]), []).append((len(table), values))
+    errors = []
+    with path.open("rb") as data:
+        for row in index:
+            pieces = found.get(row["clip_id"], [])
+            total = sum(count for count, _ in pieces)
+            if total != row["n_frames"]:
+                errors.append(f"{row['clip_id']}: {total} of {row['n_frames']} frames")
+            for start, (count, values) in zip(row["values_start"], pieces, strict=False):
+                data.seek(start)
+                if data.read(count * LANDMARK_BYTES) != values:
+                    errors.append(f"{row['clip_id']}: byte {start} does not begin its landmarks")
+    return errors

@@ -631,7 +631,8 @@ def complains(world: World, config: PreprocessConfig) -> bool:
 def mixes(world: World, config: PreprocessConfig) -> bool:
     out = world.folder() / "out"
     program._record_settings(config.model_copy(update={"out": out, "size": 64}))
-    (out / "summary.json").touch()
+    (out / "face_tracks").mkdir()
+    (out / "face_tracks" / "video.json").touch()  # output: refusals alone bind no folder
     try:
         program._check_settings(config.model_copy(update={"out": out}))
     except UserError:
