@@ -77,6 +77,7 @@ log = logging.getLogger(__name__)
 
 # Settings that may change when a run is resumed.
 NOT_HASHED = frozenset({"scale", "data.stage_to", "data.stage_gb"})
+LOOK_EVERY = 3.0  # seconds between looks at whether a worker that was asked to stop is still there
 LOOKS_PER_NOTICE = 5  # asking Ray for notices is a barrier; they come half a minute or more in advance
 
 
@@ -85,17 +86,17 @@ class StopNotice:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
-        self._asked = False
+        self._worker: Any = None
 
-    async def wait(self) -> None:
-        """Return once ``send`` was called."""
-        self._asked = True
+    async def wait(self, worker: Any) -> None:
+        """Return once ``send`` was called; ``worker`` is the actor that waits, of the newest group."""
+        self._worker = worker
         await self._event.wait()
 
-    async def send(self) -> bool:
-        """Ask them. Returns whether a worker has ever waited for it."""
+    async def send(self) -> list[Any]:
+        """Ask them. Returns the worker that waited for it last; none if there never was one."""
         self._event.set()
-        return self._asked
+        return [] if self._worker is None else [self._worker]
 
 
 class RayContext(GroupContext):
@@ -109,7 +110,7 @@ class RayContext(GroupContext):
     def __init__(self, notice: Any, run: str) -> None:
         super().__init__(get_device())
         self._run = run
-        self._stop = notice.wait.remote() if self.rank == 0 else None
+        self._stop = notice.wait.remote(_this_actor()) if self.rank == 0 else None
         self._looks = 0
         self._leaving: frozenset[str] = frozenset()  # nodes whose notice has led to a state
 
@@ -297,19 +298,51 @@ def _fit(trainer: TorchTrainer, notice: Any, signals: StopSignals) -> dict[str, 
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    sent = False
-    while thread.is_alive():
+    while thread.is_alive() and signals.number is None:
         thread.join(0.2)
-        if signals.number is not None and not sent:
-            sent = True
-            log.warning("asking the workers to save their state and end")
-            if not ray.get(notice.send.remote()):
-                raise _stopped(signals, "stopped before the first step")
+    if thread.is_alive():
+        log.warning("asking the workers to save their state and end")
+        _ask_to_stop(thread, notice, signals)
     (result,) = results
     if isinstance(result, BaseException):
         raise result
     ended: dict[str, Any] = result or {}
     return ended
+
+
+def _ask_to_stop(thread: threading.Thread, notice: Any, signals: StopSignals) -> None:
+    """Send the notice, and return when the trainer has ended.
+
+    Raises:
+        KeyboardInterrupt: there are no workers to save anything: none has begun, or those that had are lost
+            and others wait for machines.
+    """
+    lost: list[Any] = []
+    while thread.is_alive():
+        workers = ray.get(notice.send.remote())
+        if not workers:
+            raise _stopped(signals, "stopped before the first step")
+        if _is_alive(workers[0]):
+            lost = []
+        elif lost == workers:
+            raise _stopped(signals, "stopped while the workers were started again; the newest state stays")
+        else:
+            lost = workers
+        thread.join(LOOK_EVERY)
+
+
+def _is_alive(actor: Any) -> bool:
+    try:
+        ray.get(actor.__ray_ready__.remote(), timeout=LOOK_EVERY)
+    except ray.exceptions.GetTimeoutError:  # it is busy
+        return True
+    except ray.exceptions.RayActorError:
+        return False
+    return True
+
+
+def _this_actor() -> Any:
+    return ray.get_runtime_context().current_actor
 
 
 def _need(scale: ScaleConfig) -> Need:

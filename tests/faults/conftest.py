@@ -129,6 +129,27 @@ class Raylets:
                 return True
         return False
 
+    def drain_the_worker(self, of: re.Pattern[str]) -> None:
+        """Give the node that runs such a process the notice that it will be taken away in 30 seconds."""
+        listed = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True)
+        parents = {int(line.split(maxsplit=1)[0]) for line in listed.stdout.splitlines() if of.search(line)}
+        for node in self._nodes:
+            pids = {info.process.pid for infos in node.all_processes.values() for info in infos}
+            if pids & parents:
+                command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+                command += [
+                    "--address",
+                    self.address,
+                    "--node-id",
+                    node.node_id,
+                    "--reason",
+                    "DRAIN_NODE_REASON_PREEMPTION",
+                ]
+                command += ["--reason-message", "test", "--deadline-remaining-seconds", "30"]
+                subprocess.run(command, check=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+                return
+        raise AssertionError("no node runs such a process")
+
     def close(self) -> None:
         """End all of it."""
         self._cluster.shutdown()

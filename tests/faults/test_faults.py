@@ -77,6 +77,49 @@ def test_training_continues_with_fewer_workers(
 
 
 @soak
+def test_sigterm_while_the_workers_wait_for_a_machine(
+    program: Callable[..., Program], raylets: Callable[..., Raylets]
+) -> None:
+    cluster = raylets(1)
+    run = program("train", "waiting", cluster.address)
+    process = run.start()
+    run.until_halfway(process)
+    cluster.lose(replaced=False)
+    time.sleep(15)  # until Ray Train has seen it, and waits for another machine
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert run.end(process) == 128 + signal.SIGTERM, run.tail()
+    assert time.monotonic() - began < 60
+    assert "stopped while the workers were started again; the newest state stays" in run.log.read_text()
+
+
+@soak
+def test_a_notice_of_preemption_saves_the_step_at_hand(
+    program: Callable[..., Program], raylets: Callable[..., Raylets]
+) -> None:
+    cluster = raylets(2)
+    length = {"unit": "steps", "length": 10_000}
+    never = {"every": 10_000}
+    run = program("train", "drained", cluster.address, schedule=length, checkpoint=never, log_every=5)
+    process = run.start()
+    until(lambda: "step 10/" in run.log.read_text(), process, run)
+    cluster.drain_the_worker(WORKERS)
+    until(lambda: "machines will be taken away" in run.log.read_text(), process, run)
+    until(lambda: any(run.folder.glob("checkpoints/step-*")), process, run)
+    process.send_signal(signal.SIGTERM)
+    assert run.end(process) == 128 + signal.SIGTERM, run.tail()
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[bytes], run: Program) -> None:
+    """Wait for a condition while the program runs."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, run.tail()
+        assert time.monotonic() < deadline, run.tail()
+        time.sleep(0.1)
+
+
+@soak
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_worker_killed_once(
     name: str,

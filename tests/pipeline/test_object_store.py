@@ -27,7 +27,7 @@ from safa.training.metrics_logger import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32  # px
-STEP_WITHIN = 200  # seconds, on a busy machine
+STEP_WITHIN = 400  # seconds, on a busy machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -81,14 +81,12 @@ def start(settings: dict[str, Any], config: str, folder: Path) -> subprocess.Pop
         )
 
 
+@pytest.mark.parametrize("compared", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_the_chain_in_a_store_killed_in_the_middle(
-    s3: str, tiny_model: dict[str, Any], tmp_path: Path
+    s3: str, tiny_model: dict[str, Any], tmp_path: Path, compared: bool
 ) -> None:
-    # Undisturbed, on a disk and in this process; the trainings without Ray.
-    calm, run = str(tmp_path / "calm"), str(join(s3, "run"))
-    demo(parse_settings(settings_of(calm, tiny_model, 0), DemoConfig, "test"))
-
-    # The program in the store: killed once the first training has a state, and started again.
+    """Killed once the first training has a state, and started again; then compared with a calm run."""
+    run = str(join(s3, "run"))
     folder, config = tmp_path, str(join(s3, "demo.yaml"))
     settings = settings_of(run, tiny_model, 1)
     killed = start(settings, config, folder)
@@ -105,13 +103,22 @@ def test_the_chain_in_a_store_killed_in_the_middle(
     assert "resuming from" in log
     assert "test:test" not in log  # the keys that the URI carries
 
-    for stage in ("pretrain", "train"):
-        assert_equal_runs(str(join(calm, stage)), str(join(run, stage)))
     model, info = load_model(join(run, "train"))
     assert (info.stage, info.step, model.training) == ("full", 2, False)
     ray_notes = [entry.name for entry in entries(join(run, "train", "ray"))]
     assert any(name.startswith("start-") for name in ray_notes)
-    assert_equal_reports(str(join(calm, "report")), str(join(run, "report")))
+    assert_complete(str(join(run, "report")))
+    if not compared:
+        return
+    # Undisturbed, on a disk and in this process; the trainings without Ray.
+    calm = str(tmp_path / "calm")
+    demo(parse_settings(settings_of(calm, tiny_model, 0), DemoConfig, "test"))
+    for stage in ("pretrain", "train"):
+        assert_equal_runs(str(join(calm, stage)), str(join(run, stage)))
+    numbers = [json.loads(read_bytes(join(where, "report", "metrics.json"))) for where in (calm, run)]
+    for each in numbers:
+        del each["seconds"]
+    assert numbers[0] == numbers[1]
     compare([join(calm, "report"), join(run, "report")], join(s3, "both"))
     assert b"<video" in read_bytes(join(s3, "both", "index.html"))
 
@@ -159,20 +166,18 @@ def assert_equal_runs(one: str, other: str) -> None:
     assert any(entry.name.startswith("events") for entry in entries(join(other, "tensorboard")))
 
 
-def assert_equal_reports(one: str, other: str) -> None:
-    """The same numbers, times aside, and everything that the page shows."""
-    numbers, others = (json.loads(read_bytes(join(report, "metrics.json"))) for report in (one, other))
+def assert_complete(report: str) -> None:
+    """All clips, their frames, and everything that the page shows."""
+    numbers = json.loads(read_bytes(join(report, "metrics.json")))
     assert numbers["counts"] == {"in": 6, "ok": 6, "quarantined": 0}
-    del numbers["seconds"], others["seconds"]
-    assert numbers == others
     rows = 0
-    for entry in entries(join(other, "frames")):
+    for entry in entries(join(report, "frames")):
         with local_file(entry.location) as path:
             rows += pq.read_table(path).num_rows
     assert rows == 2 * 6
-    page = read_bytes(join(other, "index.html")).decode()
+    page = read_bytes(join(report, "index.html")).decode()
     for mode in ("reconstruction", "animation", "swap", "mesh"):
-        clips = join(other, "clips", mode)
+        clips = join(report, "clips", mode)
         names = dir_names(clips)
         assert names
         for name in names:

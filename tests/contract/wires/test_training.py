@@ -108,7 +108,7 @@ def _fitted(world: World, config: TrainConfig) -> Path:
         folder = world.folder()
         with (
             patch("torch.utils.tensorboard.SummaryWriter", lambda *_, **__: Board()),
-            patch.object(MetricsLogger, "draw", lambda *_, **__: None),
+            patch.object(MetricsLogger, "publish", lambda *_, **__: None),
         ):
             loop.fit(config.model_copy(update={"runs": folder}), LocalContext())
         return folder / config.name
