@@ -149,8 +149,7 @@ def shapes_drawn(world: World, config: EvaluateConfig) -> set[bool]:
         return plain(model, source, driving, **options)
 
     with patch.object(Safa, "reenact", reenact):
-        evaluator = Evaluator(config.model_copy(update={"modes": ("swap",), "frames": 2}))
-        evaluator._evaluator.run(EvaluationJob("swap", EVE, GUS), world.folder() / "job")
+        _evaluate(world, config, "swap")
     return seen
 
 
@@ -521,8 +520,10 @@ def _rows() -> Iterator[Row]:
     yield Row("scale.gpus_per_actor", 0.0, 0.5, ray_options("num_gpus"), are(None, 0.5))
     yield Row("scale.gpus_per_actor", 0.0, 0.5, device_of_actor, are("cpu", "cuda"))
     yield Row("scale.threads_per_actor", 1, 3, threads_of_actor, are(1, 3))
-    yield Row("scale.batch_size", 4, 2, largest_batch, are(4, 2))
-    yield Row("scale.window", 128, 4, length_of_windows, are(6, 4))
+    yield from (
+        Row("scale.batch_size", 4, 2, largest_batch, are(4, 2)),
+        Row("scale.window", 128, 4, length_of_windows, are(6, 4)),
+    )
     yield Row(
         *("scale.cpus_per_task", 1.0, 0.5, ray_options("num_tasks_cpus"), are(1.0, 0.5)),
         {"scale.gpus_per_actor": 0.5},
