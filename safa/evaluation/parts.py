@@ -166,7 +166,7 @@ class Totals:
         return np.asarray(there == np.diff(self.windows))
 
     def means(self) -> NDArray[np.float64]:
-        """(J, len(CLIP_SCORES)): means over frames (``clip_score``), then what is of a clip as a whole; or NaN."""
+        """(J, len(CLIP_SCORES)): means over frames (``clip_score``), and scores of whole clips; or NaN."""
         with np.errstate(invalid="ignore", divide="ignore"):
             means = np.where(self.counts > 0, self.sums / self.counts, math.nan)
         table = np.full((len(means), len(CLIP_SCORES)), math.nan)

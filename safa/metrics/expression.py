@@ -8,7 +8,6 @@ as shares of the inter-ocular distance of the same face (points 36 and 45): the 
 from __future__ import annotations
 
 import math
-
 from typing import Self
 
 import numpy as np

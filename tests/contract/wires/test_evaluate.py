@@ -506,9 +506,11 @@ def _rows() -> Iterator[Row]:
         *("scorers.identity_every", 1, 4, scored_frames("csim")),
         *(are([0, 1, 2, 3, 4, 5], [0, 4]), {"scorers.identity": script(_Means)}),
     )
-    yield Row("scorers.lpips", None, lambda w: w.parser_file, loaded("lpips"), are(False, True))
-    yield Row("scorers.lpips", None, lambda w: w.parser_file, skipped("lpips"), are(True, False))
-    yield Row("scorers.inception", None, script(_Pool), feature_files, are(0, 1))
+    yield from (
+        Row("scorers.lpips", None, lambda w: w.parser_file, loaded("lpips"), are(False, True)),
+        Row("scorers.lpips", None, lambda w: w.parser_file, skipped("lpips"), are(True, False)),
+        Row("scorers.inception", None, script(_Pool), feature_files, are(0, 1)),
+    )
     yield Row("visuals.panel", 32, 64, width_of_strip, lambda a, b: b > 1.5 * a)
     yield Row("visuals.panel", 32, 64, width_of_video, lambda a, b: b > 1.5 * a)
     yield Row("visuals.strip_frames", 2, 4, height_of_strip, lambda a, b: b > 1.5 * a)
