@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from parity_cases.rows import GRADIENT_SLACK, Array, Detail, Row
+from parity_cases.rows import GRADIENT_SLACK, HAS_AVX512, Array, Detail, Row
 
 # Norms below this share of the network's largest are rounding noise (biases before a BatchNorm).
 NEGLIGIBLE = 1e-6
@@ -44,7 +44,8 @@ STATED: Mapping[tuple[str, str], Noise] = {
     **{(group, "kp_detector"): Noise(3e-2, 4e-2) for group in ("perceptual", "gan_fm")},
     **{(group, "tdmm"): Noise(4e-2, 9e-2) for group in ("perceptual", "gan_fm")},
     ("pretrain_train", "tdmm"): Noise(7e-4, 2e-2),
-    ("pretrain_eval", "tdmm"): Noise(2e-5, 2e-3),
+    # 1e-4: of MobileNetV2's many thin convolutions without AVX-512; ours are off by 2.8e-4 there.
+    ("pretrain_eval", "tdmm"): Noise(2e-5 if HAS_AVX512 else 1e-4, 2e-3),
     # The sharp attention; its maxima are given for two networks only.
     ("total", "generator"): Noise(7e-4, 6e-2),
     ("total", "kp_detector"): Noise(2e-2, 4e-2),
