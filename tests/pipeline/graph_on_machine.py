@@ -66,7 +66,7 @@ def main() -> None:
     context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = 60
     preprocess.StageRunner = Runner  # type: ignore[misc]
-    preprocess.face_alignment.check = lambda config: None
+    preprocess.check_detector = lambda config: None
     config = make_config(folder, out, gpus)
     counts = preprocess.preprocess(config).counts
     operators = [operator.stages for operator in preprocess.operators(config)]

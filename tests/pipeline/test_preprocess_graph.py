@@ -60,7 +60,7 @@ def test_it_fits_the_machine_and_stores_what_one_process_stores(
     assert apart["counts"] == {"in": CLIPS, "ok": CLIPS, "quarantined": 0, "pending": 0}
     assert apart["operators"] == [["crop"], ["landmarks"], ["write"]]
     monkeypatch.setattr(preprocess, "StageRunner", Runner)
-    monkeypatch.setattr(preprocess.face_alignment, "check", lambda config: None)
+    monkeypatch.setattr(preprocess, "check_detector", lambda config: None)
     together = make_config(crops, tmp_path / "together", gpus=0)
     assert [operator.stages for operator in preprocess.operators(together)] == [
         ("crop", "landmarks", "write")
