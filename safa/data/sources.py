@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from safa.config.preprocess import ClipsSource, MetadataSource, Source
+from safa.config.preprocess import ClipsSource, MetadataSource
 from safa.csv_files import number, read_csv, whole_number
 from safa.data.crop import Box
 from safa.data.schema import ClipId, is_safe_name
@@ -69,11 +69,6 @@ def list_jobs(source: MetadataSource | ClipsSource) -> Listing:
         where = source.csv if isinstance(source, MetadataSource) else source.folder
         raise UserError("no clips here", shown(where))
     return listing
-
-
-def location_of(source: Source) -> Location:
-    """The folder that a source reads from, or downloads to."""
-    return source.videos if isinstance(source, MetadataSource) else source.folder
 
 
 # ---- a list in VoxCeleb's columns --------------------------------------------------------------------------
