@@ -18,11 +18,9 @@ from safa.errors import EXIT_USER_ERROR, run_reporting_errors
 
 # What takes minutes (float64) is left to the benchmark itself.
 BENCHMARK_ONLY = {"float64"}
-SLOW = {"train", "train_soft"}
+MARKS = {"train": [pytest.mark.slow], "train_soft": [pytest.mark.soak]}  # the same steps, another mask
 CASES = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
-    for name, *_ in parity.CASES
-    if name not in BENCHMARK_ONLY
+    pytest.param(name, marks=MARKS.get(name, [])) for name, *_ in parity.CASES if name not in BENCHMARK_ONLY
 ]
 
 

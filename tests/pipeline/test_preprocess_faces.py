@@ -62,6 +62,7 @@ def test_raw_videos_become_clips_or_have_a_reason(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns == t for path, t in before.items() if path.name not in always)
 
 
+@pytest.mark.soak
 def test_pngs_get_landmarks_from_the_network(tmp_path: Path) -> None:
     from face_alignment.models import FAN
 

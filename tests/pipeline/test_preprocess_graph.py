@@ -18,7 +18,8 @@ from safa.data.video import write_video
 from tests.pipeline.graph_on_machine import Runner, make_config
 
 ROOT = Path(__file__).parents[2]
-CLIPS, SECONDS = 12, 60
+CLIPS = 12
+ENDS_WITHIN = 240  # seconds, beside other work; the graph gives up after 60 without progress
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -40,7 +41,7 @@ def _on_machine(cpus: int, gpus: int, crops: Path, out: Path) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=ENDS_WITHIN,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -48,7 +49,7 @@ def _on_machine(cpus: int, gpus: int, crops: Path, out: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 4])
+@pytest.mark.parametrize("cpus", [1, *(pytest.param(cpus, marks=pytest.mark.soak) for cpus in (2, 4))])
 def test_it_fits_the_machine_and_stores_what_one_process_stores(
     cpus: int,
     crops: Path,

@@ -122,6 +122,7 @@ def _reasons(out: Path) -> dict[str, str]:
     return {row["id"].split("#")[1]: row["code"] for file in files for row in pq.read_table(file).to_pylist()}
 
 
+@pytest.mark.soak
 def test_killed_then_finished_equals_undisturbed(
     world: Path,
     host: tuple[Behaviour, str],

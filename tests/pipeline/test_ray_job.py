@@ -1,4 +1,4 @@
-"""``ray job submit`` runs the smoke demo on a local head, with token authentication on, as on a cluster."""
+"""``ray job submit`` runs the programs on a local head, with token authentication on, as on a cluster."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import numpy as np
 import pytest
 import yaml
+
+from safa.data.shards import stored_clips
+from safa.data.video import write_video
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
@@ -114,12 +118,29 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(8)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
+def test_preprocessing_runs_as_a_job(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    for number in range(2):
+        frames = (np.full((64, 64, 3), 60 * number + t, np.uint8) for t in range(20))
+        write_video(tmp_path / "videos" / f"p{number}#v#000000#000020.mp4", frames, 25.0)
+    settings = {
+        **{"source": {"kind": "clips", "folder": str(tmp_path / "videos")}, "out": str(tmp_path / "out")},
+        **{"landmarks": {"kind": "none"}, "size": 32, "min_frames": 10, "min_box": 16},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    program = (sys.executable, "-m", "pipelines.preprocess", "--config", str(tmp_path / "config.yaml"))
+    done = head.submit(*program)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert len(stored_clips(tmp_path / "out" / "clips")) == 2
+
+
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_the_smoke_demo_runs_as_a_job(head: Head, tmp_path: Path) -> None:
     run = tmp_path / "demo"

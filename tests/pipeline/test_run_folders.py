@@ -156,7 +156,13 @@ def own_mounts(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("late", [False, True], ids=["from the start", "joins later"])
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(False, id="from the start"),
+        pytest.param(True, id="joins later", marks=pytest.mark.soak),
+    ],
+)
 def test_a_node_that_lacks_the_mount_ends_the_run_before_work(
     late: bool, own_mounts: str, tmp_path: Path
 ) -> None:

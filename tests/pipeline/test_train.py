@@ -115,7 +115,7 @@ def test_killed_and_started_again_equals_never_killed(settings: Settings, kind: 
         (0, signal.SIGINT),
         (0, signal.SIGTERM),
         pytest.param(2, signal.SIGINT, marks=[pytest.mark.ray, soak]),
-        pytest.param(2, signal.SIGTERM, marks=pytest.mark.ray),
+        pytest.param(2, signal.SIGTERM, marks=[pytest.mark.ray, soak]),
     ],
 )
 def test_a_signal_saves_the_state_of_the_step_at_hand(
@@ -298,6 +298,7 @@ def _ray_train_workers() -> list[int]:
     return [int(pid) for pid, _, *args in rows if "RayTrainWorker" in "".join(args) and descends(int(pid))]
 
 
+@soak
 @pytest.mark.ray
 def test_on_ray_as_in_this_process_even_when_the_worker_is_lost(settings: Settings) -> None:
     straight = settings | {"name": "straight"}
@@ -333,6 +334,7 @@ def test_what_ray_is_asked_for(settings: Settings) -> None:
         _config(settings, num_workers=2, min_workers=3)
 
 
+@soak
 @pytest.mark.ray
 def test_elastic_run_starts_with_the_machines_that_are_there(settings: Settings) -> None:
     """Two workers are wished for and one has room: it takes the very steps of a run in this process."""
@@ -343,6 +345,7 @@ def test_elastic_run_starts_with_the_machines_that_are_there(settings: Settings)
     assert _outcome(_folder(settings)) == _outcome(_folder(straight))
 
 
+@soak
 @pytest.mark.ray
 def test_full_memory_of_one_worker_ends_the_run_in_one_line(settings: Settings) -> None:
     settings["model"]["head"]["encoder_input"] = 2048

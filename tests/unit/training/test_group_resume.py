@@ -29,6 +29,7 @@ def _worker(rank: int, folder: Path, runs: tuple[TrainConfig, ...]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_workers_stopped_and_resumed(make_config: MakeConfig, tmp_path: Path) -> None:
     """2N steps against N, a new start of both workers' training, and N more."""
     straight = make_config("full", {"name": "straight", "stage.ema_decay": 0.9}, length=4)

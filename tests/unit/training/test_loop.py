@@ -206,6 +206,7 @@ def test_every_step_setting_trains(make_config: MakeConfig, kind: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at everything
 @pytest.mark.parametrize("kind", STAGES)
 def test_compiled_networks_take_the_same_steps(

@@ -46,6 +46,7 @@ def test_head_stage(make_config: MakeConfig, take_steps: TakeSteps, head_file: P
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_full_stage(make_config: MakeConfig, take_steps: TakeSteps) -> None:
     config = make_config("full", {"stage.lr": RATE, "model.head.dropout": 0.0})
     losses = [terms["perceptual"] for terms in take_steps(config, 150)]
