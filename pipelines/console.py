@@ -2,8 +2,9 @@
 
 The C++ parts of Ray write their errors straight to standard error, past Python's logging. Those that matter
 come to us as exceptions, too; the others say for every pool of actors that its arguments lie in the object
-store. So what is written there during a session goes through a pipe, and such lines are left out; they are
-also in Ray's log files.
+store. And Ray Train has an actor that cleans up after trainings, which says at each start that it cannot ask
+yet whether the training runs, and at each end that it does what it is for. So what is written there during a
+session goes through a pipe, and such lines are left out; they are also in Ray's log files.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from contextlib import contextmanager
 # E.g. "(TrainController pid=1) [2026-01-01 10:00:00,000 E 1 2] core_worker.cc:2465: Actor with class ...";
 # a failed check (C) is shown.
 FROM_RAYS_CORE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [DIWE] \d+ \d+\] (?:\([\w ]+\) )?\w+\.cc:\d+: ")
+FROM_CLEANER = re.compile(rb"^(?:\033\[\d+m)?\(PlacementGroupCleaner pid=")
 STDERR = 2
 
 
 @contextmanager
-def without_lines_of_rays_core() -> Iterator[None]:
-    """Leave lines of Ray's C++ parts out of what this process and its children write to standard error."""
+def without_rays_housekeeping() -> Iterator[None]:
+    """Leave lines of Ray's C++ parts and of its cleaner out of standard error, children's lines included."""
     sys.stderr.flush()
     real = os.dup(STDERR)
     reading, writing = os.pipe()
@@ -44,10 +46,14 @@ def _copy(reading: int, real: int) -> None:
     rest = b""
     while chunk := os.read(reading, 65536):
         *lines, rest = (rest + chunk).split(b"\n")
-        _write(real, b"".join(line + b"\n" for line in lines if not FROM_RAYS_CORE.search(line)))
+        _write(real, b"".join(line + b"\n" for line in lines if not _is_housekeeping(line)))
     _write(real, rest)
     os.close(reading)
     os.close(real)
+
+
+def _is_housekeeping(line: bytes) -> bool:
+    return bool(FROM_RAYS_CORE.search(line) or FROM_CLEANER.match(line))
 
 
 def _write(real: int, data: bytes) -> None:

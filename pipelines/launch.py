@@ -23,7 +23,7 @@ from ray.data import DataContext
 from ray.exceptions import AuthenticationError, RayError, RayTaskError, UserCodeException
 
 from pipelines.cluster_file import check_cluster_file
-from pipelines.console import without_lines_of_rays_core
+from pipelines.console import without_rays_housekeeping
 from pipelines.lease import job_id
 from pipelines.machines import CHECK_ADDRESS, check_address, forget_machines, local_options, machines_seen
 from pipelines.shared_folder import refuse_relative_outputs
@@ -132,7 +132,7 @@ def ray_session() -> Iterator[None]:
         return
     # "local", since without an address Ray would wait for whatever cluster last ran here, dead or not.
     address = os.environ.get("RAY_ADDRESS", "local")
-    with _environment(address) as options, without_lines_of_rays_core():
+    with _environment(address) as options, without_rays_housekeeping():
         _connect(address, options)
         # Progress is ours: a line with counts and rates reads well in a job's log too.
         DataContext.get_current().enable_progress_bars = False

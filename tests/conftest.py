@@ -176,26 +176,48 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     credentials = [{"accessKey": "test", "secretKey": "test"}]
     identity = {"name": "test", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
     (folder / "keys.json").write_text(json.dumps({"identities": [identity]}))
-    ports = free_ports(4)
-    names = ("master.port", "volume.port", "filer.port", "s3.port")
-    command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"]
+    command = [weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer"]
     command += [f"-s3.config={folder / 'keys.json'}", "-volume.max=20", "-master.volumeSizeLimitMB=256"]
-    command += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     # Each test process starts a server: none may ask for a fixed port, and none sends statistics.
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]
-    with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+    server, address = _start_s3(command, folder / "log")
+    try:
+        yield address
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _start_s3(command: list[str], log: Path, starts: int = 3) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the server. A port that was free may be taken when it binds it: then it starts with others."""
+    names = ("master.port", "volume.port", "filer.port", "s3.port")
+    while True:
+        ports, starts = free_ports(4), starts - 1
+        folder = log.with_name(f"data-{starts}")
+        folder.mkdir()
+        options = [f"-dir={folder}", *(f"-{name}={port}" for name, port in zip(names, ports, strict=True))]
+        with log.open("ab") as stream:
+            server = subprocess.Popen([*command, *options], stdout=stream, stderr=stream)
+        address = f"127.0.0.1:{ports[3]}"
         try:
-            _wait_for_bucket(f"127.0.0.1:{ports[3]}", server)
-            yield f"127.0.0.1:{ports[3]}"
-        finally:
+            _wait_for_bucket(address, server)
+            return server, address
+        except BaseException:
+            ended = server.poll() is not None
             server.kill()
+            server.wait()
+            if not ended or not starts:
+                raise
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, with room above for SeaweedFS's gRPC, which takes the port plus 10,000."""
+    """Ports that are free now, with room above for SeaweedFS's gRPC, which takes the port plus 10,000.
+
+    Both lie above the ports of Ray's workers and below those that the system gives to clients.
+    """
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randrange(15000, 32000)
+        port = random.randrange(20000, 22700)
         with socket.socket() as one, socket.socket() as other:
             try:
                 one.bind(("127.0.0.1", port))
