@@ -8,6 +8,7 @@ They are called as ``python -m pipelines.X --config Y.yaml [--set a.b=c ...]``, 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -30,10 +31,12 @@ from pipelines.shared_folder import refuse_relative_outputs
 from safa.config import Settings, load_settings
 from safa.errors import UserError, run_reporting_errors, storage_error
 from safa.files import location
+from safa.limits import VARIABLE as LIMITS_VARIABLE
 
 log = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Settings)
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's name for the variable with what a job was submitted with
 API_SERVER = "RAY_API_SERVER_ADDRESS"  # Ray's name for the variable with the address of the dashboard
 # Ray Data keeps only the text of what a worker raised; a UserError is one line of it.
 USER_ERROR = re.compile(r"^(?:safa\.errors\.UserError|[\w.]+\.WorkerOutOfMemoryError): (.+)$", re.MULTILINE)
@@ -182,7 +185,7 @@ def _environment(address: str) -> Iterator[dict[str, Any]]:
     """
     if address != "local":
         check_address(address)
-        yield {}
+        yield _limits_for_workers()
         return
     options = local_options()
     if API_SERVER in os.environ:
@@ -193,6 +196,21 @@ def _environment(address: str) -> Iterator[dict[str, Any]]:
         yield options
     finally:
         os.environ.pop(API_SERVER, None)
+
+
+def _limits_for_workers() -> dict[str, Any]:
+    """Give the workers of a cluster the limits that hold here; on this machine they inherit them.
+
+    Ray refuses a variable that the job was submitted with, which the workers have already.
+    """
+    raised = os.environ.get(LIMITS_VARIABLE)
+    try:
+        submitted = json.loads(os.environ.get(JOB_CONFIG, "{}"))["runtime_env"]["env_vars"]
+    except (ValueError, KeyError, TypeError):
+        submitted = {}
+    if not raised or LIMITS_VARIABLE in submitted:
+        return {}
+    return {"runtime_env": {"env_vars": {LIMITS_VARIABLE: raised}}}
 
 
 @contextmanager

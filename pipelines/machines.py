@@ -20,6 +20,7 @@ import ray
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
+from safa.decimals import whole
 from safa.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def check_address(address: str) -> None:
         fix = "RAY_ADDRESS is host:port of the head (usually port 6379); give this one to `ray job submit`."
         raise UserError("is the address of a job server", address, fix)
     host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
+    if "://" in address or not host or whole(port) is None:
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECTS_WITHIN).close()

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from safa.asset_catalogue import Asset, expected_sha256, file_sha256
+from safa.decimals import whole
 from safa.errors import UserError
 from safa.files import atomic_write
 from safa.limits import check_limit
@@ -105,8 +106,8 @@ def _save(answer: http.client.HTTPResponse, partial: Path, tag: Path, have: int,
         tag.unlink()
     if validator and not validator.startswith("W/"):
         tag.write_text(validator, encoding="utf-8")
-    length = answer.headers.get("Content-Length", "")
-    total = have + int(length) if length.isdecimal() else None
+    length = whole(answer.headers.get("Content-Length", ""))
+    total = None if length is None else have + length
     with partial.open("ab" if have else "wb") as file:
         while block:
             file.write(block)

@@ -118,7 +118,10 @@ def ending_on_sigterm() -> Iterator[None]:
 
 
 def run_reporting_errors(body: Callable[[], int | None]) -> int:
-    """Run a command's body; turn a ``UserError`` or an interrupt into one line on stderr and an exit code."""
+    """Run a command's body; turn a ``UserError`` or an interrupt into one line on stderr and an exit code.
+
+    A ``ClipError`` that comes this far is of the one input that the command was given.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
@@ -126,8 +129,8 @@ def run_reporting_errors(body: Callable[[], int | None]) -> int:
         code = body() or 0
         sys.stdout.flush()  # a full disk shows itself here, where it can be reported
         return code
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (UserError, ClipError) as error:
+        sys.stderr.write(f"error: {printable(str(error))}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt as error:
         sys.stderr.write(f"{str(error) or 'interrupted'}; run the same command again to resume\n")

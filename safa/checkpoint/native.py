@@ -18,8 +18,8 @@ A model for inference is ``model/``: ``weights.safetensors`` and ``model.json`` 
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -48,6 +48,7 @@ from safa.files import (
 )
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
+from safa.reading import read_json
 from safa.weights import (
     check_finite,
     load_weights,
@@ -67,6 +68,7 @@ _NETWORKS, _EMA, _OPTIMISERS, _WEIGHTS = (  # the name "average" stays, so that 
     f"{name}.safetensors" for name in ("networks", "average", "optimisers", "weights")
 )
 _PREFIX = "step-"
+_NAME = re.compile(f"{_PREFIX}[0-9]{{1,18}}")
 
 
 @dataclass(frozen=True)
@@ -271,11 +273,7 @@ def keep_states(root: Location, newest: int, best: Mapping[int, float], score: s
 
 def _states(root: Location) -> list[Location]:
     names = dir_names(root)
-    return [
-        join(root, name)
-        for name in names
-        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX).isdigit()
-    ]
+    return [join(root, name) for name in names if _NAME.fullmatch(name)]
 
 
 def _step(folder: Location) -> int:
@@ -433,10 +431,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         UserError: no such file, damaged, or of another format.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, str(error)) from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        record = read_json(path)
+    except UserError as error:
+        raise _damaged(path, error.what) from None
+    if record.get("format") != FORMAT:
         raise UserError(f"is not in checkpoint format {FORMAT}", str(path), "Use another checkpoint.")
     return record
 

@@ -16,6 +16,7 @@ from safa.commands.flags import (
     print_notes,
     write_video_file,
 )
+from safa.decimals import whole
 from safa.messages import count
 
 CAMERA_FRAMES = 250  # unless --max-frames is given, since a camera never ends by itself
@@ -88,7 +89,7 @@ def _animate(arguments: argparse.Namespace) -> int:
     inputs = (Path(arguments.source), Path(arguments.driving))
     check_outputs(arguments.output, arguments.grid, inputs)
     animator = load_animator_from_flags(arguments)
-    is_camera = arguments.driving.isdecimal() and not Path(arguments.driving).exists()
+    is_camera = whole(arguments.driving) is not None and not Path(arguments.driving).exists()
     video = animator.animate(
         arguments.source,
         arguments.driving,

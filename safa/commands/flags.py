@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safa.decimals import whole
 from safa.errors import UserError
 from safa.messages import Progress, TerminalLine
 
@@ -39,7 +40,8 @@ FLAG_OF_OPTION = {
     "face=2": "--face 2",
     "checkpoint=PATH": "--checkpoint PATH",
 }
-OPTION = re.compile("|".join(map(re.escape, FLAG_OF_OPTION)) + r"|\bbest_frame=-?\d+|\b(driving_)?face=\S+")
+_WITH_VALUE = r"\bbest_frame=-?[0-9]+|\b(driving_)?face=\S+"
+OPTION = re.compile("|".join([*map(re.escape, FLAG_OF_OPTION), _WITH_VALUE]))
 # Where an option alone is at fault.
 FLAG_OF_PLACE = {
     name: f"--{name.replace('_', '-')}"
@@ -142,8 +144,9 @@ def add_no_crop(group: Any) -> None:
 
 def face_choice(text: str) -> int | tuple[float, float]:
     """Read the value of ``--face``: a number, or a place as ``X,Y``."""
-    if text.isdecimal():
-        return int(text)
+    number = whole(text)
+    if number is not None:
+        return number
     x, comma, y = text.partition(",")
     if not comma:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor X,Y")

@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from safa.data.shards import (
     read_manifest,
     shard_names,
 )
-from safa.errors import UserError
+from safa.errors import ClipError, FailureCode, UserError
 from safa.files import (
     Location,
     RangeReader,
@@ -45,10 +46,12 @@ from safa.files import (
     shown,
     size_of,
 )
+from safa.reading import reason_of
 
 MAX_OPEN_SHARDS = 128
 VERIFY = "Run `safa dataset verify`."
 MAX_IMAGE_BYTES = 2**27  # of one frame: more is a damaged index
+FARTHEST = 1e6  # px of a landmark from the frame: more is damage
 LANDMARK_ROWS = 1024  # frames whose landmarks are read at once where a clip's are streamed
 
 
@@ -136,6 +139,8 @@ class ClipStore:
         self._ids: pa.StringArray = batch.column("clip_id")
         self._piece_frames: NDArray[np.int32] = batch.column("piece_frames").to_numpy(zero_copy_only=True)
         self._n_frames: NDArray[np.int32] = batch.column("n_frames").to_numpy(zero_copy_only=True)
+        self._heights: NDArray[np.int32] = batch.column("height").to_numpy(zero_copy_only=True)
+        self._widths: NDArray[np.int32] = batch.column("width").to_numpy(zero_copy_only=True)
         # Of every list column: where each clip's values begin, and all values.
         self._pieces, self._image_start = _list_column(batch, "image_start")
         other_pieces, self._landmarks_start = _list_column(batch, "landmarks_start")
@@ -260,42 +265,72 @@ class ClipStore:
 
         Raises:
             IndexError: the clip has no such frame.
-            OSError: the shard cannot be read.
+            ClipError: ``decode``, if it cannot be read, or is not what the index says.
         """
-        return [decode_image(data) for data in self.encoded_frames(clip, indices)]
+        number = self._number(clip)
+        size = (self._heights.item(number), self._widths.item(number))
+        return [self._frame(number, index, size) for index in indices]
+
+    def _frame(self, number: int, index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        encoded = self._encoded(number, index)
+        with self._reading(number, index):
+            frame = decode_image(encoded)
+            if frame.shape[:2] != size:
+                raise ValueError(f"{frame.shape[1]} x {frame.shape[0]} px, not {size[1]} x {size[0]}")
+        return frame
+
+    def _encoded(self, number: int, index: int) -> bytes:
+        with self._reading(number, index):
+            return self._file(self._shard_of(number, index)).read(*self.image_range(number, index))
+
+    @contextmanager
+    def _reading(self, number: int, index: int) -> Iterator[None]:
+        """The boundary of what is stored: what a disk, a store or a decoder raises is the clip's fault.
+
+        Raises:
+            ClipError: in place of any error of the block but ``IndexError``, a caller's mistake.
+        """
+        try:
+            yield
+        except IndexError:
+            raise
+        except Exception as error:
+            where = f"{self.clip_id(number)}, frame {index}"
+            raise ClipError(FailureCode.DECODE, f"{where}: {reason_of(error)}") from None
 
     def encoded_frames(self, clip: int | str, indices: Sequence[int]) -> list[bytes]:
-        """The same as stored: JPEG or PNG."""
+        """The same as stored: JPEG or PNG.
+
+        Raises:
+            IndexError, ClipError: as ``frames``, but the pictures are not decoded.
+        """
         number = self._number(clip)
-        return [
-            self._file(self._shard_of(number, index)).read(*self.image_range(number, index))
-            for index in indices
-        ]
+        return [self._encoded(number, index) for index in indices]
 
     def landmarks(self, clip: int | str, indices: Sequence[int] | None = None) -> NDArray[np.float32]:
         """(T, 68, 2) px of the chosen frames, or of all; NaN where there is no face.
 
         Raises:
-            IndexError, OSError: as ``frames``.
+            IndexError, ClipError: as ``frames``.
         """
         number = self._number(clip)
         if indices is None:
             return np.concatenate(list(self.landmark_pieces(number)))
-        return _points(b"".join(self._landmark_bytes(number, index, 1) for index in indices))
+        return np.concatenate([self._points(number, index, 1) for index in indices])
 
     def landmark_range(self, clip: int | str, first: int, last: int) -> NDArray[np.float32]:
         """(T, 68, 2) px of frames ``first`` to ``last`` (excluded), in one read of each piece.
 
         Raises:
-            IndexError, OSError: as ``frames``.
+            IndexError, ClipError: as ``frames``.
         """
-        number, parts = self._number(clip), list[bytes]()
+        number, parts = self._number(clip), list[NDArray[np.float32]]()
         length = int(self._piece_frames[number])
         while first < last:
             end = min(last, (first // length + 1) * length)
-            parts.append(self._landmark_bytes(number, first, end - first))
+            parts.append(self._points(number, first, end - first))
             first = end
-        return _points(b"".join(parts))
+        return np.concatenate(parts)
 
     def landmark_pieces(self, clip: int | str) -> Iterator[NDArray[np.float32]]:
         """All of them piece by piece, (t, 68, 2) each: a long clip need not be in memory."""
@@ -305,7 +340,17 @@ class ClipStore:
         for piece in range(0, total, length):
             end = min(piece + length, total)
             for first in range(piece, end, step):
-                yield _points(self._landmark_bytes(number, first, min(step, end - first)))
+                yield self._points(number, first, min(step, end - first))
+
+    def _points(self, number: int, index: int, count: int) -> NDArray[np.float32]:
+        """(count, 68, 2) px of ``count`` frames of one piece from ``index`` on."""
+        with self._reading(number, index):
+            data = self._landmark_bytes(number, index, count)
+            # A copy: an array over bytes cannot be written to, and torch does not take it.
+            points = np.frombuffer(data, "<f4").reshape(-1, NUM_LANDMARKS, 2).copy()  # -> (T, 68, 2)
+            if (np.abs(points) > FARTHEST).any():  # never true of NaN
+                raise ValueError("landmarks that lie in no picture")
+        return points
 
     def _landmark_bytes(self, number: int, index: int, count: int) -> bytes:
         """Landmarks of ``count`` frames of one piece from ``index`` on; NaN where the column has none."""
@@ -401,11 +446,6 @@ def _list_column(batch: pa.RecordBatch, name: str) -> tuple[NDArray[np.int64], N
     """Where each row's values begin, (N + 1,), and the values of all rows."""
     column = batch.column(name)
     return column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True)
-
-
-def _points(data: bytes) -> NDArray[np.float32]:
-    # A copy: an array over bytes cannot be written to, and torch does not take it.
-    return np.frombuffer(data, "<f4").reshape(-1, NUM_LANDMARKS, 2).copy()  # (T * 136,) -> (T, 68, 2)
 
 
 def stage(shard: Location, folder: Path, budget_gb: float) -> Location:

@@ -14,9 +14,10 @@ from PIL import Image, UnidentifiedImageError
 from safa.config.preprocess import EncodingConfig
 from safa.data.landmarks import source_frames_at
 from safa.data.video import DecodeError, Frame, VideoFrame, VideoInfo
-from safa.errors import UserError
+from safa.decimals import whole
 from safa.image_files import FRAME_FORMATS, open_image
 from safa.media_types import is_frame
+from safa.reading import reason_of
 
 JPEG_MARKER = b"\xff\xd8"
 MAX_SIDE = 16384  # px of a stored frame
@@ -46,8 +47,10 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     try:
         with open_image(io.BytesIO(data), "the picture", FRAME_FORMATS) as image:
             return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, UserError) as error:
-        raise ValueError(f"not a readable picture: {error}") from None
+    except UnidentifiedImageError:  # its text names an object, not a file
+        raise ValueError("not a readable picture: it is of no known format") from None
+    except Exception as error:  # Pillow raises whatever its parsers do
+        raise ValueError(f"not a readable picture: {reason_of(error)}") from None
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
@@ -57,8 +60,8 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
         if max(height, width) > MAX_SIDE:  # before memory is taken for it
             raise ValueError(f"{width} x {height} px")
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
-    except ValueError as error:
-        raise ValueError(f"not a readable picture: {error}") from None
+    except Exception as error:
+        raise ValueError(f"not a readable picture: {reason_of(error)}") from None
     return pixels
 
 
@@ -74,15 +77,19 @@ class ImageFolder:
     """
 
     def __init__(self, folder: Path, fps: float) -> None:
-        try:
-            files = (path for path in folder.iterdir() if is_frame(path.name))
-            self._files = sorted(files, key=lambda path: int(path.stem))
-        except ValueError as error:
-            raise DecodeError(f"{folder}: names of frames must be numbers ({error})") from None
-        numbers = [int(path.stem) for path in self._files]
+        numbered = [(self._number(path), path) for path in folder.iterdir() if is_frame(path.name)]
+        self._files = [path for _, path in sorted(numbered)]
+        numbers = sorted(number for number, _ in numbered)
         if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise DecodeError(f"{folder}: {len(numbers)} frames, which are not numbered without gaps")
         self._fps = fps
+
+    @staticmethod
+    def _number(path: Path) -> int:
+        number = whole(path.stem)
+        if number is None:
+            raise DecodeError(f"{path.parent}: names of frames must be numbers ({path.name!r} is none)")
+        return number
 
     def info(self) -> VideoInfo:
         """Size, rate and length, as the header of a video has them."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from safa.array_files import map_npy
 from safa.data.schema import NUM_LANDMARKS
+from safa.decimals import whole
 from safa.errors import ClipError, FailureCode, UserError
 from safa.files import Location, is_file, is_uri, join, local_copy
 from safa.safe_pickle import load_data_pickle
@@ -130,14 +131,12 @@ def points_of_dictionary(table: Any) -> Points:
 
 
 def _frame_number(key: object) -> int:
-    text = PurePath(key).stem if isinstance(key, str) else key
-    try:
-        number = int(text)  # type: ignore[call-overload]
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{key!r} is not the number of a frame") from None
-    if not 0 <= number < MAX_FRAMES:
-        raise ValueError(f"{key!r} is not the number of a frame")
-    return int(number)
+    number = whole(PurePath(key).stem) if isinstance(key, str) else key
+    if isinstance(number, np.integer):
+        number = int(number)
+    if type(number) is not int or not 0 <= number < MAX_FRAMES:
+        raise ValueError(f"{key!r} is not the number of a frame"[:80])
+    return number
 
 
 def _ldmk(value: object) -> Points | None:

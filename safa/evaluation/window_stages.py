@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -168,10 +167,7 @@ class FrameReader:
         )
 
     def _frame(self, clip_id: str, number: int) -> RgbImage:
-        try:
-            return self._store.frames(clip_id, [number])[0]
-        except (ValueError, OSError, pa.ArrowException) as error:
-            raise ClipError(FailureCode.DECODE, f"{clip_id}, frame {number}: {error}") from None
+        return self._store.frames(clip_id, [number])[0]
 
     def _reference(self, window: Window) -> RgbImage | None:
         if window.job.mode != "animation":

@@ -20,6 +20,7 @@ import imageio_ffmpeg
 import numpy as np
 
 from safa.data.video import DecodeError, Frame, FrameTimes, VideoReader
+from safa.decimals import whole
 from safa.errors import UserError
 from safa.image_files import is_animated, open_image
 from safa.inference.photos import read_photo
@@ -123,8 +124,9 @@ def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSou
         return _folder(path, fps or DEFAULT_FPS)
     if is_photo(path.name) and path.is_file() and not moves(path):
         return _images(path.name, [path], fps or DEFAULT_FPS)
-    if str(driving).isdecimal() and not path.exists():
-        return _camera(int(str(driving)), fps or DEFAULT_FPS)
+    camera = whole(str(driving))
+    if camera is not None and not path.exists():
+        return _camera(camera, fps or DEFAULT_FPS)
     return _video(path, fps)
 
 
@@ -228,4 +230,4 @@ def first_frame(frame_source: FrameSource) -> tuple[Frame, Iterator[Frame]]:
 def _by_number(path: Path) -> list[tuple[int, int, str]]:
     """Sort key that puts 2.png before 10.png."""
     parts = re.split(r"([0-9]+)", path.name)
-    return [(1, int(part), "") if part.isascii() and part.isdecimal() else (0, 0, part) for part in parts]
+    return [(1, int(part), "") if "0" <= part[:1] <= "9" else (0, 0, part) for part in parts]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from safa.config.inference import FACE_CLASS_NAMES, WHOLE_FACE, FaceClass, SwapConfig
+from safa.decimals import whole
 from safa.errors import UserError
 from safa.files import shown
 from safa.geometry.grids import warp
@@ -116,8 +117,8 @@ def parse_classes(text: str) -> tuple[FaceClass, ...]:
     for word in (word.strip() for word in text.split(",")):
         if word in GROUPS:
             classes += GROUPS[word]
-        elif word.isdecimal() and int(word) < len(FACE_CLASS_NAMES):
-            classes.append(FACE_CLASS_NAMES[int(word)])
+        elif (number := whole(word)) is not None and number < len(FACE_CLASS_NAMES):
+            classes.append(FACE_CLASS_NAMES[number])
         elif word in FACE_CLASS_NAMES:
             classes.append(FACE_CLASS_NAMES[FACE_CLASS_NAMES.index(word)])
         else:

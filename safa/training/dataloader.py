@@ -8,13 +8,14 @@ all of them the training process itself spends about 2 % of a step on them (``be
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from safa.config.training import HeadStage, TrainConfig
-from safa.data.clip_store import ClipStore
+from safa.data.clip_store import VERIFY, ClipStore
 from safa.data.sampler import (
     ClipTable,
     FrameBatch,
@@ -26,7 +27,7 @@ from safa.data.sampler import (
     clip_table,
 )
 from safa.data.schema import SYNTHETIC_PERSON
-from safa.errors import UserError
+from safa.errors import ClipError, UserError
 from safa.files import shown
 from safa.training.context import TrainContext
 from safa.training.validate import HeldOutClip, read_held_out
@@ -59,10 +60,15 @@ class TrainingDataLoader:
         self.held_out: list[HeldOutClip] = []
         if config.validate_on is not None:
             _check_split(store, config.validate_on.split, config)
-            self.held_out = read_held_out(store, config.validate_on, context)
+            with _naming(config):
+                self.held_out = read_held_out(store, config.validate_on, context)
 
     def batches(self, first_sample: int, steps: int) -> Iterator[FrameBatch | PairBatch]:
-        """Load this worker's batches of ``steps`` steps, after ``first_sample`` samples of the run."""
+        """Load this worker's batches of ``steps`` steps, after ``first_sample`` samples of the run.
+
+        Raises:
+            UserError: while they are taken, if a stored frame is damaged.
+        """
         data = self._config.data
         begin = first_sample + self._context.rank * data.batch_size
         starts = range(begin, begin + steps * self.samples_per_step, self._samples_per_pass)
@@ -75,7 +81,14 @@ class TrainingDataLoader:
             # A forked copy of a process with running threads (torch's, Ray's) can hang.
             multiprocessing_context="spawn" if data.loader_workers else None,
         )
-        return iter(loader)
+        return self._intact(loader)
+
+    def _intact(self, loader: DataLoader[Any]) -> Iterator[FrameBatch | PairBatch]:
+        for batch in loader:
+            with _naming(self._config):
+                if isinstance(batch, ClipError):
+                    raise batch
+            yield batch
 
 
 def check_clips(config: TrainConfig) -> None:
@@ -96,8 +109,25 @@ class _BatchesByStart(Dataset[Any]):
     def __init__(self, sampler: FrameSampler | PairSampler, size: int) -> None:
         self._sampler, self._size = sampler, size
 
-    def __getitem__(self, start: int) -> FrameBatch | PairBatch:
-        return self._sampler.batch(range(start, start + self._size))
+    def __getitem__(self, start: int) -> FrameBatch | PairBatch | ClipError:
+        """A batch, or a damaged frame's error as data: torch makes a page of what a process raises."""
+        try:
+            return self._sampler.batch(range(start, start + self._size))
+        except ClipError as error:
+            return error
+
+
+@contextmanager
+def _naming(config: TrainConfig) -> Iterator[None]:
+    """End the block by a line that names the data set, where a stored clip is damaged.
+
+    Raises:
+        UserError: in place of a ``ClipError``.
+    """
+    try:
+        yield
+    except ClipError as error:
+        raise UserError(f"damaged ({error})", shown(config.data.clips), VERIFY) from None
 
 
 def _training_clips(store: ClipStore, config: TrainConfig) -> ClipTable:

@@ -8,6 +8,7 @@ tensor inside another pickle.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from safa.unpickle.arrays import checked_shape
-from safa.unpickle.work import Damaged, Forbidden, Work
+from safa.unpickle.work import CHANGED, Damaged, Forbidden, Work
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
@@ -35,6 +36,7 @@ STORAGES = {
 TENSOR_WEIGHT = 600  # bytes that a tensor takes beside its numbers
 STORAGE_WEIGHT = 600
 LONGEST_STEP = 1 << 40  # of a dimension of one element, and start of an empty tensor: they mean nothing
+_BLOCK = 1 << 20  # bytes
 _LENGTH = 8  # bytes that say how many elements follow
 
 
@@ -143,24 +145,29 @@ def _room(name: StorageName) -> torch.Tensor:
         raise MemoryError from None
 
 
-def read_numbers(file: BinaryIO, flat: torch.Tensor, swap: bool = False) -> None:
+def read_numbers(file: BinaryIO, flat: torch.Tensor, swap: bool = False, checksum: int = 0) -> None:
     """Fill a storage with the next bytes of a file; nothing is held twice.
 
     Args:
         swap: the file has the other byte order than this machine.
+        checksum: CRC-32 of the bytes; 0 if the file has none.
 
     Raises:
-        Damaged: the file ends too early.
+        Damaged: the file ends too early, or its bytes are not those that were written.
     """
     if not flat.numel():
         return
     numbers = flat.view(torch.uint8).numpy()
-    left = numbers.data
+    left, found = numbers.data, 0
     while left:
-        count = file.readinto(left)  # type: ignore[attr-defined]
+        count = file.readinto(left[:_BLOCK])  # type: ignore[attr-defined]
         if not count:
             raise Damaged("it ends before the numbers of its tensors do")
+        if checksum:
+            found = zlib.crc32(left[:count], found)  # while the bytes are in the cache of the CPU
         left = left[count:]
+    if found != checksum:
+        raise Damaged(CHANGED)
     if flat.dtype is torch.bool:  # a byte of 2 would be neither true nor false
         np.not_equal(numbers, 0, out=numbers.view(np.bool_))
     if swap:

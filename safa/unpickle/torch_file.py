@@ -92,7 +92,7 @@ def _from_zip(file: BinaryIO, size: int, where: str) -> Any:
     def fill(name: StorageName, flat: torch.Tensor) -> None:
         if records.seek(f"data/{name.key}") != name.size:
             raise Damaged("a storage of two lengths")
-        read_numbers(file, flat, swap=order != sys.byteorder)
+        read_numbers(file, flat, order != sys.byteorder, records.by_name[f"data/{name.key}"].checksum)
 
     def find(name: StorageName) -> Storage:
         return table.find(name, functools.partial(fill, name))

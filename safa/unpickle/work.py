@@ -7,6 +7,7 @@ import numpy as np
 MOST_WEIGHT_PER_BYTE = 8
 FREE_WEIGHT = 16 << 20  # bytes; small files may hold shapes that cost more than a file of their size
 FREE_STEPS = 1_000_000
+CHANGED = "its bytes are not those that were written (CRC-32)"
 
 
 class Damaged(ValueError):

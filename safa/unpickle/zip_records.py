@@ -7,10 +7,11 @@ take more memory than the file has, and a directory of millions of names is refu
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from safa.unpickle.work import Damaged, Forbidden, shown
+from safa.unpickle.work import CHANGED, Damaged, Forbidden, shown
 
 MOST_RECORDS = 1 << 17  # a network of 100,000 tensors
 LONGEST_DIRECTORY = 64 << 20  # bytes
@@ -33,12 +34,14 @@ class Record:
         name: with its folder, as the file has it.
         header: where its own header starts, bytes.
         size: bytes that it takes in the file.
+        checksum: CRC-32 of its content; 0 where the writer left it out, as torch can be told to.
         changed: "compressed" or "encrypted" if its content is; otherwise empty.
     """
 
     name: bytes
     header: int
     size: int
+    checksum: int
     changed: str
 
 
@@ -107,13 +110,16 @@ class ZipRecords:
         """A short record.
 
         Raises:
-            Damaged: as ``seek``.
+            Damaged: as ``seek``, or it is not what was written.
             Forbidden: it is longer than that.
         """
         size = self.seek(name)
         if size > longest:
             raise Forbidden(f"its record {shown(name)} has {size} bytes")
-        return exactly(self._file, size)
+        data, checksum = exactly(self._file, size), self.by_name[name].checksum
+        if checksum and zlib.crc32(data) != checksum:
+            raise Damaged(CHANGED)
+        return data
 
 
 def exactly(file: BinaryIO, count: int) -> bytes:
@@ -170,7 +176,7 @@ def _directory(data: bytes, count: int) -> list[Record]:
         if at + _ENTRY.size > len(data):
             raise Damaged("a zip archive without all of its directory")
         mark, _, _, flags, method, *rest = _ENTRY.unpack_from(data, at)
-        packed, size, name_length, extra_length, comment_length, header = (*rest[3:8], rest[11])
+        checksum, packed, size, name_length, extra_length, comment_length, header = (*rest[2:8], rest[11])
         at += _ENTRY.size
         name, extra = data[at : at + name_length], data[at + name_length : at + name_length + extra_length]
         at += name_length + extra_length + comment_length
@@ -180,7 +186,7 @@ def _directory(data: bytes, count: int) -> list[Record]:
         changed = "encrypted" if flags & _ENCRYPTED else "compressed" if method else ""
         if packed != size and not changed:
             raise Damaged("a record of two lengths")
-        records.append(Record(name, header, packed, changed))
+        records.append(Record(name, header, packed, checksum, changed))
     if at != len(data):
         raise Damaged("a zip archive with more than its directory")
     return records

@@ -47,9 +47,10 @@ class Head:
             timeout=timeout,
         )
 
-    def submit(self, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    def submit(self, *entrypoint: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """``ray job submit``, again while the agent, which comes up after the server, is starting."""
-        command = ("job", "submit", "--address", self.address, "--working-dir", str(ROOT), "--", *entrypoint)
+        command = ("job", "submit", "--address", self.address, "--working-dir", str(ROOT), *options)
+        command += ("--", *entrypoint)
         deadline = time.monotonic() + HEAD_STARTS_WITHIN
         done = self.ray(*command)
         while "No available agent" in done.stdout + done.stderr and time.monotonic() < deadline:
@@ -151,6 +152,31 @@ def test_the_smoke_demo_runs_as_a_job(head: Head, tmp_path: Path) -> None:
     assert metrics["counts"]["in"] == metrics["counts"]["ok"] + metrics["counts"]["quarantined"]
     assert metrics["counts"]["ok"] > 0
     assert (run / "report" / "index.html").stat().st_size > 1000
+
+
+LIMITS_ON_A_WORKER = """
+import ray, ray.data
+from pipelines.launch import ray_session
+from safa.limits import limit
+with ray_session():
+    ask = ray.remote(num_cpus=0)(lambda: limit("frames"))
+    # As Ray Train starts its workers: with variables of their own besides.
+    own = ask.options(runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
+    rows = ray.data.range(1).map(lambda row: {"frames": limit("frames")})
+    print("LIMITS", *ray.get([ask.remote(), own.remote()]), rows.take(1)[0]["frames"])
+"""
+
+
+@pytest.mark.parametrize("given", ["by the command", pytest.param("with the job", marks=pytest.mark.soak)])
+def test_limits_that_were_raised_hold_on_the_workers(head: Head, given: str) -> None:
+    """In tasks and actors, in those with variables of their own, and in Ray Data."""
+    variable, program = "SAFA_LIMITS=frames=77", (sys.executable, "-c", LIMITS_ON_A_WORKER)
+    if given == "by the command":
+        done = head.submit("env", variable, *program)
+    else:
+        variables = json.dumps({"env_vars": {"SAFA_LIMITS": "frames=77"}})
+        done = head.submit(*program, options=("--runtime-env-json", variables))
+    assert "LIMITS 77 77 77" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 def test_a_job_without_the_right_token_is_refused(head: Head) -> None:

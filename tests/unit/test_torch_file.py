@@ -536,3 +536,27 @@ def test_torchs_own_reader_is_not_used() -> None:
     reader = "torch" + ".load("
     using = [str(path) for path in (ROOT / "safa").rglob("*.py") if reader in path.read_text()]
     assert not using
+
+
+# ---- checksums ---------------------------------------------------------------------------------------------
+
+
+def test_numbers_that_changed_on_the_way_are_refused(tmp_path: Path) -> None:
+    data = bytearray(saved({"a": torch.arange(64.0)}))
+    place = data.index(torch.arange(64.0).numpy().tobytes())
+    data[place + 100] ^= 1
+    assert "its bytes are not those that were written (CRC-32)" in refusal(bytes(data), tmp_path)
+    data[place + 100] ^= 1
+    load(bytes(data), tmp_path)
+    key = data.index(b"data.pkl") + data[data.index(b"data.pkl") :].index(b"X\x01\x00\x00\x00a") + 5
+    data[key] = ord("b")
+    assert "(CRC-32)" in refusal(bytes(data), tmp_path)
+
+
+def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        data = saved({"a": torch.arange(64.0)})
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(load(data, tmp_path)["a"], torch.arange(64.0))

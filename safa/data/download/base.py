@@ -58,7 +58,7 @@ _PATTERNS: tuple[tuple[FailureCode, re.Pattern[str]], ...] = (
         FailureCode.TIMEOUT,
         re.compile(
             r"timed? ?out|connection|incomplete|reset by peer|temporary failure|more expected"
-            r"|bytes read|HTTP Error 5\d\d|remote end closed|SSL|network is unreachable|name resolution",
+            r"|bytes read|HTTP Error 5[0-9]{2}|remote end closed|SSL|network is unreachable|name resolution",
             re.IGNORECASE,
         ),
     ),

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from safa.config.preprocess import UrlDownload
 from safa.data.download.base import RetryAfterError, classify_error
+from safa.decimals import whole
 from safa.errors import ClipError, FailureCode
 from safa.files import copy_object
 
@@ -51,16 +52,16 @@ def _save(answer: http.client.HTTPResponse, path: Path) -> None:
             file.write(block)
             length += len(block)
             block = answer.read(BLOCK_BYTES)
-    promised = answer.headers.get("Content-Length")
-    if promised is not None and promised.isdecimal() and length != int(promised):
+    promised = whole(answer.headers.get("Content-Length", ""))
+    if promised is not None and length != promised:
         raise ClipError(FailureCode.TIMEOUT, f"the connection ended after {length} of {promised} bytes")
 
 
 def _clip_error(error: urllib.error.HTTPError) -> ClipError:
     status = f"HTTP {error.code} {error.reason}"
     if error.code in (429, 503):
-        asked = error.headers.get("Retry-After", "")
-        return RetryAfterError(FailureCode.RATE_LIMITED, status, float(asked) if asked.isdecimal() else None)
+        asked = whole(error.headers.get("Retry-After", ""))
+        return RetryAfterError(FailureCode.RATE_LIMITED, status, asked)
     if error.code >= 500:
         return ClipError(FailureCode.TIMEOUT, status)
     if error.code in (401, 403, 407):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from safa.config.training import TrainConfig
+from safa.data.clip_store import ClipStore
 from safa.data.sampler import PairBatch
+from safa.errors import ClipError, UserError
 from safa.training.context import LocalContext
 from safa.training.dataloader import TrainingDataLoader
 
@@ -68,3 +74,65 @@ def test_held_out_clips_are_shared_among_workers(make_config: MakeConfig) -> Non
     assert clip.source.shape == (1, 3, 32, 32)
     assert clip.driving.shape == (2, 3, 32, 32)
     assert clip.driving_landmarks.shape == (2, 68, 2)
+
+
+def _spoil(config: TrainConfig, what: str) -> None:
+    """Damage every stored frame of the data set, its size included."""
+    folder = Path(str(config.data.clips))
+    (shard,) = (folder / "shards").iterdir()
+    store, data = ClipStore(folder), bytearray(shard.read_bytes())
+    for clip in store.clips():
+        for index in range(clip.n_frames):
+            at, length = store.image_range(clip.number, index)
+            if what == "picture":
+                data[at + 40 : at + length] = bytes(length - 40)
+            elif what == "size":
+                data[at : at + length] = _padded(length)
+            elif what == "landmarks":
+                begin = store.landmarks_at(clip.number, index)
+                data[begin : begin + 4] = b"\x7f\x7f\x7f\x7f"
+    shard.write_bytes(data[:20] if what == "cut" else data)
+
+
+def _padded(length: int) -> bytes:
+    """A good PNG of another size in so many bytes; what follows its end is not read."""
+    file = io.BytesIO()
+    Image.new("RGB", (7, 7)).save(file, "png")
+    return file.getvalue().ljust(length, b"\0")
+
+
+@pytest.fixture
+def spoiled(make_config: MakeConfig, tiny_clips: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """``spoiled("cut", {...})``: settings of a training on a damaged copy of the data set."""
+
+    def make(what: str, changes: dict[str, object]) -> TrainConfig:
+        folder = tmp_path / "damaged"
+        shutil.copytree(tiny_clips, folder)
+        config = make_config("full", {"data.clips": str(folder), **changes})
+        _spoil(config, what)
+        return config
+
+    return make
+
+
+@pytest.mark.parametrize("what", ["picture", "size", "landmarks", "cut"])
+def test_a_damaged_stored_frame_ends_training_in_one_line(
+    spoiled: Callable[..., TrainConfig], make_config: MakeConfig, what: str
+) -> None:
+    config = spoiled(what, {"validate_on": None})
+    line = r"damaged: damaged \([^\n]*, frame \d+: [^\n]*\)\. Run `safa dataset verify`\.$"
+    batches = TrainingDataLoader(config, LocalContext()).batches(0, 2)
+    with pytest.raises(UserError, match=line):
+        list(batches)
+    store = ClipStore(config.data.clips)
+    with pytest.raises(ClipError, match="frame 0"):
+        (store.landmarks if what == "landmarks" else store.frames)(0, [0])
+    with pytest.raises(UserError, match=line):  # the held-out clips, too
+        TrainingDataLoader(make_config("full", {"data.clips": str(config.data.clips)}), LocalContext())
+
+
+@pytest.mark.slow
+def test_a_loader_process_hands_damage_on_as_one_line(spoiled: Callable[..., TrainConfig]) -> None:
+    config = spoiled("picture", {"data.loader_workers": 1, "validate_on": None})
+    with pytest.raises(UserError, match=r"^[^\n]*damaged \([^\n]*$"):
+        list(TrainingDataLoader(config, LocalContext()).batches(0, 2))
