@@ -34,7 +34,7 @@ class Record:
         name: with its folder, as the file has it.
         header: where its own header starts, bytes.
         size: bytes that it takes in the file.
-        checksum: CRC-32 of its content; 0 where the writer left it out, as torch can be told to.
+        checksum: CRC-32 of its content; 0 where the writer left it out, as torch can be asked to.
         changed: "compressed" or "encrypted" if its content is; otherwise empty.
     """
 
