@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +17,8 @@ from safa.decimals import whole
 from safa.errors import UserError
 from safa.files import atomic_write
 from safa.limits import check_limit
+from safa.web import blocks, opened
 
-BLOCK_BYTES = 2**18
 TIMEOUT_S = 30.0  # without a byte
 AGENT = "safa-assets"
 
@@ -83,22 +82,22 @@ def _fetch(url: str, partial: Path, tag: Path, report: Report) -> None:
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8").strip()}
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        with opened(url, headers, TIMEOUT_S) as answer:
+            sent = answer.headers.get("Content-Range", "")
+            is_rest = answer.status == 206 and sent.startswith(f"bytes {have}-")
+            _save(answer, partial, tag, have if is_rest else 0, report)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not have:
             raise
         error.close()
         partial.unlink()  # longer than the file is now
         return _fetch(url, partial, tag, report)
-    with answer:
-        sent = answer.headers.get("Content-Range", "")
-        is_rest = answer.status == 206 and sent.startswith(f"bytes {have}-")
-        _save(answer, partial, tag, have if is_rest else 0, report)
     return None
 
 
 def _save(answer: http.client.HTTPResponse, partial: Path, tag: Path, have: int, report: Report) -> None:
-    block = answer.read(BLOCK_BYTES)
+    received = blocks(answer, "weights_bytes", str(partial), have)
+    block = next(received, b"")
     if answer.headers.get_content_type() == "text/html" or (not have and block.lstrip()[:1] == b"<"):
         raise OSError("the host sent a web page instead of the file")
     validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
@@ -108,12 +107,12 @@ def _save(answer: http.client.HTTPResponse, partial: Path, tag: Path, have: int,
         tag.write_text(validator, encoding="utf-8")
     length = whole(answer.headers.get("Content-Length", ""))
     total = None if length is None else have + length
+    check_limit("weights_bytes", total or 0, str(partial))
     with partial.open("ab" if have else "wb") as file:
         while block:
             file.write(block)
             have += len(block)
-            check_limit("weights_bytes", have, str(partial))
             report(have, total)
-            block = answer.read(BLOCK_BYTES)
+            block = next(received, b"")
     if total is not None and have != total:
         raise OSError(f"the connection ended after {have} of {total} bytes")

@@ -36,6 +36,8 @@ LIMITS = {
     "decoder_seconds": Limit(120, "s", "the time until a video's next frame"),
     "photo_bytes": Limit(2**30, "bytes", "one photo as a file"),
     "download_bytes": Limit(2**35, "bytes", "one downloaded video"),
+    "download_seconds": Limit(43_200, "s", "the time of one download"),
+    "download_pace": Limit(200, "s", "the time for each MiB of a download, and for its headers"),
     "config_bytes": Limit(2**20, "bytes", "one YAML file, or the value of one --set"),
     "config_nodes": Limit(100_000, "values", "one YAML file after its aliases are followed"),
     "record_bytes": Limit(2**26, "bytes", "one JSON file: a manifest, model.json, numbers of a report"),

@@ -7,8 +7,6 @@ or NaN, and gives named values, (N,) or (N, D) float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from safa.data.detectors.dlib_faces import DlibIdentity
 from safa.data.detectors.loading import load_landmark_detector
 from safa.data.video import Frame
 from safa.errors import UserError
+from safa.torchscript import load_script
 
 Annotator = Callable[[Sequence[Frame], NDArray[np.float32]], Values]
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
@@ -69,7 +68,7 @@ def _identity(column: IdentityColumn) -> Annotator:
     if column.weights == "dlib":
         dlib = DlibIdentity()
         return lambda frames, points: {"identity": dlib.embeddings(frames, points)}
-    network = _script(column.weights, column.device)
+    network = load_script(column.weights, column.device, "Check weights.")
 
     @torch.inference_mode()
     def embed(frames: Sequence[Frame], points: NDArray[np.float32]) -> Values:
@@ -80,13 +79,3 @@ def _identity(column: IdentityColumn) -> Annotator:
         return {"identity": found.float().cpu().numpy()}
 
     return embed
-
-
-def _script(weights: Path, device: str) -> Any:
-    if not weights.is_file():
-        raise UserError("no such file", str(weights), "Check weights.")
-    try:
-        return torch.jit.load(str(weights), map_location=device).eval()  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"not a TorchScript file ({reason})", str(weights)) from None

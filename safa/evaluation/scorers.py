@@ -22,13 +22,14 @@ from safa.config.inference import ScorerConfig
 from safa.data.detectors.dlib_faces import missing as missing_of_dlib
 from safa.errors import UserError
 from safa.evaluation.face_scorers import DlibFaces, FanLandmarks
-from safa.files import Location, is_file, local_file, shown
+from safa.files import Location, shown
 from safa.head.model import landmarks_px
 from safa.metrics import AED, AKD, CLIP_METRICS, CSIM, DETECTION_RATE, FID, LPIPS, MS_SSIM
 from safa.metrics.images import MS_SSIM_MIN_SIZE
 from safa.metrics.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from safa.metrics.lpips import Lpips, load_lpips
 from safa.models.tdmm import Tdmm
+from safa.torchscript import load_script
 
 Network = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] to one row each
 
@@ -164,22 +165,15 @@ def _inception(path: Location | None, device: str | torch.device, size: int) -> 
 
 
 def _load(path: Location, device: str | torch.device, key: str) -> Callable[..., Tensor]:
-    if not is_file(path):
-        raise UserError("no such file", shown(path), f"Fix {key}, or remove it to skip its metrics.")
-    try:
-        with local_file(path) as file:
-            script = torch.jit.load(str(file), map_location=device)  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"not a TorchScript file ({reason})", shown(path), f"Fix {key}.") from None
-    network: Callable[..., Tensor] = script.eval()
+    fix = f"Fix {key}, or remove it to skip its metrics."
+    network: Callable[..., Tensor] = load_script(path, device, fix)
     return network
 
 
 def _try(call: Callable[[], Tensor], path: Location, key: str) -> None:
     try:
         call()
-    except (RuntimeError, torch.jit.Error) as error:  # from the interpreter, or from the script's assertions
+    except Exception as error:  # from the interpreter, or from the script's assertions
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise UserError(
             f"fails on an image ({lines[-1][:200]})", shown(path), f"See {key} in docs/evaluation.md."

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import http.client
 import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from safa.config.preprocess import UrlDownload
 from safa.data.download.base import RetryAfterError, classify_error
 from safa.decimals import whole
-from safa.errors import ClipError, FailureCode
+from safa.errors import ClipError, FailureCode, UserError
 from safa.files import copy_object
+from safa.limits import check_limit
+from safa.web import RefusedRedirectError, blocks, opened
 
-BLOCK_BYTES = 2**18
 PAGE_BYTES = 2**16  # of an error page, enough to see what it says
 AGENT = "safa-preprocess"
 
@@ -28,10 +29,13 @@ class HttpDownloader:
     def get(self, video_id: str, path: Path) -> None:
         """Stream the video to ``path``; an answer that is a web page, cut short or stalled is an error."""
         url = self._config.url.replace("{video_id}", quote(video_id, safe=""))
-        request = urllib.request.Request(url, headers={"User-Agent": AGENT})
         try:
-            with urllib.request.urlopen(request, timeout=self._config.timeout_s) as answer:
-                _save(answer, path)
+            with opened(url, {"User-Agent": AGENT}, self._config.timeout_s) as answer:
+                _save(answer, path, url)
+        except UserError as error:  # a limit: a further attempt would come to the same
+            raise ClipError(FailureCode.UNAVAILABLE, str(error)) from None
+        except RefusedRedirectError as error:
+            raise ClipError(FailureCode.UNAVAILABLE, str(error)) from None
         except urllib.error.HTTPError as error:
             with error:
                 raise _clip_error(error) from None
@@ -39,10 +43,13 @@ class HttpDownloader:
             raise ClipError(FailureCode.TIMEOUT, f"{type(error).__name__}: {error}") from None
 
 
-def _save(answer: http.client.HTTPResponse, path: Path) -> None:
-    block = answer.read(BLOCK_BYTES)
+def _save(answer: http.client.HTTPResponse, path: Path, url: str) -> None:
+    promised = whole(answer.headers.get("Content-Length", ""))
+    check_limit("download_bytes", promised or 0, url)
+    received = blocks(answer, "download_bytes", url)
+    block = next(received, b"")
     if answer.headers.get_content_type() == "text/html" or block.lstrip()[:1] == b"<":
-        page = block[:PAGE_BYTES].decode(errors="replace")
+        page = _page(block, received)
         if classify_error(page) == FailureCode.BLOCKED:
             raise ClipError(FailureCode.BLOCKED, "the host wants proof that we are no robot")
         raise ClipError(FailureCode.UNAVAILABLE, "the host sent a web page instead of a video")
@@ -51,10 +58,15 @@ def _save(answer: http.client.HTTPResponse, path: Path) -> None:
         while block:
             file.write(block)
             length += len(block)
-            block = answer.read(BLOCK_BYTES)
-    promised = whole(answer.headers.get("Content-Length", ""))
+            block = next(received, b"")
     if promised is not None and length != promised:
         raise ClipError(FailureCode.TIMEOUT, f"the connection ended after {length} of {promised} bytes")
+
+
+def _page(page: bytes, received: Iterator[bytes]) -> str:
+    while len(page) < PAGE_BYTES and (block := next(received, b"")):
+        page += block
+    return page[:PAGE_BYTES].decode(errors="replace")
 
 
 def _clip_error(error: urllib.error.HTTPError) -> ClipError:
@@ -66,8 +78,8 @@ def _clip_error(error: urllib.error.HTTPError) -> ClipError:
         return ClipError(FailureCode.TIMEOUT, status)
     if error.code in (401, 403, 407):
         try:
-            page = error.read(PAGE_BYTES).decode(errors="replace")
-        except (OSError, http.client.HTTPException):
+            page = _page(b"", blocks(error.fp, "download_bytes", error.url))
+        except (OSError, http.client.HTTPException, UserError):
             page = ""
         if error.code == 407 or classify_error(page) == FailureCode.BLOCKED:
             return ClipError(

@@ -8,7 +8,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safa.config.preprocess import YtDlpDownload
 from safa.data.download.base import classify_error
 from safa.errors import ClipError, FailureCode, UserError
 from safa.files import is_file, local_file, shown
+from safa.limits import check_limit, limit, over_limit
 
 MEGABYTE = 2**20
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -69,6 +70,31 @@ def clip_error(message: str) -> ClipError:
     return ClipError(classify_error(detail) or FailureCode.TIMEOUT, detail)
 
 
+class _Bounds:
+    """Ends a download that passes a limit; yt-dlp itself asks only for the size that a host names."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._began = name, time.monotonic()
+        self._mark, self._marked = self._began, 0
+
+    def __call__(self, progress: Mapping[str, Any]) -> None:
+        """What yt-dlp calls with each block.
+
+        Raises:
+            ClipError: a limit is passed.
+        """
+        now, done = time.monotonic(), int(progress.get("downloaded_bytes") or 0)
+        try:
+            check_limit("download_bytes", done, self._name)
+            check_limit("download_seconds", now - self._began, self._name)
+        except UserError as error:
+            raise ClipError(FailureCode.UNAVAILABLE, str(error)) from None
+        if done >= self._marked + MEGABYTE:
+            self._mark, self._marked = now, done
+        elif progress.get("status") == "downloading" and now - self._mark > limit("download_pace"):
+            raise ClipError(FailureCode.TIMEOUT, str(over_limit("download_pace", self._name)))
+
+
 def _options(config: YtDlpDownload, path: Path) -> dict[str, Any]:
     options: dict[str, Any] = {
         "format": config.format,
@@ -86,6 +112,8 @@ def _options(config: YtDlpDownload, path: Path) -> dict[str, Any]:
         "quiet": True,
         "noprogress": True,
         "logger": logging.getLogger("yt_dlp"),
+        "max_filesize": limit("download_bytes"),
+        "progress_hooks": [_Bounds(path.name)],
     }
     if config.proxy is not None:
         options["proxy"] = config.proxy

@@ -12,7 +12,7 @@ import pytest
 from safa.config.preprocess import MetadataSource, UrlDownload, YtDlpDownload
 from safa.data.download.base import Downloader
 from safa.data.download.retry import TRANSIT, downloaded, make_downloader
-from safa.data.download.ytdlp import YtDlpDownloader, clip_error
+from safa.data.download.ytdlp import YtDlpDownloader, _Bounds, clip_error
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
 from tests.bad_host import Behaviour, serving
@@ -244,3 +244,27 @@ def test_what_comes_must_be_a_video(host: tuple[Behaviour, str], videos: Path, t
         raise AssertionError("noise was taken for a video")
     assert caught.value.code is FailureCode.DECODE
     assert _left(tmp_path) == []
+
+
+@both
+def test_a_download_that_is_too_large_is_refused_once(
+    kind: str, host: tuple[Behaviour, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, address = host
+    monkeypatch.setenv("SAFA_LIMITS", "download_bytes=1000")
+    source = _source(tmp_path, KINDS[kind](address))
+    assert source.download is not None
+    refused = pytest.raises(ClipError, match=r"download_bytes=NUMBER|no file")
+    with refused as error, downloaded("abc", source, make_downloader(source.download), lambda _: None):
+        pass
+    assert error.value.code == FailureCode.UNAVAILABLE
+    assert _left(tmp_path) == []
+
+
+def test_bounds_of_yt_dlp_count_what_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFA_LIMITS", "download_bytes=1000,download_pace=0")
+    with pytest.raises(ClipError, match="download_bytes=NUMBER"):
+        _Bounds("a.mp4")({"status": "downloading", "downloaded_bytes": 1001})
+    with pytest.raises(ClipError, match="download_pace=NUMBER") as error:
+        _Bounds("a.mp4")({"status": "downloading", "downloaded_bytes": 10})
+    assert error.value.code == FailureCode.TIMEOUT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from safa.head.assets import HeadAssets
 from safa.metrics import METRICS
 from safa.metrics.expression import MOVEMENTS
 from safa.models.tdmm import Tdmm
+from safa.torchscript import load_script
+from tests.hostile.test_corpus import MUTATIONS
 
 
 class Means(nn.Module):
@@ -93,8 +97,30 @@ def test_no_file_and_no_network(tdmm: Tdmm, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_scorers(ScorerConfig(identity=tmp_path / "nothing.pt"), tdmm)
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(UserError, match="not a TorchScript file"):
+    with pytest.raises(UserError, match="not a TorchScript file: it is a text file"):
         load_scorers(ScorerConfig(identity=tmp_path / "text.pt"), tdmm)
+
+
+def test_a_program_is_named_by_its_sha256_before_it_is_loaded(
+    tdmm: Tdmm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = script(Means(), tmp_path / "net.pt")
+    with caplog.at_level("INFO"):
+        load_scorers(ScorerConfig(identity=path), tdmm)
+    assert f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}" in caplog.text
+    caplog.clear()
+    path.write_bytes(path.read_bytes()[:-300])
+    with caplog.at_level("INFO"), pytest.raises(UserError, match="not a TorchScript file"):
+        load_scorers(ScorerConfig(identity=path), tdmm)
+    assert f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}" in caplog.text
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_spoiled_program_is_loaded_or_refused_in_one_line(mutation: str, tmp_path: Path) -> None:
+    path = script(Means(), tmp_path / "net.pt")
+    path.write_bytes(MUTATIONS[mutation](path.read_bytes()))
+    with suppress(UserError):  # whose text is one line
+        load_script(path, "cpu")
 
 
 def test_what_is_skipped_has_a_reason() -> None:
