@@ -34,6 +34,8 @@ LIMITS = {
     "seconds": Limit(40_000, "s", "the timestamps of one video"),
     "decoder_bytes": Limit(2**32, "bytes", "the memory of the process that decodes a video"),
     "decoder_seconds": Limit(120, "s", "the time until a video's next frame"),
+    "encoder_bytes": Limit(2**33, "bytes", "the memory of the program that writes a video"),
+    "encoder_seconds": Limit(3600, "s", "the time from a video's last frame to its finished file"),
     "photo_bytes": Limit(2**30, "bytes", "one photo as a file"),
     "download_bytes": Limit(2**35, "bytes", "one downloaded video"),
     "download_seconds": Limit(43_200, "s", "the time of one download"),

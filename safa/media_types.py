@@ -9,6 +9,11 @@ VIDEOS = (*MPEG, ".mkv", ".webm", ".avi", ".wmv", ".flv", ".gif")
 FRAMES = (".png", ".jpg", ".jpeg", ".webp")  # of a folder that is read like a video
 PHOTOS = (*FRAMES, ".bmp", ".tif", ".tiff", ".heic", ".heif", ".hif", ".avif")
 COMPANIONS = (".npy", ".pkl", ".json", ".csv", ".txt")  # may lie beside videos and photos
+# What libav may take a video for, by its names of formats; a list of other files is none of them.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,apng,ivf,nut,mxf,dv,h264,hevc,"
+    "m4v,mpegvideo,obu,yuv4mpegpipe,wtv"
+)
 
 
 def suffix_of(name: str) -> str:

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from safa.limits import check_limit, limit, over_limit
@@ -29,6 +29,14 @@ SCHEMES = ("http", "https")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Readable(Protocol):
+    """An answer that gives what has come, without waiting for more."""
+
+    def read1(self, n: int = -1, /) -> bytes:
+        """At most ``n`` bytes; none at the end."""
+        ...
 
 
 class RefusedRedirectError(OSError):
@@ -62,7 +70,7 @@ def opened(url: str, headers: Mapping[str, str], timeout: float) -> Iterator[htt
         yield answer
 
 
-def blocks(answer: http.client.HTTPResponse, bound: str, where: str, have: int = 0) -> Iterator[bytes]:
+def blocks(answer: Readable, bound: str, where: str, have: int = 0) -> Iterator[bytes]:
     """Read an answer block by block, until its end or a limit.
 
     Args:
@@ -112,7 +120,7 @@ class _Http(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         """Connect to what ``_connect`` allows."""
         connection = functools.partial(_Connection, to_public=_must_be_public(req, self._origin))
-        return self.do_open(connection, req)  # type: ignore[arg-type]
+        return self.do_open(connection, req)
 
 
 class _Https(urllib.request.HTTPSHandler):
@@ -124,7 +132,7 @@ class _Https(urllib.request.HTTPSHandler):
         """Connect to what ``_connect`` allows."""
         connection = functools.partial(_SafeConnection, to_public=_must_be_public(req, self._origin))
         context = self._context  # type: ignore[attr-defined]
-        return self.do_open(connection, req, context=context)  # type: ignore[arg-type]
+        return self.do_open(connection, req, context=context)
 
 
 def _must_be_public(request: urllib.request.Request, origin: str) -> bool:

@@ -8,6 +8,7 @@ never pass through a shell. Frames are (H, W, 3) uint8 RGB, upright, with square
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterable
@@ -26,6 +27,9 @@ from safa.data.crop import Box
 from safa.decoder.process import DecodeError, DecoderProcess, RawFrame
 from safa.errors import UserError
 from safa.files import Location, atomic_file, shown
+from safa.limits import VARIABLE, limit, over_limit
+from safa.media_types import CONTAINERS
+from safa.memory import bound_memory
 
 __all__ = [
     "DecodeError",
@@ -43,6 +47,7 @@ Frame = NDArray[np.uint8]
 # Written into every file and obeyed when it is read: without it, players guess the matrix from the size.
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 WRITE_FIX = "Make room on the disk, or write to another one."
+_NO_MEMORY = re.compile("cannot allocate memory|malloc|pthread_create|external library", re.IGNORECASE)
 WHITE = 255  # behind transparent parts
 
 
@@ -286,6 +291,7 @@ def _encode(command: list[str], name: str, frames: Iterable[Frame], times: Frame
     shape: tuple[int, ...] | None = None
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
+        bound_memory(process.pid, limit("encoder_bytes"))  # before it sees the first byte
         assert process.stdin is not None
         count = 0
         try:
@@ -299,8 +305,12 @@ def _encode(command: list[str], name: str, frames: Iterable[Frame], times: Frame
                     pipe.write(np.ascontiguousarray(frame))
                     count += 1
                 pipe.close()
-            if process.wait() != 0:
-                raise UserError(f"cannot be written ({_last_message(errors)})", name, WRITE_FIX)
+            try:
+                code = process.wait(limit("encoder_seconds"))
+            except subprocess.TimeoutExpired:
+                raise over_limit("encoder_seconds", name) from None
+            if code:
+                raise _write_error(_messages(errors), code, name)
         finally:
             process.kill()
             process.wait()
@@ -385,7 +395,9 @@ def _encode_command(
     streams = [stream]
     if sound_from:
         # Silence behind the sound: `shortest` then ends with the pictures, whichever is longer.
-        streams.append(ffmpeg.input(f"file:{sound_from}").audio.filter("apad"))
+        # No other file is opened by a list inside this one, whatever its name.
+        source = ffmpeg.input(f"file:{sound_from}", protocol_whitelist="file", format_whitelist=CONTAINERS)
+        streams.append(source.audio.filter("apad"))
         tags |= {"acodec": "aac", "audio_bitrate": "192k", "shortest": None}
     stream = ffmpeg.output(
         *streams,
@@ -402,9 +414,18 @@ def _encode_command(
     return command
 
 
-def _last_message(errors: Any) -> str:
+def _messages(errors: Any) -> str:
     errors.seek(0)
-    return _last_line(errors.read().decode(errors="replace"))
+    text: str = errors.read().decode(errors="replace")
+    return text
+
+
+def _write_error(text: str, code: int, name: str) -> UserError:
+    if code < 0 or _NO_MEMORY.search(text):  # libx264 mostly crashes where there is no memory
+        reason = f"signal {-code}" if code < 0 else _last_line(text)
+        fix = f"If it needs more memory, raise the limit: {VARIABLE}=encoder_bytes=NUMBER."
+        return UserError(f"the program that writes it broke off ({reason})", name, fix)
+    return UserError(f"cannot be written ({_last_line(text)})", name, WRITE_FIX)
 
 
 def _last_line(text: str) -> str:

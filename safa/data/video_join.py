@@ -17,6 +17,8 @@ import imageio_ffmpeg
 
 from safa.data.video import probe
 from safa.files import atomic_file
+from safa.limits import limit
+from safa.memory import bound_memory
 
 DELAY = 2  # pictures by which x264 decodes ahead, at most
 
@@ -40,7 +42,10 @@ def join_videos(parts: Sequence[Path], path: Path) -> None:
         options = {"c": "copy", "bsf:v": times, "movflags": "+faststart"}
         stream = ffmpeg.output(joined, f"file:{temporary}", **options)
         command = stream.global_args("-loglevel", "error").overwrite_output()
-        done = subprocess.run(command.compile(cmd=imageio_ffmpeg.get_ffmpeg_exe()), capture_output=True)
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:300]
+        arguments = command.compile(cmd=imageio_ffmpeg.get_ffmpeg_exe())
+        with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            bound_memory(process.pid, limit("encoder_bytes"))
+            errors = process.communicate()[1]
+        if process.returncode:
+            reason = errors.decode(errors="replace").strip().rpartition("\n")[2][:300]
             raise RuntimeError(f"ffmpeg could not write {path.name}: {reason}")

@@ -13,11 +13,8 @@ from typing import Any
 import av
 
 from safa.decoder.protocol import Bounds, Refused
+from safa.media_types import CONTAINERS
 
-CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif,apng,ivf,nut,mxf,dv,h264,hevc,"
-    "m4v,mpegvideo,obu,yuv4mpegpipe,wtv"
-)
 EARLY = Fraction(1)  # seconds before a span at which decoding starts; longer than most frames are shown
 DEFAULT_RATE = Fraction(25)  # of a file that has no rate, e.g. of one frame
 HIGHEST_RATE = 480  # frames per second; what claims more means the ticks of a clock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -13,10 +12,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from safa.config.inference import AnimationConfig, EvaluateConfig, Mode
+from safa.csv_files import CsvRow, read_csv
 from safa.data.clip_store import ClipInfo
 from safa.data.schema import ClipId
 from safa.errors import UserError
-from safa.files import Location, open_text, shown
+from safa.files import Location, shown
 
 SINGLE_CLIP_MODES = ("reconstruction", "mesh")  # a clip is its own source
 LONGEST_NAME = 200  # characters of a folder's name; file systems allow 255
@@ -101,32 +101,24 @@ def read_pairs(location: Location, known: Container[str]) -> list[tuple[str, str
     The list is read row by row, in time that grows with its length alone.
 
     Raises:
-        UserError: the file is unreadable or empty, lacks a column, repeats a pair, or names an unknown clip.
+        UserError: as ``read_csv``, or a line makes no sense, repeats a pair, or names an unknown clip; or
+            there is no pair.
     """
-    try:
-        with open_text(location) as file:
-            rows = csv.DictReader(file)
-            if not {"source", "driving"} <= set(rows.fieldnames or ()):
-                raise _no_pairs(location)
-            pairs = list(_checked_pairs(rows, location, known))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot be read ({error})", shown(location), "Fix the key animation.csv.") from None
+    pairs = list(_checked_pairs(read_csv(location, ("source", "driving")), location, known))
     if not pairs:
-        raise _no_pairs(location)
+        raise UserError("no pairs in the columns source and driving", shown(location), "Add them.")
     return pairs
 
 
-def _no_pairs(location: Location) -> UserError:
-    return UserError("no pairs in the columns source and driving", shown(location), "Add them.")
-
-
 def _checked_pairs(
-    rows: Iterable[dict[str, str | None]], location: Location, known: Container[str]
+    rows: Iterable[CsvRow], location: Location, known: Container[str]
 ) -> Iterator[tuple[str, str]]:
     seen: set[tuple[str, str]] = set()
-    for number, row in enumerate(rows, start=2):
-        pair = ((row["source"] or "").strip(), (row["driving"] or "").strip())
-        where = f"{shown(location)}, line {number}"
+    for row in rows:
+        where = f"{shown(location)}, line {row.line}"
+        if row.problem:
+            raise UserError(row.problem, where, "Fix the line.")
+        pair = (row.fields["source"], row.fields["driving"])
         unknown = next((clip for clip in pair if clip not in known), None)
         if unknown is not None:
             raise UserError(

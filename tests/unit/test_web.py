@@ -144,7 +144,8 @@ def test_a_redirect_to_a_file_or_to_the_same_host(
 def test_addresses_that_are_not_public() -> None:
     inside = ["127.0.0.1", "10.0.0.1", "172.16.3.4", "192.168.1.1", "169.254.169.254", "100.64.0.1"]
     inside += ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1"]
-    inside += ["ff02::1", "fec0::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "2001:0:7f00:1::1"]
+    inside += ["ff02::1", "fec0::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1"]
+    inside += ["2002:7f00:1::1", "2001:0:7f00:1::1"]
     for text in inside:
         assert not is_public(ipaddress.ip_address(text)), text
     for text in ("8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8"):

@@ -6,6 +6,7 @@ import http.client
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote
 
 from safa.config.preprocess import UrlDownload
@@ -14,7 +15,7 @@ from safa.decimals import whole
 from safa.errors import ClipError, FailureCode, UserError
 from safa.files import copy_object
 from safa.limits import check_limit
-from safa.web import RefusedRedirectError, blocks, opened
+from safa.web import Readable, RefusedRedirectError, blocks, opened
 
 PAGE_BYTES = 2**16  # of an error page, enough to see what it says
 AGENT = "safa-preprocess"
@@ -78,7 +79,7 @@ def _clip_error(error: urllib.error.HTTPError) -> ClipError:
         return ClipError(FailureCode.TIMEOUT, status)
     if error.code in (401, 403, 407):
         try:
-            page = _page(b"", blocks(error.fp, "download_bytes", error.url))
+            page = _page(b"", blocks(cast(Readable, error.fp), "download_bytes", error.url))
         except (OSError, http.client.HTTPException, UserError):
             page = ""
         if error.code == 407 or classify_error(page) == FailureCode.BLOCKED:

@@ -13,7 +13,7 @@ import pytest
 from safa.data.crop import Box
 from safa.data.landmarks import read_sidecar, sidecar_of
 from safa.data.video import DecodeError, Span, probe, read_frames, write_video
-from safa.errors import ClipError, FailureCode
+from safa.errors import ClipError, FailureCode, UserError
 
 COLOURS = np.array(
     [[235, 30, 40], [20, 200, 60], [40, 50, 220], [128, 128, 128], [16, 16, 16], [240, 240, 240]]
@@ -164,3 +164,22 @@ def test_sidecars(tmp_path: Path) -> None:
     np.save(sidecar_of(video), np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ClipError, match="holds object, not numbers"):
         read_sidecar(video)
+
+
+def test_the_program_that_writes_has_its_own_bound_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [np.zeros((1080, 1920, 3), np.uint8)] * 3
+    monkeypatch.setenv("SAFA_LIMITS", "encoder_bytes=1.5e8")
+    with pytest.raises(UserError, match="encoder_bytes=NUMBER"):
+        write_video(tmp_path / "a.mp4", frames, 25.0)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_sound_is_read_from_no_list_of_files(tmp_path: Path) -> None:
+    """The second of two locks: the decoder refuses such a file before."""
+    frames = [np.zeros((32, 32, 3), np.uint8)] * 3
+    write_video(tmp_path / "secret.mp4", frames, 25.0)
+    (tmp_path / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{tmp_path}/secret.mp4'\n")
+    with pytest.raises(UserError, match=r"cannot be written \("):
+        write_video(tmp_path / "a.mp4", frames, 25.0, sound_from=tmp_path / "list.mp4")

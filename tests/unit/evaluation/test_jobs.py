@@ -110,19 +110,21 @@ def listed(tmp_path: Path, text: str) -> EvaluateConfig:
 def test_pairs_from_a_list_in_its_order(tmp_path: Path) -> None:
     clips = people(2, 1)
     a, b, c = (clip.clip_id for clip in clips)
-    # A column more, a pair of one person, another order: as the list says.
+    # A column more, a pair of one person, another order: as the list says; also as a spreadsheet writes it.
     text = f"driving,note,source\n{c},x,{a}\n{a},y,{b}\n"
-    jobs = list_jobs(clips, listed(tmp_path, text))
-    assert [(job.source, job.driving) for job in jobs] == [(a, c), (b, a)]
+    for written in (text, "\ufeff" + text.replace(",", "; ").replace("\n", "\r\n")):
+        jobs = list_jobs(clips, listed(tmp_path, written))
+        assert [(job.source, job.driving) for job in jobs] == [(a, c), (b, a)]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("source\np0#v#000000#000009\n", "no pairs in the columns source and driving"),
+        ("source\np0#v#000000#000009\n", "lacks the columns driving"),
+        ('source,driving\n"p0#v#000000#000009,a\n' + "a,b\n" * 3, "line 2: a quote is not closed"),
         ("source,driving\n", "no pairs in the columns"),
         ("source,driving\np0#v#000000#000009,../../x\n", r"line 2: no clip '\.\./\.\./x'"),
-        ("source,driving\np0#v#000000#000009\n", "line 2: no clip ''"),
+        ("source,driving\np0#v#000000#000009\n", "line 2: 1 fields where line 1 has 2"),
         (
             "source,driving\n" + "p0#v#000000#000009,p1#v#000000#000009\n" * 2,
             "line 3: this pair is listed twice",
