@@ -72,11 +72,12 @@ from safa.training.context import GroupContext, LocalContext, StopSignals, Worke
 from safa.training.dataloader import check_clips
 from safa.training.loop import InterruptedRun, fit
 from safa.training.metrics_logger import FILE_NAME
+from safa.training.trackers import ID_FILE, missing_package, refuse_missing_package
 
 log = logging.getLogger(__name__)
 
 # Settings that may change when a run is resumed.
-NOT_HASHED = frozenset({"scale", "data.stage_to", "data.stage_gb"})
+NOT_HASHED = frozenset({"scale", "tracking", "data.stage_to", "data.stage_gb"})
 LOOK_EVERY = 3.0  # seconds between looks at whether a worker that was asked to stop is still there
 LOOKS_PER_NOTICE = 5  # asking Ray for notices is a barrier; they come half a minute or more in advance
 
@@ -163,6 +164,7 @@ def _train(config: TrainConfig) -> Location:
         log.info("%s: already finished, nothing to do", shown(folder))
         return folder
     check_clips(config)  # here, where an error is one line, and not on a worker
+    refuse_missing_package(missing_package(config.tracking))
     record_settings(folder, config, NOT_HASHED)
     write_json(join(folder, VERSIONS), versions())  # of this start; the manifest has those of the last one
     try:
@@ -193,9 +195,9 @@ def remove_start(folder: Location, *, keep_config: bool) -> None:
     Args:
         keep_config: leave ``config.yaml``, which was there before and may be what ``--config`` names.
     """
-    for name in (LOCK, VERSIONS, FILE_NAME, *(() if keep_config else (CONFIG,))):
+    for name in (LOCK, VERSIONS, FILE_NAME, ID_FILE, *(() if keep_config else (CONFIG,))):
         delete(join(folder, name))
-    for name in ("ray", "tensorboard", "checkpoints"):
+    for name in ("ray", "tensorboard", "wandb", "checkpoints"):
         delete_dir(join(folder, name))
     if not is_uri(folder):
         with suppress(OSError):  # somebody's files are in there
@@ -382,7 +384,9 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     unseen = [text for text in context.gather(arguments["probe"].complaint()) if text]
     if unseen:
         return {"error": (unseen[0], "", FIX)}
+    missing = [extra for extra in context.gather(missing_package(config.tracking)) if extra]
     try:
+        refuse_missing_package(missing[0] if missing else "")
         fit(config, context)
     except WorkerError:
         raise

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safa.config.loader import Settings
 from safa.config.losses import HeadLossConfig, LossConfig
@@ -150,8 +151,37 @@ class CheckpointConfig(Settings):
     keep_best: int = Field(default=1, ge=0)  # states with the best held-out score kept besides
 
 
+class MlflowConfig(Settings):
+    """MLflow (the extra ``mlflow``). A server's name and password come from its own environment variables."""
+
+    uri: str  # http://SERVER, https://SERVER, or sqlite:////FILE: a file that rank 0's machine writes
+    experiment: str = Field(default="safa", min_length=1)
+
+    @field_validator("uri")
+    @classmethod
+    def _is_served(cls, uri: str) -> str:
+        if not re.match(r"https?://[^/]|sqlite:////[^/]", uri):
+            raise ValueError("must be http://SERVER, https://SERVER or sqlite:////ABSOLUTE/FILE")
+        if "@" in uri:
+            raise ValueError("must have no password; MLFLOW_TRACKING_USERNAME and ..._PASSWORD have it")
+        return uri
+
+
+class WandbConfig(Settings):
+    """Weights & Biases (the extra ``wandb``), by its environment: WANDB_API_KEY, or WANDB_MODE=offline."""
+
+    project: str = Field(default="safa", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class TrackingConfig(Settings):
+    """Who follows the run besides TensorBoard. It may change when a run is resumed."""
+
+    mlflow: MlflowConfig | None = None
+    wandb: WandbConfig | None = None
+
+
 class ScaleConfig(Settings):
-    """Machines. This is the only section that may change when a run is resumed."""
+    """Machines. This section and ``tracking`` may change when a run is resumed."""
 
     num_workers: int = Field(default=0, ge=0)  # Ray Train workers; 0 = train in this process, without Ray
     # Continue with as few as these while machines are missing; None = always num_workers.
@@ -183,6 +213,7 @@ class TrainConfig(Settings):
     validate_on: ValidateConfig | None = None
     checkpoint: CheckpointConfig
     log_every: int = Field(default=50, ge=1)  # steps
+    tracking: TrackingConfig = TrackingConfig()
     scale: ScaleConfig = ScaleConfig()
 
     @property

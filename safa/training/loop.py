@@ -84,7 +84,7 @@ class _Run:
         self._logger: MetricsLogger | None = None  # of rank 0
         self._writer = CheckpointWriter(self._states, config.checkpoint.keep, self._metric.key)
         if context.rank == 0:
-            self._logger = MetricsLogger(self._folder, config.name, self._progress.step)
+            self._logger = MetricsLogger(config, self._progress.step)
         self._window = _Window()
 
     def run(self) -> Progress:
@@ -94,7 +94,7 @@ class _Run:
         finally:
             self._writer.close()
             if self._logger is not None:
-                self._logger.close()
+                self._logger.close(finished=self._progress.step == self._total)
         self._finish()
         return self._progress
 

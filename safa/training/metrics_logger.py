@@ -5,7 +5,7 @@
   row has ``kind: validate`` with ``step`` and ``scores``;
 - ``curves.png``: all losses and held-out scores, drawn from these rows;
 - ``strip.png``: the newest strip of held-out images;
-- ``tensorboard/``: the same numbers, and every strip.
+- ``tensorboard/``: the same numbers, and every strip. ``safa.training.trackers`` sends the numbers elsewhere.
 
 For a run in an object store they are written on local scratch; ``sync`` uploads what has changed.
 """
@@ -20,8 +20,10 @@ from typing import Any
 
 from PIL import Image
 
+from safa.config.training import TrainConfig
 from safa.files import LocalMirror, Location, atomic_file, atomic_write, is_file, read_bytes, reporting_errors
 from safa.metrics import COPY_SOURCE, Metric
+from safa.training.trackers import start_tracking
 from safa.visualize.images import RgbImage
 
 FILE_NAME = "metrics.jsonl"
@@ -127,16 +129,16 @@ class MetricsLogger:
     """Writes the metrics of one run.
 
     Args:
-        folder: of the run.
-        title: over the curves.
+        config: of the run: its name, its folder, who follows it.
         step: finished steps of the run that is started or resumed; rows of later steps are deleted.
     """
 
-    def __init__(self, folder: Location, title: str, step: int) -> None:
+    def __init__(self, config: TrainConfig, step: int) -> None:
         # Imported by the process that writes: it takes most of a second.
         from torch.utils.tensorboard import SummaryWriter
 
-        self._mirror, self._title = LocalMirror(folder), title
+        folder = config.folder
+        self._mirror, self._title = LocalMirror(folder), config.name
         self._mirror.fetch(FILE_NAME)
         self._folder = self._mirror.path
         self._metrics = self._folder / FILE_NAME
@@ -146,6 +148,7 @@ class MetricsLogger:
         }
         self._board = SummaryWriter(self._folder / "tensorboard", purge_step=step + 1)
         self._drawn = time.monotonic()
+        self._tracking = start_tracking(config, self._folder)
 
     def log_training(self, step: int, row: Mapping[str, Any]) -> None:
         """Log the losses since the row before, and rates."""
@@ -193,13 +196,18 @@ class MetricsLogger:
             self._drawn = time.monotonic()
         self._mirror.sync()
 
-    def close(self) -> None:
+    def close(self, *, finished: bool) -> None:
         """Close the files, and upload them; nothing may be logged after this.
+
+        Args:
+            finished: whether the run came to its end, for those who follow it.
 
         Raises:
             UserError: the store refuses.
         """
         self._board.close()
+        if self._tracking is not None:
+            self._tracking.close(finished=finished)
         try:
             self._mirror.sync()
         finally:
@@ -212,3 +220,5 @@ class MetricsLogger:
     def _plot(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
+        if self._tracking is not None:
+            self._tracking.log(step, numbers)

@@ -68,7 +68,7 @@ ray.init("local", num_cpus=1, include_dashboard=False, logging_level="ERROR")
 cleaner = ray.remote(num_cpus=0)(PlacementGroupCleaner).remote("f" * 32, 0.2, 1.0, 1.0)
 other = ray.remote(num_cpus=0)(Other).remote()
 with without_rays_housekeeping():
-    ray.get([cleaner._is_placement_group_removed.remote(None), other.speak.remote()])
+    ray.get([cleaner._is_placement_group_removed.remote("x"), other.speak.remote()])
     time.sleep(2)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
