@@ -107,6 +107,10 @@ INSTALL = "make install"
 INSTALL_APP = ".venv/bin/python -m pip install -e '.[app]'"
 INSTALL_FACES = ".venv/bin/python -m pip install -e '.[faces]'"
 INSTALL_DOWNLOAD = ".venv/bin/python -m pip install -e '.[download]'"
+INSTALL_TRACKER = {
+    "mlflow": ".venv/bin/python -m pip install -e '.[mlflow]'",
+    "wandb": ".venv/bin/python -m pip install -e '.[wandb]'",
+}
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from safa.config.training import MlflowConfig, TrackingConfig, TrainConfig, WandbConfig
 from safa.errors import UserError
 from safa.files import Location, exists, join, read_bytes, reporting_errors, write_json
+from safa.messages import INSTALL_TRACKER
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def refuse_missing_package(extra: str) -> None:
         UserError: the package is not there.
     """
     if extra:
-        fix = f"Install it on each machine: pip install -c constraints.txt -e '.[{extra}]'"
+        fix = f"Install it on each machine: {INSTALL_TRACKER[extra]}"
         raise UserError(f"{extra} is not installed", f"tracking.{extra}", fix)
 
 
