@@ -214,11 +214,11 @@ class _Sender:
                 self._waiting.clear()
             if ended is not None:
                 self._tracker.end(finished=ended)
-        except Exception as error:  # whatever the package raises: training goes on
+        except Exception as error:  # whatever the package raises
             self._failures += 1
             if self._failures == 1:
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-                log.warning("tracking: %s does not answer (%s); training goes on", self._name, reason[:200])
+                log.warning("tracking: %s does not answer (%s); training continues", self._name, reason[:200])
 
 
 # ---- services ----------------------------------------------------------------------------------------------
