@@ -10,6 +10,7 @@ network, a tensor with two names counted once.
 from __future__ import annotations
 
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +22,21 @@ from torch import Tensor, nn
 
 from safa.checkpoint.native import ModelInfo, Progress, StoredState, read_state, write_state
 from safa.config import ModelConfig
-from safa.errors import UserError
+from safa.errors import UserError, printable
 from safa.files import Location, atomic_file, local_file, name_of, shown
 from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
 from safa.unpickle.torch_file import load_torch_file
-from safa.weights import check_weights, load_weights
+from safa.weights import check_finite, check_weights, load_weights, strip_prefix
+
+log = logging.getLogger(__name__)
 
 FULL = ("generator", "kp_detector", "discriminator", "tdmm")
 HEAD = ("tdmm",)
+_INFERENCE = ("generator", "kp_detector", "tdmm")  # the discriminator is for training alone
+_PARALLEL = "module."  # what torch's DataParallel puts before each name
 _ADVICE = "Get the file from its owner again."
 
 
@@ -43,11 +48,13 @@ class ReleasedCheckpoint:
         networks: state dict of each network.
         optimisers: for each network, ``torch.optim.Adam.state_dict()``; may lack some.
         epoch: as stored.
+        notes: what of the file was left out or converted, one sentence each.
     """
 
     networks: Mapping[str, Mapping[str, Tensor]]
     optimisers: Mapping[str, Mapping[str, Any]]
     epoch: int
+    notes: tuple[str, ...] = ()
 
 
 # ---- files -------------------------------------------------------------------------------------------------
@@ -56,29 +63,60 @@ class ReleasedCheckpoint:
 def read_released(location: Location) -> ReleasedCheckpoint:
     """Read a released checkpoint. Only tensors and plain containers are ever unpickled.
 
+    A file may lack the discriminator, the optimisers and the epoch. Names that begin with ``module.``, as
+    ``DataParallel`` writes them, lose that; weights of half precision become float32; what else is in the
+    file is left out. The log names each of these.
+
     Raises:
         UserError: as ``load_torch_file``, or the file is not in the released layout.
     """
     with local_file(location) as path:
-        return _read_released(path)
+        checkpoint = _read_released(path)
+    for note in checkpoint.notes:
+        log.warning("%s: %s", shown(location), note)
+    return checkpoint
 
 
 def _read_released(path: Path) -> ReleasedCheckpoint:
     content = load_torch_file(path)
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UserError("is not a dictionary of networks", str(path), _ADVICE)
-    known = [*FULL, *(f"optimizer_{name}" for name in FULL), "epoch"]
-    expected = FULL if set(content) - {"tdmm", "optimizer_tdmm", "epoch"} else HEAD
-    errors = [f"unexpected '{key}'" for key in content if key not in known]
-    errors += [f"missing '{name}'" for name in expected if name not in content]
-    errors += [f"'{name}' is no state dict" for name in expected if not _is_state_dict(content.get(name, {}))]
+    if content and _is_state_dict(content):
+        first = printable(next(iter(content)))[:60]
+        what = f"is the state dict of one network ({first}, ...), not a checkpoint"
+        raise UserError(what, str(path), f"A checkpoint has {', '.join(_INFERENCE)}, each with its own.")
+    expected = _INFERENCE if set(FULL) & set(content) - {"tdmm"} else HEAD
+    here = [name for name in FULL if name in content]
+    errors = [f"missing '{name}'" for name in expected if name not in content]
+    errors += [f"'{name}' is no state dict" for name in here if not _is_state_dict(content[name])]
     if errors:
-        raise UserError(f"is not in the released layout: {', '.join(errors)}", str(path), _ADVICE)
-    optimisers = {name: content[f"optimizer_{name}"] for name in expected if f"optimizer_{name}" in content}
+        held = f" (it has {printable(', '.join(content))[:80]})" if content else ""
+        raise UserError(f"is not in the released layout: {', '.join(errors)}{held}", str(path), _ADVICE)
+    optimisers = {name: content[f"optimizer_{name}"] for name in here if f"optimizer_{name}" in content}
     epoch = content.get("epoch", 0)
     if not isinstance(epoch, int):
         raise UserError(f"'epoch' is {type(epoch).__name__}, not a number", str(path), _ADVICE)
-    return ReleasedCheckpoint({name: content[name] for name in expected}, optimisers, epoch)
+    networks: dict[str, Mapping[str, Tensor]] = {}
+    notes = []
+    for name in here:
+        networks[name], changed = _plain(content[name])
+        notes += [f"{what} in '{name}'" for what in changed]
+    known = {*FULL, *(f"optimizer_{name}" for name in FULL), "epoch"}
+    notes += [f"'{printable(key)[:60]}' is left out" for key in content if key not in known]
+    return ReleasedCheckpoint(networks, optimisers, epoch, tuple(notes))
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
+    """A state dict with our names, in float32; and what was done for that."""
+    changed = []
+    if tensors and all(name.startswith(_PARALLEL) for name in tensors):
+        tensors = strip_prefix(tensors, _PARALLEL)
+        changed.append(f"names without '{_PARALLEL}'")
+    half = {name for name, value in tensors.items() if value.dtype in (torch.float16, torch.bfloat16)}
+    if half:
+        tensors = {name: value.float() if name in half else value for name, value in tensors.items()}
+        changed.append("float32 in place of half precision")
+    return tensors, changed
 
 
 def write_released(path: Location, checkpoint: ReleasedCheckpoint) -> None:
@@ -91,7 +129,9 @@ def write_released(path: Location, checkpoint: ReleasedCheckpoint) -> None:
 
 
 def _is_state_dict(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(v, Tensor) for v in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    )
 
 
 # ---- conversion --------------------------------------------------------------------------------------------
@@ -132,10 +172,14 @@ def export_released(folder: Location, path: Location) -> None:
     stored = read_state(folder, listed=False)
     modules = _networks(stored.info.config, stored.networks, shown(folder))
     names = FULL if stored.info.stage == "full" else HEAD
-    networks = {n: {key: stored.networks[n][key] for key in modules[n].state_dict()} for n in names}
+    networks = {
+        n: {key: stored.networks[n][key] for key in modules[n].state_dict()}
+        for n in names
+        if n in stored.networks
+    }
     optimisers = {
         name: _numbered_moments(stored.moments.get(name, {}), stored.optimisers[name], modules[name])
-        for name in names
+        for name in networks
         if name in stored.optimisers
     }
     write_released(path, ReleasedCheckpoint(networks, optimisers, stored.progress.epoch))
@@ -215,9 +259,6 @@ def _parameter_order(network: nn.Module, numbers: Sequence[int]) -> dict[int, st
     raise ValueError(f"{len(numbers)} optimiser entries for another number of parameters")
 
 
-_INFERENCE = ("kp_detector", "tdmm", "generator")
-
-
 def released_model(path: Location) -> Safa:
     """The networks of a released checkpoint, which has the published sizes.
 
@@ -229,5 +270,6 @@ def released_model(path: Location) -> Safa:
         raise UserError("holds the 3DMM alone", shown(path), "Give the checkpoint of the full model.")
     model = Safa(ModelConfig(), HeadAssets.from_state_dict(networks["tdmm"]))
     weights = {f"{name}.{key}": value for name in _INFERENCE for key, value in networks[name].items()}
+    check_finite(weights, shown(path))
     load_weights(model, weights, shown(path))
     return model

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from safa.app.page import QUEUE_LENGTH
 from safa.checkpoint.native import ModelInfo, save_model
 from safa.models.safa import Safa
 
@@ -28,14 +31,23 @@ def free_port() -> int:
         return port
 
 
+Page = tuple[str, subprocess.Popen[str], Path]
+
+
 @pytest.fixture
-def page(model: Safa, tmp_path: Path, free_port: int) -> Iterator[tuple[str, subprocess.Popen[str], Path]]:
+def page(model: Safa, tmp_path: Path, free_port: int) -> Iterator[Page]:
     """A page of its own process: its address, the process, and the folder of its temporary files."""
+    with _serving(model, tmp_path, free_port, ()) as running:
+        yield running
+
+
+@contextmanager
+def _serving(model: Safa, tmp_path: Path, free_port: int, more: tuple[str, ...]) -> Iterator[Page]:
     pytest.importorskip("gradio", reason="the extra `app` is not installed")
     save_model(tmp_path / "model", model, ModelInfo("full", model.config, 5, "test"))
     (tmp_path / "tmp").mkdir()
     words = ["app", "--checkpoint", str(tmp_path / "model"), "--port", str(free_port), "--max-mb", "1"]
-    words += ["--allow-host", "notebook.example", "--assets", str(tmp_path)]
+    words += ["--allow-host", "notebook.example", "--assets", str(tmp_path), *more]
     process = subprocess.Popen(
         [sys.executable, "-m", "safa.cli", *words],
         env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
@@ -56,14 +68,14 @@ def _wait_for(address: str, process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
         try:
-            if httpx.get(address, timeout=5).status_code == 200:
+            if httpx.get(address, timeout=5).status_code in (200, 401):
                 return
         except httpx.TransportError:
             time.sleep(0.2)
     pytest.fail(f"the page did not start: {process.communicate(timeout=5)[0] if process.poll() else ''}")
 
 
-def test_strangers_reach_nothing(page: tuple[str, subprocess.Popen[str], Path]) -> None:
+def test_strangers_reach_nothing(page: Page) -> None:
     """One process for all, since it takes seconds to start."""
     address, process, temporary = page
     port = address.rpartition(":")[2]
@@ -116,3 +128,39 @@ def test_strangers_reach_nothing(page: tuple[str, subprocess.Popen[str], Path]) 
     process.wait(30)
     assert list(temporary.rglob("*.png")) == []
     assert not any(path.name.startswith("safa-app-") for path in temporary.iterdir())
+
+
+@pytest.mark.soak
+def test_a_page_with_a_password_and_a_bounded_queue(model: Safa, tmp_path: Path, free_port: int) -> None:
+    """Without the password there is the form to enter it and nothing else; with it, a queue with an end."""
+    (tmp_path / "auth").write_text("ann:secret\n")
+    with (
+        _serving(model, tmp_path, free_port, ("--auth", str(tmp_path / "auth"))) as (address, _, _),
+        httpx.Client(base_url=address, timeout=30) as client,
+    ):
+        for path in ("/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=x"):
+            assert client.get(path).status_code == 401, path
+        for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/run/predict"):
+            assert client.post(path, files={"files": ("a.png", b"x", "image/png")}).status_code == 401, path
+        wrong = client.post("/login", data={"username": "ann", "password": "guess"})
+        assert wrong.status_code == 400
+        assert client.get("/config").status_code == 401
+        assert client.post("/login", data={"username": "ann", "password": "secret"}).status_code == 200
+        config = client.get("/config").json()
+        assert not config.get("is_colab")
+        assert config.get("share_url") is None
+        _fill(client, next(each["id"] for each in config["dependencies"] if each["api_name"] == "load"))
+
+
+def _fill(client: httpx.Client, function: int) -> None:
+    """Ask for more than the queue takes of a job that lasts seconds; the rest is refused in words."""
+
+    def join(number: int) -> httpx.Response:
+        job = {"data": [], "fn_index": function, "session_hash": f"s{number}"}
+        return client.post("/gradio_api/queue/join", json=job)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(join, range(3 * QUEUE_LENGTH)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert QUEUE_LENGTH <= len(answers) - len(refused) < 2 * QUEUE_LENGTH
+    assert all("full" in answer.text.lower() for answer in refused)

@@ -15,7 +15,13 @@ import torch
 from torch import nn
 
 from safa.checkpoint.native import load_model, load_state, read_model_weights
-from safa.checkpoint.released import FULL, export_released, import_released, read_released
+from safa.checkpoint.released import (
+    FULL,
+    export_released,
+    import_released,
+    read_released,
+    released_model,
+)
 from safa.config import ModelConfig, parse_settings
 from safa.errors import UserError
 from safa.head.assets import HeadAssets
@@ -189,8 +195,8 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, writer: str) ->
     ("change", "message"),
     [
         ({"tdmm": None}, "missing 'tdmm'"),
-        ({"kp_detector": None, "discriminator": None}, "missing 'kp_detector', missing 'discriminator'"),
-        ({"ema": {}}, "unexpected 'ema'"),
+        ({"kp_detector": None, "generator": None}, "missing 'generator', missing 'kp_detector'"),
+        (dict.fromkeys(FULL), r"missing 'tdmm' \(it has optimizer_generator, "),
         ({"generator": {"final.weight": "text"}}, "'generator' is no state dict"),
         ({"epoch": "three"}, "'epoch' is str"),
     ],
@@ -253,3 +259,88 @@ def test_names_and_order_are_the_released_ones(golden: Path, toy_head: HeadAsset
     }
     for name, network in networks.items():
         assert list(network.state_dict()) == list(wanted[name])
+
+
+# ---- files of other shapes ---------------------------------------------------------------------------------
+
+
+def _parallel(content: Content) -> Content:
+    return {
+        key: {f"module.{name}": tensor for name, tensor in value.items()} if key in FULL else value
+        for key, value in content.items()
+    }
+
+
+def _half(content: Content) -> Content:
+    def halved(tensors: Content) -> Content:
+        return {key: t.half() if t.is_floating_point() else t for key, t in tensors.items()}
+
+    return content | {name: halved(content[name]) for name in FULL}
+
+
+def _without(*names: str) -> Callable[[Content], Content]:
+    return lambda content: {key: value for key, value in content.items() if key not in names}
+
+
+OPTIMISERS = tuple(f"optimizer_{name}" for name in FULL)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (_parallel, "names without 'module.' in 'generator'"),
+        (_half, "float32 in place of half precision in 'tdmm'"),
+        (_without("discriminator", "optimizer_discriminator"), ""),
+        (_without(*OPTIMISERS), ""),
+        (_without("discriminator", "epoch", *OPTIMISERS), ""),
+        (lambda content: content | {"ema": {"a": torch.ones(2)}, "args": [1]}, "'ema' is left out"),
+    ],
+    ids=["module.", "half", "no discriminator", "no optimisers", "networks alone", "more keys"],
+)
+def test_files_of_other_shapes_are_read_and_what_was_done_is_named(
+    content: Content,
+    config: ModelConfig,
+    tmp_path: Path,
+    change: Callable[[Content], Content],
+    note: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    info = import_released(_save(change(content), tmp_path), tmp_path / "ours", config)
+    assert (info.stage, note in caplog.text) == ("full", True)
+    assert bool(note) == bool(caplog.text)
+    model, _ = load_model(tmp_path / "ours")
+    for name, network in (("generator", model.generator), ("tdmm", model.tdmm)):
+        for key, value in network.state_dict().items():
+            tolerance = {"atol": 1e-2, "rtol": 1e-3} if change is _half else {"atol": 0, "rtol": 0}
+            torch.testing.assert_close(value, content[name][key], **tolerance)
+    export_released(tmp_path / "ours", tmp_path / "back.pth")
+    assert set(read_released(tmp_path / "back.pth").networks) == set(FULL) & set(change(content))
+
+
+def test_a_file_of_stage_1_where_one_of_stage_2_is_wanted(content: Content, tmp_path: Path) -> None:
+    head = {name: content[name] for name in ("tdmm", "optimizer_tdmm", "epoch")}
+    with pytest.raises(UserError, match="holds the 3DMM alone"):
+        released_model(_save(head, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "is an HTML page.*saved the page instead"),
+        (b"\0" * 4096, "a download that was never finished"),
+        (b"\x1f\x8b\x08" + b"a" * 50, "is a gzip archive"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(data: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.pth.tar").write_bytes(data)
+    with pytest.raises(UserError, match=words):
+        read_released(tmp_path / "a.pth.tar")
+
+
+def test_one_network_alone_and_weights_that_are_not_finite(content: Content, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is the state dict of one network \(.*A checkpoint has generator"):
+        read_released(_save(content["generator"], tmp_path))
+    content["generator"]["final.weight"].fill_(float("nan"))
+    with pytest.raises(UserError, match="holds numbers that are not finite"):
+        released_model(_save(content, tmp_path))
