@@ -13,7 +13,7 @@ KIND ?= videos
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo own own-videos test test-fast soak coverage check lint format pythons browser bench clean
+.PHONY: help install demo own own-videos test test-fast soak audit coverage check lint format pythons browser bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,8 +51,16 @@ test: install ## all tests, the fast ones first
 test-fast: install ## only the fast tests
 	$(PYTEST) -m 'not slow and not ray and not soak'
 
-soak: install ## the long tests: every fault of docs/reliability.md, on several raylets
+soak: install ## the long tests: every fault of docs/reliability.md on several raylets, a million hostile pickles
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]' || echo "note: no atheris here: random changes"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/pickle_target.py --runs 1000000
+
+audit: install ## known holes in the pinned versions, by pip-audit; needs a network
+	@$(PIP) pip-audit 2>/dev/null || { echo "skipped: pip-audit cannot be installed here"; exit 0; }; \
+	$(BIN)/python -m pip_audit --progress-spinner off --strict --requirement constraints.txt --no-deps --disable-pip \
+	  2> .venv/audit.log || { grep -qiE 'connection|resolve|unreachable|timed out|proxy|not found on PyPI' .venv/audit.log && \
+	  { echo "skipped: no network to the package index, so nothing is known of the pinned versions"; exit 0; }; cat .venv/audit.log; exit 1; }
 
 lint: install ## ruff and mypy
 	$(BIN)/ruff check .

@@ -140,6 +140,8 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
             or too many unexpected failures.
     """
     began = time.monotonic()
+    with exclusive(config.out):  # whether that can be, before the model is loaded
+        pass
     store = ClipStore(config.clips)
     clips = [clip for clip in store.clips() if clip.split in config.splits]
     model, info = load_model(config.model)

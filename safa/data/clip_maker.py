@@ -7,6 +7,7 @@ network, for pieces of many clips at once, and ``write_piece`` puts them into a 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,11 +23,14 @@ from safa.data.crop import Box, points_in_crop
 from safa.data.detectors import LandmarkDetector
 from safa.data.images import ImageFolder, decode_image, encode_image
 from safa.data.landmarks import Landmarks, no_landmarks, read_sidecar, sidecar_names
+from safa.data.schema import FARTHEST
 from safa.data.shards import ClipRecord, ShardWriter
 from safa.data.sources import ClipJob
 from safa.data.video import DecodeError, Span, VideoFrame, VideoInfo, VideoReader
 from safa.errors import ClipError, FailureCode
 from safa.files import Location
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -208,9 +212,13 @@ def _sidecar_landmarks(
         points = read_sidecar(video, folder) if isinstance(table, np.memmap) else table
         landmarks = no_landmarks(len(shown))
         known = shown < len(points)  # the sidecar may end before the video
-        landmarks.points[known] = points_in_crop(
-            np.asarray(points[shown[known]], np.float32), region.box, config.size
-        )
+        if not known.all():
+            log.warning("%s: its landmarks end before frame %d, which is shown", video.name, shown.max())
+        placed = points_in_crop(np.asarray(points[shown[known]], np.float32), region.box, config.size)
+        placed[~np.isfinite(placed).all(axis=(1, 2))] = np.nan  # (N, 68, 2) -> (N,): half a face is none
+        if (np.abs(placed) > FARTHEST).any():  # never true of NaN
+            raise ClipError(FailureCode.DECODE, f"landmarks of {video.name} lie in no picture")
+        landmarks.points[known] = placed
         return landmarks
 
     return look_up

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from safa.data.columns import PARTS, column_folder, read_column
 from safa.data.images import decode_image
-from safa.data.schema import NUM_LANDMARKS
+from safa.data.schema import FARTHEST, NUM_LANDMARKS
 from safa.data.shards import (
     INDEX,
     LANDMARK_BYTES,
@@ -51,7 +51,6 @@ from safa.reading import reason_of
 MAX_OPEN_SHARDS = 128
 VERIFY = "Run `safa dataset verify`."
 MAX_IMAGE_BYTES = 2**27  # of one frame: more is a damaged index
-FARTHEST = 1e6  # px of a landmark from the frame: more is damage
 LANDMARK_ROWS = 1024  # frames whose landmarks are read at once where a clip's are streamed
 
 

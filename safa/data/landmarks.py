@@ -1,8 +1,9 @@
 """Landmarks from sidecar files beside a video, and the video's frames that a stored frame shows.
 
 There are two kinds of sidecar: ``<video>.landmarks.npy``, (T, 68, 2) float32 in source pixels, NaN where no
-face is; and the reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)}, read as plain data.
-Points are continuous (0 is the left edge of the first pixel); both kinds count the video's own frames.
+face is; and the reference's ``<video>.pkl``, a dictionary frame -> {'ldmk': (68, 2)} or
+frame -> (68, 2), read as plain data. Points are continuous (0 is the left edge of the first pixel); both
+kinds count the video's own frames.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ def sidecar_names(stem: str) -> tuple[str, str]:
 def sidecar_of(video: Path, folder: Path | None = None) -> Path:
     """Path of a video's landmarks: beside it, or in a folder of landmarks."""
     return (folder or video.parent) / sidecar_names(_stem(video))[0]
+
+
+def sidecar_there(video: Path) -> Path | None:
+    """The landmarks that lie beside a video; None if there are none."""
+    paths = (video.with_name(name) for name in sidecar_names(_stem(video)))
+    return next((path for path in paths if is_file(path)), None)
 
 
 def _stem(video: Path) -> str:
@@ -108,7 +115,8 @@ def points_of_dictionary(table: Any) -> Points:
     """Convert the reference's landmark table to one array.
 
     Args:
-        table: frame -> {'ldmk': (68, 2)}. A frame is a number or a file name that is one (``0000012.png``).
+        table: frame -> {'ldmk': (68, 2)}, or frame -> (68, 2); None where no face is.
+            A frame is a number or a file name that is one (``0000012.png``).
 
     Returns:
         (T, 68, 2) float32 for frames 0 to the last one listed; NaN where a frame is not listed.
@@ -141,7 +149,7 @@ def _frame_number(key: object) -> int:
 
 def _ldmk(value: object) -> Points | None:
     """The points of one frame; None where no face was found."""
-    face = value.get("ldmk") if isinstance(value, Mapping) else None
+    face = value.get("ldmk") if isinstance(value, Mapping) else value
     if face is None:
         return None
     points = np.asarray(face)

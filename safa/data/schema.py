@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 NUM_LANDMARKS = 68
+FARTHEST = 1e6  # px of a landmark from its picture: more is damage
 SYNTHETIC_PERSON = re.compile(r"synth[0-9]{5}")  # id of a person of safa.synthetic
 
 QUARANTINE_SCHEMA = pa.schema(

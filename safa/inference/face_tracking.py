@@ -16,10 +16,9 @@ import numpy as np
 
 from safa.data.detectors import Face
 from safa.data.detectors.person_tracker import FaceChoice, choose_face
-from safa.data.landmarks import read_sidecar, sidecar_of
+from safa.data.landmarks import read_sidecar, sidecar_of, sidecar_there
 from safa.data.video import Frame
 from safa.errors import ClipError, UserError
-from safa.files import is_file
 from safa.inference.face_crop import (
     CropBox,
     CropBoxes,
@@ -54,9 +53,9 @@ class FaceSearch:
 
     def sidecar(self, path: Path | None, choice: FaceChoice | None) -> Path | None:
         """Return the landmarks beside a file, if they count: they know of one face, so not of a choice."""
-        if path is None or not self.sidecars or choice is not None or not is_file(sidecar_of(path)):
+        if path is None or not self.sidecars or choice is not None:
             return None
-        return sidecar_of(path)
+        return sidecar_there(path)
 
     def not_found(self, what: str, name: str, path: Path | None, choice: FaceChoice | None) -> UserError:
         """Return the error of an input that shows no face, with what was tried."""
@@ -213,8 +212,9 @@ def track_video(
     path, tracker = frame_source.file, search.tracker
     known = _along_video(frame_source) if search.sidecar(path, face) is not None else None
     crop_boxes: CropBoxes = NO_FACE[None]
+    notes: tuple[str, ...] = ()
     if known is not None:
-        crop_boxes = known
+        crop_boxes, notes = known
     elif tracker is not None and not frame_source.repeatable:
         return TrackedVideo(partial(_live, frame_source, tracker, face), None)
     elif tracker is not None:
@@ -230,7 +230,8 @@ def track_video(
         f"{frame_source.name}: no face in {num_without} of {count(len(track.seen), 'frame')}; "
         "the crop is interpolated there"
     )
-    return TrackedVideo(partial(_tracked, frame_source, track), track, (note,) if num_without else ())
+    notes += (note,) if num_without else ()
+    return TrackedVideo(partial(_tracked, frame_source, track), track, notes)
 
 
 def _tracked(frame_source: FrameSource, track: CropTrack) -> Iterator[TrackedFrame]:
@@ -275,10 +276,11 @@ def _from_landmarks(path: Path) -> CropBoxes:
         raise UserError(str(error), str(path), "Fix or delete the landmarks beside it.") from None
 
 
-def _along_video(frame_source: FrameSource) -> CropBoxes | None:
+def _along_video(frame_source: FrameSource) -> tuple[CropBoxes, tuple[str, ...]] | None:
     """Return the crop box of each frame of a video that has landmarks beside it; None of other sources.
 
-    Landmarks have a row for each frame of the file; which of these are shown is known once they were read.
+    Landmarks have a row for each frame of the file; which of these are shown is known once they were read. A
+    note says so where the landmarks are of fewer or more frames than the video.
     """
     if frame_source.file is None or frame_source.playback is None:
         return None
@@ -288,4 +290,11 @@ def _along_video(frame_source: FrameSource) -> CropBoxes | None:
     along = np.full((len(rows), 3), np.nan)
     known = rows < len(crop_boxes)  # the landmarks may end before the video
     along[known] = crop_boxes[rows[known]]
-    return along
+    last = int(rows[-1]) + 1 if len(rows) else 0
+    whole = frame_source.whole and frame_source.playback.times is not None
+    if last > len(crop_boxes) or (whole and last < len(crop_boxes)):
+        frames = count(last, "frame") if whole else f"at least {count(last, 'frame')}"
+        lost = ", without the damaged ones" if frame_source.playback.lost else ""
+        rows_of = f"{frame_source.name}: landmarks of {count(len(crop_boxes), 'frame')}"
+        return along, (f"{rows_of}, the video has {frames}{lost}",)
+    return along, ()

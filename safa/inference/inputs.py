@@ -61,6 +61,7 @@ class FrameSource:
         has_sound: whether ``file`` has a sound track.
         playback: of a video, what is learned while it is read; None for all else.
         notes: what was found out about it, one sentence each.
+        whole: whether it is read to its end.
     """
 
     name: str
@@ -72,6 +73,7 @@ class FrameSource:
     _open: Callable[[], Iterator[Frame]]
     playback: Playback | None = None
     notes: tuple[str, ...] = ()
+    whole: bool = True
 
     def frames(self) -> Iterator[Frame]:
         """Yield all frames from the first one on.
@@ -106,7 +108,7 @@ class FrameSource:
                     return
                 yield frame
 
-        return dataclasses.replace(self, count=known, _open=part)
+        return dataclasses.replace(self, count=known, whole=False, _open=part)
 
 
 def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSource:

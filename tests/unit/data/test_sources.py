@@ -177,6 +177,8 @@ def test_the_references_tables(tmp_path: Path) -> None:
         {0: {"ldmk": points}, 3: {"ldmk": points + 1}},
         {"0000000.png": {"ldmk": points}, "0000003.png": {"ldmk": points + 1}},
         {0: {"ldmk": points}, 2: {"ldmk": None}, 3: {"ldmk": points + 1}},
+        {0: points, 3: points + 1},
+        {"0.jpg": points.astype(np.float32), "2.jpg": None, "3.jpg": (points + 1).tolist()},
     ):
         (tmp_path / "clip.pkl").write_bytes(pickle.dumps(table))
         found = read_sidecar(tmp_path / "clip.mp4")
@@ -286,6 +288,25 @@ def test_sidecars_follow_the_frames_of_a_variable_rate(tmp_path: Path, start: in
     marked = _store(tmp_path).landmarks("c")[:, 0, 0] * 2  # 64 px became 32
     np.testing.assert_allclose(marked, shown, atol=0.6)
     assert round(shown[0]) == round(start / 2.5)
+
+
+def test_half_a_face_is_none_and_points_in_no_picture_are_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_video(tmp_path / "v.mp4", _grey(30), 25.0, crf=1)
+    points = _marked(20)
+    points[3, 5], points[4, 6, 1], points[5] = np.nan, np.inf, np.nan
+    np.save(tmp_path / "v.landmarks.npy", points)
+    job = ClipJob("c", "p", "v", "train", str(tmp_path / "v.mp4"), 0, 30, 25.0, None, None, None)
+    assert _make(job, _config(tmp_path)) == 30
+    stored = _store(tmp_path).landmarks("c")
+    assert np.flatnonzero(np.isnan(stored).any(axis=(1, 2))).tolist() == [3, 4, 5, *range(20, 30)]
+    assert np.flatnonzero(np.isnan(stored).all(axis=(1, 2))).tolist() == [3, 4, 5, *range(20, 30)]
+    assert "its landmarks end before frame 29" in caplog.text
+    points[2] = 5e6
+    np.save(tmp_path / "v.landmarks.npy", points)
+    with pytest.raises(ClipError, match="lie in no picture"):
+        _make(job, _config(tmp_path))
 
 
 @pytest.mark.parametrize("start", [1, 7, 26, 40])

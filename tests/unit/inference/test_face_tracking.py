@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import torch
 
 from safa.data.detectors import Face
 from safa.data.detectors.face_alignment import DETECTOR_FILES
+from safa.data.video import write_video
 from safa.errors import UserError
 from safa.inference.face_crop import crop_box_of_landmarks
+from safa.inference.face_tracking import FaceSearch, track_video
+from safa.inference.inputs import open_frame_source
 from safa.inference.photos import read_photo
 from safa.inference.trackers import (
     DetectorTracker,
@@ -90,3 +94,26 @@ def test_real_faces_are_cropped_as_by_their_landmarks(name: str) -> None:
     target = crop_box_of_landmarks(np.load(photo.with_suffix(".landmarks.npy"), allow_pickle=False))[0]
     assert np.abs(prediction[:2] - target[:2]).max() < 0.06 * target[2]
     assert 0.85 < prediction[2] / target[2] < 1.15
+
+
+@pytest.mark.parametrize(
+    ("rows", "note"), [(8, ""), (5, "landmarks of 5 frames, the video has 8"), (11, "of 11 frames")]
+)
+@pytest.mark.parametrize("suffix", [".landmarks.npy", ".pkl"])
+def test_landmarks_of_another_length_than_the_video_are_reported(
+    rows: int, note: str, suffix: str, tmp_path: Path
+) -> None:
+    write_video(tmp_path / "v.mp4", [np.zeros((64, 64, 3), np.uint8)] * 8, 25.0)
+    points = np.random.default_rng(0).uniform(16, 48, (rows, 68, 2)).astype(np.float32)
+    points[1, 7] = np.nan  # a face with a point that is none was not found
+    if suffix == ".pkl":
+        (tmp_path / "v.pkl").write_bytes(pickle.dumps(dict(enumerate(points))))
+    else:
+        np.save(tmp_path / "v.landmarks.npy", points)
+    tracked = track_video(open_frame_source(tmp_path / "v.mp4"), FaceSearch(), crop=True)
+    assert len([*tracked.open()]) == 8
+    about = [line for line in tracked.notes if "landmarks of" in line]
+    assert [note in line for line in about] == [True] * bool(note)
+    assert any("no face in" in line for line in tracked.notes)
+    short = open_frame_source(tmp_path / "v.mp4").limited(3)  # more landmarks than frames say nothing then
+    assert not [line for line in track_video(short, FaceSearch(), crop=True).notes if "landmarks of" in line]
