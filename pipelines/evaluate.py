@@ -41,6 +41,7 @@ from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
 from pipelines.operators import Operator, applied, fitted
 from pipelines.quarantine import SHOWN, counts_line, quarantine_row, write_quarantine
+from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
     MANIFEST,
     check_counts,
@@ -196,6 +197,8 @@ def _do_what_is_missing(config: EvaluateConfig, jobs: _Jobs) -> tuple[Totals, di
     started = len({window.number for window in missing})
     log.info("evaluate: %d clips, %d still to do, into %s", len(jobs.jobs), started, shown(out))
     with ray_session(), shared(out) as probe:
+        for failure in failed.values():
+            clip_finished(STAGE, failure.code)
         for item in process(config, missing, probe):
             if item.failure is not None:
                 failed.setdefault(item.window.number, item.failure)
@@ -381,7 +384,7 @@ def process(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> 
                     )
                     logged += 1
                 yield item
-                progress.add(item.window)
+                progress.add(item)
 
 
 def join_clips(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> Iterator[Item]:
@@ -418,16 +421,25 @@ def _with_room(graph: Sequence[Operator], useful: int) -> list[Operator]:
 
 
 class _ClipProgress:
-    """Counts clips, of which the last window is finished."""
+    """Counts clips, of which the last window is finished, in the log and for those who watch the cluster."""
 
     def __init__(self, windows: Sequence[Window]) -> None:
         self._left = Counter(window.number for window in windows)
+        self._codes: dict[int, str] = {}  # of clips with a window that failed
         self._progress = Progress(LogLines(STAGE), len(self._left), "clips")
 
-    def add(self, window: Window) -> None:
+    def add(self, item: Item) -> None:
         """Count a window."""
+        window = item.window
+        if item.failure is not None:
+            self._codes.setdefault(window.number, item.failure.code)
+        else:
+            frames_made(STAGE, window.last - window.first)
         self._left[window.number] -= 1
-        self._progress.add(int(self._left[window.number] == 0), window.last - window.first)
+        ended = self._left[window.number] == 0
+        if ended:
+            clip_finished(STAGE, self._codes.pop(window.number, ""))
+        self._progress.add(int(ended), window.last - window.first)
 
 
 def _need(scale: EvaluateScale) -> Need:

@@ -1,12 +1,13 @@
 """What an operator sees of a run: numbers that Ray's agents offer to Prometheus, drawn by ``deploy/grafana``.
 
 Every function may be called by a driver, task or actor; where there is no Ray it does nothing. Rates are left
-to Prometheus: a counter that grows survives restarts and sums over nodes. Queue lengths and the busy share of
-a stage need nothing here, since Ray Data counts them for each of its operators
-(``data_num_external_inqueue_blocks``, ``data_function_body_time_s`` and others).
+to Prometheus: a counter that grows survives restarts and sums over nodes. Ray Data counts queues and busy
+time of its operators (``data_num_external_inqueue_blocks``, ``data_function_body_time_s`` and others); stages
+that share an operator are separate here.
 
     clip_finished("preprocess", code="", n_frames=120)       # a clip became output
     clip_finished("preprocess", code="no_face")              # or was refused
+    stage_state("evaluate", "model", busy=0.9, waiting=4)    # every few seconds
     training_row("runs/x", rank, row)                        # at each row of the log
 """
 
@@ -41,6 +42,20 @@ def frames_made(stage: str, n_frames: int) -> None:
         _frames().inc(n_frames, {"stage": stage})
 
 
+def stage_state(pipeline: str, stage: str, busy: float, waiting: int) -> None:
+    """Show what a stage is doing now.
+
+    Args:
+        busy: the share of its processes' time in which they work, 0 to 1.
+        waiting: windows or clips that the stage before it has done, and it has not.
+    """
+    if not ray.is_initialized():
+        return
+    tags = {"stage": pipeline, "part": stage}
+    _busy().set(busy, tags)
+    _waiting().set(waiting, tags)
+
+
 def training_row(run: str, rank: int, row: Mapping[str, float]) -> None:
     """Show the progress of training on one worker.
 
@@ -67,6 +82,16 @@ def _clips() -> Counter:
 @cache
 def _frames() -> Counter:
     return Counter("safa_frames_total", "Frames made.", ("stage",))
+
+
+@cache
+def _busy() -> Gauge:
+    return Gauge("safa_stage_busy_share", "Share of the time in which a stage works.", ("stage", "part"))
+
+
+@cache
+def _waiting() -> Gauge:
+    return Gauge("safa_stage_waiting", "Windows or clips that wait for a stage.", ("stage", "part"))
 
 
 @cache

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import ray
 from ray.exceptions import RayError
 
+from pipelines.ray_metrics import stage_state
+
 log = logging.getLogger(__name__)
 
 SHOW_EVERY = 5.0  # seconds between lines of progress
@@ -107,6 +109,15 @@ def stages_line(names: Sequence[str], states: dict[str, StageState]) -> str:
     return " | ".join(parts)
 
 
+def _show_gauges(name: str, stages: Sequence[str], states: dict[str, StageState]) -> None:
+    """The same numbers, for those who watch the cluster."""
+    before = states[stages[0]].done if stages[0] in states else 0
+    for stage in stages:
+        state = states.get(stage, StageState(0, 0.0))
+        stage_state(name, stage, state.busy, max(0, before - state.done))
+        before = state.done
+
+
 @contextmanager
 def live_stages(name: str, stages: Sequence[str]) -> Iterator[StageClock]:
     """A clock for the block; a line in the log says every few seconds what its stages are doing.
@@ -121,6 +132,7 @@ def live_stages(name: str, stages: Sequence[str]) -> Iterator[StageClock]:
         while not stopped.wait(SHOW_EVERY):
             states = clock.states()
             if states:
+                _show_gauges(name, stages, states)
                 log.info("%s: %s", name, stages_line(stages, states))
 
     thread = threading.Thread(target=show, daemon=True)
@@ -130,3 +142,4 @@ def live_stages(name: str, stages: Sequence[str]) -> Iterator[StageClock]:
     finally:
         stopped.set()
         thread.join()
+        _show_gauges(name, stages, {})  # idle

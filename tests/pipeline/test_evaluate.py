@@ -236,8 +236,15 @@ def test_the_graph_fits_any_machine(
 
 
 def test_a_poisoned_clip_is_a_row_with_a_reason(
-    make: Callable[..., EvaluateConfig], clip_row: Row, write_clips: Write, tmp_path: Path
+    make: Callable[..., EvaluateConfig],
+    clip_row: Row,
+    write_clips: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    counted: list[tuple[Any, ...]] = []  # for those who watch the cluster
+    monkeypatch.setattr(evaluate, "clip_finished", lambda *outcome: counted.append(outcome))
+    monkeypatch.setattr(evaluate, "frames_made", lambda *frames: counted.append(frames))
     bad = clip_row("eve", "test")
     bad["frames"][3] = b"no picture"
     clips = write_clips(tmp_path / "clips", [clip_row("dan", "test"), bad])
@@ -246,6 +253,7 @@ def test_a_poisoned_clip_is_a_row_with_a_reason(
     rows = pq.read_table(config.out / "quarantine" / "failures.parquet").to_pylist()
     assert [(row["id"], row["code"]) for row in rows] == [("eve#v#000000#000006", FailureCode.DECODE)]
     assert "frame 3: not a readable picture" in (config.out / "index.html").read_text()
+    assert sorted(counted, key=str) == [("evaluate", ""), ("evaluate", 6), ("evaluate", FailureCode.DECODE)]
 
 
 class DeadlyRunner(WindowRunner):

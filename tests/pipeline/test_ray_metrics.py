@@ -26,6 +26,7 @@ class Worker:
     def __call__(self, row):
         ray_metrics.clip_finished("preprocess", "", 5)
         ray_metrics.clip_finished("preprocess", "no_face")
+        ray_metrics.stage_state("evaluate", "model", 0.9, 4)
         ray_metrics.training_row("run", 1, {"step": 3, "steps_per_second": 4.0, "data_share": 0.5,
                                             "checkpoint_seconds": 2.0})
         time.sleep(0.3)
@@ -61,4 +62,5 @@ def test_the_dashboard_draws_what_ray_offers() -> None:
     offered = set(re.findall(r"^(ray_\w+?)\{", done.stdout, re.MULTILINE))
     assert names <= offered, f"{names - offered}\n{done.stderr[-2000:]}"
     assert re.search(r'ray_safa_clips_total\{.*outcome="no_face".*stage="preprocess"', done.stdout)
+    assert re.search(r'ray_safa_stage_waiting\{.*part="model".*stage="evaluate".*\} 4', done.stdout)
     assert re.search(r'ray_safa_train_step_seconds\{.*rank="1".*\} 0\.25', done.stdout)
