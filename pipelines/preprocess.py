@@ -6,6 +6,7 @@ Writes into ``out``:
     clips/                                     the data set: shards/, index/, index.json (docs/data.md)
     quarantine/part-*.parquet                  one row for each input that became no clip, with its reason
     face_tracks/<video>.json                   the face tracks of raw videos without a list of clips
+    damaged/*.json                             of clips with damaged frames (`tolerate_damage`): where
     summary.json, summary.html                 counts (in = ok + quarantined + pending); sample frames
 A run that is stopped loses only the clips in progress: the next one makes what is missing. ``pending`` is 0
 unless the host of the videos blocked us. ``--estimate-cost`` prints what a run would take.
@@ -67,7 +68,7 @@ from safa.config.preprocess import (
     PreprocessConfig,
     VideosSource,
 )
-from safa.data.clip_maker import check_clip, needs_network
+from safa.data.clip_maker import DAMAGED, check_clip, damaged_clips, needs_network
 from safa.data.cost_estimate import estimate_cost
 from safa.data.dataset_stats import compute_stats
 from safa.data.detectors.loading import check as check_detector
@@ -105,6 +106,7 @@ class Summary:
     """Counts over all runs into one folder; ``reasons`` counts quarantine codes.
 
     ``pending`` inputs have not been tried, because the host of the videos blocked us and the run stopped.
+    ``damaged`` of those that are ``ok`` were made of damaged videos, as ``tolerate_damage`` allows.
     """
 
     total: int
@@ -112,6 +114,7 @@ class Summary:
     quarantined: int
     pending: int
     reasons: dict[str, int]
+    damaged: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -120,8 +123,8 @@ class Summary:
         return {**counts, "pending": self.pending}
 
     def as_json(self) -> dict[str, Any]:
-        """The counts, and the reasons below ``reasons``."""
-        return {**self.counts, "reasons": self.reasons}
+        """The counts, ``damaged``, and the reasons below ``reasons``."""
+        return {**self.counts, "damaged": self.damaged, "reasons": self.reasons}
 
 
 def preprocess(config: PreprocessConfig) -> Summary:
@@ -204,7 +207,7 @@ def _has_clips(config: PreprocessConfig) -> bool:
 
 def _forget_refusals(config: PreprocessConfig) -> None:
     """Delete what a run leaves of which every input was refused: other settings may take these inputs."""
-    for folder in (QUARANTINE, CLIPS):
+    for folder in (QUARANTINE, CLIPS, DAMAGED):
         delete_dir(join(config.out, folder))
     for name in (*SUMMARIES, MANIFEST):
         delete(join(config.out, name))
@@ -225,6 +228,7 @@ def _clean_up(config: PreprocessConfig) -> None:
         join(clips, INDEX),
         join(config.out, FACE_TRACKS),
         join(config.out, QUARANTINE),
+        join(config.out, DAMAGED),
     ]
     if isinstance(config.source, MetadataSource) and config.source.download is not None:
         folders += [config.source.videos, join(config.source.videos, TRANSIT)]
@@ -440,7 +444,8 @@ def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine
     refused = [row for row in quarantine.rows(done) if row["id"] in ids]
     pending = len(ids - done - {row["id"] for row in refused})
     reasons = dict(Counter(row["code"] for row in refused))
-    summary = Summary(len(names), len(ids & done), len(refused), pending, reasons)
+    damaged = len(damaged_clips(config.out) & ids & done)
+    summary = Summary(len(names), len(ids & done), len(refused), pending, reasons, damaged)
     stats = compute_stats(config, listed, {row["id"]: row["code"] for row in refused})
     write_json(join(config.out, NUMBERS), {**summary.as_json(), **stats.as_json()})
     write_page(join(config.out, PAGE), stats, summary.as_json())

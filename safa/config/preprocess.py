@@ -235,6 +235,7 @@ class PreprocessConfig(Settings):
     min_frames: int = Field(default=64, ge=1)  # shorter clips are refused (too_short)
     min_box: int = Field(default=256, ge=1)  # px; boxes with a shorter side are refused (too_small)
     max_outside: float = Field(default=0.25, ge=0, lt=1)  # share of a box outside the frame (border)
+    tolerate_damage: float = Field(default=0.0, ge=0, lt=1)  # share of frames that may be damaged (decode)
     piece_frames: int = Field(default=128, ge=1, le=65536)  # frames in one row at most
     retry_quarantined: bool = False  # try clips again that an earlier run refused
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` that fails the run

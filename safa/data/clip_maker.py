@@ -7,10 +7,12 @@ network, for pieces of many clips at once, and ``write_piece`` puts them into a 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -28,9 +30,12 @@ from safa.data.shards import ClipRecord, ShardWriter
 from safa.data.sources import ClipJob
 from safa.data.video import DecodeError, Span, VideoFrame, VideoInfo, VideoReader
 from safa.errors import ClipError, FailureCode
-from safa.files import Location
+from safa.files import Location, entries, exists, join, write_json
+from safa.reading import read_json
 
 log = logging.getLogger(__name__)
+
+DAMAGED = "damaged"  # folder of a run with a record of each clip that was made of a damaged video
 
 
 @dataclass(frozen=True)
@@ -75,11 +80,12 @@ def crop_clip(job: ClipJob, config: PreprocessConfig) -> Iterator[Piece]:
             region = _region(job, images.info(), config)
             yield from _pieces(job, config, region, images.frames(config.size, config.fps))
         elif video.is_file():
-            with VideoReader(video) as reader:
+            with VideoReader(video, tolerant=config.tolerate_damage > 0) as reader:
                 region = _region(job, reader.info, config)
                 size, rows = (config.size, config.size), _takes_sidecar(config, video)
                 frames = reader.frames(span=region.span, box=region.box, size=size, fps=config.fps, rows=rows)
-                yield from _pieces(job, config, region, frames)
+                check_end = partial(_check_damage, job, config, region.span, reader)
+                yield from _pieces(job, config, region, frames, check_end)
         else:
             raise ClipError(FailureCode.UNAVAILABLE, f"{video.name} is missing")
     except DecodeError as error:
@@ -87,7 +93,11 @@ def crop_clip(job: ClipJob, config: PreprocessConfig) -> Iterator[Piece]:
 
 
 def _pieces(
-    job: ClipJob, config: PreprocessConfig, region: _Region, frames: Generator[VideoFrame, None, None]
+    job: ClipJob,
+    config: PreprocessConfig,
+    region: _Region,
+    frames: Generator[VideoFrame, None, None],
+    check_end: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Piece]:
     record = _record(job, config, region)
     landmark_source = _landmark_source(config, region, Path(job.video))
@@ -104,7 +114,41 @@ def _pieces(
             first += len(part)
     if before is None:
         raise ClipError(FailureCode.TOO_SHORT, "the clip has no frames")
+    check_end(first)
     yield replace(before, last=True)
+
+
+def _check_damage(
+    job: ClipJob, config: PreprocessConfig, span: Span | None, reader: VideoReader, count: int
+) -> None:
+    """Refuse a clip with too many damaged frames; of another one with some, leave a record.
+
+    Args:
+        count: stored frames. A damaged one is stored as the good one before it.
+
+    Raises:
+        ClipError: ``decode``.
+    """
+    if not reader.lost:
+        return
+    begin, end = (span.start / span.fps, span.end / span.fps) if span else (0.0, reader.info.duration)
+    expected = round((min(end, reader.info.duration) - begin) * config.fps)
+    lost = len(reader.lost) * config.fps / reader.info.fps + max(0, expected - count)  # and a cut tail
+    share = min(1.0, lost / max(expected, count))
+    if share > config.tolerate_damage:
+        what = f"{share:.1%} of its frames are damaged, tolerate_damage is {config.tolerate_damage:.1%}"
+        raise ClipError(FailureCode.DECODE, f"{Path(job.video).name}: {what}")
+    name = hashlib.sha256(job.clip_id.encode()).hexdigest()[:32]
+    record = {"clip_id": job.clip_id, "lost": list(reader.lost), "share": round(share, 6)}
+    write_json(join(config.out, DAMAGED, f"{name}.json"), record)
+
+
+def damaged_clips(out: Location) -> set[str]:
+    """Ids of the clips of a run's folder that were made of damaged videos."""
+    folder = join(out, DAMAGED)
+    files = entries(folder) if exists(folder) else ()
+    found = (read_json(entry.location).get("clip_id") for entry in files if not entry.name.startswith("."))
+    return {name for name in found if isinstance(name, str)}
 
 
 def check_clip(config: PreprocessConfig, n_frames: int, n_faces: int) -> None:

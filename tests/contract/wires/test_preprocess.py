@@ -320,7 +320,7 @@ def opened(world: World, config: PreprocessConfig) -> tuple[str, float]:
     """Address and patience of a request."""
     asked = Recorder()
     with (
-        patch.object(urllib.request, "urlopen", asked),
+        patch.object(urllib.request.OpenerDirector, "open", asked),
         pytest.raises((ClipError, AttributeError, TypeError)),
     ):
         make_downloader(config.source.download).get("take", world.root / "part.mp4")
@@ -802,6 +802,10 @@ def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
     yield Row("min_frames", 12, 13, code, are("", "too_short"))
     yield Row("min_box", 60, 61, code, are("", "too_small"))
     yield Row("max_outside", 0.5, 0.1, code, are("", "border"), {f"{METADATA}.csv": _half_outside})
+    yield Row(
+        *("tolerate_damage", 0.1, 0.9, code, are("decode", "")),
+        {f"{METADATA}.videos": _damaged_videos},
+    )
     yield Row("piece_frames", 128, 5, lengths_of_rows, are([12], [5, 5, 2]))
     yield Row("retry_quarantined", False, True, tried_again, are(0, 1))
     yield Row("max_unexpected", 0.2, 0.1, complains, are(False, True))
@@ -842,6 +846,16 @@ def _half_outside(world: World) -> Path:
     path = _world(world) / "outside.csv"
     path.write_text((_world(world) / "list.csv").read_text().replace("20-10-80-70", "60-10-120-70"))
     return path
+
+
+def _damaged_videos(world: World) -> Path:
+    """The video with zeros in the place of a part of its pictures."""
+    folder = world.folder()
+    shutil.copytree(_world(world) / "videos", folder, dirs_exist_ok=True)
+    data = (folder / "take.mp4").read_bytes()
+    middle, length = len(data) // 2, len(data) // 4
+    (folder / "take.mp4").write_bytes(data[:middle] + bytes(length) + data[middle + length :])
+    return folder
 
 
 TABLE = Table("preprocess", _rows(), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import pickle
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from safa.config.preprocess import (
     SidecarLandmarks,
     UrlDownload,
 )
-from safa.data.clip_maker import check_clip, crop_clip, write_piece
+from safa.data.clip_maker import check_clip, crop_clip, damaged_clips, write_piece
 from safa.data.clip_store import ClipStore
 from safa.data.cost_estimate import Rates, estimate_cost
 from safa.data.landmarks import points_of_dictionary, read_sidecar, source_frames_at
@@ -307,6 +308,43 @@ def test_half_a_face_is_none_and_points_in_no_picture_are_damage(
     np.save(tmp_path / "v.landmarks.npy", points)
     with pytest.raises(ClipError, match="lie in no picture"):
         _make(job, _config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("kept", "spoiled", "allowed", "share"),
+    [
+        (1.0, 0.02, 0.2, 0.067),
+        (1.0, 0.3, 0.2, None),
+        (0.7, 0.0, 0.5, 0.367),
+        (0.7, 0.0, 0.2, None),
+        (1.0, 0.0, 0.2, 0),
+    ],
+)
+def test_damage_is_tolerated_up_to_a_share(
+    kept: float, spoiled: float, allowed: float, share: float | None, tmp_path: Path
+) -> None:
+    """A spoiled spot, or a tail that is cut; of 30 frames, of which each is decoded from the one before."""
+    noise = np.random.default_rng(0)
+    frames = [noise.integers(0, 255, (96, 96, 3), dtype=np.uint8) for _ in range(30)]
+    write_video(tmp_path / "v.mp4", frames, 25.0)
+    data = (tmp_path / "v.mp4").read_bytes()
+    middle, length = len(data) // 2, round(len(data) * spoiled)
+    data = data[:middle] + bytes(length) + data[middle + length :]
+    (tmp_path / "v.mp4").write_bytes(data[: round(len(data) * kept)])
+    job = ClipJob("c", "p", "v", "train", str(tmp_path / "v.mp4"), 0, None, 25.0, None, None, None)
+    config = _config(tmp_path, landmarks={"kind": "none"}, tolerate_damage=allowed)
+    if share is None:
+        with pytest.raises(ClipError, match=r"of its frames are damaged, tolerate_damage is 20\.0%"):
+            _make(job, config)
+    else:
+        assert _make(job, config) == (30 if kept == 1 else 20)
+    assert damaged_clips(config.out) == ({"c"} if share else set())
+    for file in (config.out / "damaged").glob("*.json"):
+        assert share == pytest.approx(json.loads(file.read_text())["share"], abs=0.05)
+    if spoiled or kept < 1:
+        with pytest.raises(ClipError) as refused:
+            _make(job, config.model_copy(update={"tolerate_damage": 0.0, "out": tmp_path / "strict"}))
+        assert refused.value.code == FailureCode.DECODE
 
 
 @pytest.mark.parametrize("start", [1, 7, 26, 40])
