@@ -113,7 +113,8 @@ def _counted(
     shown = _length(times, file.time_base, rate)
     if not times.complete and seconds is not None:
         return rate or len(times.ticks) / shown, None, seconds
-    mean = _mean(len(times.ticks), shown, rate)
+    begin = max(0, times.ticks[0]) * file.time_base  # the pictures may start after the sound
+    mean = _mean(len(times.ticks), shown - begin, rate)
     return mean, len(times.ticks) if times.complete else None, shown
 
 

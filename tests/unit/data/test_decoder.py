@@ -196,6 +196,34 @@ def test_a_change_of_size_on_the_way_is_scaled(tmp_path: Path) -> None:
     assert all(np.diff(times) > 0)
 
 
+def test_pictures_that_start_after_the_sound_keep_their_rate(tmp_path: Path) -> None:
+    picture, sound = "testsrc2=s=64x48:d=1:r=25", "sine=d=2"
+    _ffmpeg(
+        *("-f", "lavfi", "-i", picture, "-itsoffset", "-0.5", "-f", "lavfi", "-i", sound),
+        *("-map", "0:v", "-map", "1:a", "-c:v", "libx264", "-c:a", "aac", tmp_path / "late.mkv"),
+    )
+    info = probe(tmp_path / "late.mkv", count=True)
+    assert (info.fps, info.frames, info.has_sound) == (25, 25, True)
+    assert info.duration == pytest.approx(1.5, abs=0.05)
+
+
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "prores_ks", "mjpeg", "mpeg2video"])
+def test_codecs_of_cameras_and_archives(codec: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.mkv"
+    _ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.4:r=25", "-c:v", codec, file)
+    assert [frame.shape for frame in read_frames(file)] == [(48, 64, 3)] * 10
+
+
+def test_a_cover_is_not_the_video(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "cover.jpg")
+    _ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.4:r=25", "-c:v", "libx264", tmp_path / "a.mp4")
+    _ffmpeg(
+        *("-i", tmp_path / "a.mp4", "-i", tmp_path / "cover.jpg", "-map", "1", "-map", "0", "-c", "copy"),
+        *("-disposition:v:0", "attached_pic", tmp_path / "b.mp4"),
+    )
+    assert [frame.shape for frame in read_frames(tmp_path / "b.mp4")] == [(48, 64, 3)] * 10
+
+
 def test_large_frames_fit_the_limits(tmp_path: Path) -> None:
     """8K, as cameras make it."""
     black = "color=black:s=7680x4320:d=0.1:r=20"
