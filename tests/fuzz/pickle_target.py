@@ -31,6 +31,7 @@ INPUT_LENGTH = 4096  # bytes at most
 MEMORY = 1 << 30  # bytes a child may take beside what it has after its imports
 SECONDS = 20  # one input may take
 MOST_CRASHES = 20  # enough to know
+INTERRUPTED = 72  # exit code of libFuzzer that a signal ended: no crash, and the next child continues
 
 
 def main() -> int:
@@ -65,7 +66,7 @@ def _supervise(folder: Path, runs: int, seed: int) -> int:
         child = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
         tried: int = struct.unpack("<Q", counter.read_bytes())[0]
         done += tried
-        if child.returncode:
+        if child.returncode not in (0, INTERRUPTED):
             crashes += 1
             sys.stderr.write(child.stderr.decode(errors="replace")[-3000:])
         if not tried:

@@ -83,10 +83,15 @@ def embedding(world: World, config: AnnotateConfig) -> float:
 
 
 def device_of(world: World, config: AnnotateConfig) -> str:
-    with patch.object(
-        torch.jit, "load", lambda path, map_location: SimpleNamespace(eval=lambda: map_location)
-    ):
-        return str(annotators._script(config.column.weights, config.column.device))
+    seen = []
+
+    def load(file: object, map_location: object) -> SimpleNamespace:
+        seen.append(map_location)
+        return SimpleNamespace(eval=lambda: None)
+
+    with patch.object(torch.jit, "load", load):
+        make_annotator(config)
+    return str(seen[0])
 
 
 def parts(world: World, config: AnnotateConfig) -> list[str]:
