@@ -15,6 +15,9 @@ from typing import Any
 
 import pytest
 
+from safa.files import location
+from tests.conftest import _uri
+from tests.failing_store import failing_store
 from tests.faults.conftest import PROGRAMS, Program, Raylets
 
 soak = pytest.mark.soak
@@ -206,6 +209,37 @@ def test_storage_that_is_full_or_read_only_is_one_line(
     run.folder = run.folder.parents[1] / "out"  # its config and log lie outside, where there is room
     assert run.run() == 2, run.tail()
     assert len(run.errors()) == 1, run.tail()
+    assert "\nTraceback" not in run.log.read_text()
+
+
+@soak
+def test_a_store_of_which_each_fifth_request_fails(
+    program: Callable[..., Program],
+    undisturbed: Callable[[str], Any],
+    stored_rows: Callable[[Any], dict[str, str]],
+    s3_server: str,
+) -> None:
+    with failing_store(s3_server, 503, lambda number: number % 5 == 0) as store:
+        uri = _uri(store.address, "test/fifth")
+        run = program("preprocess", "disturbed")
+        run.settings["out"] = uri
+        assert run.run() == 0, run.tail()
+        assert store.faults > 10
+        rows = stored_rows(location(uri))
+    assert rows == undisturbed("preprocess")
+
+
+@soak
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_store_that_always_fails_is_one_line(
+    name: str, program: Callable[..., Program], s3_server: str
+) -> None:
+    with failing_store(s3_server, 503) as store:
+        run = program(name)
+        run.settings["runs" if name == "train" else "out"] = _uri(store.address, "test/dead")
+        assert run.run() == 2, run.tail()
+    assert len(run.errors()) == 1, run.tail()
+    assert "status 503" in run.errors()[0]
     assert "\nTraceback" not in run.log.read_text()
 
 
