@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from safa.geometry.grids import resize
 from safa.geometry.matrices import inverse_2x2
 from safa.geometry.tps import EquivarianceTransform
 from safa.head.model import HeadCode
@@ -21,6 +22,22 @@ from safa.models.keypoints import Keypoints
 from safa.precision import at_least_float32, full_precision
 
 EXPRESSION_SHARE = 0.8  # weight of the expression term; the shape term has 1
+
+# Landmarks (iBUG numbers from 0) whose distances show what a face does, and not where it is.
+EXPRESSION_PAIRS = (
+    *((61, 67), (62, 66), (63, 65)),  # inner lips
+    *((50, 58), (51, 57), (52, 56)),  # outer lips
+    (48, 54),  # corners of the mouth
+    *((37, 41), (38, 40), (43, 47), (44, 46)),  # lids
+    *((36, 39), (42, 45)),  # corners of the eyes
+    *((30, 51), (30, 57)),  # tip of the nose to both lips
+)
+MOUTH = (48, 68)  # range of its landmarks; the first and the seventh are its corners
+EYES = ((36, 42), (42, 48))  # their first and fourth landmarks are the corners
+MOUTH_CORNERS, EYE_CORNERS = (48, 54), ((36, 39), (42, 45))
+PART_RADIUS = 0.6  # of the distance between a part's corners: standard deviation of its weight
+LEAST_PART_RADIUS = 0.02  # of the image's side: parts that are seen from the side stay visible
+KEYPOINT_DISTANCE = 0.3  # in normalised coordinates: keypoints that far apart are left alone
 
 FeatureMaps = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -36,12 +53,34 @@ def landmark(prediction: Tensor, target: Tensor) -> Tensor:
     Args:
         prediction, target: (B, 68, 2) px.
     """
+    known, target = _known(target, prediction.detach())
+    error = (prediction - target).abs().flatten(1).mean(dim=1)  # (B, 68, 2) -> (B, 136) -> (B,)
+    return error.sum() / known.sum().clamp(min=1)
+
+
+def expression(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of the differences between ``EXPRESSION_PAIRS`` of landmarks, in pixels.
+
+    The mean landmark error is nearly as small with a closed mouth as with the right one; this is not. It is
+    not part of SAFA. After the eye-closure loss of DECA (Feng et al., 2021), section 4.1, equation (6), for
+    lips and noses, too. Frames without a face count as in ``landmark``.
+
+    Args:
+        prediction, target: (B, 68, 2) px.
+    """
+    known, target = _known(target, prediction.detach())
+    first, second = (torch.tensor(ends, device=target.device) for ends in zip(*EXPRESSION_PAIRS, strict=True))
+    error = (prediction[:, first] - prediction[:, second]) - (target[:, first] - target[:, second])
+    per_frame = error.abs().flatten(1).mean(dim=1)  # (B, 15, 2) -> (B, 30) -> (B,)
+    return per_frame.sum() / known.sum().clamp(min=1)
+
+
+def _known(target: Tensor, instead: Tensor) -> tuple[Tensor, Tensor]:
+    """Which frames have all their landmarks (B,), and the landmarks (B, 68, 2), of the others ``instead``."""
     known = target.isfinite().flatten(1).all(dim=1)  # (B, 68, 2) -> (B, 136) -> (B,)
     # A selection by index would have a data-dependent size, and 0 * NaN would still be NaN.
     # (B,) -> (B, 1, 1), to choose among (B, 68, 2)
-    target = torch.where(known[:, None, None], target, prediction.detach())
-    error = (prediction - target).abs().flatten(1).mean(dim=1)  # (B, 68, 2) -> (B, 136) -> (B,)
-    return error.sum() / known.sum().clamp(min=1)
+    return known, torch.where(known[:, None, None], target, instead)
 
 
 def tdmm_param(code: HeadCode) -> Tensor:
@@ -65,19 +104,54 @@ def pixel_features(image: Tensor) -> tuple[Tensor, ...]:
     return image, image[..., :, 1:] - image[..., :, :-1], image[..., 1:, :] - image[..., :-1, :]
 
 
-def perceptual(prediction: Sequence[Tensor], target: Sequence[Tensor], features: FeatureMaps) -> Tensor:
+def part_weights(landmarks: Tensor, size: int, mouth: float, eyes: float) -> Tensor:
+    """How much each pixel counts: 1, and at mouth and eyes up to ``mouth`` and ``eyes`` more.
+
+    A part weighs as a Gaussian around the mean of its landmarks, as wide as the part. Mouth and eyes are few
+    pixels of a picture, so that a generator may leave them still at little cost. It is not part of SAFA.
+
+    Args:
+        landmarks: (B, 68, 2) px; a frame with a NaN among them weighs 1 everywhere.
+        size: side of the image in px.
+
+    Returns:
+        (B, 1, size, size).
+    """
+    known, points = _known(landmarks, torch.zeros_like(landmarks))
+    axis = torch.arange(size, dtype=points.dtype, device=points.device)  # pixel centres
+    extra = torch.zeros(len(points), size, size, dtype=points.dtype, device=points.device)
+    parts = [
+        (MOUTH, MOUTH_CORNERS, mouth),
+        *((eye, ends, eyes) for eye, ends in zip(EYES, EYE_CORNERS, strict=True)),
+    ]
+    for (first, last), (left, right), weight in parts:
+        centre = points[:, first:last].mean(dim=1)  # (B, n, 2) -> (B, 2)
+        width = (points[:, left] - points[:, right]).norm(dim=1)  # (B, 2) -> (B,)
+        radius = (PART_RADIUS * width).clamp(min=LEAST_PART_RADIUS * size)[:, None]  # (B, 1)
+        x, y = (torch.exp(-(((axis - centre[:, i, None]) / radius) ** 2) / 2) for i in (0, 1))  # (B, size)
+        extra = extra + weight * y[:, :, None] * x[:, None, :]  # (B, size, 1) * (B, 1, size)
+    return (1 + torch.where(known[:, None, None], extra, 0.0)).unsqueeze(1)  # (B, size, size) -> (B, 1, ...)
+
+
+def perceptual(
+    prediction: Sequence[Tensor],
+    target: Sequence[Tensor],
+    features: FeatureMaps,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Mean absolute difference of each feature map, summed over maps and scales; no gradient to the target.
 
     Args:
         prediction, target: the image at each scale, (B, 3, h, w) in [0, 1].
         features: image to feature maps, ``Vgg19Features`` or ``pixel_features``.
+        weights: (B, 1, H, W), of each pixel, as ``part_weights`` gives; without it all count alike.
     """
     terms = []
     for predicted_image, target_image in zip(prediction, target, strict=True):
         with torch.no_grad():
             target_maps = features(target_image.detach())
         prediction_maps = features(predicted_image)
-        terms += [_distance(a, b) for a, b in zip(prediction_maps, target_maps, strict=True)]
+        terms += [_distance(a, b, weights) for a, b in zip(prediction_maps, target_maps, strict=True)]
     return torch.stack(terms).sum()  # scalars -> (terms,) -> ()
 
 
@@ -128,6 +202,21 @@ def equivariance_jacobian(
     return (identity - product).abs().mean()
 
 
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference."""
-    return at_least_float32(a - b).abs().mean()
+def keypoint_spread(kp: Keypoints) -> Tensor:
+    """Mean over all pairs of keypoints of how far they are below ``KEYPOINT_DISTANCE``, from 0 to 1.
+
+    Keypoints in one spot describe one motion. It is not part of SAFA.
+    """
+    count = kp.value.shape[1]
+    first, second = torch.triu_indices(count, count, 1, device=kp.value.device)  # (2, K (K - 1) / 2)
+    # The square root of 0 has no gradient: keypoints that lie on each other are taken as a little apart.
+    distance = ((kp.value[:, first] - kp.value[:, second]).square().sum(dim=-1) + 1e-8).sqrt()  # (B, pairs)
+    return (1 - distance / KEYPOINT_DISTANCE).clamp(min=0).mean()
+
+
+def _distance(a: Tensor, b: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean absolute difference of maps (B, C, h, w); times ``weights`` (B, 1, H, W), resized to the maps."""
+    difference = at_least_float32(a - b).abs()
+    if weights is not None:
+        difference = difference * resize(weights, (a.shape[-2], a.shape[-1]))
+    return difference.mean()

@@ -16,6 +16,7 @@ class HeadLossWeights(Settings):
     """Stage 1: the 3DMM alone."""
 
     landmark: float = Field(default=1.0, ge=0)  # per pixel of the image
+    expression: float = Field(default=0.0, ge=0)  # distances of mouth and lids, per pixel; not in the paper
     tdmm_param: float = Field(default=0.001, ge=0)  # of shape and expression coefficients squared
 
 
@@ -23,6 +24,7 @@ class LossWeights(Settings):
     """Stage 2: everything together. The published weights are the defaults."""
 
     landmark: float = Field(default=1.0, ge=0)  # per pixel of the image
+    expression: float = Field(default=0.0, ge=0)  # distances of mouth and lids, per pixel; not in the paper
     photometric: float = Field(default=1.0, ge=0)  # 3D renders against the images, inside the face masks
     tdmm_param: float = Field(default=0.01, ge=0)
     perceptual: float = Field(default=10.0, ge=0)  # of each layer (or pixel term) at each scale
@@ -31,6 +33,7 @@ class LossWeights(Settings):
     discriminator_gan: float = Field(default=1.0, ge=0)
     equivariance_value: float = Field(default=10.0, ge=0)
     equivariance_jacobian: float = Field(default=10.0, ge=0)
+    keypoint_spread: float = Field(default=0.0, ge=0)  # keypoints closer than 0.3; not in the paper
 
     @property
     def needs_discriminator(self) -> bool:
@@ -71,10 +74,23 @@ class EquivarianceConfig(Settings):
     tps_points: int = Field(default=5, ge=2, le=MAX_TPS_POINTS)  # control points a side
 
 
+class PartsConfig(Settings):
+    """How much more the perceptual term counts at parts of the driving face; 0 as in the paper."""
+
+    mouth: float = Field(default=0.0, ge=0)
+    eyes: float = Field(default=0.0, ge=0)
+
+    @property
+    def any(self) -> bool:
+        """Whether a part counts more than the rest."""
+        return self.mouth > 0 or self.eyes > 0
+
+
 class LossConfig(Settings):
     """All settings of the stage-2 losses."""
 
     weights: LossWeights = LossWeights()
+    parts: PartsConfig = PartsConfig()
     perceptual: PerceptualConfig = PerceptualConfig()
     equivariance: EquivarianceConfig = EquivarianceConfig()
 

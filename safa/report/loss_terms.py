@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 PLAIN = {
     "landmark": "Distance of the 3D head's landmarks, px",
+    "expression": "Error of distances in the 3D head's mouth and eyes, px",
     "photometric": "Difference of the 3D renders from the images",
     "tdmm_param": "Distance of the heads from the average one",
     "perceptual": "Difference of the prediction from the frame",
@@ -14,6 +15,7 @@ PLAIN = {
     "discriminator_gan": "Discriminator: real and generated frames confused",
     "equivariance_value": "Keypoints that do not follow a warped image",
     "equivariance_jacobian": "Jacobians that do not follow a warped image",
+    "keypoint_spread": "Keypoints that lie too close together",
 }
 RISING = {
     "tdmm_param": "It rises because all heads start as the average one, and then take their own shape.",

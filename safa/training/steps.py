@@ -88,6 +88,14 @@ class Criteria(nn.Module):
         """What the perceptual loss compares."""
         return losses.pixel_features if self.vgg is None else self.vgg
 
+    def part_weights(self, batch: PairBatch) -> Tensor | None:
+        """How much each pixel of the driving frames counts, (B, 1, H, W); None if all count alike."""
+        parts = self.config.parts
+        if not parts.any:
+            return None
+        size = batch.driving.shape[-1]
+        return losses.part_weights(batch.driving_landmarks, size, parts.mouth, parts.eyes)
+
     def transform(self, batch: int, rng: torch.Generator, like: Tensor) -> EquivarianceTransform:
         """A random transform per sample. Drawn on the CPU, so that a seed means the same on every device."""
         settings = self.config.equivariance
@@ -127,15 +135,16 @@ class GeneratorStep:
 
 
 def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Losses:
-    """Losses of the 3DMM alone, terms ``landmark`` and ``tdmm_param``."""
+    """Losses of the 3DMM alone, terms ``landmark``, ``expression`` and ``tdmm_param``."""
     estimate: HeadEstimate = tdmm(batch.image)
     weights = config.weights
     terms = _Terms()
     with full_precision(batch.image):
         code = map_tensors(at_least_float32, estimate.code)
-        if weights.landmark > 0:
+        if weights.landmark > 0 or weights.expression > 0:
             predicted = landmarks_px(_tdmm(tdmm).geometry(code), batch.image.shape[-1])
             terms.add("landmark", weights.landmark, lambda: losses.landmark(predicted, batch.landmarks))
+            terms.add("expression", weights.expression, lambda: losses.expression(predicted, batch.landmarks))
         terms.add("tdmm_param", weights.tdmm_param, lambda: losses.tdmm_param(code))
     return Losses(terms)
 
@@ -170,10 +179,13 @@ def generator_step(
     terms.add(
         "perceptual",
         weights.perceptual,
-        lambda: losses.perceptual(fake.at(scales), real.at(scales), criteria.features),
+        lambda: losses.perceptual(
+            fake.at(scales), real.at(scales), criteria.features, criteria.part_weights(batch)
+        ),
     )
     if weights.needs_discriminator:
         _add_adversarial_terms(terms, weights, networks.discriminator, criteria, real, fake, kp_driving)
+    terms.add("keypoint_spread", weights.keypoint_spread, lambda: losses.keypoint_spread(kp_driving))
     if transform is not None:
         _add_equivariance_terms(terms, weights, kp_driving, transform, keypoints[2])
     outputs = StepOutputs(generated, head.render, kp_source, kp_driving, real, fake.detach())
@@ -244,6 +256,14 @@ def _add_head_terms(terms: _Terms, weights: LossWeights, head: _Heads, batch: Pa
         lambda: (
             losses.landmark(landmarks_px(head.source_geometry, size), batch.source_landmarks)
             + losses.landmark(landmarks_px(head.driving_geometry, size), batch.driving_landmarks)
+        ),
+    )
+    terms.add(
+        "expression",
+        weights.expression,
+        lambda: (
+            losses.expression(landmarks_px(head.source_geometry, size), batch.source_landmarks)
+            + losses.expression(landmarks_px(head.driving_geometry, size), batch.driving_landmarks)
         ),
     )
     terms.add(

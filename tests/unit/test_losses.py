@@ -49,6 +49,63 @@ def test_landmark_loss_without_any_face_is_zero() -> None:
     assert losses.landmark(torch.ones(1, 68, 2), torch.full((1, 68, 2), math.nan)).item() == 0
 
 
+def test_expression_sees_an_open_mouth_and_no_shift() -> None:
+    target = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(0)) * 60
+    assert losses.expression(target + 5.0, target).item() == pytest.approx(0, abs=1e-5)
+    opened = target.clone()
+    opened[0, 66, 1] += 3.0  # the middle of the lower inner lip: one pair of 15, one frame of two
+    assert losses.expression(opened, target).item() == pytest.approx(3.0 / (15 * 2) / 2)
+    target[0, 20, 0] = math.nan
+    assert losses.expression(opened, target).item() == 0
+    for pair in losses.EXPRESSION_PAIRS:
+        moved = target[1:].clone()
+        moved[0, pair[1], 1] += 1.0
+        assert losses.expression(moved, target[1:]).item() > 0
+
+
+def test_parts_weigh_most_at_their_middle() -> None:
+    """Against a loop over pixels."""
+    points = torch.rand(2, 68, 2, generator=torch.Generator().manual_seed(1)) * 30
+    weights = losses.part_weights(points, 32, mouth=3.0, eyes=2.0)
+    assert weights.shape == (2, 1, 32, 32)
+    parts = [(range(48, 68), 48, 54, 3.0), (range(36, 42), 36, 39, 2.0), (range(42, 48), 42, 45, 2.0)]
+    for x, y in ((0, 0), (7, 21), (16, 16), (31, 3)):
+        expected = 1.0
+        for landmarks, left, right, weight in parts:
+            centre = torch.stack([points[1, i] for i in landmarks]).mean(0)
+            radius = max(0.6 * (points[1, left] - points[1, right]).norm().item(), 0.02 * 32)
+            squared = (x - centre[0].item()) ** 2 + (y - centre[1].item()) ** 2
+            expected += weight * math.exp(-squared / (2 * radius**2))
+        assert weights[1, 0, y, x].item() == pytest.approx(expected, rel=1e-4)
+    points[0, 3, 1] = math.nan
+    assert losses.part_weights(points, 32, mouth=3.0, eyes=2.0)[0].unique().tolist() == [1.0]
+
+
+def test_weights_scale_the_perceptual_terms_where_they_lie() -> None:
+    target, weights = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
+    prediction = torch.zeros(1, 3, 4, 4)
+    prediction[..., 0, 0] = 0.5
+    weights[..., 0, 0] = 9.0
+
+    def loss(weights: Tensor | None) -> float:
+        return losses.perceptual([prediction], [target], lambda image: (image,), weights).item()
+
+    assert loss(weights) == pytest.approx(9 * loss(None))
+
+
+def test_keypoints_that_lie_together_are_driven_apart() -> None:
+    value = torch.zeros(1, 3, 2, requires_grad=True)
+    loss = losses.keypoint_spread(Keypoints(value, torch.eye(2).expand(1, 3, 2, 2)))
+    assert loss.item() == pytest.approx(1, abs=1e-3)
+    loss.backward()
+    assert value.grad is not None
+    assert value.grad.isfinite().all()
+    apart = Keypoints(torch.tensor([[[0.0, 0.0], [0.15, 0.0]]]), torch.eye(2).expand(1, 2, 2, 2))
+    assert losses.keypoint_spread(apart).item() == pytest.approx(0.5, abs=1e-3)
+    apart = Keypoints(torch.tensor([[[0.0, 0.0], [0.3, 0.0]]]), torch.eye(2).expand(1, 2, 2, 2))
+    assert losses.keypoint_spread(apart).item() == pytest.approx(0, abs=1e-3)
+
+
 def test_tdmm_param() -> None:
     code = HeadCode(
         shape=torch.full((2, 100), 2.0),

@@ -629,6 +629,7 @@ def _stage_rows() -> Iterator[Row]:
         f"{HEAD}.betas", [0.9, 0.999], [0.5, 0.9], optimiser("tdmm", "betas"), are((0.9, 0.999), (0.5, 0.9))
     )
     yield Row(f"{HEAD}.losses.weights.landmark", 1.0, 3.0, term("landmark"), times(3))
+    yield Row(f"{HEAD}.losses.weights.expression", 1.0, 3.0, term("expression"), times(3))
     yield Row(f"{HEAD}.losses.weights.tdmm_param", 0.001, 0.003, term("tdmm_param"), times(3))
     yield Row(
         f"{FULL}.init",
@@ -645,6 +646,7 @@ def _stage_rows() -> Iterator[Row]:
     started = {f"{FULL}.init": lambda w: w.checkpoint, f"{FULL}.encoder_dropout": False}
     weights = {
         "landmark": 1.0,
+        "expression": 1.0,
         "photometric": 1.0,
         "tdmm_param": 0.01,
         "perceptual": 10.0,
@@ -653,6 +655,7 @@ def _stage_rows() -> Iterator[Row]:
         "discriminator_gan": 1.0,
         "equivariance_value": 10.0,
         "equivariance_jacobian": 10.0,
+        "keypoint_spread": 1.0,
     }
     for name, weight in weights.items():
         key = f"{FULL}.losses.weights.{name}"
@@ -666,6 +669,8 @@ def _stage_rows() -> Iterator[Row]:
         started,
     )
     losses = f"{FULL}.losses"
+    for part in ("mouth", "eyes"):
+        yield Row(f"{losses}.parts.{part}", 0.0, 20.0, term("perceptual"), rises, started)
     yield Row(
         *(f"{losses}.perceptual.backend", "pixel_pyramid", "vgg19", perceptual_features),
         *(lambda a, b: (a[0], b[0]) == ("pixel_features", "Vgg"),),

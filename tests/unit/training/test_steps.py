@@ -87,8 +87,11 @@ def reached(networks: Networks, step: Losses) -> set[str]:
     }
 
 
+ADDITIONS = {"expression": 1.0, "keypoint_spread": 1.0}  # off by default
+
+
 def test_all_terms_are_there_and_finite(networks: Networks, batch: PairBatch) -> None:
-    step = run(networks, batch)
+    step = run(networks, batch, **ADDITIONS)
     assert set(step.losses.terms) == set(LossWeights.model_fields) - {"discriminator_gan"}
     assert all(term.isfinite() for term in step.losses.terms.values())
     torch.testing.assert_close(step.losses.total, sum(step.losses.terms.values()))
@@ -98,6 +101,8 @@ def test_all_terms_are_there_and_finite(networks: Networks, batch: PairBatch) ->
     ("term", "wanted"),
     [
         ("landmark", {"tdmm"}),
+        ("expression", {"tdmm"}),
+        ("keypoint_spread", {"kp_detector"}),
         ("photometric", {"tdmm"}),
         ("tdmm_param", {"tdmm"}),
         ("perceptual", {"generator", "kp_detector", "tdmm"}),
@@ -124,8 +129,8 @@ def test_a_weight_of_zero_means_not_computed(
 
     monkeypatch.setattr(losses, term, never)
     with pytest.raises(AssertionError, match=term):
-        run(networks, batch)
-    assert term not in run(networks, batch, **{term: 0.0}).losses.terms
+        run(networks, batch, **ADDITIONS)
+    assert term not in run(networks, batch, **ADDITIONS | {term: 0.0}).losses.terms
 
 
 def test_without_adversarial_weights_the_discriminator_is_not_run(

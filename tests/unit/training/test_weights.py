@@ -19,7 +19,7 @@ CASES = [(kind, name) for kind, weights in DEFAULTS.items() for name in type(wei
 def test_a_weight_is_read(make_config: MakeConfig, take_steps: TakeSteps, kind: str, weight: str) -> None:
     # Coefficients start at 0: their penalty has neither a value nor a gradient in the first step.
     steps = 2 if weight == "tdmm_param" else 1
-    value = getattr(DEFAULTS[kind], weight)
+    value = getattr(DEFAULTS[kind], weight) or 1.0  # what the paper has not is off by default
     once, twice, without = (
         take_steps(make_config(kind, {f"stage.losses.weights.{weight}": weight_value}), steps)
         for weight_value in (value, 2 * value, 0.0)
