@@ -348,6 +348,12 @@ def term(name: str) -> Callable[..., Any]:
     return observed
 
 
+def spread(world: World, config: TrainConfig) -> Any:
+    """The term of keypoints, all of which count as too close."""
+    with patch("safa.losses.KEYPOINT_DISTANCE", 4.0):
+        return _terms(world, config).get("keypoint_spread")
+
+
 def transform(world: World, config: TrainConfig) -> Any:
     criteria = Criteria(config.stage.losses, config.model)
     return criteria.transform(2, torch.Generator().manual_seed(0), torch.zeros(1))
@@ -655,7 +661,6 @@ def _stage_rows() -> Iterator[Row]:
         "discriminator_gan": 1.0,
         "equivariance_value": 10.0,
         "equivariance_jacobian": 10.0,
-        "keypoint_spread": 1.0,
     }
     for name, weight in weights.items():
         key = f"{FULL}.losses.weights.{name}"
@@ -668,6 +673,7 @@ def _stage_rows() -> Iterator[Row]:
         lambda a, b: a > 0 and b is None,
         started,
     )
+    yield Row(f"{FULL}.losses.weights.keypoint_spread", 1.0, 3.0, spread, times(3), started)
     losses = f"{FULL}.losses"
     for part in ("mouth", "eyes"):
         yield Row(f"{losses}.parts.{part}", 0.0, 20.0, term("perceptual"), rises, started)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from safa import losses
 from safa.config.losses import HeadLossWeights, LossWeights
 from safa.config.training import TrainConfig
 
@@ -16,7 +17,10 @@ CASES = [(kind, name) for kind, weights in DEFAULTS.items() for name in type(wei
 
 
 @pytest.mark.parametrize(("kind", "weight"), CASES)
-def test_a_weight_is_read(make_config: MakeConfig, take_steps: TakeSteps, kind: str, weight: str) -> None:
+def test_a_weight_is_read(
+    make_config: MakeConfig, take_steps: TakeSteps, kind: str, weight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "KEYPOINT_DISTANCE", 4.0)  # untrained keypoints lie apart
     # Coefficients start at 0: their penalty has neither a value nor a gradient in the first step.
     steps = 2 if weight == "tdmm_param" else 1
     value = getattr(DEFAULTS[kind], weight) or 1.0  # what the paper has not is off by default
