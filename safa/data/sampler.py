@@ -236,19 +236,23 @@ class _Sampler(ABC, Generic[B]):
 
     def batch(self, numbers: Sequence[int]) -> B:
         """Make a batch of the samples with these numbers."""
-        frames, points, shifts, ids = [], [], [], []
-        for n in numbers:
+        points, ids = [], []
+        images: Tensor | None = None
+        for index, n in enumerate(numbers):
             draw = self._order.draw(n)
-            sample_frames, sample_points = self._sample(draw.clip, draw.rng)
-            frames.append(np.stack(sample_frames))  # (N, H, W, 3)
+            frames, sample_points = self._sample(draw.clip, draw.rng)
             points.append(sample_points)  # (N, 68, 2)
-            shifts.append(ColourShift.draw(draw.rng, self._jitter))
             ids.append(self._reader.clip_id(draw.clip))
-        # (B, N, H, W, 3) -> (B, N, 3, H, W); as bytes, which are a quarter of the floats to move
-        pixels = torch.from_numpy(np.stack(frames)).permute(0, 1, 4, 2, 3).contiguous()
-        images = pixels.to(torch.float32).div_(255)  # (B, N, 3, H, W), [0, 1]
+            # One sample at a time: floats of a whole batch would be new pages of memory at every turn.
+            # (N, H, W, 3) -> (N, 3, H, W); as bytes, which are a quarter of the floats to move
+            pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+            sample = pixels.to(torch.float32).div_(255)[None]  # (1, N, 3, H, W), [0, 1]
+            if images is None:
+                images = sample.new_empty(len(numbers), *sample.shape[1:])  # (B, N, 3, H, W)
+            images[index] = jitter_colours(sample, [ColourShift.draw(draw.rng, self._jitter)])[0]
+        assert images is not None
         landmarks = torch.from_numpy(np.stack(points))  # (B, N, 68, 2) px
-        return self._pack(tuple(ids), jitter_colours(images, shifts), landmarks)
+        return self._pack(tuple(ids), images, landmarks)
 
     @abstractmethod
     def _sample(self, clip: int, rng: np.random.Generator) -> tuple[list[np.ndarray], np.ndarray]:
