@@ -23,16 +23,15 @@ from safa.precision import at_least_float32, full_precision
 
 EXPRESSION_SHARE = 0.8  # weight of the expression term; the shape term has 1
 
-# Pairs of landmarks (iBUG numbers from 0) whose distances show what a face does, and not where it is, and how
-# much an error counts: lids and corners of the mouth move about a quarter as far as lips do.
-EXPRESSION_PAIRS = {
-    **dict.fromkeys(((61, 67), (62, 66), (63, 65)), 1.0),  # inner lips
-    **dict.fromkeys(((50, 58), (51, 57), (52, 56)), 1.0),  # outer lips
-    (48, 54): 4.0,  # corners of the mouth
-    **dict.fromkeys(((37, 41), (38, 40), (43, 47), (44, 46)), 4.0),  # lids
-    **dict.fromkeys(((36, 39), (42, 45)), 1.0),  # corners of the eyes
-    **dict.fromkeys(((30, 51), (30, 57)), 1.0),  # tip of the nose to both lips
-}
+# Landmarks (iBUG numbers from 0) whose distances show what a face does, and not where it is.
+EXPRESSION_PAIRS = (
+    *((61, 67), (62, 66), (63, 65)),  # inner lips
+    *((50, 58), (51, 57), (52, 56)),  # outer lips
+    (48, 54),  # corners of the mouth
+    *((37, 41), (38, 40), (43, 47), (44, 46)),  # lids
+    *((36, 39), (42, 45)),  # corners of the eyes
+    *((30, 51), (30, 57)),  # tip of the nose to both lips
+)
 MOUTH = (48, 68)  # range of its landmarks; the first and the seventh are its corners
 EYES = ((36, 42), (42, 48))  # their first and fourth landmarks are the corners
 MOUTH_CORNERS, EYE_CORNERS = (48, 54), ((36, 39), (42, 45))
@@ -60,7 +59,7 @@ def landmark(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def expression(prediction: Tensor, target: Tensor) -> Tensor:
-    """Weighted mean absolute error of the differences between ``EXPRESSION_PAIRS`` of landmarks, in pixels.
+    """Mean absolute error of the differences between ``EXPRESSION_PAIRS`` of landmarks, in pixels.
 
     The mean landmark error is nearly as small with a closed mouth as with the right one; this is not. It is
     not part of SAFA. After the eye-closure loss of DECA (Feng et al., 2021), section 4.1, equation (6), for
@@ -72,9 +71,7 @@ def expression(prediction: Tensor, target: Tensor) -> Tensor:
     known, target = _known(target, prediction.detach())
     first, second = (torch.tensor(ends, device=target.device) for ends in zip(*EXPRESSION_PAIRS, strict=True))
     error = (prediction[:, first] - prediction[:, second]) - (target[:, first] - target[:, second])
-    weights = torch.tensor(list(EXPRESSION_PAIRS.values()), dtype=error.dtype, device=error.device)
-    # (B, 15, 2) -> (B, 15) -> (B,)
-    per_frame = (error.abs().mean(dim=2) * weights).sum(dim=1) / weights.sum()
+    per_frame = error.abs().flatten(1).mean(dim=1)  # (B, 15, 2) -> (B, 30) -> (B,)
     return per_frame.sum() / known.sum().clamp(min=1)
 
 
