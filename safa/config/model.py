@@ -67,6 +67,7 @@ class GeneratorConfig(Settings):
     num_bottleneck_blocks: int = Field(default=6, ge=0, le=64)
     dense_motion: HourglassConfig = HourglassConfig(block_expansion=64, num_blocks=5, max_features=1024)
     attention: AttentionConfig = AttentionConfig()
+    render_features: bool = False  # the driving frame's render enters the decoder, too; not in the paper
 
 
 class DiscriminatorConfig(Settings):

@@ -26,6 +26,7 @@ from safa.precision import at_least_float32
 
 IMAGE_KERNEL = 7  # px
 DILATIONS = (1, 2, 4, 8)  # px, of the branches beside the attention
+RENDER_CHANNELS = 7  # of the driving render: texture, normals, mask
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Generator(nn.Module):
             _conv_norm_relu(wide, branch, dilation) for dilation in DILATIONS
         )
         self.concat_conv = _conv_norm_relu(wide + branch * len(DILATIONS), wide, 1)
+        self.render_encoder = RenderEncoder(widths) if sizes.render_features else None
 
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) to features (B, C, H/4, W/4); a still source needs this once."""
@@ -117,12 +119,17 @@ class Generator(nn.Module):
         known = resize(motion.occlusion1, size)  # (B, 1, H/4, W/4)
         scale, shift = self.fc_1(driving_feature), self.fc_2(driving_feature)  # (B, 1280) -> (B, 256) each
         out = _modulate(out, scale, shift, 1 - known)
+        drawn = None if self.render_encoder is None else self.render_encoder(render)
+        if drawn is not None:
+            out = out + drawn.small
         if blend is not None:
             out = _blend(out, blend)
         out = self.bottleneck(out)
         out = self._fill_in(out, resize(motion.occlusion2, size))
         for block in self.up_blocks:
             out = block(out, driving_feature)
+        if drawn is not None:
+            out = out + drawn.large
         prediction = torch.sigmoid(at_least_float32(self.final(out)))  # (B, 64, H, W) -> (B, 3, H, W)
 
         with torch.no_grad():
@@ -137,6 +144,45 @@ class Generator(nn.Module):
         # (B, 256, h, w) and four of (B, 64, h, w) -> (B, 512, h, w) -> (B, 256, h, w)
         out: Tensor = self.concat_conv(torch.cat([attended, *dilated], dim=1))
         return out
+
+
+@dataclass(frozen=True)
+class RenderFeatures:
+    """What the driving render adds to the generator's features.
+
+    Attributes:
+        small: (B, 256, H/4, W/4), to the warped source.
+        large: (B, 64, H, W), to what becomes the prediction.
+    """
+
+    small: Tensor
+    large: Tensor
+
+
+class RenderEncoder(nn.Module):
+    """Encodes the 3D head in the driving pose: where the mouth is open, to the pixel.
+
+    In the paper the render reaches the generator through the dense motion alone, which moves pixels of the
+    source and has none of a mouth's inside. It starts by adding nothing. It is not part of SAFA.
+    """
+
+    def __init__(self, widths: list[int]) -> None:
+        super().__init__()
+        narrow, wide = widths[0], widths[-1]
+        self.first = SameBlock(RENDER_CHANNELS, narrow, 3)
+        self.down_blocks = nn.Sequential(*(DownBlock(cin, cout) for cin, cout in pairwise(widths)))
+        self.small = nn.Conv2d(wide, wide, 1)
+        self.large = nn.Conv2d(narrow, narrow, 3, padding=1)
+        for conv in (self.small, self.large):
+            nn.init.zeros_(conv.weight)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, render: HeadRender) -> RenderFeatures:
+        # three of (B, c, H, W) -> (B, 7, H, W)
+        maps = torch.cat([render.reenact, render.driving_normals, render.driving_mask], dim=1)
+        features = self.first(maps)
+        return RenderFeatures(self.small(self.down_blocks(features)), self.large(features))
 
 
 class GadeUpBlock(nn.Module):

@@ -201,6 +201,10 @@ def generator_layers(world: World, config: ModelConfig) -> tuple[int, int, int, 
     )
 
 
+def encodes_the_render(world: World, config: ModelConfig) -> bool:
+    return _built(Generator, config).render_encoder is not None
+
+
 @torch.no_grad()
 def attended(world: World, config: ModelConfig) -> Tensor:
     attention = ContextualAttention(config.generator.attention)
@@ -275,6 +279,7 @@ def _rows() -> Iterator[Row]:
     yield Row("generator.max_features", 8, 12, generator_layers, are((4, 8, 2, 1), (4, 12, 2, 1)))
     yield Row("generator.num_down_blocks", 2, 1, generator_layers, are((4, 8, 2, 1), (4, 8, 1, 1)))
     yield Row("generator.num_bottleneck_blocks", 1, 3, generator_layers, are((4, 8, 2, 1), (4, 8, 2, 3)))
+    yield Row("generator.render_features", False, True, encodes_the_render, are(False, True))
     attention = "generator.attention"
     yield Row(f"{attention}.rate", 2, 4, taken_side, are(True, False))
     yield Row(f"{attention}.kernel_size", 3, 1, attended, differ)

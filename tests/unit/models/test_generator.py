@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +41,26 @@ def test_prediction_is_an_image_of_the_same_size(network: Generator, rng: torch.
     out: Generated = network(*inputs_of(2, rng))
     assert out.prediction.shape == out.deformed.shape == (2, 3, 64, 64)
     assert 0 <= out.prediction.min() <= out.prediction.max() <= 1
+
+
+def test_the_render_reaches_the_prediction_pixel_by_pixel(config: ModelConfig, rng: torch.Generator) -> None:
+    sizes = config.generator.model_copy(update={"render_features": True})
+    torch.manual_seed(0)
+    network = Generator(config.model_copy(update={"generator": sizes})).eval()
+    torch.manual_seed(0)
+    published = Generator(config).eval()
+    inputs = inputs_of(1, rng)
+    with torch.no_grad():  # it starts as the published network
+        torch.testing.assert_close(network(*inputs).prediction, published(*inputs).prediction)
+    assert network.render_encoder is not None
+    torch.nn.init.normal_(network.render_encoder.large.weight)
+    render = dataclasses.replace(inputs[3], reenact=inputs[3].reenact.clone().requires_grad_(True))
+    with patch.object(network, "dense_motion_network", lambda *_: published.dense_motion_network(*inputs[:4])):
+        network(inputs[0], inputs[1], inputs[2], render, inputs[4]).prediction[0, :, 20, 20].sum().backward()
+    gradient = render.reenact.grad
+    assert gradient is not None
+    assert gradient[0, :, 20, 20].abs().max() > 0
+    assert gradient[0, :, 20, 40].abs().max() == 0  # 7 x 7 of 3 x 3 of 3 x 3 sees 5 px to each side
 
 
 @torch.no_grad()
