@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterable
@@ -396,7 +397,8 @@ def _encode_command(
     if sound_from:
         # Silence behind the sound: `shortest` then ends with the pictures, whichever is longer.
         # No other file is opened by a list inside this one, whatever its name.
-        source = ffmpeg.input(f"file:{sound_from}", protocol_whitelist="file", format_whitelist=CONTAINERS)
+        formats = f"{CONTAINERS},wav"
+        source = ffmpeg.input(f"file:{sound_from}", protocol_whitelist="file", format_whitelist=formats)
         streams.append(source.audio.filter("apad"))
         tags |= {"acodec": "aac", "audio_bitrate": "192k", "shortest": None}
     stream = ffmpeg.output(
@@ -421,6 +423,8 @@ def _messages(errors: Any) -> str:
 
 
 def _write_error(text: str, code: int, name: str) -> UserError:
+    if code == -signal.SIGXFSZ:  # a quota of the shell or of a batch system
+        return UserError("cannot be written (it is larger than files may be)", name, WRITE_FIX)
     if code < 0 or _NO_MEMORY.search(text):  # libx264 mostly crashes where there is no memory
         reason = f"signal {-code}" if code < 0 else _last_line(text)
         fix = f"If it needs more memory, raise the limit: {VARIABLE}=encoder_bytes=NUMBER."

@@ -81,10 +81,11 @@ class TrainingDataLoader:
             # A forked copy of a process with running threads (torch's, Ray's) can hang.
             multiprocessing_context="spawn" if data.loader_workers else None,
         )
-        return self._intact(loader)
+        # Started here: torch draws a seed for it from the global generator, which each step sets anew.
+        return self._intact(iter(loader))
 
-    def _intact(self, loader: DataLoader[Any]) -> Iterator[FrameBatch | PairBatch]:
-        for batch in loader:
+    def _intact(self, batches: Iterator[Any]) -> Iterator[FrameBatch | PairBatch]:
+        for batch in batches:
             with _naming(self._config):
                 if isinstance(batch, ClipError):
                     raise batch

@@ -28,6 +28,7 @@ SECTIONS: dict[str, tuple[Table, str, tuple[str, ...]]] = {
 }
 # Of a key whose value must go with another one.
 TOGETHER: dict[str, dict[str, Any]] = {
+    "tracking.mlflow.experiment": {"tracking.mlflow.uri": "http://127.0.0.1:1"},
     "schedule.milestones": {"schedule.cosine": False},
     "schedule.gamma": {"schedule.cosine": False},
     "num_people": {"num_held_out": 1},
