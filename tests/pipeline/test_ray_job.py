@@ -167,7 +167,8 @@ with ray_session():
 """
 
 
-@pytest.mark.parametrize("given", ["by the command", pytest.param("with the job", marks=pytest.mark.soak)])
+@pytest.mark.soak  # 20 to 40 s; once in five runs the driver found no head within its 30 s on a busy machine
+@pytest.mark.parametrize("given", ["by the command", "with the job"])
 def test_limits_that_were_raised_hold_on_the_workers(head: Head, given: str) -> None:
     """In tasks and actors, in those with variables of their own, and in Ray Data."""
     variable, program = "SAFA_LIMITS=frames=77", (sys.executable, "-c", LIMITS_ON_A_WORKER)
