@@ -32,9 +32,8 @@ EXPRESSION_PAIRS = (
     *((36, 39), (42, 45)),  # corners of the eyes
     *((30, 51), (30, 57)),  # tip of the nose to both lips
 )
-MOUTH = (48, 68)  # range of its landmarks; the first and the seventh are its corners
-EYES = ((36, 42), (42, 48))  # their first and fourth landmarks are the corners
-MOUTH_CORNERS, EYE_CORNERS = (48, 54), ((36, 39), (42, 45))
+# Of each part its first landmark, which is a corner, the other corner, and the first landmark behind it.
+MOUTH, EYES = (48, 54, 68), ((36, 39, 42), (42, 45, 48))
 PART_RADIUS = 0.6  # of the distance between a part's corners: standard deviation of its weight
 LEAST_PART_RADIUS = 0.02  # of the image's side: parts that are seen from the side stay visible
 KEYPOINT_DISTANCE = 0.3  # in normalised coordinates: keypoints that far apart are left alone
@@ -120,13 +119,9 @@ def part_weights(landmarks: Tensor, size: int, mouth: float, eyes: float) -> Ten
     known, points = _known(landmarks, torch.zeros_like(landmarks))
     axis = torch.arange(size, dtype=points.dtype, device=points.device)  # pixel centres
     extra = torch.zeros(len(points), size, size, dtype=points.dtype, device=points.device)
-    parts = [
-        (MOUTH, MOUTH_CORNERS, mouth),
-        *((eye, ends, eyes) for eye, ends in zip(EYES, EYE_CORNERS, strict=True)),
-    ]
-    for (first, last), (left, right), weight in parts:
-        centre = points[:, first:last].mean(dim=1)  # (B, n, 2) -> (B, 2)
-        width = (points[:, left] - points[:, right]).norm(dim=1)  # (B, 2) -> (B,)
+    for (first, corner, end), weight in ((MOUTH, mouth), *((eye, eyes) for eye in EYES)):
+        centre = points[:, first:end].mean(dim=1)  # (B, n, 2) -> (B, 2)
+        width = (points[:, first] - points[:, corner]).norm(dim=1)  # (B, 2) -> (B,)
         radius = (PART_RADIUS * width).clamp(min=LEAST_PART_RADIUS * size)[:, None]  # (B, 1)
         x, y = (torch.exp(-(((axis - centre[:, i, None]) / radius) ** 2) / 2) for i in (0, 1))  # (B, size)
         extra = extra + weight * y[:, :, None] * x[:, None, :]  # (B, size, 1) * (B, 1, size)

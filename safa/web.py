@@ -82,19 +82,38 @@ def blocks(answer: Readable, bound: str, where: str, have: int = 0) -> Iterator[
         SlowDownloadError: one MiB takes longer than ``download_pace``.
         OSError: the connection fails.
     """
-    began = mark = time.monotonic()
-    since_mark = 0
+    pace = Pace(where, have)
     while block := answer.read1(BLOCK_BYTES):  # what has come; `read` would wait for a whole block
         have += len(block)
-        since_mark += len(block)
         check_limit(bound, have, where)
         yield block
-        now = time.monotonic()
-        check_limit("download_seconds", now - began, where)
-        if since_mark >= MEBIBYTE:
-            since_mark, mark = 0, now
-        elif now - mark > limit("download_pace"):
+        if pace.is_slow(have):
             raise SlowDownloadError(str(over_limit("download_pace", where)))
+
+
+class Pace:
+    """How fast a download is.
+
+    Args:
+        where: for errors.
+        have: bytes that are here before it begins.
+    """
+
+    def __init__(self, where: str, have: int = 0) -> None:
+        self._where, self._marked = where, have
+        self._began = self._mark = time.monotonic()
+
+    def is_slow(self, have: int) -> bool:
+        """Look at the clock, with so many bytes here: did the last MiB take longer than ``download_pace``?
+
+        Raises:
+            UserError: all of it takes longer than ``download_seconds``.
+        """
+        now = time.monotonic()
+        check_limit("download_seconds", now - self._began, self._where)
+        if have >= self._marked + MEBIBYTE:
+            self._mark, self._marked = now, have
+        return now - self._mark > limit("download_pace")
 
 
 # ---- where a redirect may lead -----------------------------------------------------------------------------

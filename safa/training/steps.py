@@ -250,22 +250,14 @@ def _heads(tdmm: nn.Module, batch: PairBatch) -> _Heads:
 
 def _add_head_terms(terms: _Terms, weights: LossWeights, head: _Heads, batch: PairBatch) -> None:
     size = batch.source.shape[-1]
-    terms.add(
-        "landmark",
-        weights.landmark,
-        lambda: (
-            losses.landmark(landmarks_px(head.source_geometry, size), batch.source_landmarks)
-            + losses.landmark(landmarks_px(head.driving_geometry, size), batch.driving_landmarks)
-        ),
-    )
-    terms.add(
-        "expression",
-        weights.expression,
-        lambda: (
-            losses.expression(landmarks_px(head.source_geometry, size), batch.source_landmarks)
-            + losses.expression(landmarks_px(head.driving_geometry, size), batch.driving_landmarks)
-        ),
-    )
+
+    def of_both(loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The loss of both frames' landmarks, summed."""
+        source = loss(landmarks_px(head.source_geometry, size), batch.source_landmarks)
+        return source + loss(landmarks_px(head.driving_geometry, size), batch.driving_landmarks)
+
+    terms.add("landmark", weights.landmark, lambda: of_both(losses.landmark))
+    terms.add("expression", weights.expression, lambda: of_both(losses.expression))
     terms.add(
         "photometric",
         weights.photometric,

@@ -20,6 +20,7 @@ from safa.data.download.base import classify_error
 from safa.errors import ClipError, FailureCode, UserError
 from safa.files import is_file, local_file, shown
 from safa.limits import check_limit, limit, over_limit
+from safa.web import Pace
 
 MEGABYTE = 2**20
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,8 +75,7 @@ class _Bounds:
     """Ends a download that passes a limit; yt-dlp itself asks only for the size that a host names."""
 
     def __init__(self, name: str) -> None:
-        self._name, self._began = name, time.monotonic()
-        self._mark, self._marked = self._began, 0
+        self._name, self._pace = name, Pace(name)
 
     def __call__(self, progress: Mapping[str, Any]) -> None:
         """What yt-dlp calls with each block.
@@ -83,15 +83,13 @@ class _Bounds:
         Raises:
             ClipError: a limit is passed.
         """
-        now, done = time.monotonic(), int(progress.get("downloaded_bytes") or 0)
+        done = int(progress.get("downloaded_bytes") or 0)
         try:
             check_limit("download_bytes", done, self._name)
-            check_limit("download_seconds", now - self._began, self._name)
+            is_slow = self._pace.is_slow(done)
         except UserError as error:
             raise ClipError(FailureCode.UNAVAILABLE, str(error)) from None
-        if done >= self._marked + MEGABYTE:
-            self._mark, self._marked = now, done
-        elif progress.get("status") == "downloading" and now - self._mark > limit("download_pace"):
+        if is_slow and progress.get("status") == "downloading":
             raise ClipError(FailureCode.TIMEOUT, str(over_limit("download_pace", self._name)))
 
 
