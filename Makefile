@@ -7,7 +7,8 @@ BIN := .venv/bin
 BASE := .venv/.installed
 DEV := .venv/.installed-dev
 # Two test processes with one thread each: quicker than one with two. A file stays in one process, which starts Ray once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# tests/conftest.py names the files that begin, so that none of them ends alone.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # What `make own` finds in VIDEOS: raw videos (`videos`), or videos already cropped to a face (`clips`).
 KIND ?= videos
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt

@@ -284,3 +284,24 @@ def object_store() -> Iterator[str]:
 def bucket(object_store: str) -> str:
     """The address of a new, empty bucket; put ``/path`` before its question mark."""
     return _new_bucket(object_store)
+
+
+# Here the longest tests lie. Each process takes whole files: a long test that begins late ends alone.
+LONGEST_FIRST = (
+    "pipeline/test_object_store.py",
+    "faults/test_faults.py",
+    "pipeline/test_train.py",
+    "pipeline/test_preprocess.py",
+    "pipeline/test_evaluate.py",
+    "pipeline/test_ray_job.py",
+    "golden/test_parity.py",
+    "unit/training/test_loop.py",
+    "unit/commands/test_docs.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of ``LONGEST_FIRST`` first; the others keep their order."""
+    root = Path(__file__).parent
+    ranks = {root / name: rank for rank, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,14 @@ class Program:
     def __post_init__(self) -> None:
         self.log = self.folder.with_name(f"{self.folder.name}.log")
 
-    def start(self, **changes: str) -> subprocess.Popen[bytes]:
-        """Start it in the background; the log of an earlier start is continued."""
+    def start(self, prefix: Sequence[str] = (), **changes: str) -> subprocess.Popen[bytes]:
+        """Start it in the background, maybe by another command; the log of an earlier start is continued."""
         path = self.folder.with_name(f"{self.folder.name}.yaml")
         path.write_text(yaml.safe_dump(self.settings))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         environment |= {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
         environment |= {"RAY_ADDRESS": self.address} if self.address else {}
-        command = [sys.executable, "-m", f"pipelines.{self.name}", "--config", str(path)]
+        command = [*prefix, sys.executable, "-m", f"pipelines.{self.name}", "--config", str(path)]
         with self.log.open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, env=environment | changes, stdout=log, stderr=log)
 

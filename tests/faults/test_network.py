@@ -1,0 +1,163 @@
+"""Faults that cross a network: machines are network namespaces with addresses of their own, and cables.
+
+Skipped in one line where the kernel allows no namespaces. All are of the long set (``make soak``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import PROGRAMS, Program
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
+PORT = 6391
+HEAD, WORKER = "10.213.7.1", "10.213.7.2"
+# A machine that does not answer is given up after about 10 s instead of 30 s, so that the tests are quicker.
+QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
+
+
+def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True)
+
+
+class Machines:
+    """A head without CPUs where the programs run, and two machines of one CPU each at a switch."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tag = f"safa{os.getpid() % 100_000}"
+        self._names = [f"{self._tag}n{number}" for number in range(3)]
+        self.address = f"{HEAD}:{PORT}"
+
+    def connect(self) -> str:
+        """Make the namespaces and the cables; returns why that is not possible, or nothing."""
+        bridge = f"{self._tag}b"
+        commands = [f"link add {bridge} type bridge", f"link set {bridge} up"]
+        for number, name in enumerate(self._names):
+            inside, outside = f"{self._tag}i{number}", f"{self._tag}o{number}"
+            commands += [
+                f"netns add {name}",
+                f"link add {inside} type veth peer name {outside}",
+                f"link set {inside} netns {name}",
+                f"link set {outside} master {bridge}",
+                f"link set {outside} up",
+                f"-n {name} address add 10.213.7.{number + 1}/24 dev {inside}",
+                f"-n {name} link set {inside} up",
+                f"-n {name} link set lo up",
+            ]
+        for command in commands:
+            done = _ip(*command.split())
+            if done.returncode != 0:
+                return done.stderr.strip()
+        return ""
+
+    def start(self) -> None:
+        """Start Ray on all machines."""
+        common = ["--disable-usage-stats", "--object-store-memory", str(150 * 2**20)]
+        head = ["--head", "--port", str(PORT), "--num-cpus", "0", "--include-dashboard", "false"]
+        self._ray(0, HEAD, [*head, *common])
+        for number in (1, 2):
+            address = ["--address", self.address, "--num-cpus", "1"]
+            self._ray(number, f"10.213.7.{number + 1}", [*address, *common])
+
+    def _ray(self, number: int, ip: str, arguments: list[str]) -> None:
+        command = [*self.on(number), sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
+        command += ["--node-ip-address", ip, "--temp-dir", f"/tmp/{self._tag}-{number}"]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        environment |= {"RAY_AUTH_MODE": "disabled", **QUICK}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def on(self, number: int) -> list[str]:
+        """The beginning of a command that runs on a machine."""
+        return ["ip", "netns", "exec", self._names[number]]
+
+    def cable(self, number: int, state: str) -> None:
+        """``up``, or ``down``: the machine lives on, and nobody reaches it."""
+        assert _ip("link", "set", f"{self._tag}o{number}", state).returncode == 0
+
+    def close(self) -> None:
+        """End all processes of the machines, and the network."""
+        for number, name in enumerate(self._names):
+            pids = _ip("netns", "pids", name).stdout.split()
+            if pids:
+                subprocess.run(["kill", "-9", *pids], capture_output=True)
+            _ip("netns", "delete", name)
+            shutil.rmtree(f"/tmp/{self._tag}-{number}", ignore_errors=True)
+        _ip("link", "delete", f"{self._tag}b")
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    if shutil.which("ip") is None:
+        pytest.skip("no ip (iproute2) here")
+    made = Machines(tmp_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(made.close)
+        reason = made.connect()
+        if reason:
+            pytest.skip(f"this machine allows no network namespaces ({reason})")
+        made.start()
+        yield made
+
+
+def _started(run: Program, machines: Machines) -> subprocess.Popen[bytes]:
+    process = run.start(prefix=machines.on(0), **QUICK)
+    run.until_halfway(process)
+    return process
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_machine_that_nobody_reaches_any_more(
+    name: str, program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+) -> None:
+    """Its cable is pulled; it goes on working for nobody. The other machine does its part again."""
+    run = program(name, "disturbed", machines.address)
+    process = _started(run, machines)
+    machines.cable(1, "down")
+    assert run.end(process) == 0, run.tail()
+    alone = program(name, "undisturbed")
+    assert alone.run() == 0, alone.tail()
+    assert outcome(run) == outcome(alone)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_short_interruption_costs_nothing(
+    name: str, program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+) -> None:
+    """Two seconds without the cable: shorter than a machine is waited for."""
+    run = program(name, "disturbed", machines.address)
+    process = _started(run, machines)
+    machines.cable(1, "down")
+    time.sleep(2)
+    machines.cable(1, "up")
+    assert run.end(process) == 0, run.tail()
+    alone = program(name, "undisturbed")
+    assert alone.run() == 0, alone.tail()
+    assert outcome(run) == outcome(alone)
+
+
+@pytest.mark.parametrize("name", ["preprocess", "evaluate"])
+def test_a_machine_that_comes_back_too_late_does_no_harm(
+    name: str, program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+) -> None:
+    """A partition: the cluster has given the machine up, and what it wrote meanwhile is not counted twice."""
+    run = program(name, "disturbed", machines.address)
+    process = _started(run, machines)
+    machines.cable(1, "down")
+    time.sleep(20)
+    machines.cable(1, "up")
+    assert run.end(process) == 0, run.tail()
+    alone = program(name, "undisturbed")
+    assert alone.run() == 0, alone.tail()
+    assert outcome(run) == outcome(alone)
