@@ -14,6 +14,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -140,6 +141,7 @@ def _on_ray(folder: Path, video: Path, cpus: int) -> float:
     set_up_logging()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])  # all that Ray starts inherits it
     ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level="ERROR")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[_NoWork.__module__])  # which workers cannot import
     config = _config(folder)
     _drain(config, [_job(video, 900 + number) for number in range(2 * cpus)], StageRunner)
     jobs = [_job(video, cpus * 100 + number) for number in range(CLIPS)]
@@ -217,8 +219,10 @@ def _in_a_process(work: Callable[..., float | None], arguments: tuple[object, ..
     queue = context.Queue()
     process = context.Process(target=_measure, args=(queue, work, arguments))
     process.start()
+    process.join()  # an outcome is small enough for the pipe
+    if process.exitcode != 0:
+        raise SystemExit("a measurement broke off")
     outcome: _Outcome = queue.get()
-    process.join()
     return outcome
 
 

@@ -10,19 +10,21 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from safa.decoder.av_file import DEFAULT_RATE, HIGHEST_RATE, AvFile, Decoded, Times
 from safa.decoder.pictures import Converter, SceneCuts, upright_size
 from safa.decoder.protocol import AGAIN, END, ERROR, FRAME, HEADER, INFO, TIMES, Bounds, Refused
-from safa.decoder.webp_file import WebpFile, is_webp
+
+if TYPE_CHECKING:
+    from safa.decoder.webp_file import WebpFile
 
 HALF = Fraction(1, 2)
 LATE = Fraction(1, 1000)  # seconds by which a span's frames are moved: one half-way comes later
 SCAN_SECONDS = 5.0  # how long packets are counted before the length of a file is guessed
 FEW, FITTING = 4, 0.002  # frames and share by which a header's rate may differ from what was counted
 
-File = AvFile | WebpFile
+File: TypeAlias = "AvFile | WebpFile"
 
 
 def main() -> None:
@@ -49,10 +51,7 @@ def main() -> None:
 def _answer(
     request: dict[str, Any], descriptor: int, bounds: Bounds, answers: IO[bytes], *, tolerant: bool
 ) -> None:
-    if is_webp(descriptor):
-        file: File = WebpFile(descriptor, bounds)
-    else:
-        file = AvFile(descriptor, bounds, tolerant=tolerant)
+    file = _opened(descriptor, bounds, tolerant=tolerant)
     try:
         if request["do"] == "open":
             _send(answers, INFO, _json(_info(file, descriptor, bounds, count=request["count"])))
@@ -64,6 +63,16 @@ def _answer(
             _send(answers, END, _json({"lost": _seconds(file)}))
     finally:
         file.close()
+
+
+def _opened(descriptor: int, bounds: Bounds, *, tolerant: bool) -> File:
+    head = os.pread(descriptor, 12, 0)
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        # Imported when it is needed, with numpy and Pillow: a decoder starts for each clip.
+        from safa.decoder.webp_file import WebpFile
+
+        return WebpFile(descriptor, bounds)
+    return AvFile(descriptor, bounds, tolerant=tolerant)
 
 
 def _seconds(file: File) -> list[float]:
@@ -101,9 +110,7 @@ def _counted(
     descriptor: int, bounds: Bounds, rate: Fraction | None, seconds: Fraction | None
 ) -> tuple[Fraction, int | None, Fraction]:
     """Mean rate, number of frames (None if there are too many to be counted soon) and seconds."""
-    file: File = (
-        WebpFile(descriptor, bounds) if is_webp(descriptor) else AvFile(descriptor, bounds, tolerant=True)
-    )
+    file = _opened(descriptor, bounds, tolerant=True)
     try:
         times = file.times(patience=SCAN_SECONDS)
     finally:

@@ -19,12 +19,6 @@ MILLISECOND = Fraction(1, 1000)
 SHORTEST, REPLACED = 10, 100  # ms: browsers show frames that claim less than the first for the second
 
 
-def is_webp(descriptor: int) -> bool:
-    """Whether a file begins as a WebP does."""
-    head = os.pread(descriptor, 12, 0)
-    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
-
-
 class WebpFile:
     """An animated WebP, by its file descriptor; arguments and attributes as those of ``AvFile``."""
 
