@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from pipelines.stage_clock import StageClock
 from pipelines.worker_deaths import Attempts
 from safa.config.preprocess import (
     DlibLandmarksConfig,
@@ -256,16 +257,21 @@ class StageRunner:
 
     Args:
         names: of the stages, in order: a run of ``STAGES``.
+        clock: is told of the clips that each stage has done, and of its time.
     """
 
-    def __init__(self, config: PreprocessConfig, names: Sequence[str]) -> None:
-        self._config, self._names = config, tuple(names)
+    def __init__(
+        self, config: PreprocessConfig, names: Sequence[str], clock: StageClock | None = None
+    ) -> None:
+        self._config, self._names, self._clock = config, tuple(names), clock
         self._attempts = Attempts(config.out)
         self._loaded: dict[str, ClipStage] = {}
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """A table of the first stage's input to tables of the last one's output."""
-        return tables_of(self._items(items_of(block)))
+        yield from tables_of(self._items(items_of(block)))
+        if self._clock is not None:
+            self._clock.send()
 
     def _items(self, items: Sequence[Item]) -> Iterator[Item]:
         yield from (item for item in items if not isinstance(item, Video | Piece))
@@ -301,8 +307,11 @@ class StageRunner:
     def _run(self, items: Sequence[Item], name: str) -> Iterator[Item]:
         stream: Iterable[Item] = items
         for stage in self._names:
-            stream = self._stage(stage, name)(stream)
+            stream = self._watched(stage, self._stage(stage, name), stream)
         yield from stream
+
+    def _watched(self, name: str, stage: ClipStage, items: Iterable[Item]) -> Iterable[Item]:
+        return stage(items) if self._clock is None else _clocked(self._clock, name, stage, items)
 
     def _stage(self, stage: str, name: str) -> ClipStage:
         if stage == WRITE:
@@ -338,6 +347,38 @@ class StageRunner:
             else:
                 left.append(item)
         return stored, left
+
+
+def _clocked(clock: StageClock, name: str, stage: ClipStage, items: Iterable[Item]) -> Iterator[Item]:
+    """What a stage makes of items; its own time, without that of the stages before it, goes to the clock."""
+    upstream = 0.0  # seconds
+
+    def timed(iterator: Iterator[Item]) -> Iterator[Item]:
+        nonlocal upstream
+        while True:
+            began = time.monotonic()
+            item = next(iterator, None)
+            upstream += time.monotonic() - began
+            if item is None:
+                return
+            yield item
+
+    made = stage(timed(iter(items)))
+    while True:
+        began, before = time.monotonic(), upstream
+        item = next(made, None)
+        spent = time.monotonic() - began - (upstream - before)
+        clock.count(name, 0 if item is None else _ended(item), spent)
+        if item is None:
+            return
+        yield item
+
+
+def _ended(item: Item) -> int:
+    """How many clips a stage has done with once it has made this item."""
+    if isinstance(item, Video):
+        return len(item.jobs)
+    return 1 if isinstance(item, Failure) else int(item.last)
 
 
 _MAKERS: dict[str, Callable[[PreprocessConfig], ClipStage]] = {

@@ -58,6 +58,7 @@ from pipelines.run_folder import (
     write_manifest,
 )
 from pipelines.shared_folder import Checked, Probe, shared
+from pipelines.stage_clock import StageClock, live_stages
 from pipelines.stages import FACE_TRACKS, FaceTrackFinder, Row, failure_in
 from pipelines.worker_deaths import forget_attempts
 from safa.batching import batched
@@ -315,9 +316,16 @@ def _run(
     config: PreprocessConfig, jobs: Sequence[ClipJob], probes: Sequence[Probe], quarantine: Quarantine
 ) -> str:
     """Send these clips through the graph once. Returns why the host of the videos blocks us."""
-    progress = Progress(LogLines(STAGE), len(jobs), "clips")
+    stages = [stage for operator in operators(config) for stage in operator.stages]
+    with live_stages(STAGE, stages) as clock:
+        outcomes = graph(config, job_rows(config, jobs), probes, clock)
+        return _taken(outcomes, len(jobs), quarantine)
+
+
+def _taken(outcomes: Dataset, total: int, quarantine: Quarantine) -> str:
+    """Take the outcomes as they come, and show the progress. Returns why the host of the videos blocks us."""
+    progress = Progress(LogLines(STAGE), total, "clips")
     done: set[str] = set()
-    outcomes = graph(config, job_rows(config, jobs), probes)
     for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         items = items_of(table)
         failures = [replace(item, stage=STAGE) for item in items if isinstance(item, Failure)]
@@ -373,12 +381,14 @@ def _need(config: PreprocessConfig) -> Need:
     return Need("preprocessing", {"GPU": min(gpus, 1.0)}, "stages.landmarks.gpus", fix)
 
 
-def graph(config: PreprocessConfig, rows: Dataset, probes: Sequence[Probe]) -> Dataset:
+def graph(
+    config: PreprocessConfig, rows: Dataset, probes: Sequence[Probe], clock: StageClock | None = None
+) -> Dataset:
     """The lazy data set that makes the clips of these rows, and gives their outcomes."""
     config = config.with_absolute_paths()
     there = ray.cluster_resources() if ray.is_initialized() else {}
     for operator in fitted(STAGE, operators(config), there.get("CPU", 0.0), there.get("GPU", 0.0)):
-        rows = applied(operator, rows, (probes, StageRunner, config, operator.stages))
+        rows = applied(operator, rows, (probes, StageRunner, config, operator.stages, clock))
     return rows
 
 

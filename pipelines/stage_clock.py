@@ -84,6 +84,11 @@ class StageClock:
         before = self._waiting.get(stage, (0, 0.0))
         self._waiting[stage] = (before[0] + done, before[1] + seconds)
         if time.monotonic() - self._last > REPORT_EVERY:
+            self.send()
+
+    def send(self) -> None:
+        """Report what was counted. To be called when the last work of a task is done."""
+        if self._waiting:
             self._actor.add.remote(f"{ray.util.get_node_ip_address()}/{os.getpid()}", self._waiting)
             self._waiting, self._last = {}, time.monotonic()
 

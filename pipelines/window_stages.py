@@ -127,6 +127,8 @@ class WindowRunner:
         """A table of the first stage's input to tables of the last one's output."""
         for items in self._batches(items_of(block)):
             yield table_of(items)
+        if self._clock is not None:
+            self._clock.send()
 
     def _batches(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         failed = [item for item in items if item.failure is not None]
