@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from parity_cases import discriminator_and_parser, faces, images, structure, training
-from parity_cases.borderline_pixels import CHOICES
+from parity_cases.borderline_pixels import PIXELS
 from parity_cases.golden import Golden
 from parity_cases.rows import Row, failures, table
 
@@ -29,12 +29,11 @@ THREADS = 2
 
 Case = Callable[[Golden], Iterator[Row]]
 
-# Name, a file that a set must hold for it (None: shared by all sets), what yields its rows, whether gradients
-# are needed.
-CASES: tuple[tuple[str, str | None, Case, bool], ...] = (
-    ("state_dict_keys", None, structure.state_dict_keys, False),
-    ("param_counts", None, structure.param_counts, False),
-    ("fill_check", None, structure.fill_check, False),
+# Name, a file that must be there for it, what yields its rows, whether gradients are needed.
+CASES: tuple[tuple[str, str, Case, bool], ...] = (
+    ("state_dict_keys", "state_dict_keys.json", structure.state_dict_keys, False),
+    ("param_counts", "param_counts.json", structure.param_counts, False),
+    ("fill_check", "fill_check.json", structure.fill_check, False),
     ("kp", "kp.npz", faces.keypoints, False),
     ("tdmm", "tdmm.npz", faces.tdmm, False),
     ("raster", "raster.npz", faces.raster, False),
@@ -83,12 +82,11 @@ def run(golden: Golden, only: Sequence[str] | None = None) -> list[Row]:
     """All rows of the chosen cases (default: all that the set has files for)."""
     rows: list[Row] = []
     for name, file, case, needs_gradients in CASES:
-        if (only is not None and name not in only) or (file is not None and not golden.has(file)):
+        if (only is not None and name not in only) or not golden.has(file):
             continue
         started = time.perf_counter()
         with contextlib.nullcontext() if needs_gradients else torch.no_grad():
-            found = list(case(golden))
-            rows += found if needs_gradients else settle(golden, case, found)
+            rows += settle(golden, case, list(case(golden)))
         sys.stderr.write(f"{name}: {time.perf_counter() - started:.1f} s\n")
     return rows
 
@@ -97,16 +95,25 @@ def settle(golden: Golden, case: Case, rows: list[Row]) -> list[Row]:
     """Try rows that fail behind the rasteriser again, with borderline pixels of the face masks toggled.
 
     Whether such a pixel belongs to a mask is the reference's own rounding noise; see
-    ``parity_cases.borderline_pixels``.
+    ``parity_cases.borderline_pixels``. Each pixel is tried alone, then those together that helped.
     A row that passes this way says so.
     """
     if not any(row.may_be_fixed for row in rows):
         return rows
-    with golden.borderline_pixels.tried() as choose:
-        for choice in range(1, CHOICES):
+    helpful = 0
+    with golden.toggle.tried() as choose:
+        for bit in range(PIXELS):
+            choose(1 << bit)
+            again = {row.tensor: row for row in case(golden)}
+            if any(row.may_be_fixed and again[row.tensor].max_abs < row.max_abs for row in rows):
+                helpful |= 1 << bit
+            rows = [row.or_toggled(again[row.tensor]) for row in rows]
             if not any(row.may_be_fixed for row in rows):
+                return rows
+            if not golden.toggle.has(bit + 1):
                 break
-            choose(choice)
+        if helpful.bit_count() > 1:
+            choose(helpful)
             again = {row.tensor: row for row in case(golden)}
             rows = [row.or_toggled(again[row.tensor]) for row in rows]
     return rows

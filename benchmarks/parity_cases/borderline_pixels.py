@@ -8,6 +8,7 @@ way.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from safa.models.tdmm import Tdmm
 VERTEX_NOISE = 1.4e-6  # screen units
 MOVES = 16  # random moves of all vertices
 PIXELS = 4  # as many of a sample's borderline pixels are tried either way
-CHOICES = 2**PIXELS  # 0 takes every pixel as it is
 
 # The maps that each mask multiplies.
 MASKED = {
@@ -42,44 +42,61 @@ class Pixel:
     values: Mapping[str, Tensor]
 
 
-class BorderlinePixels:
-    """Stands in for ``Tdmm.render`` and can toggle borderline pixels."""
+class Toggle:
+    """Which borderline pixels are taken the other way now, in all renders of a case.
 
-    def __init__(self, tdmm: Tdmm) -> None:
-        self._render = tdmm.render
-        self._choice = 0
-        self._calls: Iterator[int] = iter(())
-        self._found: dict[int, list[Pixel]] = {}  # by number of the call within a case
+    Bit k of ``choice`` toggles each sample's k-th borderline pixel; 0 takes every pixel as it is.
+    """
+
+    def __init__(self) -> None:
+        self.choice = 0
+        self.found: dict[int, list[Pixel]] = {}  # by number of the render within a case
+        self._renders: Iterator[int] = iter(())
 
     @contextmanager
     def tried(self) -> Iterator[Callable[[int], None]]:
-        """Around the repetitions of one case: yields a function that sets the choice for the next repetition.
-
-        Bit k of the choice toggles each sample's k-th borderline pixel.
-        """
+        """Around the repetitions of a case: yields a function that sets the choice for the next one."""
 
         def choose(choice: int) -> None:
-            self._choice, self._calls = choice, iter(range(1_000))
+            self.choice, self._renders = choice, iter(range(1_000))
 
         try:
             yield choose
         finally:
-            self._choice, self._found = 0, {}
+            self.choice, self.found = 0, {}
+
+    def next_render(self) -> int:
+        """The number of the render that begins now."""
+        return next(self._renders)
+
+    def has(self, bit: int) -> bool:
+        """Whether this bit toggles a pixel in any sample."""
+        counts = [Counter(pixel.sample for pixel in pixels) for pixels in self.found.values()]
+        return any(number > bit for count in counts for number in count.values())
+
+
+class BorderlinePixels:
+    """Stands in for ``Tdmm.render`` and can toggle borderline pixels. A toggled pixel has no gradient."""
+
+    def __init__(self, tdmm: Tdmm, toggle: Toggle) -> None:
+        self._render, self._toggle = tdmm.render, toggle
 
     def __call__(
         self, source: HeadGeometry | RenderedSide, driving: HeadGeometry, albedo: Tensor
     ) -> HeadRender:
         plain = self._render(source, driving, albedo)
-        if self._choice == 0:
+        toggle = self._toggle
+        if toggle.choice == 0:
             return plain
-        call = next(self._calls)
-        if call not in self._found:
-            self._found[call] = self._borderline(plain, source, driving, albedo)
+        number = toggle.next_render()
+        if number not in toggle.found:
+            with torch.no_grad():  # or the graphs of all moves stay in memory
+                toggle.found[number] = self._borderline(plain, source, driving, albedo)
         maps = {name: getattr(plain, name).clone() for names in MASKED.values() for name in names}
         for sample in range(len(plain.reenact)):
-            own = [pixel for pixel in self._found[call] if pixel.sample == sample]
+            own = [pixel for pixel in toggle.found[number] if pixel.sample == sample]
             for bit, pixel in enumerate(own[:PIXELS]):
-                if self._choice >> bit & 1:
+                if toggle.choice >> bit & 1:
                     for name, value in pixel.values.items():
                         maps[name][sample, :, pixel.row, pixel.column] = value
         return replace(plain, **maps)

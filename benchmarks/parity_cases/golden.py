@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from parity_cases.borderline_pixels import BorderlinePixels
+from parity_cases.borderline_pixels import BorderlinePixels, Toggle
 from parity_cases.fill import fill
 from safa.config import ModelConfig
 from safa.errors import UserError
@@ -57,8 +57,8 @@ class Golden:
             raise UserError(f"cannot read it ({error.strerror})", str(path)) from None
 
     def has(self, name: str) -> bool:
-        """Whether the set holds this file."""
-        return (self.folder / name).is_file()
+        """Whether the set holds this file, or all sets share it."""
+        return (self.folder / name).is_file() or (self.shared / name).is_file()
 
     @cached_property
     def assets(self) -> HeadAssets:
@@ -78,17 +78,16 @@ class Golden:
         return self.new_safa(self.config)
 
     @cached_property
-    def borderline_pixels(self) -> BorderlinePixels:
-        """Lets single pixels of ``safa``'s renders be taken the other way."""
-        stand_in = BorderlinePixels(self.safa.tdmm)
-        self.safa.tdmm.render = stand_in  # type: ignore[method-assign]
-        return stand_in
+    def toggle(self) -> Toggle:
+        """Lets single pixels of all renders be taken the other way."""
+        return Toggle()
 
     def new_safa(self, config: ModelConfig) -> Safa:
         """A filled model of its own, for cases that train."""
         model = Safa(config, self.assets)
         for network in (model.kp_detector, model.tdmm, model.generator):
             fill(network, self.seed)
+        model.tdmm.render = BorderlinePixels(model.tdmm, self.toggle)  # type: ignore[method-assign]
         return model.eval()
 
     @cached_property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
 from typing import TypeVar
 
 import torch
@@ -49,6 +51,17 @@ DOUBLE_LOSS = 1e-7
 DOUBLE_NOISE = gradients.Noise(1e-5, 1e-4)
 
 
+def _behind_rasterizer(case: Callable[[Golden], Iterator[Row]]) -> Callable[[Golden], Iterator[Row]]:
+    """Say of all rows of a case that a pixel of a mask can move them: losses and gradients sum over all."""
+
+    @wraps(case)
+    def marked(golden: Golden) -> Iterator[Row]:
+        for row in case(golden):
+            yield replace(row, behind_rasterizer=True)
+
+    return marked
+
+
 def head_stage(golden: Golden) -> Iterator[Row]:
     """Stage 1 with BatchNorm in training and in evaluation mode, dropout off; in float32 and in float64."""
     single, double = golden.json("tdmm_pretrain"), golden.json("tdmm_pretrain_f64")
@@ -71,6 +84,7 @@ def head_stage(golden: Golden) -> Iterator[Row]:
             yield gradients.norms("pretrain", f"{prefix}loss -> tdmm", computed, truth, noise)
 
 
+@_behind_rasterizer
 def full_stage(golden: Golden) -> Iterator[Row]:
     """Stage 2 with the published attention: outputs, losses, running statistics, total gradients."""
     step = FullStep(golden, golden.config)
@@ -93,6 +107,7 @@ def full_stage(golden: Golden) -> Iterator[Row]:
     yield from _discriminator_rows(golden, step, truth["disc"]["grads_norm_sum_numel"])
 
 
+@_behind_rasterizer
 def loss_groups(golden: Golden) -> Iterator[Row]:
     """Stage 2 with a soft attention: gradients of every parameter, per group of losses."""
     step = FullStep(golden, with_softmax_scale(golden.config, SOFT_SCALE))

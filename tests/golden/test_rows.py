@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
+import parity
 import pytest
 import torch
 from parity_cases import gradients, rows
+from parity_cases.borderline_pixels import Pixel, Toggle
 from parity_cases.fill import fill, is_filled, value
-from parity_cases.rows import GRADIENT_SLACK
+from parity_cases.rows import GRADIENT_SLACK, Row
 from torch import nn
 
 
@@ -88,3 +94,39 @@ def test_fill_keeps_what_the_rule_leaves_out() -> None:
     fill(network, 0)
     assert network[0].num_batches_tracked == 0
     assert not torch.equal(network[0].weight, torch.ones(3))
+
+
+@dataclass
+class _Set:
+    """What ``settle`` needs of a set of recordings: renders with three borderline pixels."""
+
+    toggle: Toggle
+    choices: list[int]
+
+
+def _case(needed: int) -> Callable[[Any], Iterator[Row]]:
+    """A row that passes once the pixels of ``needed`` are toggled; each of them makes the error smaller."""
+
+    def case(golden: Any) -> Iterator[Row]:
+        choice = golden.toggle.choice
+        golden.choices.append(choice)
+        if choice:
+            golden.toggle.found = {0: [Pixel(0, row, 0, {}) for row in range(3)]}
+        error = float((choice ^ needed).bit_count())
+        yield replace(rows.exact("case", "tensor", np.array([error]), np.zeros(1)), behind_rasterizer=True)
+
+    return case
+
+
+@pytest.mark.parametrize(
+    ("needed", "tried"),
+    [(0b000, [0]), (0b010, [0, 1, 2]), (0b101, [0, 1, 2, 4, 5]), (0b1000, [0, 1, 2, 4])],
+    ids=["nothing fails", "one pixel", "two pixels", "no pixel helps"],
+)
+def test_borderline_pixels_are_tried_one_by_one_and_then_together(needed: int, tried: list[int]) -> None:
+    golden = _Set(Toggle(), [])
+    case: Any = _case(needed)
+    (row,) = parity.settle(golden, case, list(case(golden)))  # type: ignore[arg-type]
+    assert golden.choices == tried
+    assert row.passed == (needed != 0b1000)
+    assert golden.toggle.choice == 0
