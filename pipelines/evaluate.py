@@ -145,7 +145,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         pass
     store = ClipStore(config.clips)
     clips = [clip for clip in store.clips() if clip.split in config.splits]
-    model, info = load_model(config.model)
+    model, info = load_model(config.model, rasterizer=config.rasterizer)
     _check(clips, model, config)
     jobs = _Jobs(config, clips)
     hashes = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,8 +37,12 @@ from safa.evaluation.window_stages import (
     WindowScorer,
 )
 from safa.evaluation.windows import Window, count_windows
+from safa.inference.device_choice import choose_precision
 from safa.inference.model_runner import ModelRunner
 from safa.inference.swap_mask import load_mask
+from safa.models.tdmm import Tdmm
+
+log = logging.getLogger(__name__)
 
 READ, MODEL, NETWORKS, SCORE, WRITE = STAGES = ("read", "model", "networks", "score", "write")
 JOIN = "join"  # of the windows of long clips, when all are there
@@ -74,20 +79,28 @@ class Tools:
         """Reads windows."""
         return FrameReader(ClipStore(self._config.clips), self._config)
 
-    @cached_property
+    @property
     def model(self) -> WindowModel:
         """Runs the model."""
+        return self._loaded[0]
+
+    @cached_property
+    def _loaded(self) -> tuple[WindowModel, Tdmm]:
+        """What runs the model, and its 3DMM in float32."""
         config, device = self._config, self._device
-        network, _ = load_model(config.model, device)
+        precision = choose_precision(config.precision, torch.device(device))
+        if precision.note:
+            log.info("%s", precision.note)
+        network, _ = load_model(config.model, device, config.rasterizer)
         mask = load_mask(config.swap, network.tdmm, device) if "swap" in config.modes else None
-        return WindowModel(ModelRunner(network, device, config.scale.batch_size), config, mask)
+        runner = ModelRunner(network, device, config.scale.batch_size, precision.dtype)
+        return WindowModel(runner, config, mask), network.tdmm
 
     @cached_property
     def networks(self) -> WindowNetworks:
         """Runs the networks that score; the model's own 3DMM may be one of them."""
         config, device = self._config, self._device
-        tdmm = self.model.runner.model.tdmm
-        scorers = load_scorers(config.scorers, tdmm, device)
+        scorers = load_scorers(config.scorers, self._loaded[1], device)
         return WindowNetworks(NetworkScorer(scorers, device, config.scale.batch_size))
 
     @cached_property

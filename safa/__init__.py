@@ -21,7 +21,8 @@ def load(
     checkpoint: str | os.PathLike[str],
     *,
     device: str | torch.device = "auto",
-    precision: str = "auto",
+    precision: str = "float32",
+    rasterizer: str = "auto",
     batch_size: int | None = None,
     assets: str | os.PathLike[str] | None = None,
     detector: str = "auto",
@@ -31,8 +32,10 @@ def load(
     Args:
         checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (bfloat16 on a GPU that is fast at it, else float32), ``float32``,
-            ``bfloat16`` or ``float16``.
+        precision: of convolutions: ``float32``, ``bfloat16``, ``float16`` (on GPUs), or ``auto``: bfloat16 on
+            machines that are fast at it, else float32.
+        rasterizer: ``native``, ``pytorch3d`` (if that is installed), or ``auto``: the one of the model's
+            training, and native where that is not installed.
         batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
             its memory has room for.
         assets: folder that may hold the weights of a face detector; None searches the usual ones.
@@ -40,7 +43,7 @@ def load(
             dlib), ``dlib``, ``fan`` (face-alignment), or ``none`` (landmarks beside a file alone).
 
     Raises:
-        safa.errors.UserError: there is no such model, device, precision or detector.
+        safa.errors.UserError: there is no such model, device, precision, rasteriser or detector.
     """
     from safa.inference.loading import open_animator  # imports torch, which takes a second
 
@@ -48,6 +51,7 @@ def load(
         checkpoint,
         device=device,
         precision=precision,
+        rasterizer=rasterizer,
         batch_size=batch_size,
         assets=assets,
         detector=detector,

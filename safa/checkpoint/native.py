@@ -47,6 +47,7 @@ from safa.files import (
     write_json,
 )
 from safa.head.assets import HeadAssets
+from safa.head.raster import available_rasterizer
 from safa.models.safa import Safa
 from safa.reading import read_json
 from safa.weights import (
@@ -324,20 +325,31 @@ def save_model(folder: Location, model: nn.Module, info: ModelInfo) -> None:
         _write_record(temporary / MODEL_FILE, _described(info))
 
 
-def load_model(path: Location, device: str | torch.device = "cpu") -> tuple[Safa, ModelInfo]:
+def load_model(
+    path: Location, device: str | torch.device = "cpu", rasterizer: str = "auto"
+) -> tuple[Safa, ModelInfo]:
     """Load a trained model, ready for inference (eval mode).
 
     Args:
         path: a run folder, its ``model/``, or one of its checkpoints.
+        rasterizer: as for ``safa.head.raster.available_rasterizer``. Where it is not the one of the training,
+            though that was meant, the log says so.
 
     Raises:
-        UserError: nothing to load there, damaged, or only the head stage was trained.
+        UserError: nothing to load there, damaged, or only the head stage was trained; there is no such
+            rasteriser here.
     """
     weights, info = read_model_weights(path)
     if info.stage != "full":
         raise UserError("holds the 3DMM alone", shown(path), "Train the full stage and give its folder.")
     check_finite(weights, shown(path))
-    model = Safa(info.config, HeadAssets.from_state_dict(strip_prefix(weights, "tdmm.")))
+    trained_with = info.config.head.rasterizer
+    chosen = available_rasterizer(rasterizer, trained_with)
+    if rasterizer == "auto" and chosen != trained_with:
+        what = "trained with the rasteriser of PyTorch3D, which is not installed here; ours draws the same"
+        log.warning("%s: %s", shown(path), what)
+    config = info.config.with_rasterizer(chosen)
+    model = Safa(config, HeadAssets.from_state_dict(strip_prefix(weights, "tdmm.")))
     load_weights(model, weights, shown(path))
     return model.to(device).eval(), info
 

@@ -25,6 +25,7 @@ from safa.config import ModelConfig
 from safa.errors import UserError, printable
 from safa.files import Location, atomic_file, local_file, name_of, shown
 from safa.head.assets import HeadAssets
+from safa.head.raster import available_rasterizer
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
@@ -188,7 +189,8 @@ def export_released(folder: Location, path: Location) -> None:
 def _networks(
     config: ModelConfig, weights: Mapping[str, Mapping[str, Tensor]], where: str
 ) -> dict[str, nn.Module]:
-    """Networks of these sizes, after checking that the weights are theirs."""
+    """Networks of these sizes, after checking that the weights are theirs. Nothing is drawn with them."""
+    config = config.with_rasterizer("native")
     try:
         assets = HeadAssets.from_state_dict(weights["tdmm"])
     except UserError as error:
@@ -259,16 +261,20 @@ def _parameter_order(network: nn.Module, numbers: Sequence[int]) -> dict[int, st
     raise ValueError(f"{len(numbers)} optimiser entries for another number of parameters")
 
 
-def released_model(path: Location) -> Safa:
+def released_model(path: Location, rasterizer: str = "auto") -> Safa:
     """The networks of a released checkpoint, which has the published sizes.
 
+    Args:
+        rasterizer: as for ``load_model``; ``auto`` is native.
+
     Raises:
-        UserError: not such a file, or of other sizes.
+        UserError: not such a file, or of other sizes; there is no such rasteriser here.
     """
     networks = read_released(path).networks
     if "generator" not in networks:
         raise UserError("holds the 3DMM alone", shown(path), "Give the checkpoint of the full model.")
-    model = Safa(ModelConfig(), HeadAssets.from_state_dict(networks["tdmm"]))
+    config = ModelConfig().with_rasterizer(available_rasterizer(rasterizer, "native"))
+    model = Safa(config, HeadAssets.from_state_dict(networks["tdmm"]))
     weights = {f"{name}.{key}": value for name in _INFERENCE for key, value in networks[name].items()}
     check_finite(weights, shown(path))
     load_weights(model, weights, shown(path))

@@ -48,6 +48,7 @@ FLAG_OF_PLACE = {
     for name in (
         "device",
         "precision",
+        "rasterizer",
         "batch_size",
         "best_frame",
         "fps",
@@ -89,8 +90,16 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16", "float16"),
+        default="float32",
+        help="precision of convolutions; auto is bfloat16 on machines that are fast at it (default: float32, "
+        "the same pictures on all machines)",
+    )
+    parser.add_argument(
+        "--rasterizer",
+        choices=("auto", "native", "pytorch3d"),
         default="auto",
-        help="precision of convolutions (default: auto, bfloat16 on a GPU that is fast at it, else float32)",
+        help="what draws the 3D head: native, or pytorch3d if PyTorch3D is installed (default: auto, "
+        "what the model was trained with; native where that is not installed)",
     )
     parser.add_argument(
         "--batch-size",
@@ -182,6 +191,7 @@ def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
         arguments.checkpoint or only_model(),
         device=arguments.device,
         precision=arguments.precision,
+        rasterizer=arguments.rasterizer,
         batch_size=arguments.batch_size,
         assets=arguments.assets,
         detector=arguments.detector,
@@ -189,10 +199,7 @@ def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
     if animator.about:
         sys.stdout.write(f"{in_flags(animator.about)}\n")
         sys.stdout.flush()
-    if arguments.precision == "auto" and animator.precision != "float32":
-        print_notes(
-            [f"convolutions run in {animator.precision}, which is fast here (--precision float32: finer)"]
-        )
+    print_notes(animator.notes)
     return animator
 
 

@@ -122,7 +122,7 @@ def _video(animator: FaceAnimator, path: Path, folder: Path, arguments: argparse
     crops = (crop_face(item.frame, item.crop_box, animator.size) for item in tracked.open())
     progress, n_frames = Progress(TerminalLine(), frame_source.count, "frames"), 0
     with MeshTable(folder / "heads.parquet") as table:
-        for batch in animator.in_precision(reconstruct_heads(animator.runner, crops)):
+        for batch in reconstruct_heads(animator.runner, crops):
             table.add(batch)
             n_frames += len(batch)
             progress.add(len(batch), len(batch))

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from safa.config.loader import Settings
 from safa.files import Location
 
+RasterizerChoice = Literal["auto", "native", "pytorch3d"]
+PrecisionChoice = Literal["auto", "float32", "bfloat16", "float16"]
 Mode = Literal["reconstruction", "animation", "swap", "mesh"]
 
 # The face parser's classes in the order of its output.
@@ -146,6 +148,9 @@ class EvaluateConfig(Settings):
     title: str = "SAFA evaluation"
     modes: tuple[Mode, ...] = Field(default=("reconstruction", "animation"), min_length=1)
     frames: int | None = Field(default=None, ge=2)  # of a clip at most, from its start; None = all
+    # auto: bfloat16 on machines that are fast at it, so that scores depend on the machine.
+    precision: PrecisionChoice = "float32"  # of the model's convolutions; positions and renders keep float32
+    rasterizer: RasterizerChoice = "auto"  # auto: what the model was trained with, where that is installed
     animation: AnimationConfig = AnimationConfig()
     swap: SwapConfig = SwapConfig()
     mesh: MeshConfig = MeshConfig()
@@ -155,3 +160,9 @@ class EvaluateConfig(Settings):
     history: tuple[Location, ...] = ()  # training runs whose settings and curves the report shows, in order
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` results that fails the run
     scale: EvaluateScale = EvaluateScale()
+
+    @model_validator(mode="after")
+    def _float16_needs_a_gpu(self) -> Self:
+        if self.precision == "float16" and self.scale.gpus_per_actor == 0:
+            raise ValueError("precision: float16 needs scale.gpus_per_actor")
+        return self

@@ -14,6 +14,7 @@ Blocks = Annotated[int, Field(ge=1, le=64)]
 Channels = Annotated[int, Field(ge=1, le=4096)]
 Stride = Literal[1, 2]
 Scale = Annotated[float, Field(gt=0, le=1)]  # of the image
+RasterizerName = Literal["native", "pytorch3d"]
 
 
 class HourglassConfig(Settings):
@@ -46,7 +47,7 @@ class HeadConfig(Settings):
     encoder_weights: Location | None = None  # ImageNet MobileNetV2 state dict; None = random start
     dropout: float = Field(default=0.2, ge=0, lt=1)
     uv_size: int = Field(default=256, ge=16, le=4096)  # texels a side of the albedo
-    rasterizer: Literal["native", "pytorch3d"] = "native"
+    rasterizer: RasterizerName = "native"  # in training; a program that runs the model chooses its own
 
 
 class AttentionConfig(Settings):
@@ -109,6 +110,10 @@ class ModelConfig(Settings):
                     f"of a {self.image_size} px image"
                 )
         return self
+
+    def with_rasterizer(self, name: RasterizerName) -> ModelConfig:
+        """The same model, drawn by another rasteriser; its weights do not depend on it."""
+        return self.model_copy(update={"head": self.head.model_copy(update={"rasterizer": name})})
 
 
 def smallest_discriminator_input(num_blocks: int) -> int:

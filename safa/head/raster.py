@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from safa.config.model import RasterizerName
 from safa.errors import UserError
 
 AREA_EPSILON = 1e-8  # screen units squared; a face of less covers nothing
@@ -67,6 +68,26 @@ class Rasterizer(Protocol):
         """
 
 
+def available_rasterizer(asked: str, trained_with: RasterizerName) -> RasterizerName:
+    """Return the name of the rasteriser that a trained model runs with on this machine.
+
+    Args:
+        asked: ``native``, ``pytorch3d``, or ``auto``: the one of its training, and native where that is not
+            installed.
+
+    Raises:
+        UserError: there is no such rasteriser, or PyTorch3D is asked for and not installed.
+    """
+    if asked == "auto":
+        return "native" if find_spec("pytorch3d") is None else trained_with
+    names: tuple[RasterizerName, ...] = get_args(RasterizerName)
+    name = next((each for each in names if each == asked), None)
+    if name is None:
+        raise UserError(f"there is no {asked!r}", "rasterizer", f"Use one of {', '.join(('auto', *names))}.")
+    make_rasterizer(name)
+    return name
+
+
 def make_rasterizer(name: str) -> Rasterizer:
     """``native`` or ``pytorch3d``.
 
@@ -78,7 +99,7 @@ def make_rasterizer(name: str) -> Rasterizer:
     if name != "pytorch3d":
         raise ValueError(f"no rasteriser named {name!r}: native or pytorch3d")
     if find_spec("pytorch3d") is None:
-        raise UserError("PyTorch3D is not installed", "rasterizer: pytorch3d", "Choose native, the default.")
+        raise UserError("PyTorch3D is not installed", "rasterizer", "Choose native, which needs nothing.")
     return rasterize_pytorch3d
 
 

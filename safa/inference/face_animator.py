@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -49,8 +48,6 @@ from safa.visualize.images import RgbImage
 READ_AHEAD = 4  # frames that are decoded and cropped beyond a batch while the model runs
 LARGEST_RESULT = 1920  # px, longer side of a photo that the result is pasted into
 
-Item = TypeVar("Item")
-
 
 class FaceAnimator:
     """A model that takes photos and videos as they are.
@@ -61,14 +58,15 @@ class FaceAnimator:
         precision: of convolutions; positions and renders keep float32.
         batch_size: driving frames that pass through the model at once; None chooses by the device.
         face_tracker: finds faces; None if there is nothing that could.
-        sidecars: whether landmarks beside a file come before the tracker.
         about: which model it is and what can be expected of it, in words.
+        sidecars: whether landmarks beside a file come before the tracker.
+        notes: what was chosen for this machine, one sentence each.
 
     Attributes:
         model: the networks.
         runner: runs the model on faces that are cropped already.
         size: px, side of the square crop that the model sees.
-        about: which model it is, in words.
+        about, notes: as given.
         precision: name of the dtype that convolutions run in.
     """
 
@@ -82,13 +80,14 @@ class FaceAnimator:
         about: str = "",
         *,
         sidecars: bool = True,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.runner = ModelRunner(model, device, batch_size, precision)
         self.model = self.runner.model
         self.size = self.runner.size
         self.device, self.batch_size = device, self.runner.batch_size
         self.precision = str(precision).removeprefix("torch.")
-        self.about = about
+        self.about, self.notes = about, notes
         self._search = FaceSearch(face_tracker, sidecars)
 
     def __repr__(self) -> str:
@@ -319,8 +318,7 @@ class FaceAnimator:
     def head(self, frame: RgbImage, crop_box: CropBox) -> Head:
         """Reconstruct the 3D head inside a crop box (3,) px of a frame (H, W, 3)."""
         face = crop_face(frame, crop_box, self.size)
-        with self._autocast():
-            batch = next(reconstruct_heads(self.runner, [face]))
+        batch = next(reconstruct_heads(self.runner, [face]))
         return Head(frame, crop_box, batch, self.tdmm)
 
     # ---- steps -----------------------------------------------------------------------------------------
@@ -376,15 +374,6 @@ class FaceAnimator:
             UserError: the video cannot be read or shows no face.
         """
         return track_video(frame_source, self._search, crop=crop, face=face)
-
-    def in_precision(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Compute each item in the chosen precision, which does not leak to the caller in between."""
-        while True:
-            with self._autocast():
-                item = next(items, None)
-            if item is None:
-                return
-            yield item
 
     def _crops(self, tracked: TrackedVideo) -> Iterator[RgbImage]:
         crops = (crop_face(item.frame, item.crop_box, self.size) for item in tracked.open())

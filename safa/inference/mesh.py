@@ -84,7 +84,9 @@ class Mesh:
 def reconstruct_heads(runner: ModelRunner, frames: Iterable[RgbImage]) -> Iterator[HeadBatch]:
     """Fit the 3D head to every frame (S, S, 3) uint8; batches come out in order."""
     for image in runner.batches(frames):
-        yield heads_of(runner.model.tdmm, image)
+        with runner.autocast():
+            heads = heads_of(runner.model.tdmm, image)
+        yield heads
 
 
 def mesh_of(tdmm: Tdmm, batch: HeadBatch, i: int) -> Mesh:

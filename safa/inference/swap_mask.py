@@ -22,6 +22,7 @@ from safa.files import shown
 from safa.geometry.grids import warp
 from safa.models.face_parser import FaceParser, blend_mask
 from safa.models.tdmm import Tdmm
+from safa.precision import full_precision
 from safa.weights import check_weights, read_weights
 
 HARD_THRESHOLD = 0.5  # of a hard mask
@@ -77,9 +78,11 @@ class HeadOutline:
     @torch.inference_mode()
     def of(self, image: Tensor) -> Tensor:
         """Return masks (B, 1, S, S) in [0, 1] of images (B, 3, S, S) in [0, 1]."""
-        side = self.tdmm.render_side(self.tdmm.geometry(self.tdmm.estimate(image).code))
-        texels = self.tdmm.uv_face_eye_mask.expand(len(image), -1, -1, -1)
-        mask = warp(texels, side.uv.permute(0, 2, 3, 1)) * side.alpha
+        code = self.tdmm.estimate(image).code
+        with full_precision(image):
+            side = self.tdmm.render_side(self.tdmm.geometry(code))
+            texels = self.tdmm.uv_face_eye_mask.expand(len(image), -1, -1, -1)
+            mask = warp(texels, side.uv.permute(0, 2, 3, 1)) * side.alpha
         return (mask >= HARD_THRESHOLD).to(mask.dtype) if self.hard else mask
 
 

@@ -25,7 +25,7 @@ from safa.head.model import RAW_SIZE, HeadCode, HeadGeometry, HeadModel, landmar
 from safa.head.raster import Fragments, make_rasterizer, rasterize
 from safa.head.render import HeadRender, RenderedSide, Surface, bake_texture, render_pair, render_side
 from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS, load_imagenet_weights, mobilenet_v2_features
-from safa.precision import at_least_float32
+from safa.precision import at_least_float32, full_precision
 
 PUBLISHED_SCALE = 224 / 256  # of AntiAlias; so near 1 that its kernel is one pixel wide and its stride 1
 
@@ -219,11 +219,12 @@ class HeadBatch:
 
 @torch.inference_mode()
 def heads_of(tdmm: Tdmm, image: Tensor) -> HeadBatch:
-    """Estimate the heads in a batch of images (B, 3, S, S) in [0, 1]."""
+    """Estimate the heads in a batch of images (B, 3, S, S) in [0, 1]; under autocast, the encoder alone."""
     code = tdmm.estimate(image).code
-    geometry = tdmm.geometry(code)
-    albedo = tdmm.texture(image, geometry, with_eyes=True)
-    vertices = tdmm.flame.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw)
-    landmarks = landmarks_px(geometry, image.shape[-1])
-    side = tdmm.render_side(geometry)
-    return HeadBatch(image, code, geometry, vertices, landmarks, albedo, tdmm.render(side, geometry, albedo))
+    with full_precision(image):
+        geometry = tdmm.geometry(code)
+        albedo = tdmm.texture(image, geometry, with_eyes=True)
+        vertices = tdmm.flame.vertices_in_model_space(code.shape, code.expression, code.rotation, code.jaw)
+        landmarks = landmarks_px(geometry, image.shape[-1])
+        render = tdmm.render(tdmm.render_side(geometry), geometry, albedo)
+    return HeadBatch(image, code, geometry, vertices, landmarks, albedo, render)

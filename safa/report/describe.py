@@ -56,6 +56,10 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
         lines.append(f"Face swap: absolute motion, {_mask(config.swap)}.")
     if "mesh" in config.modes:
         lines.append("3D reconstruction: parameters, landmarks and vertices of every frame.")
+    if config.precision == "auto":
+        lines.append("Convolutions run in bfloat16 on machines that are fast at it, else in float32.")
+    elif config.precision != "float32":
+        lines.append(f"Convolutions run in {config.precision}.")
     return (*lines, *_scorers(config.scorers))
 
 

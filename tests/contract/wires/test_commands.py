@@ -36,7 +36,7 @@ from safa.data.images import encode_image
 from safa.data.shards import ClipRecord, ShardWriter, commit_index
 from safa.data.video import probe, read_frames
 from safa.errors import UserError
-from safa.head import flame_files
+from safa.head import flame_files, raster
 from safa.inference import compose, face_animator, face_tracking, loading, mesh
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import movement_gain
@@ -261,7 +261,7 @@ def on(command: str, look: Callable[[Seen], Any], **given: Any) -> Callable[...,
 
 
 def loaded_with(what: str) -> Callable[..., Any]:
-    """What reaches ``FaceAnimator``: its device, the weights of its detector."""
+    """What reaches ``FaceAnimator``: device, precision, the model's rasteriser, the detector's weights."""
 
     def observed(world: World, option: str, value: Any, command: str) -> Any:
         taken = _animator_arguments(world, command, {option: value})
@@ -280,10 +280,11 @@ def _animator_arguments(world: World, command: str, options: dict[str, Any]) -> 
     taken: dict[str, Any] = {}
     detectors: list[Any] = []
 
-    def animator(model: Any, device: Any, *rest: Any, sidecars: bool) -> Any:
+    def animator(model: Any, device: Any, *rest: Any, sidecars: bool, notes: Any) -> Any:
         folder = detectors[0].weights if detectors else None
         tracker = rest[2].name if rest[2] is not None else None
         taken.update(device=str(device), detector_folder=folder, search=(tracker, sidecars))
+        taken.update(rasteriser=model.tdmm._rasterizer.__name__, precision=(rest[0], "AMX" in str(notes)))
         raise _Enough
 
     def detector(config: Any) -> Any:
@@ -301,6 +302,8 @@ def _animator_arguments(world: World, command: str, options: dict[str, Any]) -> 
         face_alignment(),
         patch.object(loading, "FaceAnimator", animator),
         patch.object(torch.cuda, "device_count", lambda: 2),
+        patch.object(torch.cpu, "_is_amx_tile_supported", lambda: True),
+        patch.object(raster, "find_spec", lambda name: object()),
         patch("safa.inference.trackers.LibraryDetector", detector),
         patch("safa.inference.trackers.check_dlib", lambda: None),
         patch.multiple("safa.inference.trackers", DlibDetector=Recorder, DlibLandmarks=Recorder),
@@ -418,6 +421,14 @@ MODEL_OPTIONS = [
         lambda a, b: a is None and b.name == "detector",
     ),
     ("--detector", "dlib", "auto", loaded_with("search"), are(("dlib", False), ("dlib", True))),
+    (
+        *("--rasterizer", "auto", "pytorch3d", loaded_with("rasteriser")),
+        are("rasterize", "rasterize_pytorch3d"),
+    ),
+    (
+        *("--precision", ABSENT, "auto", loaded_with("precision")),
+        are((torch.float32, False), (torch.bfloat16, True)),
+    ),
     ("--detector", "dlib", "none", loaded_with("search"), are(("dlib", False), (None, True))),
 ]
 

@@ -29,9 +29,11 @@ from safa.evaluation import scorers
 from safa.evaluation.clip_files import STRIP, VIDEO
 from safa.evaluation.jobs import EvaluationJob, list_jobs
 from safa.evaluation.windows import Window, windows_of
+from safa.head import raster
 from safa.inference.model_runner import ModelRunner
 from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
+from safa.models.tdmm import Tdmm
 from tests.contract.wires.table import Row, Table, are, check, differ, falls, keys_of, with_key
 from tests.contract.wires.world import Recorder, World
 
@@ -92,6 +94,27 @@ def _small_parser() -> Any:
 
 def keypoints_of_model(world: World, config: EvaluateConfig) -> int:
     return int(Tools(config).model.runner.model.config.num_keypoints)
+
+
+def rasteriser_of_model(world: World, config: EvaluateConfig) -> str:
+    with patch.object(raster, "find_spec", lambda name: object()):
+        return str(Tools(config).model.runner.model.tdmm._rasterizer.__name__)
+
+
+def precision_of_model(world: World, config: EvaluateConfig) -> set[Any]:
+    """Autocast inside the model, also where it only fits heads."""
+    seen: set[Any] = set()
+    plain = Tdmm.estimate
+
+    def estimate(tdmm: Tdmm, image: Any) -> Any:
+        on = torch.is_autocast_enabled("cpu")
+        seen.add(torch.get_autocast_dtype("cpu") if on else None)
+        return plain(tdmm, image)
+
+    with patch.object(Tdmm, "estimate", estimate):
+        for mode in ("reconstruction", "mesh"):
+            _evaluate(world, config, mode)
+    return seen
 
 
 def people(world: World, config: EvaluateConfig) -> set[str]:
@@ -268,7 +291,7 @@ class _Enough(Exception):
 
 
 def device_of_actor(world: World, config: EvaluateConfig) -> str:
-    def load(path: Path, device: str) -> Any:
+    def load(path: Path, device: str, rasterizer: str) -> Any:
         raise _Enough(device)
 
     with patch.object(window_stages, "load_model", load), pytest.raises(_Enough) as enough:
@@ -464,6 +487,11 @@ def _rows() -> Iterator[Row]:
         *("modes", ["reconstruction"], ["animation", "mesh"], modes_evaluated),
         are({"reconstruction"}, {"animation", "mesh"}),
     )
+    yield from (
+        Row("rasterizer", "auto", "pytorch3d", rasteriser_of_model, are("rasterize", "rasterize_pytorch3d")),
+        Row("precision", "float32", "bfloat16", precision_of_model, are({None}, {torch.bfloat16})),
+        Row("precision", "float32", "bfloat16", page, lambda a, b: "run in bfloat16" in b and a != b),
+    )
     yield Row("frames", None, 3, frames_evaluated, are(6, 3))
     yield Row(
         *("animation.csv", None, _list_of_pairs, pairs),
@@ -472,9 +500,11 @@ def _rows() -> Iterator[Row]:
     yield Row("animation.pairs", 6, 2, pair_count, are(6, 2))
     yield Row("animation.seed", 0, 1, pairs, differ)
     transfer = "animation.transfer"
-    yield Row(f"{transfer}.mode", "relative", "absolute", first_frame_is_the_source, are(True, False))
-    yield Row(f"{transfer}.adapt_scale", False, True, way_of_keypoints, differ)
-    yield Row(f"{transfer}.best_frame", False, True, number_of_reference, are(0, 3))
+    yield from (
+        Row(f"{transfer}.mode", "relative", "absolute", first_frame_is_the_source, are(True, False)),
+        Row(f"{transfer}.adapt_scale", False, True, way_of_keypoints, differ),
+        Row(f"{transfer}.best_frame", False, True, number_of_reference, are(0, 3)),
+    )
     outline, parser = ("HeadOutline", None), {"swap.weights": lambda w: w.parser_file}
     whole, nose = ("FaceMask", tuple(range(1, 16))), ("FaceMask", (10,))
     yield Row("swap.weights", None, lambda w: w.parser_file, mask, are((*outline, False), (*whole, False)))

@@ -274,7 +274,7 @@ def _rows() -> Iterator[Row]:
     yield Row("head.dropout", 0.2, 0.5, share_dropped, are(0.2, 0.5))
     yield Row("head.uv_size", 16, 24, sides_of_renders, are((32, 16), (32, 24)))
     yield Row("head.rasterizer", "native", "pytorch3d", rasteriser, are("rasterize", "rasterize_pytorch3d"))
-    yield Row("head.rasterizer", "native", "pytorch3d", rasteriser_missing, are("", "rasterizer: pytorch3d"))
+    yield Row("head.rasterizer", "native", "pytorch3d", rasteriser_missing, are("", "rasterizer"))
     yield Row("generator.block_expansion", 4, 2, generator_layers, are((4, 8, 2, 1), (2, 8, 2, 1)))
     yield Row("generator.max_features", 8, 12, generator_layers, are((4, 8, 2, 1), (4, 12, 2, 1)))
     yield Row("generator.num_down_blocks", 2, 1, generator_layers, are((4, 8, 2, 1), (4, 8, 1, 1)))

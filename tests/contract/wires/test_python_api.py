@@ -17,6 +17,7 @@ import torch
 
 import safa
 from safa.errors import UserError
+from safa.head.raster import rasterize
 from safa.inference import face_animator, face_tracking
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_crop import crop_face, smooth_track
@@ -94,14 +95,15 @@ def test_the_crop_of_a_video_is_smoothed() -> None:
 def test_load_passes_everything_on(world: World) -> None:
     animator = safa.load(
         *(world.checkpoint,),
-        **{"device": "cpu", "precision": "bfloat16", "batch_size": 3},
+        **{"device": "cpu", "precision": "bfloat16", "batch_size": 3, "rasterizer": "native"},
         **{"assets": world.root / "none", "detector": "none"},
     )
     assert animator.detector == ""
     assert (animator.device.type, animator.batch_size) == ("cpu", 3)
     assert animator.precision == "bfloat16"
+    assert animator.tdmm._rasterizer is rasterize
     assert set(inspect.signature(safa.load).parameters) == {
-        *("checkpoint", "device", "precision", "batch_size", "assets", "detector")
+        *("checkpoint", "device", "precision", "rasterizer", "batch_size", "assets", "detector")
     }
 
 
@@ -177,6 +179,8 @@ def test_wrong_options_are_refused_in_words(
         ({"device": "gpu"}, "^device: "),
         ({"device": None}, "^device: "),
         ({"precision": "half"}, "^precision: "),
+        ({"rasterizer": "opengl"}, "^rasterizer: there is no 'opengl'"),
+        ({"rasterizer": "pytorch3d"}, "^rasterizer: PyTorch3D is not installed"),
         ({"batch_size": 0}, "^batch_size: 0 is no whole number"),
         ({"batch_size": "8"}, "^batch_size: '8' is no whole number"),
         ({"assets": 5}, "^assets: is of type int"),

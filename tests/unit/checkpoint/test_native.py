@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,16 +17,21 @@ from safa.checkpoint.native import (
     TrainState,
     keep_states,
     latest_state,
+    load_model,
     load_state,
     read_latest_state,
     read_model_weights,
+    save_model,
     save_state,
     set_newer_aside,
 )
-from safa.config import ModelConfig
+from safa.config import ModelConfig, parse_settings
 from safa.config.training import StepConfig
 from safa.errors import UserError
 from safa.files import atomic_dir
+from safa.head import raster
+from safa.head.assets import HeadAssets
+from safa.models.safa import Safa
 from safa.training.optim import make_adam
 
 INFO = ModelInfo("full", ModelConfig(), 7, "a-run")
@@ -208,3 +214,36 @@ def test_damaged_states_are_set_aside(tmp_path: Path) -> None:
 def test_nothing_to_load_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model or checkpoint here"):
         read_model_weights(tmp_path)
+
+
+def test_a_model_trained_with_pytorch3d_opens_without_it(
+    tiny_model: dict[str, Any],
+    toy_head: HeadAssets,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its file keeps what it was trained with; who opens it may choose."""
+    config = parse_settings(tiny_model, ModelConfig, "test")
+    model = Safa(config, toy_head)
+    save_model(tmp_path, model, ModelInfo("full", config.with_rasterizer("pytorch3d"), 1, "a-run"))
+
+    def opened(rasterizer: str) -> Callable[..., object]:
+        loaded, info = load_model(tmp_path, rasterizer=rasterizer)
+        assert info.config.head.rasterizer == "pytorch3d"
+        return loaded.tdmm._rasterizer
+
+    monkeypatch.setattr(raster, "find_spec", lambda name: None)
+    assert opened("native") is raster.rasterize
+    assert not caplog.text
+    assert opened("auto") is raster.rasterize
+    assert "trained with the rasteriser of PyTorch3D, which is not installed" in caplog.text
+    with pytest.raises(UserError, match="rasterizer: PyTorch3D is not installed"):
+        opened("pytorch3d")
+    with pytest.raises(UserError, match="rasterizer: there is no 'opengl'"):
+        opened("opengl")
+    caplog.clear()
+    monkeypatch.setattr(raster, "find_spec", lambda name: object())
+    assert opened("auto") is opened("pytorch3d") is raster.rasterize_pytorch3d
+    assert opened("native") is raster.rasterize
+    assert not caplog.text

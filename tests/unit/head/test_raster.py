@@ -293,7 +293,7 @@ def test_gradients_equal_those_of_the_naive_twin() -> None:
 
 def test_pytorch3d_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raster, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="rasterizer: pytorch3d: PyTorch3D is not installed"):
+    with pytest.raises(UserError, match="rasterizer: PyTorch3D is not installed"):
         make_rasterizer("pytorch3d")
 
 
