@@ -121,7 +121,7 @@ def _started(run: Program, machines: Machines) -> subprocess.Popen[bytes]:
 def test_a_machine_that_nobody_reaches_any_more(
     name: str, program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
 ) -> None:
-    """Its cable is pulled; it goes on working for nobody. The other machine does its part again."""
+    """Its cable is pulled; it continues to work, for nobody. The other machine does its part again."""
     run = program(name, "disturbed", machines.address)
     process = _started(run, machines)
     machines.cable(1, "down")
