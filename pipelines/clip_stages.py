@@ -257,7 +257,7 @@ class StageRunner:
 
     Args:
         names: of the stages, in order: a run of ``STAGES``.
-        clock: is told of the clips that each stage has done, and of its time.
+        clock: counts the clips that each stage has done, and its time.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ def test_whoever_watches_the_cluster_sees_the_same(monkeypatch: pytest.MonkeyPat
 
 
 class _Clock:
-    """Remembers what it is told."""
+    """Remembers what is counted."""
 
     def __init__(self) -> None:
         self.done: dict[str, int] = {}
