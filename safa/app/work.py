@@ -17,7 +17,7 @@ from safa.data.video import DecodeError, probe, read_frames
 from safa.errors import UserError
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.face_crop import crop_face
-from safa.inference.inputs import open_frame_source
+from safa.inference.inputs import FrameSource, open_frame_source
 from safa.inference.video_output import RenderedVideo
 from safa.messages import count
 from safa.synthetic import write_dataset
@@ -118,6 +118,37 @@ class HeadFiles:
     message: str
 
 
+class _Job:
+    """One press of a button: it ends when it is cancelled or late, be it still looking for faces.
+
+    Attributes:
+        made: frames of the result, so far.
+    """
+
+    def __init__(self, max_minutes: float, is_cancelled: Callable[[], bool]) -> None:
+        self._max_minutes, self._is_cancelled = max_minutes, is_cancelled
+        self._deadline = time.monotonic() + 60 * max_minutes
+        self.made = 0
+
+    def open(self, video: Path) -> FrameSource:
+        """Open a video of which each frame that is read asks whether the job goes on."""
+        return open_frame_source(video).watched(self.look)
+
+    def look(self) -> None:
+        """End the job if that is asked for.
+
+        Raises:
+            UserError: it was cancelled, or has had its time.
+        """
+        made = f"{count(self.made, 'frame')} had been made."
+        if self._is_cancelled():
+            raise UserError("cancelled", "", made)
+        if time.monotonic() > self._deadline:
+            raise UserError(
+                f"took longer than {self._max_minutes:g} minutes", "", f"{made} Give a shorter video."
+            )
+
+
 class Workshop:
     """Does the work of the buttons with one model, and keeps the newest results in a folder.
 
@@ -140,17 +171,18 @@ class Workshop:
         return f"{animator.about or f'the model makes {animator.size} x {animator.size} px'}; {faces}"
 
     def cancel(self, session: str) -> None:
-        """End the running job of a session at its next frame."""
+        """End the running job of a session at the next frame that is read or made."""
         self._cancelled.add(session)
 
     def preview(self, photo: str | None, video: str | None) -> list[tuple[RgbImage, str]]:
         """Show what the model will see of both inputs, with its landmarks."""
+        job = self._new_job("")
         previews: list[tuple[RgbImage, str]] = []
         if photo is not None:
             source = self._animator.source(self._limits.check_photo(photo))
             previews.append((self._with_landmarks(source.face), "photo"))
         if video is not None:
-            frame_source = open_frame_source(self._limits.check_video(video)).limited(PREVIEW_FRAMES)
+            frame_source = job.open(self._limits.check_video(video)).limited(PREVIEW_FRAMES)
             tracked = self._animator.track_video(frame_source, crop=True)
             first = next(item for item in tracked.open() if item.seen)
             face = crop_face(first.frame, first.crop_box, self._animator.size)
@@ -180,9 +212,10 @@ class Workshop:
         Raises:
             UserError: an input is missing, too large, or cannot be used.
         """
+        job = self._new_job(session)
         result = self._animator.animate(
             self._limits.check_photo(photo),
-            self._limits.check_video(video),
+            job.open(self._limits.check_video(video)),
             relative=relative,
             adapt_scale=adapt_scale and relative,
             best_frame="find" if find_best_frame and relative else None,
@@ -191,7 +224,7 @@ class Workshop:
             crop=crop,
             side_by_side=side_by_side,
         )
-        return self._write(result, progress, "animated.mp4", session, grid=grid)
+        return self._write(result, job, progress, "animated.mp4", grid=grid)
 
     def swap(
         self,
@@ -209,9 +242,10 @@ class Workshop:
         Raises:
             UserError: as ``animate``.
         """
-        source, driving = self._limits.check_photo(photo), self._limits.check_video(video)
+        job = self._new_job(session)
+        source, driving = self._limits.check_photo(photo), job.open(self._limits.check_video(video))
         result = self._animator.swap(source, driving, crop=crop, side_by_side=side_by_side)
-        return self._write(result, progress, "swapped.mp4", session, grid=grid)
+        return self._write(result, job, progress, "swapped.mp4", grid=grid)
 
     def reconstruct(self, photo: str | None, *, crop: bool) -> HeadFiles:
         """Reconstruct the 3D head of the largest face in the photo.
@@ -229,20 +263,19 @@ class Workshop:
         message = f"{vertices}, {faces}."
         return HeadFiles(by_name["overlay.png"], by_name["turntable.mp4"], archive, message)
 
+    def _new_job(self, session: str) -> _Job:
+        self._cancelled.discard(session)
+        return _Job(self._limits.max_minutes, lambda: session in self._cancelled)
+
     def _write(
-        self, video: RenderedVideo, progress: ReportProgress, name: str, session: str, *, grid: bool
+        self, video: RenderedVideo, job: _Job, progress: ReportProgress, name: str, *, grid: bool
     ) -> Result:
         folder = self._new_folder()
         total = video.count
-        deadline = time.monotonic() + 60 * self._limits.max_minutes
-        self._cancelled.discard(session)
 
         def report(done: int) -> None:
-            if session in self._cancelled:
-                raise UserError("cancelled", "", f"{count(done, 'frame')} had been made.")
-            if time.monotonic() > deadline:
-                fix = f"{count(done, 'frame')} had been made. Give a shorter video."
-                raise UserError(f"took longer than {self._limits.max_minutes:g} minutes", "", fix)
+            job.made = done
+            job.look()
             message = f"{done} of {count(total, 'frame')}" if total else count(done, "frame")
             progress(min(1.0, done / total) if total else 0.0, message)
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
-from safa.decoder.av_file import DEFAULT_RATE, HIGHEST_RATE, AvFile, Decoded, Times
+from safa.decoder.av_file import DEFAULT_RATE, AvFile, Decoded, Times
 from safa.decoder.pictures import Converter, SceneCuts, upright_size
 from safa.decoder.protocol import AGAIN, END, ERROR, FRAME, HEADER, INFO, TIMES, Bounds, Refused
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HALF = Fraction(1, 2)
 LATE = Fraction(1, 1000)  # seconds by which a span's frames are moved: one half-way comes later
 SCAN_SECONDS = 5.0  # how long packets are counted before the length of a file is guessed
+HIGHEST_COUNTED = 100_000  # frames per second; high-speed cameras stay below
 FEW, FITTING = 4, 0.002  # frames and share by which a header's rate may differ from what was counted
 
 File: TypeAlias = "AvFile | WebpFile"
@@ -129,7 +130,7 @@ def _mean(frames: int, seconds: Fraction, rate: Fraction | None) -> Fraction:
     """Frames per second: the header's where it fits, since that is exact."""
     if rate is not None and abs(rate * seconds - frames) < max(FEW, FITTING * frames):
         return rate
-    return min(frames / seconds, Fraction(HIGHEST_RATE))
+    return min(frames / seconds, Fraction(HIGHEST_COUNTED))
 
 
 def _length(times: Times, time_base: Fraction, rate: Fraction | None) -> Fraction:

@@ -110,6 +110,17 @@ class FrameSource:
 
         return dataclasses.replace(self, count=known, whole=False, _open=part)
 
+    def watched(self, look: Callable[[], None]) -> FrameSource:
+        """Return a source that calls ``look`` before each frame; what that raises ends the reading."""
+        whole = self._open
+
+        def frames() -> Iterator[Frame]:
+            for frame in whole():
+                look()
+                yield frame
+
+        return dataclasses.replace(self, _open=frames)
+
 
 def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSource:
     """Open any kind of moving input that is not in memory (for that, see ``safa.inference.pictures``).

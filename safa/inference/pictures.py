@@ -25,7 +25,7 @@ from safa.visualize.images import RgbImage
 
 PathLike = str | os.PathLike[str]
 Picture = PathLike | Image.Image | NDArray[Any] | Tensor
-Video = Picture | int | Iterable[Picture]
+Video = Picture | int | Iterable[Picture] | FrameSource
 
 CHANNELS = (1, 3, 4)
 ROUNDING = 1e-3  # how far floating-point values may leave [0, 1], as after a bicubic filter
@@ -67,13 +67,15 @@ def frame_source_of(driving: Video, fps: float | None = None) -> FrameSource:
     """Open any kind of moving input that a Python caller may have.
 
     Args:
-        driving: a path (video, GIF, photo, folder of pictures); a camera's number; one picture; or anything
-            that yields pictures, e.g. an array (T, H, W, 3), a list, a generator.
+        driving: a path (video, GIF, photo, folder of pictures); a camera's number; one picture; anything
+            that yields pictures, e.g. an array (T, H, W, 3), a list, a generator; or what is open already.
         fps: rate to read a video at (None is its own), or that pictures have (None is 25).
 
     Raises:
         UserError: there is no such file, nothing readable in it, or nothing that could be frames.
     """
+    if isinstance(driving, FrameSource):
+        return driving
     path = path_of(driving)
     if path is not None:
         return open_frame_source(driving if isinstance(driving, str) else path, fps)

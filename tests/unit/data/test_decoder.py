@@ -284,3 +284,12 @@ def test_a_pipe_does_not_wait_for_ever(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     with pytest.raises(DecodeError, match="is no file"):
         probe(tmp_path / "pipe.mp4")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+def test_a_high_speed_camera_keeps_its_rate(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"fast{suffix}"
+    _ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x48:rate=1000:duration=0.2", path)
+    with VideoReader(path, count=True) as reader:
+        assert (round(reader.info.fps), reader.info.frames) == (1000, 200)
+        assert len(list(reader.frames())) == 200
