@@ -131,7 +131,7 @@ class _Job:
         self.made = 0
 
     def open(self, video: Path) -> FrameSource:
-        """Open a video of which each frame that is read asks whether the job goes on."""
+        """Open a video of which each frame that is read asks whether the job is to end."""
         return open_frame_source(video).watched(self.look)
 
     def look(self) -> None:
