@@ -6,6 +6,7 @@ Writes into ``out``:
     clips/                                     the data set: shards/, index/, index.json (docs/data.md)
     quarantine/part-*.parquet                  one row for each input that became no clip, with its reason
     face_tracks/<video>.json                   the face tracks of raw videos without a list of clips
+    people.parquet                             who is who in them, and who is held out (`split: auto`)
     damaged/*.json                             of clips with damaged frames (`tolerate_damage`): where
     summary.json, summary.html                 counts (in = ok + quarantined + pending); sample frames
 A run that is stopped loses only the clips in progress: the next one makes what is missing. ``pending`` is 0
@@ -73,8 +74,10 @@ from safa.data.clip_maker import DAMAGED, check_clip, damaged_clips, needs_netwo
 from safa.data.cost_estimate import estimate_cost
 from safa.data.dataset_stats import compute_stats
 from safa.data.detectors.loading import check as check_detector
+from safa.data.detectors.loading import check_source
 from safa.data.download.retry import TRANSIT, make_downloader
 from safa.data.face_tracks import list_tracked_clips, raw_videos, tracks_file
+from safa.data.people import PEOPLE, in_words, read_people, write_people
 from safa.data.shards import INDEX, SHARDS, commit_index, gather_index, stored_clips
 from safa.data.sources import ClipJob, Listing, list_jobs
 from safa.errors import Failure, FailureCode, UserError
@@ -152,6 +155,7 @@ def _preprocess(config: PreprocessConfig) -> Summary:
     with ExitStack() as stack:
         if isinstance(config.source, VideosSource):
             listed = _with_face_tracks(config, config.source, settled, quarantine, stack)
+        _keep_people(config, listed)
         _gather(config, quarantine)
         done = stored_clips(join(config.out, CLIPS))
         jobs = [job for job in listed.jobs if job.clip_id not in done and job.clip_id not in settled]
@@ -176,11 +180,12 @@ def list_inputs(config: PreprocessConfig) -> Listing:
     Raises:
         UserError: nothing to read.
     """
+    known = read_people(config.out)
     if isinstance(config.source, VideosSource):
         videos, bad = raw_videos(config.source)
-        listing = list_tracked_clips(config.source, videos, join(config.out, FACE_TRACKS))
-        return Listing(listing.jobs, (*listing.bad_rows, *bad))
-    return list_jobs(config.source)
+        listing = list_tracked_clips(config.source, videos, join(config.out, FACE_TRACKS), known)
+        return replace(listing, bad_rows=(*listing.bad_rows, *bad))
+    return list_jobs(config.source, known)
 
 
 def _check(config: PreprocessConfig) -> None:
@@ -188,7 +193,7 @@ def _check(config: PreprocessConfig) -> None:
     if isinstance(config.landmarks, FaceAlignmentLandmarks | DlibLandmarksConfig):
         check_detector(config.landmarks)
     if isinstance(config.source, VideosSource):
-        check_detector(config.source.detector)
+        check_source(config.source)
     if isinstance(config.source, MetadataSource) and config.source.download is not None:
         make_downloader(config.source.download)
 
@@ -210,7 +215,7 @@ def _forget_refusals(config: PreprocessConfig) -> None:
     """Delete what a run leaves of which every input was refused: other settings may take these inputs."""
     for folder in (QUARANTINE, CLIPS, DAMAGED):
         delete_dir(join(config.out, folder))
-    for name in (*SUMMARIES, MANIFEST):
+    for name in (*SUMMARIES, MANIFEST, PEOPLE):
         delete(join(config.out, name))
 
 
@@ -272,7 +277,15 @@ def _with_face_tracks(
         Failure(row["id"], FailureCode(row["code"]), row["detail"]) for row in quarantine.rows(frozenset())
     ]
     names = {video.name for video in videos if not exists(tracks_file(folder, video.name))}
-    return Listing(listing.jobs, (*listing.bad_rows, *(row for row in failed if row.name in names)))
+    return replace(listing, bad_rows=(*listing.bad_rows, *(row for row in failed if row.name in names)))
+
+
+def _keep_people(config: PreprocessConfig, listed: Listing) -> None:
+    """Record who was found and who is held out: later runs, with more videos, change nothing of it."""
+    if listed.people:
+        log.info("preprocess: %s", in_words(listed.people))
+        if list(listed.people) != read_people(config.out):
+            write_people(config.out, listed.people)
 
 
 def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarantine) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 from pipelines.worker_deaths import Attempts
 from safa.config.preprocess import VideosSource
-from safa.data.detectors import FaceDetector
-from safa.data.detectors.loading import load_detector
+from safa.data.detectors import FaceDetector, FaceEmbedder
+from safa.data.detectors.loading import load_detector, load_embedder
 from safa.data.face_tracks import find_face_tracks, write_tracks
 from safa.errors import Failure, FailureCode
 from safa.files import Location, join, local_copy, name_of
@@ -60,6 +60,7 @@ class FaceTrackFinder:
         self._source, self._fps, self._folder = source, fps, join(out, FACE_TRACKS)
         self._attempts = Attempts(out)
         self._detector: FaceDetector | None = None
+        self._embedder: FaceEmbedder | None = None
 
     def __call__(self, row: Row) -> Row:
         """Turn a row ``{video}``, a path or URI, into its outcome; ``n_frames`` counts the clips found."""
@@ -68,8 +69,9 @@ class FaceTrackFinder:
     def _find(self, location: str) -> int:
         if self._detector is None:
             self._detector = load_detector(self._source.detector)
+            self._embedder = load_embedder(self._source)
         with self._attempts.mark(f"{FACE_TRACKS}/{location}") as deaths, local_copy(location) as video:
             self._attempts.give_up_after(deaths)
-            tracks = find_face_tracks(video, self._source, self._fps, self._detector)
+            tracks = find_face_tracks(video, self._source, self._fps, self._detector, self._embedder)
         write_tracks(self._folder, tracks)
         return len(tracks.clips)

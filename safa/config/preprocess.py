@@ -162,7 +162,10 @@ class VideosSource(Settings):
 
     kind: Literal["videos"]
     folder: Location
-    split: Literal["train", "test"] = "train"
+    split: Literal["auto", "train", "test"] = "auto"  # auto: a share of the people is held out (test)
+    held_out: float = Field(default=0.1, gt=0, lt=1)  # that share
+    # Who is who, by the embeddings of their faces; null: each video counts as a person of its own.
+    identity: Literal["dlib"] | None = "dlib"
     detector: DetectorConfig = DetectorConfig()
     face_tracks: FaceTrackConfig = FaceTrackConfig()
     short_side: int = Field(default=360, ge=64, le=16384)  # px; larger frames are scaled down for detection
@@ -173,7 +176,8 @@ class ClipsSource(Settings):
 
     kind: Literal["clips"]
     folder: Location  # of *.mp4 and folders of *.png; a name person#video#start#end is taken as the clip id
-    split: Literal["train", "test"] = "train"
+    split: Literal["auto", "train", "test"] = "train"  # auto: a share of the people is held out (test)
+    held_out: float = Field(default=0.1, gt=0, lt=1)  # that share
     fps: float = Field(default=25.0, gt=0, le=1000)  # of PNG folders
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safa.config.preprocess import PreprocessConfig
 from safa.data.clip_store import ClipStore
 from safa.data.shards import MANIFEST
-from safa.data.sources import SPLITS, Listing
+from safa.data.sources import Listing
 from safa.files import exists, join
 
 SAMPLED = 500  # clips at most that are opened: a million would take an hour
@@ -24,11 +24,15 @@ SEED = 0
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How many clips of a split the source lists, how many of them are stored, and why others are not."""
+    """How many clips of a split the source lists, how many of them are stored, and why others are not.
+
+    ``people`` are those of the stored clips.
+    """
 
     split: str
     listed: int
     ok: int
+    people: int
     refused: dict[str, int]
 
 
@@ -108,14 +112,15 @@ def compute_stats(config: PreprocessConfig, listed: Listing, refused: Mapping[st
 
 def _splits(listed: Listing, done: set[str], refused: Mapping[str, str]) -> tuple[SplitCounts, ...]:
     counts = []
-    for split in SPLITS:
-        names = [job.clip_id for job in listed.jobs if job.split == split]
-        codes = Counter(refused[name] for name in names if name in refused)
-        counts.append(SplitCounts(split, len(names), sum(name in done for name in names), dict(codes)))
+    for split in ("train", "test"):
+        jobs = [job for job in listed.jobs if job.split == split]
+        codes = Counter(refused[job.clip_id] for job in jobs if job.clip_id in refused)
+        stored = [job.person_id for job in jobs if job.clip_id in done]
+        counts.append(SplitCounts(split, len(jobs), len(stored), len(set(stored)), dict(codes)))
     names = [row.name for row in listed.bad_rows]
     if names:  # unusable lines have no split
         codes = Counter(refused[name] for name in names if name in refused)
-        counts.append(SplitCounts("unusable lines", len(names), 0, dict(codes)))
+        counts.append(SplitCounts("unusable lines", len(names), 0, 0, dict(codes)))
     return tuple(counts)
 
 

@@ -2,20 +2,27 @@
 
 Frames are decoded, faces are detected, and detections that overlap from frame to frame are linked to tracks.
 A track becomes a clip with one fixed crop box, so a face belongs to it only while it overlaps the track's
-first box. Memory does not grow with the length of the video. The tracks of a video are kept in a JSON file.
+first box. Memory does not grow with the length of the video. The tracks of a video are kept in a JSON file,
+with the mean embedding of each clip's face, which says who of all videos is one person (``people.py``).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
-from safa.data.detectors import Face, FaceDetector, iou
+from safa.data.detectors import Face, FaceDetector, FaceEmbedder, iou
 from safa.data.detectors.loading import of_video
+from safa.data.people import Person, SeenClip, find_people, with_splits
 from safa.data.schema import ClipId, is_safe_name
 from safa.data.sources import ClipJob, Listing, contents
 from safa.data.video import DecodeError, VideoFrame, VideoReader
@@ -25,6 +32,8 @@ from safa.media_types import COMPANIONS, VIDEOS, is_hidden, is_video, suffix_of
 from safa.reading import read_json
 
 BORDER = 1.0  # px; a face this near to the frame's edge may extend beyond it
+EMBED_EVERY = 24  # frames, of which one has its faces embedded: 75 ms each with dlib
+LEAST_EMBEDDED = 3  # frames of the shortest clip
 
 
 # ---- linking detections ------------------------------------------------------------------------------------
@@ -39,6 +48,7 @@ class FaceTrack:
         last: the latest detection.
         union: the box around all detections, with their mean score.
         n_faces: number of detections; in other frames the face was missed.
+        embeddings: (D,) each, of those of them that were embedded.
     """
 
     start: int
@@ -47,6 +57,12 @@ class FaceTrack:
     last: Face
     union: Face
     n_faces: int
+    embeddings: tuple[NDArray[np.float32], ...] = field(default=(), compare=False)
+
+    @classmethod
+    def begun(cls, number: int, face: Face) -> FaceTrack:
+        """The track of a face that is new in frame ``number``."""
+        return cls(number, number + 1, face, face, face, 1, _embeddings(face))
 
     @property
     def length(self) -> int:
@@ -63,7 +79,12 @@ class FaceTrack:
             max(union.bottom, face.bottom),
             score,
         )
-        return replace(self, end=number + 1, last=face, union=around, n_faces=self.n_faces + 1)
+        embeddings = (*self.embeddings, *_embeddings(face))
+        return FaceTrack(self.start, number + 1, self.first, face, around, self.n_faces + 1, embeddings)
+
+
+def _embeddings(face: Face) -> tuple[NDArray[np.float32], ...]:
+    return () if face.embedding is None else (face.embedding,)
 
 
 def track_faces(
@@ -95,7 +116,7 @@ def track_faces(
         ]
         matched = set(matches.values())
         rest = [face for index, face in enumerate(faces) if index not in matched]
-        open_tracks += [FaceTrack(number, number + 1, face, face, face, 1) for face in rest]
+        open_tracks += [FaceTrack.begun(number, face) for face in rest]
     yield from open_tracks
 
 
@@ -152,7 +173,10 @@ def clip_box(track: FaceTrack, frame: tuple[int, int], config: FaceTrackConfig) 
 
 @dataclass(frozen=True)
 class Segment:
-    """The frames ``start`` to ``end`` (exclusive) of a track: a clip with its box, or why it is none."""
+    """The frames ``start`` to ``end`` (exclusive) of a track: a clip with its box, or why it is none.
+
+    ``embedding`` is the mean over those frames of a clip that were embedded.
+    """
 
     start: int
     end: int
@@ -160,6 +184,7 @@ class Segment:
     box: tuple[int, int, int, int] | None  # left, top, right, bottom; None: not a clip
     code: str = ""  # a ``FailureCode``, if it is not a clip
     detail: str = ""
+    embedding: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,11 +203,18 @@ class VideoTracks:
         return tuple(segment for segment in self.segments if segment.box)
 
 
-def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: FaceDetector) -> VideoTracks:
+def find_face_tracks(
+    video: Path,
+    source: VideosSource,
+    fps: float,
+    detector: FaceDetector,
+    embedder: FaceEmbedder | None = None,
+) -> VideoTracks:
     """Detect and track the faces of a video; only a few frames are in memory at a time.
 
     Args:
         fps: rate at which frames are read and counted.
+        embedder: says who is seen, in every ``EMBED_EVERY``-th frame; None: nobody does.
 
     Raises:
         ClipError: ``decode``.
@@ -194,7 +226,7 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
             small = (max(1, round(info.height * factor)), max(1, round(info.width * factor)))
             frames = reader.frames(size=small, fps=fps, scene_cut=source.face_tracks.scene_cut)
             tracking = of_video(detector, source.face_tracks.search_every)
-            detections = _detect(frames, cuts, tracking, source.detector.batch)
+            detections = _detect(frames, cuts, tracking, source, embedder)
             scale = (info.width / small[1], info.height / small[0])
             faces = (tuple(face.scaled(*scale) for face in found) for found in detections)
             tracks = sorted(
@@ -208,14 +240,27 @@ def find_face_tracks(video: Path, source: VideosSource, fps: float, detector: Fa
 
 
 def _detect(
-    frames: Iterator[VideoFrame], cuts: set[int], detector: FaceDetector, batch: int
+    frames: Iterator[VideoFrame],
+    cuts: set[int],
+    detector: FaceDetector,
+    source: VideosSource,
+    embedder: FaceEmbedder | None,
 ) -> Iterator[tuple[Face, ...]]:
     """Yield the faces of each frame; the numbers of those that begin a scene are in ``cuts`` before that."""
+    every = max(1, min(EMBED_EVERY, source.face_tracks.min_frames // LEAST_EMBEDDED))
     first = 0
-    for chunk in batched(frames, batch):
+    for chunk in batched(frames, source.detector.batch):
         cuts.update(number for number, frame in enumerate(chunk, first) if frame.begins_scene)
+        found = detector.detect([frame.pixels for frame in chunk])
+        for number, (frame, faces) in enumerate(zip(chunk, found, strict=True), first):
+            if embedder is not None and faces and number % every == 0:
+                embeddings = embedder(frame.pixels, faces)
+                yield tuple(
+                    replace(face, embedding=each) for face, each in zip(faces, embeddings, strict=True)
+                )
+            else:
+                yield faces
         first += len(chunk)
-        yield from detector.detect([frame.pixels for frame in chunk])
 
 
 def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> Segment:
@@ -224,7 +269,10 @@ def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> 
         box = clip_box(track, frame, source.face_tracks)
     except ClipError as error:
         return Segment(track.start, track.end, score, None, str(error.code), error.detail)
-    return Segment(track.start, track.end, score, (box.left, box.top, box.right, box.bottom))
+    corners = (box.left, box.top, box.right, box.bottom)
+    mean = np.mean(track.embeddings, axis=0).tolist() if track.embeddings else None
+    embedding = None if mean is None else tuple(round(value, 5) for value in mean)
+    return Segment(track.start, track.end, score, corners, embedding=embedding)
 
 
 # ---- files of tracks ---------------------------------------------------------------------------------------
@@ -248,15 +296,20 @@ def read_tracks(path: Location) -> VideoTracks:
     """
     try:
         fields = read_json(path)
-        segments = tuple(
-            Segment(**{**segment, "box": tuple(segment["box"]) if segment["box"] else None})
-            for segment in fields.pop("segments")
-        )
+        segments = tuple(_read_segment(segment) for segment in fields.pop("segments"))
         return VideoTracks(**fields, segments=segments)
     except (UserError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"not a file of face tracks ({error})", shown(path), "Delete it; the next run writes it anew."
         ) from None
+
+
+def _read_segment(fields: dict[str, Any]) -> Segment:
+    tuples = {name: tuple(fields[name]) if fields.get(name) else None for name in ("box", "embedding")}
+    embedding = tuples["embedding"] or ()
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in embedding):
+        raise ValueError("an embedding is not made of numbers")
+    return Segment(**{**fields, **tuples})
 
 
 # ---- as a source of clips ----------------------------------------------------------------------------------
@@ -289,29 +342,50 @@ def raw_videos(source: VideosSource) -> tuple[list[Entry], list[Failure]]:
     return list(good.values()), bad
 
 
-def list_tracked_clips(source: VideosSource, videos: Sequence[Entry], folder: Location) -> Listing:
-    """List the clips of the videos whose face tracks are known; a video without any clip is a failure."""
-    jobs: list[ClipJob] = []
+def list_tracked_clips(
+    source: VideosSource, videos: Sequence[Entry], folder: Location, known: Sequence[Person] = ()
+) -> Listing:
+    """List the clips of the videos whose face tracks are known; a video without any clip is a failure.
+
+    Args:
+        folder: of the face tracks.
+        known: people of earlier runs.
+    """
+    clips: list[tuple[SeenClip, ClipJob]] = []
     bad: list[Failure] = []
     for video in videos:
         path = tracks_file(folder, video.name)
         if not exists(path):
             continue
         tracks = read_tracks(path)
-        jobs += [_job(video, tracks, segment, source.split) for segment in tracks.clips]
+        clips += [(_seen(video, tracks, each, source), _job(video, tracks, each)) for each in tracks.clips]
         if not tracks.clips:
             bad.append(_why_none(video, tracks))
-    return Listing(tuple(jobs), tuple(bad))
+    people = find_people((clip for clip, _ in clips), known)
+    if source.split == "auto":
+        people = with_splits(people, source.held_out)
+    else:
+        people = [replace(person, split=person.split or source.split) for person in people]
+    person_of = {key: person for person in people for key in person.clips}
+    jobs = (_of_person(job, person_of[clip.key], source) for clip, job in clips)
+    return Listing(tuple(jobs), tuple(bad), tuple(people))
 
 
-def _job(video: Entry, tracks: VideoTracks, segment: Segment, split: str) -> ClipJob:
-    # It is not known who is in the video: every one counts as a person of its own.
-    clip = ClipId(video.stem, video.stem, segment.start, segment.end)
+def _seen(video: Entry, tracks: VideoTracks, segment: Segment, source: VideosSource) -> SeenClip:
+    twins = [other for other in tracks.clips if (other.start, other.end) == (segment.start, segment.end)]
+    embedding = None
+    if segment.embedding is not None and source.identity is not None:
+        embedding = np.asarray(segment.embedding, np.float32)
+    return SeenClip(video.stem, segment.start, segment.end, twins.index(segment), embedding)
+
+
+def _job(video: Entry, tracks: VideoTracks, segment: Segment) -> ClipJob:
+    """The clip, of nobody yet."""
     return ClipJob(
-        clip_id=_numbered(clip, segment, tracks),
-        person_id=video.stem,
+        clip_id="",
+        person_id="",
         video_id=video.stem,
-        split=split,
+        split="",
         video=video.location,
         start=segment.start,
         end=segment.end,
@@ -322,13 +396,11 @@ def _job(video: Entry, tracks: VideoTracks, segment: Segment, split: str) -> Cli
     )
 
 
-def _numbered(clip: ClipId, segment: Segment, tracks: VideoTracks) -> str:
-    """The clip's id; two faces over the very same frames are two people, and need two ids."""
-    twins = [other for other in tracks.clips if (other.start, other.end) == (segment.start, segment.end)]
-    number = twins.index(segment)
-    if number == 0:
-        return str(clip)
-    return str(ClipId(f"{clip.person_id}.{number + 1}", clip.video_id, clip.start, clip.end))
+def _of_person(job: ClipJob, person: Person, source: VideosSource) -> ClipJob:
+    assert job.end is not None
+    clip = ClipId(person.name, job.video_id, job.start, job.end)
+    split = person.split if source.split == "auto" else source.split
+    return replace(job, clip_id=str(clip), person_id=person.name, split=split)
 
 
 def _why_none(video: Entry, tracks: VideoTracks) -> Failure:

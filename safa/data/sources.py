@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from safa.config.preprocess import ClipsSource, MetadataSource
 from safa.csv_files import number, read_csv, whole_number
 from safa.data.crop import Box
+from safa.data.people import Person, with_splits
 from safa.data.schema import ClipId, is_safe_name
 from safa.errors import Failure, FailureCode, UserError
 from safa.files import Entry, Location, entries, is_folder, join, name_of, shown
@@ -52,19 +53,26 @@ class ClipJob:
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything a source offers, the unusable lines too, so that none is lost silently."""
+    """Everything a source offers, the unusable lines too, so that none is lost silently.
+
+    ``people`` is to be kept for later runs: who has been found, and who is held out. Lists name both.
+    """
 
     jobs: tuple[ClipJob, ...]
     bad_rows: tuple[Failure, ...]
+    people: tuple[Person, ...] = ()
 
 
-def list_jobs(source: MetadataSource | ClipsSource) -> Listing:
+def list_jobs(source: MetadataSource | ClipsSource, known: Sequence[Person] = ()) -> Listing:
     """List all clips of a source that names them.
+
+    Args:
+        known: people of earlier runs, who keep their splits.
 
     Raises:
         UserError: the list or the folder is missing, lacks a column, or is empty.
     """
-    listing = _from_metadata(source) if isinstance(source, MetadataSource) else _from_folder(source)
+    listing = _from_metadata(source) if isinstance(source, MetadataSource) else _from_folder(source, known)
     if not listing.jobs and not listing.bad_rows:
         where = source.csv if isinstance(source, MetadataSource) else source.folder
         raise UserError("no clips here", shown(where))
@@ -169,7 +177,7 @@ def is_image_folder(entry: Entry) -> bool:
     return entry.is_folder and any(is_frame(child.name) for child in entries(entry.location))
 
 
-def _from_folder(source: ClipsSource) -> Listing:
+def _from_folder(source: ClipsSource, known: Sequence[Person]) -> Listing:
     jobs: dict[str, ClipJob] = {}
     bad = []
     for entry in contents(source.folder, "clips"):
@@ -185,7 +193,14 @@ def _from_folder(source: ClipsSource) -> Listing:
             jobs[job.clip_id] = job
         except ValueError as error:
             bad.append(Failure(entry.name, FailureCode.BAD_ROW, str(error)))
-    return Listing(tuple(jobs.values()), tuple(bad))
+    if source.split != "auto":
+        return Listing(tuple(jobs.values()), tuple(bad))
+    there = {person.name for person in known}
+    new = sorted({job.person_id for job in jobs.values()} - there)
+    people = with_splits([*known, *map(Person, new)], source.held_out)
+    split_of = {person.name: person.split for person in people}
+    split = tuple(replace(job, split=split_of[job.person_id]) for job in jobs.values())
+    return Listing(split, tuple(bad), tuple(people))
 
 
 def _job_of_file(entry: Entry, source: ClipsSource) -> ClipJob:

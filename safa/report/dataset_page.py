@@ -69,6 +69,7 @@ def _split_row(split: SplitCounts) -> SplitRow:
         split=split.split,
         listed=str(split.listed),
         ok=str(split.ok),
+        people=str(split.people),
         share=f"{100 * split.ok / split.listed:.1f} %" if split.listed else "",
         refused=", ".join(f"{code} {number}" for code, number in refused),
     )

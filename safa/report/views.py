@@ -307,6 +307,7 @@ class SplitRow:
     split: str
     listed: str
     ok: str
+    people: str
     share: str
     refused: str
 

@@ -137,7 +137,7 @@ def _dataset(world: World) -> tuple[DatasetStats, dict[str, Any]]:
         Sample(clip.clip_id, store.frames(clip.number, [0])[0], store.landmarks(clip.number, [0])[0])
         for clip in store.clips()
     )
-    splits = (SplitCounts("train", 8, 5, {"decode": 2, "no_face": 1}), SplitCounts("test", 2, 2, {}))
+    splits = (SplitCounts("train", 8, 5, 4, {"decode": 2, "no_face": 1}), SplitCounts("test", 2, 2, 1, {}))
     rng = np.random.default_rng(0)
     stats = DatasetStats(
         splits,

@@ -21,6 +21,7 @@ from safa.config.preprocess import (
     VideosSource,
 )
 from safa.data.clip_store import ClipStore
+from safa.data.people import read_people
 from safa.data.video import write_video
 from safa.errors import UserError
 
@@ -60,6 +61,8 @@ def test_raw_videos_become_clips_or_have_a_reason(tmp_path: Path) -> None:
     assert preprocess.preprocess(config) == summary
     always = ("manifest.json", ".lock")  # are written by every run
     assert all(path.stat().st_mtime_ns == t for path, t in before.items() if path.name not in always)
+    (person,) = read_people(config.out)
+    assert (person.name, person.split, person.embedded) == ("lp_d18", "train", 1)
 
 
 @pytest.mark.soak

@@ -7,7 +7,7 @@ and landmarks with the package of that name, ``dlib_faces`` all three with dlib.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,13 +18,17 @@ from safa.data.landmarks import Landmarks
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A detected face: a box in pixels of its frame, continuous, and a score in [0, 1]."""
+    """A detected face: a box in pixels of its frame, continuous, and a score in [0, 1].
+
+    ``embedding`` (D,) float32 says who it is, where an identity network has looked.
+    """
 
     left: float
     top: float
     right: float
     bottom: float
     score: float
+    embedding: NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
     def area(self) -> float:
@@ -32,12 +36,12 @@ class Face:
 
     def scaled(self, factor_x: float, factor_y: float) -> Face:
         """The same face in a frame of another resolution."""
-        return Face(
-            self.left * factor_x,
-            self.top * factor_y,
-            self.right * factor_x,
-            self.bottom * factor_y,
-            self.score,
+        return replace(
+            self,
+            left=self.left * factor_x,
+            top=self.top * factor_y,
+            right=self.right * factor_x,
+            bottom=self.bottom * factor_y,
         )
 
 
@@ -73,6 +77,14 @@ class IdentityNetwork(Protocol):
         self, frames: Sequence[NDArray[np.uint8]], points: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Embed the faces with landmarks (N, 68, 2) px of N frames: (N, D), NaN where the landmarks are."""
+        ...
+
+
+class FaceEmbedder(Protocol):
+    """Embeds detected faces, so that those of one person lie near each other."""
+
+    def __call__(self, frame: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[np.float32]:
+        """Embed the faces of a frame (H, W, 3): (N, D)."""
         ...
 
 

@@ -7,10 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from safa.config.preprocess import DetectorConfig, DlibLandmarksConfig, FaceAlignmentLandmarks
-from safa.data.detectors import Face, FaceDetector, LandmarkDetector, NearDetector, chosen, dlib_faces, iou
-from safa.data.detectors.dlib_faces import CROP_SIDES, DlibDetector, DlibLandmarks
+from safa.config.preprocess import DetectorConfig, DlibLandmarksConfig, FaceAlignmentLandmarks, VideosSource
+from safa.data.detectors import (
+    Face,
+    FaceDetector,
+    FaceEmbedder,
+    LandmarkDetector,
+    NearDetector,
+    chosen,
+    dlib_faces,
+    iou,
+)
+from safa.data.detectors.dlib_faces import CROP_SIDES, DlibDetector, DlibIdentity, DlibLandmarks
 from safa.data.landmarks import Landmarks, no_landmarks
+from safa.errors import UserError
 
 SAME_PLACE = 0.2  # least overlap (IoU) with a face of the frame before that makes it the same one
 STORED_THRESHOLD = 0.4  # of stored frames, which are cropped to a face: turned heads score low
@@ -45,6 +55,30 @@ def load_detector(config: DetectorConfig) -> FaceDetector:
     return LibraryDetector(config)
 
 
+def check_source(source: VideosSource) -> None:
+    """``check`` for all that raw videos need.
+
+    Raises:
+        UserError: as ``check``.
+    """
+    check(source.detector)
+    if source.identity is not None:
+        try:
+            dlib_faces.check()
+        except UserError as error:
+            fix = "Set source.identity=null: then each video counts as a person of its own."
+            raise UserError(error.what, "source.identity: dlib", f"{error.fix} {fix}".strip()) from None
+
+
+def load_embedder(source: VideosSource) -> FaceEmbedder | None:
+    """Load what says who is seen; None if nobody is to know.
+
+    Raises:
+        UserError: as ``check``.
+    """
+    return DlibEmbedder() if source.identity is not None else None
+
+
 def load_landmark_detector(config: FaceAlignmentLandmarks | DlibLandmarksConfig) -> LandmarkDetector:
     """Load what finds landmarks in stored frames.
 
@@ -56,6 +90,22 @@ def load_landmark_detector(config: FaceAlignmentLandmarks | DlibLandmarksConfig)
     from safa.data.detectors.face_alignment import LibraryLandmarks
 
     return LibraryLandmarks(config)
+
+
+class DlibEmbedder:
+    """A ``FaceEmbedder``: dlib's landmarks of each face, then its identity network.
+
+    Raises:
+        UserError: dlib is not here.
+    """
+
+    def __init__(self) -> None:
+        self._landmarks, self._identity = DlibLandmarks(), DlibIdentity()
+
+    def __call__(self, frame: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[np.float32]:
+        """Embed the faces of a frame (H, W, 3): (N, 128)."""
+        frames = [frame] * len(faces)
+        return self._identity.embeddings(frames, self._landmarks.landmarks(frames, faces))
 
 
 def of_video(detector: FaceDetector, every: int) -> FaceDetector:

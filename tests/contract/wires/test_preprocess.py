@@ -7,7 +7,7 @@ import types
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,6 +51,7 @@ from safa.data.shards import ShardWriter, commit_index, gather_index
 from safa.data.sources import list_jobs
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
+from safa.files import Entry
 from tests.contract.wires.table import ABSENT, Row, Table, are, check, falls, keys_of, with_key
 from tests.contract.wires.world import FakeFan, Recorder, World, face, face_alignment, yt_dlp
 
@@ -195,6 +196,46 @@ def split_of_job(world: World, config: PreprocessConfig) -> str:
     write_tracks(folder, _tracks(config))
     (job,) = list_tracked_clips(config.source, raw_videos(config.source)[0], folder).jobs
     return job.split
+
+
+def _entry(path: Path) -> Entry:
+    return Entry(path.name, str(path), is_folder=False)
+
+
+def held_out_videos(world: World, config: PreprocessConfig) -> int:
+    """Of ten videos of nobody knows whom."""
+    folder = world.folder()
+    tracks = _tracks(config)
+    for number in range(10):
+        write_tracks(folder, replace(tracks, video=f"v{number}.mp4"))
+    videos = [_entry(folder / f"v{number}.mp4") for number in range(10)]
+    return sum(job.split == "test" for job in list_tracked_clips(config.source, videos, folder).jobs)
+
+
+def held_out_clips(world: World, config: PreprocessConfig) -> int:
+    """Of ten clips of ten people."""
+    folder = world.folder()
+    for number in range(10):
+        (folder / f"p{number}#v#000000#000012.mp4").touch()
+    source = config.source.model_copy(update={"folder": folder})
+    return sum(job.split == "test" for job in list_jobs(source).jobs)
+
+
+def people_of_twins(world: World, config: PreprocessConfig) -> int:
+    """In two videos of faces that a network would take for the same one."""
+
+    def embed(self: Any, frame: Any, faces: Any) -> np.ndarray:
+        return np.ones((len(faces), 128), np.float32)
+
+    folder = world.folder()
+    raw = config.source.folder
+    with patch.multiple(detector_loading.DlibEmbedder, __init__=lambda self: None, __call__=embed):
+        embedder = detector_loading.load_embedder(config.source)
+        tracks = find_face_tracks(raw / "take.mp4", config.source, config.fps, _Sees(), embedder)
+    for name in ("one.mp4", "two.mp4"):
+        write_tracks(folder, replace(tracks, video=name))
+    videos = [_entry(folder / name) for name in ("one.mp4", "two.mp4")]
+    return len({job.person_id for job in list_tracked_clips(config.source, videos, folder).jobs})
 
 
 def folder_of_video(world: World, config: PreprocessConfig) -> str:
@@ -732,6 +773,10 @@ def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
         are(["take.mp4"], ["video.mp4"]),
     )
     yield Row(f"{VIDEOS}.split", "train", "test", split_of_job, are("train", "test"), TRACKS)
+    # There is one person only, who is not held out.
+    yield Row(f"{VIDEOS}.split", "auto", "test", split_of_job, are("train", "test"), TRACKS)
+    yield Row(f"{VIDEOS}.held_out", 0.1, 0.6, held_out_videos, are(1, 6), TRACKS)
+    yield Row(f"{VIDEOS}.identity", None, "dlib", people_of_twins, are(2, 1), TRACKS)
     yield from _detector_rows(f"{VIDEOS}.detector")
     yield Row(f"{VIDEOS}.detector.batch", 16, 5, frames_at_once, are(12, 5))
     tracks, whole = f"{VIDEOS}.face_tracks", [(0, 12, "")]
@@ -756,6 +801,8 @@ def _rows() -> Iterator[Row]:  # noqa: PLR0915 (a table: one statement a row)
         are(["take"], ["clip"]),
     )
     yield Row(f"{CLIPS}.split", "train", "test", split_of_job, are("train", "test"))
+    yield Row(f"{CLIPS}.split", "train", "auto", held_out_clips, are(0, 1))
+    yield Row(f"{CLIPS}.held_out", 0.1, 0.6, held_out_clips, are(1, 6), {f"{CLIPS}.split": "auto"})
     yield Row(
         *(f"{CLIPS}.fps", 25.0, 12.5, length, are((6, 25.0), (12, 25.0))),
         {f"{CLIPS}.folder": in_folder("pngs"), "landmarks": lambda w: {"kind": "none"}},

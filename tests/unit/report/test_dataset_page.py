@@ -19,7 +19,7 @@ COUNTS = {"in": 5, "ok": 3, "quarantined": 2, "pending": 0, "reasons": {"decode"
 
 def _stats(samples: tuple[Sample, ...]) -> DatasetStats:
     return DatasetStats(
-        splits=(SplitCounts("train", 5, 3, {"decode": 2}), SplitCounts("test", 0, 0, {})),
+        splits=(SplitCounts("train", 5, 3, 2, {"decode": 2}), SplitCounts("test", 0, 0, 0, {})),
         clips=3,
         sampled=len(samples),
         seconds=(2.0, 4.0, 4.0) if samples else (),
@@ -63,4 +63,5 @@ def test_a_page_of_nothing(tmp_path: Path) -> None:
 def test_hours_are_those_of_all_clips() -> None:
     stats = _stats((Sample("c", np.zeros((8, 8, 3), np.uint8), np.full((68, 2), np.nan, np.float32)),))
     assert stats.hours == pytest.approx(10 / 3600)
-    assert stats.as_json()["splits"][0] == {"split": "train", "listed": 5, "ok": 3, "refused": {"decode": 2}}
+    counts = {"split": "train", "listed": 5, "ok": 3, "people": 2, "refused": {"decode": 2}}
+    assert stats.as_json()["splits"][0] == counts
