@@ -79,7 +79,7 @@ def test_workers_get_absolute_paths(config: PreprocessConfig) -> None:
     jobs = list_jobs(config.source).jobs  # type: ignore[arg-type]
     recorder = Recorder([])
     preprocess.graph(config, recorder, [Probe("/out", "probe")])  # type: ignore[arg-type]
-    sent = list(_paths(recorder.sent[-2]))
+    sent = list(_paths(recorder.sent[3]))
     assert len(sent) == len(list(_paths(config))) == 6
     assert all(path.is_absolute() for path in sent)
     (table,) = preprocess.job_tables(config, jobs)
