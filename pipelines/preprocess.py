@@ -99,7 +99,7 @@ NOT_HASHED = frozenset(
 )
 BLOCKS_PER_CPU = 8  # so many that the last ones end at about the same time
 ROWS_PER_BLOCK = 8  # on long lists: so few that progress is seen, and little is lost
-MAX_BLOCKS = 2**14  # each costs the driver some milliseconds
+MAX_BLOCKS = 12_000  # each costs the driver some milliseconds, and gives a shard at least
 BLOCK_BYTES = 2**24  # of pieces between two operators: a few
 PIECES_PER_CALL = 4  # of the landmark stage: several, since its batches may hold frames of many clips
 PIECES_PER_SHARD = 32  # at least, where shards are written by a stage of its own: about 100 MB
