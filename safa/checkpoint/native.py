@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from safa.config import ModelConfig, parse_settings
+from safa.config.model import HeadConfig
 from safa.errors import UserError
 from safa.files import (
     Location,
@@ -46,6 +47,7 @@ from safa.files import (
     shown,
     write_json,
 )
+from safa.head import load_head_assets
 from safa.head.assets import HeadAssets
 from safa.head.raster import available_rasterizer
 from safa.models.safa import Safa
@@ -325,6 +327,33 @@ def save_model(folder: Location, model: nn.Module, info: ModelInfo) -> None:
         _write_record(temporary / MODEL_FILE, _described(info))
 
 
+def pack_model(folder: Location, model: Safa, info: ModelInfo) -> None:
+    """Write a model without its 3D head, which is built anew when it is loaded: less than half of the bytes.
+
+    Raises:
+        UserError: its head is not the built-in one.
+    """
+    own = HeadAssets.from_state_dict(model.tdmm.state_dict())
+    if info.config.head.assets is not None or not _is_built_in(own, info.config.head):
+        fix = "Copy the model's folder as it is."
+        raise UserError("the 3D head is not the built-in one, so it cannot be left out", "the model", fix)
+    with atomic_dir(folder) as temporary:
+        learned = {name: value for name, value in model.state_dict().items() if not _is_of_head(name)}
+        write_tensors(temporary / _WEIGHTS, learned)
+        _write_record(temporary / MODEL_FILE, _described(info))
+
+
+def _is_built_in(head: HeadAssets, config: HeadConfig) -> bool:
+    built_in = load_head_assets(config.model_copy(update={"assets": None}))
+    pairs = [(head.v_template, built_in.v_template), (head.shapedirs, built_in.shapedirs)]
+    return all(one.shape == other.shape and torch.equal(one, other) for one, other in pairs)
+
+
+def _is_of_head(name: str) -> bool:
+    """Whether a weight is an array of the 3D head, which training leaves alone."""
+    return name.startswith("tdmm.") and not name.startswith("tdmm.encoder.")
+
+
 def load_model(
     path: Location, device: str | torch.device = "cpu", rasterizer: str = "auto"
 ) -> tuple[Safa, ModelInfo]:
@@ -349,7 +378,11 @@ def load_model(
         what = "trained with the rasteriser of PyTorch3D, which is not installed here; ours draws the same"
         log.warning("%s: %s", shown(path), what)
     config = info.config.with_rasterizer(chosen)
-    model = Safa(config, HeadAssets.from_state_dict(strip_prefix(weights, "tdmm.")))
+    packed = config.head.assets is None and not any(_is_of_head(name) for name in weights)
+    head = strip_prefix(weights, "tdmm.")
+    model = Safa(config, load_head_assets(config.head) if packed else HeadAssets.from_state_dict(head))
+    if packed:
+        weights |= {name: value for name, value in model.state_dict().items() if _is_of_head(name)}
     load_weights(model, weights, shown(path))
     return model.to(device).eval(), info
 

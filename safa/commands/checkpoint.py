@@ -1,4 +1,4 @@
-"""``safa checkpoint inspect`` and ``safa checkpoint convert``: between the released layout and ours."""
+"""``safa checkpoint``: inspect and pack models, convert between the released layout and ours."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 def add_parser(subparsers: Any) -> None:
     """Add ``safa checkpoint`` to the command line."""
     parser = subparsers.add_parser(
-        "checkpoint", help="inspect checkpoints, convert released ones to ours and back"
+        "checkpoint", help="inspect and pack checkpoints, convert released ones to ours and back"
     )
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
@@ -30,6 +30,36 @@ def add_parser(subparsers: Any) -> None:
         "--config", help="YAML with a `model` section, if the sizes differ from the published ones"
     )
     convert.set_defaults(run=_convert)
+
+    pack = actions.add_parser(
+        "pack",
+        help="write a model that is small enough to give away",
+        description="Leaves out the built-in 3D head, which is made anew when the model is loaded.",
+    )
+    pack.add_argument("checkpoint", help="a run folder of the full stage; or its URI")
+    pack.add_argument("-o", "--output", required=True, help="the folder to write")
+    pack.set_defaults(run=_pack)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    from safa.checkpoint.native import load_model, pack_model
+    from safa.files import location, shown
+
+    output = _new_output(arguments.output)
+    model, info = load_model(location(arguments.checkpoint))
+    pack_model(output, model, info)
+    sys.stdout.write(f"wrote {shown(output)}: stage {info.stage}, step {info.step}\n")
+    return 0
+
+
+def _new_output(name: str) -> Any:
+    from safa.errors import UserError
+    from safa.files import dir_exists, exists, location, shown
+
+    output = location(name)
+    if exists(output) or dir_exists(output):
+        raise UserError("already exists", shown(output), "Give another output, or delete it.")
+    return output
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -61,12 +91,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from safa.checkpoint.released import export_released, import_released
-    from safa.errors import UserError
-    from safa.files import dir_exists, exists, is_file, location, shown
+    from safa.files import is_file, location, shown
 
-    source, output = location(arguments.checkpoint), location(arguments.output)
-    if exists(output) or dir_exists(output):
-        raise UserError("already exists", shown(output), "Give another output, or delete it.")
+    source, output = location(arguments.checkpoint), _new_output(arguments.output)
     if not is_file(source):
         export_released(source, output)
         sys.stdout.write(f"wrote {shown(output)} in the released layout\n")

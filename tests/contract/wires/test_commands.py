@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +25,11 @@ from safa import asset_catalogue, asset_download
 from safa.app import page as safa_page
 from safa.asset_catalogue import Asset
 from safa.checkpoint import released
-from safa.checkpoint.native import ModelInfo
+from safa.checkpoint.native import ModelInfo, save_model
 from safa.cli import build_parser, main
 from safa.commands import animate as animate_command
 from safa.commands import swap as swap_command
-from safa.config import ModelConfig
+from safa.config import ModelConfig, parse_settings
 from safa.config.preprocess import EncodingConfig
 from safa.data import dataset_files
 from safa.data.clip_store import ClipStore
@@ -36,13 +37,14 @@ from safa.data.images import encode_image
 from safa.data.shards import ClipRecord, ShardWriter, commit_index
 from safa.data.video import probe, read_frames
 from safa.errors import UserError
-from safa.head import flame_files, raster
+from safa.head import flame_files, load_head_assets, raster
 from safa.inference import compose, face_animator, face_tracking, loading, mesh
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import movement_gain
 from safa.inference.swap_mask import FaceMask
 from safa.inference.video_output import SavedVideo
 from safa.models.safa import Safa
+from tests.conftest import MODEL
 from tests.contract.wires.table import ABSENT, Row, Table, are, check, differ, options_of
 from tests.contract.wires.world import BLUE, RED, Recorder, World, face_alignment
 
@@ -783,6 +785,19 @@ def released_and_back(world: World, option: str, value: Any, command: str) -> An
     return seen.code, Path(options["output"]).name if Path(options["output"]).exists() else seen.err[:20]
 
 
+def packed(world: World, option: str, value: Any, command: str) -> Any:
+    """Pack a small model with the built-in head; what is written, and its step."""
+    options = {"output": world.folder() / (value if option == "output" else "model")}
+    run_folder = world.folder() / "run"
+    config = parse_settings(MODEL, ModelConfig, "test")
+    step = value if option == "checkpoint" else 1
+    model = Safa(config, load_head_assets(config.head))
+    save_model(run_folder / "model", model, ModelInfo("full", config, step, "r"))
+    assert run(world, command_line(world, "checkpoint pack", [run_folder], **options)).code == 0
+    record = json.loads((options["output"] / "model.json").read_text())
+    return options["output"].name, record["step"]
+
+
 def sizes_converted_to(world: World, option: str, value: Any, command: str) -> int:
     """Pictures of the model that the file is read as, px; the published size is not built."""
     asked = Recorder(ModelInfo("full", ModelConfig(), 1, "test"))
@@ -956,6 +971,8 @@ OTHERS = [
         *("checkpoint convert --output", "a", "b", released_and_back),
         are((0, "a"), (0, "b")),
     ),
+    Row("checkpoint pack checkpoint", 3, 4, packed, are(("model", 3), ("model", 4))),
+    Row("checkpoint pack --output", "a", "b", packed, are(("a", 1), ("b", 1))),
     Row(
         *(
             "checkpoint convert --config",

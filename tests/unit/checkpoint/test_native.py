@@ -19,6 +19,7 @@ from safa.checkpoint.native import (
     latest_state,
     load_model,
     load_state,
+    pack_model,
     read_latest_state,
     read_model_weights,
     save_model,
@@ -29,7 +30,7 @@ from safa.config import ModelConfig, parse_settings
 from safa.config.training import StepConfig
 from safa.errors import UserError
 from safa.files import atomic_dir
-from safa.head import raster
+from safa.head import load_head_assets, raster
 from safa.head.assets import HeadAssets
 from safa.models.safa import Safa
 from safa.training.optim import make_adam
@@ -247,3 +248,29 @@ def test_a_model_trained_with_pytorch3d_opens_without_it(
     assert opened("auto") is opened("pytorch3d") is raster.rasterize_pytorch3d
     assert opened("native") is raster.rasterize
     assert not caplog.text
+
+
+def test_a_packed_model_has_no_head_and_gives_the_same_numbers(
+    tiny_model: dict[str, Any], tmp_path: Path
+) -> None:
+    config = parse_settings(tiny_model, ModelConfig, "test")
+    model = Safa(config, load_head_assets(config.head)).eval()
+    info = ModelInfo("full", config, 7, "a-run")
+    save_model(tmp_path / "whole", model, info)
+    pack_model(tmp_path / "packed", model, info)
+    whole, packed = (load_model(tmp_path / name)[0] for name in ("whole", "packed"))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(packed.state_dict()[name], value), name
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("whole", "packed")]
+    assert sizes[0] - sizes[1] > 10e6
+
+
+def test_a_model_with_another_head_is_not_packed(
+    tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path
+) -> None:
+    """Be it that the settings name its file, or that it came with a released checkpoint."""
+    for head in (tiny_model["head"], {**tiny_model["head"], "assets": "flame.npz"}):
+        config = parse_settings({**tiny_model, "head": head}, ModelConfig, "test")
+        with pytest.raises(UserError, match="not the built-in one, so it cannot be left out"):
+            pack_model(tmp_path / "packed", Safa(config, toy_head), ModelInfo("full", config, 7, "a-run"))
+        assert not (tmp_path / "packed").exists()
