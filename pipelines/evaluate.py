@@ -77,7 +77,7 @@ from safa.evaluation.clip_files import CLIPS, SEGMENTS, segments_folder
 from safa.evaluation.jobs import list_jobs
 from safa.evaluation.parts import Totals, add_up, fid_of_parts
 from safa.evaluation.results import ClipResult, ScoreRow
-from safa.evaluation.scorers import load_scorers, skipped_metrics
+from safa.evaluation.scorers import load_scorers, scorers_here, skipped_metrics
 from safa.evaluation.windows import Window, count_windows, draw_shown, windows_of
 from safa.files import (
     Location,
@@ -158,7 +158,8 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         check_settings(config.out, locked, NOT_HASHED)
         record_settings(config.out, locked, NOT_HASHED, config)
         _clean_up(config.out)
-        totals, failed = _do_what_is_missing(config, jobs)
+        here = config.model_copy(update={"scorers": scorers_here(config.scorers)})
+        totals, failed = _do_what_is_missing(here, jobs)
         results, failures = jobs.results(totals, failed), tuple(failed.values())
         _check_counts(config, len(jobs.jobs), results, failures)
         # The failures of this run alone, since it tried those of earlier ones again.
@@ -298,7 +299,7 @@ def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> No
             f"Preprocess with size: {size}.",
         )
     # Loaded here first: a worker that cannot start would end the job with Ray's message instead of ours.
-    load_scorers(config.scorers, model.tdmm)
+    load_scorers(scorers_here(config.scorers), model.tdmm)
     if "swap" in config.modes:
         load_mask(config.swap, model.tdmm)
 

@@ -36,7 +36,7 @@ Network = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] to one row
 
 @dataclass(frozen=True)
 class Scorers:
-    """The networks that were loaded; None where none was named, or it is not here.
+    """The networks that were loaded; None where none was named.
 
     Attributes:
         landmarks: images to landmarks (B, 68, 2) px; NaN where there is no face.
@@ -61,11 +61,11 @@ def load_scorers(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device = 
         tdmm: estimates the landmarks if the setting is ``landmarks: model``.
 
     Raises:
-        UserError: a file cannot be read, or its network does not keep to the contract.
+        UserError: a file cannot be read, its network does not keep to the contract, or a named network is
+            not here.
     """
     size = tdmm.image_size
-    named = "dlib" in (config.landmarks, config.identity) and not missing_of_dlib()
-    dlib = DlibFaces() if named else None
+    dlib = DlibFaces() if "dlib" in (config.landmarks, config.identity) else None
     return Scorers(
         landmarks=_landmarks(config, tdmm, device, dlib),
         identity=_identity(config, tdmm, device, dlib),
@@ -74,6 +74,18 @@ def load_scorers(config: ScorerConfig, tdmm: Tdmm, device: str | torch.device = 
         landmarks_every=config.landmarks_every,
         identity_every=config.identity_every,
     )
+
+
+def scorers_here(config: ScorerConfig) -> ScorerConfig:
+    """Return the settings without dlib, if it is not here.
+
+    The program that starts an evaluation decides that for all its workers: one of them that lacks dlib then
+    fails, instead of leaving out scores.
+    """
+    if not missing_of_dlib():
+        return config
+    named = {name: None for name in ("landmarks", "identity") if getattr(config, name) == "dlib"}
+    return config.model_copy(update=named)
 
 
 def skipped_metrics(config: ScorerConfig, image_size: int) -> dict[str, str]:
@@ -103,7 +115,8 @@ def _identity(
     config: ScorerConfig, tdmm: Tdmm, device: str | torch.device, dlib: DlibFaces | None
 ) -> Network | None:
     if config.identity == "dlib":
-        return None if dlib is None else dlib.identity
+        assert dlib is not None
+        return dlib.identity
     path, size = config.identity, tdmm.image_size
     network = _script(path, device, size, "scorers.identity")
     if network is None or path is None:
@@ -118,7 +131,8 @@ def _landmarks(
     config: ScorerConfig, tdmm: Tdmm, device: str | torch.device, dlib: DlibFaces | None
 ) -> Network | None:
     if config.landmarks == "dlib":
-        return None if dlib is None else dlib.landmarks
+        assert dlib is not None
+        return dlib.landmarks
     if config.landmarks == "fan":
         return FanLandmarks(str(device))
     if config.landmarks == "model":

@@ -6,6 +6,7 @@ same process. Scores are taken from the model's float output, never from encoded
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections import OrderedDict
@@ -50,6 +51,8 @@ from safa.visualize.panels import (
     video_panels,
 )
 
+log = logging.getLogger(__name__)
+
 SOURCES_KEPT = 4  # whose work an actor keeps: windows of one clip come together, or nearly
 CLIPS_KEPT = 16  # of which a reader keeps what it looked up
 
@@ -62,7 +65,8 @@ class WindowFrames:
         person, source_person: ids of who gives the motion, and of who gives the face.
         fps: frames per second of the driving clip.
         source: (S, S, 3), the frame that gives the face.
-        reference: (S, S, 3), the frame that relative motion is measured from; None where there is none.
+        reference: (S, S, 3), the driving frame that relative motion is measured from: the first with a face,
+            or the best one; None where there is none.
         frames: (T', S, S, 3), the driving frames; one more than ``landmarks`` where the window begins early.
         landmarks: (T, 68, 2) px, those that came with the data; NaN where a frame has no face.
         source_landmarks: (1, 68, 2) px, of the driving clip's first frame.
@@ -143,6 +147,7 @@ class FrameReader:
         self._store, self._transfer = store, config.animation.transfer
         self._info = lru_cache(CLIPS_KEPT)(store.info)
         self._best = lru_cache(CLIPS_KEPT)(self._find_best_frame)
+        self._first_face = lru_cache(CLIPS_KEPT)(self._find_first_face)
 
     def __call__(self, window: Window) -> WindowFrames:
         """Read one window.
@@ -173,8 +178,22 @@ class FrameReader:
         if window.job.mode != "animation":
             return None
         job = window.job
-        best = self._best(job.source, job.driving, window.n_frames) if self._transfer.best_frame else 0
-        return self._frame(job.driving, best)
+        if self._transfer.best_frame:
+            return self._frame(job.driving, self._best(job.source, job.driving, window.n_frames))
+        return self._frame(job.driving, self._first_face(job.driving, window.n_frames))
+
+    def _find_first_face(self, driving: str, n_frames: int) -> int:
+        """The first frame with a face; frame 0 of a clip without any landmarks, where nobody has looked."""
+        has_face = self._store.has_face(self._info(driving).number)
+        if not has_face.any():
+            return 0
+        faces = np.flatnonzero(has_face[:n_frames])
+        if not len(faces):
+            raise ClipError(FailureCode.NO_FACE, f"its first {n_frames} frames show no face")
+        first = int(faces[0])
+        if first and self._transfer.mode == "relative":
+            log.info("%s: motion is measured from frame %d, the first with a face", driving, first)
+        return first
 
     def _find_best_frame(self, source: str, driving: str, n_frames: int) -> int:
         try:

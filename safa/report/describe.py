@@ -50,7 +50,9 @@ def describe_evaluation(config: EvaluateConfig) -> tuple[str, ...]:
         transfer = config.animation.transfer
         motion = [f"{transfer.mode} motion"]
         motion += ["scaled to the size of the face"] if transfer.adapt_scale else []
-        motion += ["measured from the best frame"] if transfer.best_frame else []
+        if transfer.mode == "relative":
+            frame = "the best frame" if transfer.best_frame else "the first frame with a face"
+            motion.append(f"measured from {frame}")
         lines.append(f"Animation: one person driven by another, {', '.join(motion)}.")
     if "swap" in config.modes:
         lines.append(f"Face swap: absolute motion, {_mask(config.swap)}.")

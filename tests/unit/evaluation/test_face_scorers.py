@@ -52,13 +52,28 @@ def tdmm(tiny_model: dict[str, Any], toy_head: HeadAssets) -> Tdmm:
 def test_without_dlib_its_metrics_are_skipped_with_the_reason(
     tdmm: Tdmm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    here = scorers.scorers_here(BOTH)
     monkeypatch.setattr(scorers, "missing_of_dlib", lambda: "the package dlib-bin is not installed")
-    loaded = load_scorers(BOTH, tdmm)
+    left = scorers.scorers_here(BOTH)
+    assert (left.landmarks, left.identity, left.landmarks_every) == (None, None, 2)
+    assert scorers.scorers_here(ScorerConfig(landmarks="model")).landmarks == "model"
+    if not dlib_faces.missing():
+        assert here == BOTH
+    loaded = load_scorers(left, tdmm)
     assert (loaded.landmarks, loaded.identity) == (None, None)
     reasons = skipped_metrics(BOTH, 64)
     assert reasons["akd"] == "skipped: the package dlib-bin is not installed (scorers.landmarks)"
     assert "eye_opening_gain" in reasons
     assert reasons["csim"].endswith("(scorers.identity)")
+
+
+def test_a_worker_that_lacks_dlib_fails(tdmm: Tdmm, monkeypatch: pytest.MonkeyPatch) -> None:
+    for network in (dlib_faces._detector, dlib_faces._predictor, dlib_faces._identity):
+        network.cache_clear()
+    monkeypatch.setattr(dlib_faces, "missing", lambda: "the package dlib-bin is not installed")
+    for named in (BOTH, ScorerConfig(landmarks="dlib"), ScorerConfig(identity="dlib")):
+        with pytest.raises(UserError, match="dlib: the package dlib-bin is not installed"):
+            load_scorers(named, tdmm)
 
 
 def test_fan_names_the_files_it_lacks(tdmm: Tdmm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

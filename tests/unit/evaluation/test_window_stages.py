@@ -20,7 +20,7 @@ from safa.evaluation.frame_scores import CLIP_SCORES, SCORES
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.parts import FEATURES, fid_of_parts
 from safa.evaluation.scorers import Scorers
-from safa.evaluation.window_stages import AllStages
+from safa.evaluation.window_stages import AllStages, FrameReader
 from safa.evaluation.windows import windows_of
 from safa.head.model import landmarks_px
 from safa.inference.model_runner import ModelRunner
@@ -216,6 +216,39 @@ def test_a_best_frame_is_taken_as_the_reference(
     transfer = TransferConfig(best_frame=True, adapt_scale=adapt_scale)
     clips = evaluator(model, tiny_clips, animation=AnimationConfig(transfer=transfer))
     assert evaluate(clips, ANIMATE, tmp_path / "out").n_frames == 6
+
+
+def test_motion_is_measured_from_the_first_frame_with_a_face(
+    clip_row: Callable[..., dict[str, Any]],
+    write_clips: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    late, never = clip_row("dan", "test"), clip_row("eve", "test", faces=False)
+    late["landmarks"] = [
+        [math.nan] * 136 if number < 2 else points for number, points in enumerate(late["landmarks"])
+    ]
+    store = ClipStore(write_clips(tmp_path / "clips", [late, never]))
+    config = EvaluateConfig(
+        model=tmp_path,
+        clips=tmp_path,
+        out=tmp_path,
+        animation=AnimationConfig(transfer=TransferConfig(mode="relative")),
+    )
+    reader = FrameReader(store, config)
+
+    def reference(driving: str, n_frames: int = 6) -> Any:
+        job = EvaluationJob("animation", never["clip_id"], driving)
+        (window,) = windows_of(job, 0, n_frames, 128, shown=False)
+        return reader(window).reference
+
+    caplog.set_level("INFO")
+    assert (reference(late["clip_id"]) == store.frames(late["clip_id"], [2])[0]).all()
+    assert "motion is measured from frame 2, the first with a face" in caplog.text
+    # Nobody has looked for faces here.
+    assert (reference(never["clip_id"]) == store.frames(never["clip_id"], [0])[0]).all()
+    with pytest.raises(ClipError, match="its first 2 frames show no face"):
+        reference(late["clip_id"], 2)
 
 
 def test_only_the_first_frames(model: Safa, tiny_clips: Path, tmp_path: Path) -> None:
