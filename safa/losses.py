@@ -8,6 +8,7 @@ docs/model.md, section 7.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -23,14 +24,15 @@ from safa.precision import at_least_float32, full_precision
 
 EXPRESSION_SHARE = 0.8  # weight of the expression term; the shape term has 1
 
-# Landmarks (iBUG numbers from 0) whose distances show what a face does, and not where it is.
+# Landmarks (iBUG numbers from 0) whose distances show what a face does, and not where it is; and how much each
+# pair counts. Lids and corners move by a pixel or two where lips move by ten, so they count more.
 EXPRESSION_PAIRS = (
-    *((61, 67), (62, 66), (63, 65)),  # inner lips
-    *((50, 58), (51, 57), (52, 56)),  # outer lips
-    (48, 54),  # corners of the mouth
-    *((37, 41), (38, 40), (43, 47), (44, 46)),  # lids
-    *((36, 39), (42, 45)),  # corners of the eyes
-    *((30, 51), (30, 57)),  # tip of the nose to both lips
+    *((61, 67, 2.0), (62, 66, 2.0), (63, 65, 2.0)),  # inner lips
+    *((50, 58, 2.0), (51, 57, 2.0), (52, 56, 2.0)),  # outer lips
+    (48, 54, 15.0),  # corners of the mouth
+    *((37, 41, 3.0), (38, 40, 3.0), (43, 47, 3.0), (44, 46, 3.0)),  # lids
+    *((36, 39, 1.0), (42, 45, 1.0)),  # corners of the eyes
+    *((30, 51, 1.0), (30, 57, 1.0)),  # tip of the nose to both lips
 )
 # Of each part its first landmark, which is a corner, the other corner, and the first landmark behind it.
 MOUTH, EYES = (48, 54, 68), ((36, 39, 42), (42, 45, 48))
@@ -58,7 +60,7 @@ def landmark(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def expression(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of the differences between ``EXPRESSION_PAIRS`` of landmarks, in pixels.
+    """Weighted absolute error of the differences between ``EXPRESSION_PAIRS`` of landmarks, in pixels.
 
     The mean landmark error is nearly as small with a closed mouth as with the right one; this is not. It is
     not part of SAFA. After the eye-closure loss of DECA (Feng et al., 2021), section 4.1, equation (6), for
@@ -68,10 +70,23 @@ def expression(prediction: Tensor, target: Tensor) -> Tensor:
         prediction, target: (B, 68, 2) px.
     """
     known, target = _known(target, prediction.detach())
-    first, second = (torch.tensor(ends, device=target.device) for ends in zip(*EXPRESSION_PAIRS, strict=True))
+    first, second, weight = _expression_pairs(prediction.device)
     error = (prediction[:, first] - prediction[:, second]) - (target[:, first] - target[:, second])
-    per_frame = error.abs().flatten(1).mean(dim=1)  # (B, 15, 2) -> (B, 30) -> (B,)
+    weighted = error.abs() * weight[:, None]  # (B, 15, 2) * (15, 1)
+    per_frame = weighted.flatten(1).mean(dim=1)  # (B, 15, 2) -> (B, 30) -> (B,)
     return per_frame.sum() / known.sum().clamp(min=1)
+
+
+@cache
+def _expression_pairs(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """First and second landmark of each pair, and its weight, (15,) each: copied to a device once."""
+    first, second, weight = zip(*EXPRESSION_PAIRS, strict=True)
+    with torch.inference_mode(False):  # whoever calls first: training keeps them for its gradients
+        return (
+            torch.tensor(first, device=device),
+            torch.tensor(second, device=device),
+            torch.tensor(weight, device=device),
+        )
 
 
 def _known(target: Tensor, instead: Tensor) -> tuple[Tensor, Tensor]:

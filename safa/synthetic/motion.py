@@ -129,14 +129,24 @@ def _bump(frames: int, fps: float, start: float, rise: float, hold: float, fall:
     return _ease(time / rise) * (1 - _ease((time - rise - hold) / fall))
 
 
+def narrowing(rng: Generator, frames: int, fps: float) -> Curve:
+    """How far the lids come down between blinks, 0 to 0.7: often not at all."""
+    curve: Curve = 0.7 * np.clip(smooth_noise(rng, frames, fps, 0.8) - 0.2, 0, 1)
+    return curve
+
+
 def blinks(rng: Generator, frames: int, fps: float) -> Curve:
-    """Blinks of 150-300 ms every one to four seconds; the lid falls faster than it rises."""
+    """Blinks of 200-500 ms with pauses of 0.3 to 1.2 s; the lid falls faster than it rises.
+
+    People blink less, and shorter. But a model that hardly ever sees closed eyes learns to keep them open
+    (docs/learning.md).
+    """
     curve = np.zeros(frames)
-    clock = rng.uniform(0.3, 1.6)
+    clock = rng.uniform(0.0, 1.0)
     while clock < frames / fps:
-        length = rng.uniform(0.15, 0.30)
+        length = rng.uniform(0.20, 0.50)
         curve = np.maximum(curve, _bump(frames, fps, clock, 0.35 * length, 0.15 * length, 0.5 * length))
-        clock += length + np.clip(rng.lognormal(0.55, 0.45), 1.0, 4.0)
+        clock += length + rng.uniform(0.3, 1.2)
     return curve
 
 
@@ -169,7 +179,7 @@ def gestures(rng: Generator, frames: int, fps: float, amplitude: float) -> Gestu
     """Speech, smiles, brows and blinks of one video. Blinks stay full whatever the ``amplitude`` (0..1)."""
     speech, mood, brows, lids = rng.spawn(4)
     jaw, spread, pucker = _syllables(speech, frames, fps)
-    smile = _positive(0.3 + 0.5 * smooth_noise(mood, frames, fps, 0.35))
+    smile = _positive(0.3 + 0.8 * smooth_noise(mood, frames, fps, 0.8))
     raised = _positive(smooth_noise(brows, frames, fps, 0.7) - 0.3)
     frown = _positive(0.8 * smooth_noise(brows, frames, fps, 0.5) - 0.6)
     return Gestures(
@@ -179,5 +189,5 @@ def gestures(rng: Generator, frames: int, fps: float, amplitude: float) -> Gestu
         smile=amplitude * smile * (1 - 0.6 * pucker),
         brow_raise=amplitude * raised,
         brow_frown=amplitude * frown * (1 - raised),
-        blink=blinks(lids, frames, fps),
+        blink=np.maximum(narrowing(lids, frames, fps), blinks(lids, frames, fps)),
     )

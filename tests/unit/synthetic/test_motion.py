@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safa.config.synthetic import MotionConfig
-from safa.synthetic.motion import HeadPose, Restlessness, blinks, gestures, limit, smooth_noise, turns
+from safa.synthetic.motion import (
+    HeadPose,
+    Restlessness,
+    blinks,
+    gestures,
+    limit,
+    narrowing,
+    smooth_noise,
+    turns,
+)
 
 FPS = 25.0
 
@@ -77,19 +86,28 @@ def test_turns_start_near_the_front() -> None:
     assert all(abs(turns(_rng(seed), 50, FPS)[0]) < 0.5 for seed in range(20))
 
 
-def test_blinks_close_the_eyes_for_150_to_300_ms_at_natural_intervals() -> None:
+def test_blinks_close_the_eyes_for_200_to_500_ms_with_short_pauses() -> None:
     fast = 1000.0
     curve = blinks(_rng(5), 30_000, fast)  # half a minute
     closed = np.concatenate([[False], curve > 1e-9, [False]])
     edges = np.flatnonzero(np.diff(closed.astype(int)))
     starts, ends = edges[::2], edges[1::2]
     lengths = (ends - starts) / fast
-    assert lengths.min() > 0.14
-    assert lengths.max() < 0.31
+    assert lengths.min() > 0.19
+    assert lengths.max() < 0.51
     pauses = (starts[1:] - ends[:-1]) / fast
-    assert pauses.min() > 0.9
-    assert pauses.max() < 4.1
+    assert pauses.min() > 0.29
+    assert pauses.max() < 1.21
     assert curve.max() == pytest.approx(1, abs=1e-6)
+
+
+def test_lids_come_down_between_blinks_and_often_do_not() -> None:
+    curve = narrowing(_rng(2), 2000, FPS)
+    assert 0.3 < (curve == 0).mean() < 0.8
+    assert 0.5 < curve.max() <= 0.7
+    lids = gestures(_rng(2), 2000, FPS, amplitude=0.5).blink
+    assert ((lids > 0.1) & (lids < 0.6)).mean() > 0.15
+    assert lids.max() == pytest.approx(1, abs=0.05)  # a blink is whole whatever the amplitude
 
 
 def test_a_blink_shows_at_video_rate() -> None:
