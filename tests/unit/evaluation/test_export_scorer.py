@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,14 @@ class Points(nn.Module):
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], int]:
     (tmp_path / "stranger.py").write_text(STRANGER)
     monkeypatch.syspath_prepend(str(tmp_path))
-    main: Callable[[Sequence[str]], int] = runpy.run_path(str(SCRIPT))["main"]
+    # Not by runpy: TorchScript keeps the module's name, which must be one.
+    spec = importlib.util.spec_from_file_location("export_scorer", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "export_scorer", module)
+    spec.loader.exec_module(module)
+    main: Callable[[Sequence[str]], int] = module.main
     return main
 
 
