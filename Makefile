@@ -11,6 +11,7 @@ DEV := .venv/.installed-dev
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # What `make own` finds in VIDEOS: raw videos (`videos`), or videos already cropped to a face (`clips`).
 KIND ?= videos
+PRESET ?= demo
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -36,11 +37,9 @@ $(DEV): $(BASE)
 demo: $(BASE) ## everything on a built-in data set; report: runs/demo/report/index.html
 	$(BIN)/python -m pipelines.demo --config configs/demo.yaml
 
-own: own-videos install ## everything on your videos: make own VIDEOS=DIR (see docs/own_videos.md)
-	$(BIN)/python -m pipelines.preprocess --config configs/own/$(KIND).yaml --set "source.folder=$(VIDEOS)"
-	$(BIN)/python -m pipelines.train --config configs/own/pretrain.yaml
-	$(BIN)/python -m pipelines.train --config configs/own/train.yaml
-	$(BIN)/python -m pipelines.evaluate --config configs/own/evaluate.yaml
+own: own-videos install ## everything on your videos: make own VIDEOS=DIR [PRESET=small] (see docs/own_videos.md)
+	$(BIN)/python -m pipelines.demo --config configs/own_videos.yaml --set "videos=$(VIDEOS)" --set "preset=$(PRESET)" \
+	  $(if $(filter clips,$(KIND)),--set 'preprocess.source={kind: clips, split: auto}')
 
 own-videos: # before anything is installed
 	@test -d "$(VIDEOS)" || { echo "error: VIDEOS=$(VIDEOS) is not a folder. Run: make own VIDEOS=DIR"; exit 2; }

@@ -1,7 +1,8 @@
-"""The whole chain on a synthetic data set: ``python -m pipelines.demo --config configs/demo.yaml``.
+"""The whole chain: ``python -m pipelines.demo --config configs/demo.yaml``, or ``configs/own_videos.yaml``.
 
-Talking heads are rendered and preprocessed, the 3DMM is pre-trained, all networks are trained together,
-held-out people are reconstructed and animated, and ``report/index.html`` in the run folder shows the results.
+Talking heads are rendered, or a folder of videos is taken; they are preprocessed, the 3DMM is pre-trained,
+all networks are trained together, people are reconstructed and animated, and ``report/index.html`` in the
+run folder shows the results.
 If it is stopped at any point, run the same command again to resume.
 """
 
@@ -41,10 +42,7 @@ def stages_of(config: DemoConfig) -> tuple[Stage, ...]:
     """The stages in their order."""
     clips, head, full, report = config.preprocess, config.pretrain, config.train, config.evaluate
     return (
-        Stage(
-            *("synthetic", config.synthetic, frozenset(), config.videos),
-            lambda _: write_dataset(config.synthetic, config.videos, workers=config.processes),
-        ),
+        *_synthetic_stage(config),
         Stage(
             *("preprocess", clips, preprocess.NOT_HASHED, clips.out),
             lambda _: preprocess.preprocess(clips),
@@ -56,6 +54,17 @@ def stages_of(config: DemoConfig) -> tuple[Stage, ...]:
             lambda seconds: evaluate.evaluate(report, seconds),
         ),
     )
+
+
+def _synthetic_stage(config: DemoConfig) -> tuple[Stage, ...]:
+    synthetic, folder = config.synthetic, config.synthetic_folder
+    if synthetic is None:
+        return ()
+
+    def render(_: Mapping[str, float]) -> None:
+        write_dataset(synthetic, folder, workers=config.processes)
+
+    return (Stage("synthetic", synthetic, frozenset(), folder, render),)
 
 
 def summary(numbers: Mapping[str, Any], seconds: Mapping[str, float], config: DemoConfig) -> str:
@@ -86,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = demo(config)
         sys.stdout.write(f"\n{text}")
 
-    return launch("demo", "The whole chain on a synthetic data set.", DemoConfig, body, argv)
+    return launch("demo", "The whole chain: the synthetic data set, or your videos.", DemoConfig, body, argv)
 
 
 if __name__ == "__main__":

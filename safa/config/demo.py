@@ -1,4 +1,4 @@
-"""Settings of the demo: one file for the whole chain.
+"""Settings of the whole chain in one file: on the synthetic data set, or on a folder of videos.
 
 The sections ``preprocess``, ``pretrain``, ``train`` and ``evaluate`` are the settings of those programs, less
 what follows from the run folder and from the model (folders, names, frame size, starting weights). That is
@@ -43,13 +43,24 @@ class DemoConfig(Settings):
     """The whole chain in one run folder; every stage's settings are complete."""
 
     run: Location
+    videos: Location | None = None  # folder of your own videos, in place of `synthetic`
     model: ModelConfig
-    processes: int = Field(default=2, ge=1)  # that render the videos
-    synthetic: SyntheticConfig
+    processes: int = Field(default=2, ge=1)  # that render the synthetic videos
+    synthetic: SyntheticConfig | None = Field(default=None, validate_default=True)
     preprocess: PreprocessConfig
     pretrain: TrainConfig
     train: TrainConfig
     evaluate: EvaluateConfig
+
+    @field_validator("synthetic")
+    @classmethod
+    def _one_source(cls, synthetic: SyntheticConfig | None, info: ValidationInfo) -> SyntheticConfig | None:
+        """Videos or a synthetic data set; before the sections, whose settings depend on which it is."""
+        if "videos" in info.data and (synthetic is None) == (info.data["videos"] is None):
+            given = "it and 'videos' exclude each other" if synthetic else "it or 'videos' is needed"
+            fix = "Remove one of them." if synthetic else "Give the folder of your videos: --set videos=DIR."
+            raise PydanticCustomError("demo", given, {"fix": fix})  # type: ignore[arg-type]
+        return synthetic
 
     @field_validator(*_STAGES, mode="before")
     @classmethod
@@ -60,7 +71,7 @@ class DemoConfig(Settings):
     def _without_derived(self, settings: Settings, info: FieldSerializationInfo) -> dict[str, Any]:
         """A dumped demo is as it was written, so that it can be read back."""
         section: dict[str, Any] = settings.model_dump(mode=info.mode)
-        for key in _derived(info.field_name, self.run, self.model):
+        for key in _derived(info.field_name, self.run, self.model, self.videos):
             *parents, leaf = key.split(".")
             node = section
             for name in parents:
@@ -69,23 +80,25 @@ class DemoConfig(Settings):
         return section
 
     @property
-    def videos(self) -> Location:
+    def synthetic_folder(self) -> Location:
         """Folder of the synthetic data set."""
-        return _videos(self.run)
+        return _synthetic_folder(self.run)
 
 
-def _videos(run: Location) -> Location:
+def _synthetic_folder(run: Location) -> Location:
     return join(run, "videos")
 
 
-def _derived(stage: str, run: Location, model: ModelConfig) -> dict[str, Any]:
+def _derived(stage: str, run: Location, model: ModelConfig, videos: Location | None) -> dict[str, Any]:
     """What the demo sets in a stage's settings: dotted key to plain value, as a config file would have it."""
     clips = str(join(run, "data", "clips"))
     head, full = str(join(run, "pretrain")), str(join(run, "train"))
     if stage == "preprocess":
-        csv, videos = str(join(_videos(run), "metadata.csv")), str(join(_videos(run), "videos"))
-        source = {"kind": "metadata", "csv": csv, "videos": videos}
-        return {"source": source, "out": str(join(run, "data")), "size": model.image_size}
+        stored = {"out": str(join(run, "data")), "size": model.image_size}
+        if videos is not None:
+            return {"source.folder": str(videos), **stored}
+        csv, folder = (str(join(_synthetic_folder(run), name)) for name in ("metadata.csv", "videos"))
+        return {"source": {"kind": "metadata", "csv": csv, "videos": folder}, **stored}
     if stage == "evaluate":
         return {"model": full, "clips": clips, "out": str(join(run, "report")), "history": [head, full]}
     derived = {"runs": str(run), "name": stage, "model": model.model_dump(mode="json"), "data.clips": clips}
@@ -104,7 +117,8 @@ def _completed(stage: str, section: object, known: Mapping[str, Any]) -> object:
     if stage in _STAGE_KINDS:
         _require_kind(section, _STAGE_KINDS[stage])
     whole = json.loads(json.dumps(section))  # a copy
-    derived = _derived(stage, known.get("run", Path("run")), known.get("model", ModelConfig()))
+    run, model = known.get("run", Path("run")), known.get("model", ModelConfig())
+    derived = _derived(stage, run, model, known.get("videos"))
     for key, value in derived.items():
         *parents, leaf = key.split(".")
         node = whole

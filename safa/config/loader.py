@@ -22,6 +22,8 @@ from safa.files import Location, refuse_uri, shown
 from safa.limits import check_limit
 from safa.reading import boundary, read_text_limited
 
+PRESETS = Path(__file__).parent / "presets"
+
 
 class Settings(BaseModel):
     """Base of every settings model: frozen, no unknown keys, no silent conversion of types."""
@@ -193,10 +195,10 @@ def parse_settings(data: object, model: type[S], where: str) -> S:
 
 
 def load_settings(path: Location, model: type[S], overrides: Sequence[str] = ()) -> S:
-    """Read a YAML file as ``model``, with ``a.b=c`` overrides applied on top.
+    """Read a YAML file as ``model``, its preset below it, and ``a.b=c`` overrides on top.
 
     Raises:
-        UserError: file missing, not YAML, unknown or missing key, wrong type or value.
+        UserError: file or preset missing, not YAML, unknown or missing key, wrong type or value.
     """
     where = shown(path)
     data = _parse(read_text_limited(path, "config_bytes"), where)
@@ -204,9 +206,42 @@ def load_settings(path: Location, model: type[S], overrides: Sequence[str] = ())
         data = {}
     if not isinstance(data, dict):
         raise UserError("the config is not a mapping of keys to values", where)
+    return parse_settings(_with_preset(data, overrides, model, where), model, where)
+
+
+# ---- presets -----------------------------------------------------------------------------------------------
+
+
+def _with_preset(
+    data: dict[str, Any], overrides: Sequence[str], model: type[S], where: str
+) -> dict[str, Any]:
+    """The settings of a file with overrides, on top of those sections of its preset that ``model`` has.
+
+    ``preset: NAME`` stands for ``safa/config/presets/NAME.yaml``, so that sizes are written once.
+    """
     for override in overrides:
         _apply_override(data, override)
-    return parse_settings(data, model, where)
+    if "preset" not in data or "preset" in model.model_fields:
+        return data
+    name = data.pop("preset")
+    known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"key 'preset' is {name!r}", where, f"Choose one of {', '.join(known)}.")
+    sections = _parse((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"), f"preset {name}")
+    fitting = {key: value for key, value in sections.items() if key in model.model_fields}
+    if not fitting:
+        raise UserError("unknown key 'preset'", where, "Remove it.")
+    return _merged(fitting, data)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections key by key; any other value of ``above`` replaces that of ``below``."""
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        both = isinstance(known, dict) and isinstance(value, dict)
+        merged[key] = _merged(known, value) if both else value
+    return merged
 
 
 def dump_settings(settings: Settings) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from safa.config import Settings, load_settings
 from safa.config.annotate import AnnotateConfig
 from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
+from safa.config.loader import PRESETS
 from safa.config.preprocess import PreprocessConfig
 from safa.config.synthetic import SyntheticConfig
 from safa.config.training import FullStage, HeadStage, TrainConfig
@@ -22,18 +24,20 @@ KINDS: dict[str, type[Settings]] = {
     "clips": PreprocessConfig,
     "demo": DemoConfig,
     "evaluate": EvaluateConfig,
+    "own_videos": DemoConfig,
     "preprocess": PreprocessConfig,
     "pretrain": TrainConfig,
     "synthetic": SyntheticConfig,
     "train": TrainConfig,
     "videos": PreprocessConfig,
 }
+NEEDED = {"own_videos": ("videos=DIR",)}  # what a user has to set
 FILES = sorted([*CONFIGS.rglob("*.yaml"), *(ROOT / "tests" / "configs").rglob("*.yaml")])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_it_loads(path: Path) -> None:
-    settings = load_settings(path, KINDS[path.stem])
+    settings = load_settings(path, KINDS[path.stem], NEEDED.get(path.stem, ()))
     if path.stem == "pretrain":
         assert isinstance(settings, TrainConfig)
         assert isinstance(settings.stage, HeadStage)
@@ -47,7 +51,7 @@ def test_a_misspelt_key_is_reported_in_one_line_with_file_and_key(path: Path, tm
     changed = tmp_path / path.name
     changed.write_text(path.read_text() + "\nnonsense_key: 1\n")
     with pytest.raises(UserError, match="nonsense_key") as error:
-        load_settings(changed, KINDS[path.stem])
+        load_settings(changed, KINDS[path.stem], NEEDED.get(path.stem, ()))
     assert str(changed) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -55,7 +59,6 @@ def test_a_misspelt_key_is_reported_in_one_line_with_file_and_key(path: Path, tm
 # Folders whose configs are steps of one chain, and the one that makes the clips.
 CHAINS = {
     "configs": "preprocess",
-    "configs/own": "videos",
     "configs/smoke": "preprocess",
     "tests/configs/real": "preprocess",
 }
@@ -80,9 +83,28 @@ def test_each_step_reads_what_the_one_before_it_writes(folder: str) -> None:
     assert made.size == train.model.image_size
 
 
-def test_both_kinds_of_own_videos_make_the_same_folder() -> None:
-    kinds = [
-        load_settings(CONFIGS / "own" / f"{kind}.yaml", PreprocessConfig) for kind in ("videos", "clips")
-    ]
-    assert kinds[0].out == kinds[1].out
-    assert kinds[0].size == kinds[1].size
+PRESET_FILES = sorted(PRESETS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+def test_presets_have_sections_of_the_chain_alone(path: Path) -> None:
+    """What no settings have would be left out in silence."""
+    sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert "model" in sections
+    assert set(sections) <= set(DemoConfig.model_fields)
+
+
+def test_no_model_is_written_twice() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in FILES]
+    assert not [text for text in texts if "\nmodel:\n" in text]
+
+
+def test_a_preset_is_one_of_those_there_are(tmp_path: Path) -> None:
+    changed = tmp_path / "train.yaml"
+    changed.write_text((CONFIGS / "smoke" / "train.yaml").read_text().replace("preset: smoke", "preset: huge"))
+    with pytest.raises(UserError, match="'preset' is 'huge'. Choose one of demo, published, small, smoke"):
+        load_settings(changed, TrainConfig)
+    with pytest.raises(UserError, match="unknown key 'preset'"):
+        load_settings(CONFIGS / "synthetic.yaml", SyntheticConfig, ["preset=demo"])
+    smaller = load_settings(CONFIGS / "smoke" / "train.yaml", TrainConfig, ["model.num_keypoints=3"])
+    assert (smaller.model.num_keypoints, smaller.model.image_size) == (3, 64)

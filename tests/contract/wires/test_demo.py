@@ -8,10 +8,9 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import yaml
 
 from pipelines import demo as program
-from safa.config import ModelConfig, parse_settings
+from safa.config import ModelConfig, load_settings, parse_settings
 from safa.config.demo import DemoConfig
 from tests.contract.wires import test_evaluate, test_model, test_preprocess, test_synthetic, test_training
 from tests.contract.wires.table import ABSENT, Row, Table, are, check, plain_key, with_key
@@ -40,7 +39,10 @@ TOGETHER: dict[str, dict[str, Any]] = {
 
 
 def _demo(*changes: tuple[str, Any]) -> DemoConfig:
-    data: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    data = load_settings(CONFIG, DemoConfig).model_dump(mode="json")
+    if any(name == "videos" for name, _ in changes):
+        data |= {"synthetic": None}
+        data["preprocess"]["source"] = {"kind": "videos"}
     for name, value in changes:
         data = with_key(data, name, str(value) if isinstance(value, Path) else value)
     return parse_settings(data, DemoConfig, "test")
@@ -112,9 +114,15 @@ def sizes(config: DemoConfig) -> tuple[int, int, int]:
     return clips, _stage(config, "pretrain").model.image_size, _stage(config, "train").model.image_size
 
 
+def folder_of_videos(config: DemoConfig) -> tuple[str, str]:
+    """What preprocessing reads, and the first stage."""
+    return str(_stage(config, "preprocess").source.folder), program.stages_of(config)[0].name
+
+
 OWN = Table(
     "demo",
     [
+        Row("videos", "a", "b", folder_of_videos, are(("a", "preprocess"), ("b", "preprocess"))),
         Row("run", "a/x", "b/x", folders, are({"a"}, {"b"})),
         Row("processes", 2, 3, processes, are(2, 3)),
         Row("model.image_size", 64, 128, sizes, are((64, 64, 64), (128, 128, 128))),
@@ -138,7 +146,7 @@ def test_the_model_reaches_both_stages(world: World, row: Row) -> None:
 
 
 def test_every_section_is_known() -> None:
-    assert set(DemoConfig.model_fields) == {*SECTIONS, "run", "processes", "model"}
+    assert set(DemoConfig.model_fields) == {*SECTIONS, "run", "videos", "processes", "model"}
 
 
 def test_stages_find_what_the_ones_before_have_written() -> None:

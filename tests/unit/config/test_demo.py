@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipelines.demo import stages_of
 from safa.config import dump_settings, load_settings, parse_settings
 from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
-from safa.config.preprocess import MetadataSource, PreprocessConfig
+from safa.config.preprocess import ClipsSource, MetadataSource, PreprocessConfig, VideosSource
 from safa.config.training import FullStage, TrainConfig
 from safa.errors import UserError
 
@@ -24,7 +25,7 @@ def test_each_stage_starts_from_the_one_before(config: DemoConfig) -> None:
     clips, first, second = config.preprocess, config.pretrain, config.train
     scored = config.evaluate
     assert isinstance(clips.source, MetadataSource)
-    assert clips.source.csv.parent == clips.source.videos.parent == config.videos
+    assert clips.source.csv.parent == clips.source.videos.parent == config.synthetic_folder
     assert first.data.clips == second.data.clips == scored.clips == clips.out / "clips"
     assert isinstance(second.stage, FullStage)
     assert second.stage.init == first.folder
@@ -100,3 +101,37 @@ def test_stages_cannot_be_exchanged() -> None:
         load_settings(CONFIG, DemoConfig, ["train.stage={kind: head}"])
     with pytest.raises(UserError, match=r"key 'pretrain\.stage\.kind' is 'full': must be head here"):
         load_settings(CONFIG, DemoConfig, ["pretrain.stage={kind: full}"])
+
+
+OWN = CONFIG.parents[1] / "own_videos.yaml"
+
+
+@pytest.mark.parametrize(("preset", "size"), [("demo", 64), ("small", 128), ("published", 256)])
+def test_own_videos_at_each_size(preset: str, size: int) -> None:
+    config = load_settings(OWN, DemoConfig, ["videos=some/videos", f"preset={preset}"])
+    source = config.preprocess.source
+    assert isinstance(source, VideosSource)
+    assert (source.folder, source.split) == (Path("some/videos"), "auto")
+    assert (config.preprocess.size, config.train.model.image_size) == (size, size)
+    assert config.preprocess.min_box == size
+    assert config.pretrain.data.min_identities == config.train.data.min_identities == 1
+    assert parse_settings(yaml.safe_load(dump_settings(config)), DemoConfig, "test") == config
+
+
+def test_own_clips() -> None:
+    override = "preprocess.source={kind: clips, split: auto}"
+    source = load_settings(OWN, DemoConfig, ["videos=x", override]).preprocess.source
+    assert isinstance(source, ClipsSource)
+    assert (source.folder, source.split) == (Path("x"), "auto")
+
+
+def test_videos_or_a_synthetic_data_set() -> None:
+    with pytest.raises(UserError, match=r"it or 'videos' is needed .*Give the folder .* --set videos=DIR"):
+        load_settings(OWN, DemoConfig)
+    with pytest.raises(UserError, match=r"it and 'videos' exclude each other"):
+        load_settings(CONFIG, DemoConfig, ["videos=x"])
+
+
+def test_own_videos_skip_the_rendering() -> None:
+    config = load_settings(OWN, DemoConfig, ["videos=x"])
+    assert [stage.name for stage in stages_of(config)] == ["preprocess", "pretrain", "train", "evaluate"]
