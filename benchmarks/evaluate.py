@@ -34,6 +34,7 @@ import yaml
 from safa.checkpoint.native import ModelInfo, load_model, save_model
 from safa.config import ModelConfig, parse_settings
 from safa.config.inference import EvaluateConfig
+from safa.config.loader import PRESETS
 from safa.config.preprocess import EncodingConfig
 from safa.data.clip_store import ClipStore
 from safa.data.images import encode_image
@@ -47,7 +48,6 @@ from safa.head import load_head_assets
 from safa.inference.model_runner import ModelRunner
 from safa.models.safa import Safa
 
-ROOT = Path(__file__).parents[1]
 PIECE = 128  # frames in a row of the data set
 WINDOW = 128  # frames that a worker takes at a time, as by default
 LONGER = 8  # times the length, for memory
@@ -82,7 +82,7 @@ def clip_id(number: int, length: int) -> str:
 
 def make_model(folder: Path, size: int, *, published: bool) -> Path:
     """The demo's model at ``size`` px, or the published one, with random weights."""
-    sections = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8"))
+    sections = yaml.safe_load((PRESETS / "demo.yaml").read_text(encoding="utf-8"))
     narrow = {} if published else sections["model"]
     config = parse_settings({**narrow, "image_size": size}, ModelConfig, "demo.yaml")
     torch.manual_seed(0)

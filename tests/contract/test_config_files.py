@@ -101,8 +101,9 @@ def test_no_model_is_written_twice() -> None:
 
 def test_a_preset_is_one_of_those_there_are(tmp_path: Path) -> None:
     changed = tmp_path / "train.yaml"
-    changed.write_text((CONFIGS / "smoke" / "train.yaml").read_text().replace("preset: smoke", "preset: huge"))
-    with pytest.raises(UserError, match="'preset' is 'huge'. Choose one of demo, published, small, smoke"):
+    text = (CONFIGS / "smoke" / "train.yaml").read_text()
+    changed.write_text(text.replace("preset: smoke", "preset: huge"))
+    with pytest.raises(UserError, match=r"'preset' is 'huge'\. Choose one of demo, published, small, smoke"):
         load_settings(changed, TrainConfig)
     with pytest.raises(UserError, match="unknown key 'preset'"):
         load_settings(CONFIGS / "synthetic.yaml", SyntheticConfig, ["preset=demo"])
