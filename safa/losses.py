@@ -24,8 +24,8 @@ from safa.precision import at_least_float32, full_precision
 
 EXPRESSION_SHARE = 0.8  # weight of the expression term; the shape term has 1
 
-# Landmarks (iBUG numbers from 0) whose distances show what a face does, and not where it is; and how much each
-# pair counts. Lids and corners move by a pixel or two where lips move by ten, so they count more.
+# Landmarks (iBUG numbers from 0) whose distances show what a face does, and not where it is; and how much
+# each pair counts. Lids and corners move by a pixel or two where lips move by ten, so they count more.
 EXPRESSION_PAIRS = (
     *((61, 67, 2.0), (62, 66, 2.0), (63, 65, 2.0)),  # inner lips
     *((50, 58, 2.0), (51, 57, 2.0), (52, 56, 2.0)),  # outer lips
