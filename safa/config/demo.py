@@ -59,7 +59,7 @@ class DemoConfig(Settings):
         if "videos" in info.data and (synthetic is None) == (info.data["videos"] is None):
             given = "it and 'videos' exclude each other" if synthetic else "it or 'videos' is needed"
             fix = "Remove one of them." if synthetic else "Give the folder of your videos: --set videos=DIR."
-            raise PydanticCustomError("demo", given, {"fix": fix})  # type: ignore[arg-type]
+            raise PydanticCustomError("demo", given, {"fix": fix})
         return synthetic
 
     @field_validator(*_STAGES, mode="before")

@@ -239,8 +239,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         known = merged.get(key)
-        both = isinstance(known, dict) and isinstance(value, dict)
-        merged[key] = _merged(known, value) if both else value
+        if isinstance(known, dict) and isinstance(value, dict):
+            value = _merged(known, value)
+        merged[key] = value
     return merged
 
 
