@@ -29,8 +29,8 @@ EXPRESSION_SHARE = 0.8  # weight of the expression term; the shape term has 1
 EXPRESSION_PAIRS = (
     *((61, 67, 2.0), (62, 66, 2.0), (63, 65, 2.0)),  # inner lips
     *((50, 58, 2.0), (51, 57, 2.0), (52, 56, 2.0)),  # outer lips
-    (48, 54, 15.0),  # corners of the mouth
-    *((37, 41, 3.0), (38, 40, 3.0), (43, 47, 3.0), (44, 46, 3.0)),  # lids
+    (48, 54, 8.0),  # corners of the mouth
+    *((37, 41, 4.0), (38, 40, 4.0), (43, 47, 4.0), (44, 46, 4.0)),  # lids
     *((36, 39, 1.0), (42, 45, 1.0)),  # corners of the eyes
     *((30, 51, 1.0), (30, 57, 1.0)),  # tip of the nose to both lips
 )
