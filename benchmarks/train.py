@@ -6,6 +6,9 @@ Questions (``--ask``, all of them by default):
   rasteriser should take less than 3 %;
 - ``precision``: float32, bfloat16, NHWC layout and, with ``--compile``, compiled networks, as ratios of one
   run; on a GPU also memory, and the share of the measured bf16 matrix peak (aim: 40 % on an H200);
+- ``reference``: steps of both stages with the reference's operations (published operators, Adam parameter by
+  parameter, NCHW, float32) beside ours, which take turns, in float32 and, where the machine is fast at it,
+  in bf16; and ours with activation checkpoints;
 - ``loader``: step time with real data over that with one cached batch, at the demo's size (aim: under 1.05);
 - ``workers``: Ray's overhead per step over the bare loop (aim: under 2 %), and what two workers reach of
   twice one worker, at the demo's size on the CPU.
@@ -18,10 +21,14 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from infer_cases.models import CONFIGS, config_of
+from infer_cases.ways import has_bfloat16
+from measuring.clocks import in_turns
 from train_cases import runs, step
 
 
@@ -65,6 +72,31 @@ def precision(arguments: argparse.Namespace) -> None:
         del case
 
 
+def reference(arguments: argparse.Namespace) -> None:
+    """Steps beside those of the reference's operations; the median of each, and the ratio."""
+    use_gpu = torch.cuda.is_available()
+    variants: dict[str, dict[str, Any]] = {
+        "reference's operations, float32": {"fused_adam": False},
+        "ours, float32": {},
+        "ours, float32, NHWC": {"channels_last": True},
+        "ours, float32, checkpoints": {"activation_checkpoints": True},
+    }
+    if has_bfloat16(torch.device("cuda" if use_gpu else "cpu")):
+        variants["reference's operations, bf16"] = {"fused_adam": False, "bf16": True}
+        variants["ours, bf16"] = {"bf16": True}
+        variants["ours, bf16, NHWC"] = {"bf16": True, "channels_last": True}
+    for stage, batch in (("head", arguments.head_batch), ("full", arguments.batch)):
+        steps: dict[str, Callable[[], object]] = {}
+        for name, settings in variants.items():
+            config = step.settings(batch, stage, config_of(arguments.model), **settings)
+            published = name.startswith("reference")
+            steps[name] = step.Case(config, use_gpu=use_gpu, published=published).step
+        seconds = in_turns(steps, arguments.steps)
+        base = next(iter(seconds.values()))
+        for name, spent in seconds.items():
+            print(f"{stage}, batch {batch}, {name:<32} {1000 * spent:9.1f} ms a step, {base / spent:5.2f} x")
+
+
 def loader(arguments: argparse.Namespace) -> None:
     """Whether data keeps the step waiting."""
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +125,13 @@ def workers(arguments: argparse.Namespace) -> None:
         print(f"two workers {two:.3f} steps/s of the double batch: {two / max(ray):.1%} of twice one worker")
 
 
-QUESTIONS = {"parts": parts, "precision": precision, "loader": loader, "workers": workers}
+QUESTIONS = {
+    "parts": parts,
+    "precision": precision,
+    "reference": reference,
+    "loader": loader,
+    "workers": workers,
+}
 
 
 def main() -> None:
@@ -101,6 +139,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ask", choices=QUESTIONS, action="append", help="may be given often; default: all")
     parser.add_argument("--batch", type=int, default=2, help="pairs per step of parts and precision")
+    parser.add_argument("--head-batch", type=int, default=8, help="frames per step of stage 1 in reference")
+    parser.add_argument("--model", choices=CONFIGS, default="published", help="sizes, in reference")
     parser.add_argument(
         "--steps", type=int, default=3, help="measured of each; of runs, 10 or 20 times as many"
     )

@@ -11,11 +11,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from safa.commands import animate, app, assets, checkpoint, dataset, doctor, inspect, reconstruct3d, swap
+from safa.commands import (
+    animate,
+    app,
+    assets,
+    checkpoint,
+    dataset,
+    doctor,
+    export,
+    inspect,
+    reconstruct3d,
+    swap,
+)
 from safa.commands.flags import error_in_flags, translate_upstream_flags
 from safa.errors import UserError, ending_on_sigterm, run_reporting_errors
 
-COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, dataset, assets, checkpoint)
+COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, dataset, assets, checkpoint, export)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -106,6 +106,7 @@ class Progress:
 INSTALL = "make install"
 INSTALL_APP = ".venv/bin/python -m pip install -e '.[app]'"
 INSTALL_FACES = ".venv/bin/python -m pip install -e '.[faces]'"
+INSTALL_ONNX = ".venv/bin/python -m pip install -e '.[onnx]'"
 INSTALL_DOWNLOAD = ".venv/bin/python -m pip install -e '.[download]'"
 INSTALL_TRACKER = {
     "mlflow": ".venv/bin/python -m pip install -e '.[mlflow]'",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from measuring.clocks import Clock
+from measuring.published_operators import use_published_operators
 from torch.utils.flop_counter import FlopCounterMode
 
 from safa.config import ModelConfig
@@ -18,52 +16,73 @@ from safa.config.training import (
     CheckpointConfig,
     DataConfig,
     FullStage,
+    HeadStage,
     ScheduleConfig,
     StepConfig,
     TrainConfig,
 )
-from safa.data.sampler import PairBatch
-from safa.models.backbones.vgg19 import Vgg19Features
+from safa.data.sampler import FrameBatch, PairBatch
+from safa.models.backbones.vgg19 import SMALLEST_INPUT, Vgg19Features
 from safa.training.context import LocalContext
-from safa.training.stages import FullTraining, make_stage
+from safa.training.stages import FullTraining, HeadTraining, make_stage
 
 MATRIX = 8192  # side of the matrices that the peak is measured with
 
 
-def settings(batch: int, **step: Any) -> TrainConfig:
-    """Stage 2 at the published sizes."""
+def settings(batch: int, stage: str = "full", model: ModelConfig | None = None, **step: Any) -> TrainConfig:
+    """A stage, ``head`` or ``full``, by default at the published sizes."""
     return TrainConfig(
         name="benchmark",
-        model=ModelConfig(),
+        model=model or ModelConfig(),
         data=DataConfig(clips=Path("-"), batch_size=batch),
-        stage=FullStage(kind="full"),
+        stage=FullStage(kind="full") if stage == "full" else HeadStage(kind="head"),
         schedule=ScheduleConfig(unit="steps", length=1),
         step=StepConfig(**step),
         checkpoint=CheckpointConfig(every=1),
     )
 
 
-class Case:
-    """A stage ready to take steps on one random batch, with a VGG19 of random weights as in the paper."""
+def _fits_vgg(config: TrainConfig) -> bool:
+    assert isinstance(config.stage, FullStage)
+    return config.model.image_size * min(config.stage.losses.perceptual.scales) >= SMALLEST_INPUT
 
-    def __init__(self, config: TrainConfig, *, use_gpu: bool) -> None:
+
+class Case:
+    """A stage ready to take steps on one random batch, with a VGG19 of random weights as in the paper.
+
+    Args:
+        published: whether the networks have the published operators.
+    """
+
+    def __init__(self, config: TrainConfig, *, use_gpu: bool, published: bool = False) -> None:
         torch.manual_seed(0)
         self.context = LocalContext(use_gpu=use_gpu)
-        stage = make_stage(config, self.context)
-        assert isinstance(stage, FullTraining)
-        self.stage = stage
-        stage._criteria.vgg = Vgg19Features().eval().requires_grad_(False).to(self.context.device)
-        stage.train_mode()
+        self.stage: HeadTraining | FullTraining = make_stage(config, self.context)
+        if isinstance(self.stage, FullTraining) and _fits_vgg(config):
+            vgg = Vgg19Features().eval().requires_grad_(False).to(self.context.device)
+            self.stage._criteria.vgg = vgg
+        if published:
+            for network in self.stage.networks.values():
+                use_published_operators(network)
+        self.stage.train_mode()
         size, count = config.model.image_size, config.data.batch_size
         images = torch.rand(2, count, 3, size, size)
         landmarks = torch.rand(2, count, 68, 2) * size
         ids = tuple("benchmark" for _ in range(count))
-        batch = PairBatch(ids, images[0], images[1], landmarks[0], landmarks[1])
-        self.batch = batch.to(self.context.device, stage.memory_format)
+        self.batch: FrameBatch | PairBatch = PairBatch(ids, images[0], images[1], landmarks[0], landmarks[1])
+        if isinstance(self.stage, HeadTraining):
+            self.batch = FrameBatch(ids, images[0], landmarks[0])
+        self.batch = self.batch.to(self.context.device, self.stage.memory_format)
 
     def step(self) -> None:
         """One step, finished on the device."""
-        self.stage.step([self.batch], torch.Generator().manual_seed(0))
+        rng = torch.Generator().manual_seed(0)
+        if isinstance(self.stage, FullTraining):
+            assert isinstance(self.batch, PairBatch)
+            self.stage.step([self.batch], rng)
+        else:
+            assert isinstance(self.batch, FrameBatch)
+            self.stage.step([self.batch], rng)
         self.wait()
 
     def wait(self) -> None:
@@ -81,47 +100,14 @@ class Case:
         return sorted(times[2:])[steps // 2]
 
 
-class Clock:
-    """Adds up the seconds of named parts; a part inside another counts for itself only."""
-
-    def __init__(self, wait: Callable[[], None]) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._wait = wait
-        self._inner = [0.0]
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Time the block."""
-        self._wait()
-        self._inner.append(0.0)
-        began = time.perf_counter()
-        yield
-        self._wait()
-        spent = time.perf_counter() - began
-        self.seconds[name] += spent - self._inner.pop()
-        self._inner[-1] += spent
-
-    def wrap(self, owner: Any, attribute: str, name: str) -> None:
-        """Time every call of a method of one object (or of all objects of a class)."""
-        call = getattr(owner, attribute)
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return call(*args, **kwargs)
-
-        # Past nn.Module's own rules for attributes.
-        if isinstance(owner, nn.Module):
-            object.__setattr__(owner, attribute, timed)
-        else:
-            setattr(owner, attribute, timed)
-
-
 def seconds_by_part(case: Case, steps: int) -> dict[str, float]:
     """Mean seconds of each part of a step, and ``rest``: losses, pyramids, batches."""
     case.step()
     case.step()
     clock = Clock(case.wait)
-    model, stage = case.stage.model, case.stage
+    stage = case.stage
+    assert isinstance(stage, FullTraining)
+    model = stage.model
     clock.wrap(model.kp_detector, "forward", "keypoints, forward")
     clock.wrap(model.tdmm, "forward", "3DMM encoder, forward")
     clock.wrap(model.tdmm, "_rasterizer", "rasteriser")

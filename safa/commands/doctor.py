@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES
+from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES, INSTALL_ONNX
 
 PACKAGES = ("torch", "numpy", "ray", "pyarrow", "pillow", "av", "imageio-ffmpeg", "safetensors")
 NONE = "missing; without it: landmarks beside a file (FILE.landmarks.npy), or --no-crop"
@@ -19,6 +19,7 @@ DLIB = "installed; its landmarks were learned from pictures that are for researc
 EXTRAS = {  # what each package is for, and how to install it
     "face_alignment": ("detects faces", INSTALL_FACES),
     "gradio": ("serves the page of `safa app`", INSTALL_APP),
+    "onnx": ("writes the graphs of `safa export`", INSTALL_ONNX),
     "pytorch3d": ("a second rasteriser; the built-in one needs nothing", "see its INSTALL.md"),
 }
 

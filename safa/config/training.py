@@ -131,6 +131,7 @@ class StepConfig(Settings):
     bf16: bool = False  # autocast to bfloat16 where torch deems it safe
     channels_last: bool = False  # NHWC memory layout of images and convolution weights
     fused_adam: bool = True
+    activation_checkpoints: bool = False  # blocks are computed again in the backward pass: less memory
     compile: bool = False  # torch.compile of each network; the first steps take minutes
 
 

@@ -37,9 +37,7 @@ def folded(model: Safa, device: torch.device, precision: torch.dtype = torch.flo
         precision: of the weights of convolutions and linear layers; below float32 the copy has to run under
             autocast. Everything else keeps float32.
     """
-    fast = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in list(fast.modules()):
-        _fold_norms(module)
+    fast = norms_folded(model)
     fast.generator.final = few_channels(fast.generator.final)  # type: ignore[assignment]
     fast.generator.bottleneck = nn.Sequential(ChannelsLast(), *fast.generator.bottleneck)
     for module in fast.modules():
@@ -50,6 +48,15 @@ def folded(model: Safa, device: torch.device, precision: torch.dtype = torch.flo
         for module in list(fast.modules()):
             _pack(module)
     return fast
+
+
+def norms_folded(model: Safa) -> Safa:
+    """Copy a model with its BatchNorm layers in the weights of the convolutions, and nothing else changed."""
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    with torch.no_grad():
+        for module in list(copied.modules()):
+            _fold_norms(module)
+    return copied
 
 
 def _fold_norms(module: nn.Module) -> None:

@@ -17,6 +17,7 @@ from safa.inference.model_choice import described, find_model
 from safa.inference.options import check_whole_number
 from safa.inference.pictures import PathLike, path_of
 from safa.inference.trackers import BACKENDS, Backend, load_face_tracker
+from safa.models.safa import Safa
 
 
 def open_animator(
@@ -53,20 +54,31 @@ def open_animator(
     if batch_size is not None:
         check_whole_number("batch_size", batch_size, 1)
     backend = _backend(detector)
-    path = _location("checkpoint", checkpoint)
     folders = asset_folders(None if assets is None else _location("assets", assets))
-    if is_file(path):
-        model, about = released_model(path, rasterizer), ""
-    else:
-        path = path if is_uri(path) else find_model(Path(path))
-        model, info = load_model(path, rasterizer=rasterizer)
-        about = described(path, info)
+    model, about = open_model(checkpoint, rasterizer)
     face_tracker = load_face_tracker(torch_device, folders, backend)
     sidecars = backend in ("auto", "none")
     notes = (chosen.note,) if chosen.note else ()
     return FaceAnimator(
         *(model, torch_device, chosen.dtype, batch_size, face_tracker, about), sidecars=sidecars, notes=notes
     )
+
+
+def open_model(checkpoint: PathLike, rasterizer: str = "auto") -> tuple[Safa, str]:
+    """Load a model as it was trained, on the CPU, and say which one it is.
+
+    Args:
+        checkpoint, rasterizer: as for ``open_animator``.
+
+    Raises:
+        UserError: there is no such model or rasteriser.
+    """
+    path = _location("checkpoint", checkpoint)
+    if is_file(path):
+        return released_model(path, rasterizer), ""
+    path = path if is_uri(path) else find_model(Path(path))
+    model, info = load_model(path, rasterizer=rasterizer)
+    return model, described(path, info)
 
 
 def _backend(name: str) -> Backend:

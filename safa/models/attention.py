@@ -73,7 +73,8 @@ class ContextualAttention(nn.Module):
         # Every entry of a patch has the epsilon, those outside the image too.
         entries = keys.shape[1] * self.kernel_size**2
         squares = at_least_float32(keys).square().sum(dim=1, keepdim=True)  # (B, 1, h, w)
-        sums = _patch_sums(squares, self.kernel_size) + NORM_EPSILON * entries  # (B, 1, h, w)
+        means = _patch_means(squares, self.kernel_size)  # (B, 1, h, w)
+        sums = means * self.kernel_size**2 + NORM_EPSILON * entries  # (B, 1, h, w)
         # (B, 1, h, w) -> (B, 1, L) -> (B, L, 1)
         return products * sums.rsqrt().flatten(2).transpose(1, 2)
 
@@ -88,7 +89,7 @@ class ContextualAttention(nn.Module):
 
     def _allowed(self, mask: Tensor) -> Tensor:
         """Mean of the mask over each key patch, (B, L, 1); outside the image counts as 0."""
-        means = _patch_sums(_downsample(mask, self.rate), self.kernel_size) / self.kernel_size**2
+        means = _patch_means(_downsample(mask, self.rate), self.kernel_size)
         return means.flatten(2).transpose(1, 2)  # (B, 1, h, w) -> (B, 1, L) -> (B, L, 1)
 
     def _rebuild(self, background: Tensor, attention: Tensor, h: int, w: int) -> Tensor:
@@ -100,7 +101,7 @@ class ContextualAttention(nn.Module):
         cells = F.pixel_unshuffle(padded, rate).flatten(2)
         weights = _add_overlaps(attention, h, w).to(cells.dtype)  # (B, cells, cells)
         # (B, C*s*s, cells) @ (B, cells, cells) -> (B, C*s*s, h + 1, w + 1) -> (B, C, H + s, W + s)
-        rebuilt = matrix_product(cells, weights).reshape(len(cells), -1, h + 1, w + 1)
+        rebuilt = matrix_product(cells, weights).reshape(-1, cells.shape[1], h + 1, w + 1)
         out = F.pixel_shuffle(rebuilt, rate)
         return out[..., before : before + h * rate, before : before + w * rate]  # (B, C, H, W)
 
@@ -110,11 +111,11 @@ def _downsample(x: Tensor, rate: int) -> Tensor:
     return x[..., ::rate, ::rate]  # (B, C, H, W) -> (B, C, H/s, W/s)
 
 
-def _patch_sums(x: Tensor, size: int) -> Tensor:
-    """Sum of x (B, C, h, w) over the patch around each pixel, zeros outside: the same shape."""
+def _patch_means(x: Tensor, size: int) -> Tensor:
+    """Mean of x (B, C, h, w) over the patch around each pixel, zeros outside: the same shape."""
     before = (size - 1) // 2
     padded = F.pad(x, (before, size - 1 - before, before, size - 1 - before))  # (B, C, h + size - 1, ...)
-    return F.avg_pool2d(padded, size, stride=1, divisor_override=1)
+    return F.avg_pool2d(padded, size, stride=1)
 
 
 def _add_patches(gram: Tensor, h: int, w: int, size: int) -> Tensor:
@@ -123,7 +124,7 @@ def _add_patches(gram: Tensor, h: int, w: int, size: int) -> Tensor:
     ``out[y, x, v, u] = sum of gram[y + i, x + j, v + i, u + j]`` over the offsets i, j of a patch.
     """
     before = (size - 1) // 2
-    image = gram.reshape(len(gram), h, w, h, w)  # (B, L, P) -> (B, h, w, h, w)
+    image = gram.reshape(-1, h, w, h, w)  # (B, L, P) -> (B, h, w, h, w)
     rows = image
     for j in range(-before, size - before):
         if j != 0:
@@ -149,10 +150,10 @@ def _add_along_diagonal(scores: Tensor, size: int, step: int) -> Tensor:
 def _add_along_columns(scores: Tensor, h: int, w: int, size: int) -> Tensor:
     """What ``_add_along_diagonal`` with step 1 does if positions are counted column by column."""
     # (B, h*w, h*w) -> (B, h, w, h, w) -> (B, w, h, w, h) -> (B, w*h, w*h)
-    by_column = scores.reshape(len(scores), h, w, h, w).permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
+    by_column = scores.reshape(-1, h, w, h, w).permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
     total = _add_along_diagonal(by_column, size, 1)
     # (B, w*h, w*h) -> (B, w, h, w, h) -> (B, h, w, h, w) -> (B, h*w, h*w)
-    return total.reshape(len(total), w, h, w, h).permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
+    return total.reshape(-1, w, h, w, h).permute(0, 2, 1, 4, 3).flatten(3).flatten(1, 2)
 
 
 def _add_overlaps(attention: Tensor, h: int, w: int) -> Tensor:
@@ -161,7 +162,7 @@ def _add_overlaps(attention: Tensor, h: int, w: int) -> Tensor:
     Patch (y, x) covers the cells (y, x), (y, x + 1), (y + 1, x) and (y + 1, x + 1); those of the key go where
     those of the query are. Four patches cover each cell, and it is the mean of what they say.
     """
-    image = attention.reshape(len(attention), h, w, h, w)  # (B, L, P) -> (B, h, w, h, w)
+    image = attention.reshape(-1, h, w, h, w)  # (B, L, P) -> (B, h, w, h, w)
     # (B, h, w, h, w) -> (B, h, w + 1, h, w + 1) -> (B, h * (w + 1), h * (w + 1))
     rows = (F.pad(image, (0, 1, 0, 0, 0, 1)) + F.pad(image, (1, 0, 0, 0, 1, 0))).flatten(3).flatten(1, 2)
     width = w + 1

@@ -13,7 +13,8 @@ from torch import Tensor
 
 def matrix_product(a: Tensor, b: Tensor) -> Tensor:
     """``a @ b`` with gradients: (B, M, K) and (B, K, N) to (B, M, N)."""
-    if a.device.type != "cpu" or a.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    plain = a.device.type != "cpu" or a.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    if plain or torch.onnx.is_in_onnx_export():  # a loop over the batch would fix its length
         return a @ b
     products = [
         # weight (M, K) -> (M, K, 1, 1) and image (K, N) -> (1, K, N, 1) to (1, M, N, 1)

@@ -26,6 +26,7 @@ from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
+from safa.training.activation_checkpoints import checkpoint_activations
 from safa.training.context import TrainContext
 from safa.training.optim import EMA, clip_gradients, make_adam
 from safa.training.steps import (
@@ -108,6 +109,8 @@ class Stage(ABC, Generic[B]):
         Each network is compiled on its own, below its wrapper: gradients are then averaged in parts while
         the rest of the backward pass runs. What lies between the networks (renderer, losses) stays eager.
         """
+        if self._settings.activation_checkpoints:
+            checkpoint_activations(network)
         if self._settings.compile:
             network.compile(dynamic=False)
         return self._context.wrap(network, all_parameters_used=all_parameters_used)
@@ -219,6 +222,8 @@ class FullTraining(Stage[PairBatch]):
         }
         self._wrapped = Networks(**wrapped)
         self._criteria = Criteria(stage.losses, config.model).to(context.device)
+        if config.step.activation_checkpoints:
+            checkpoint_activations(self._criteria)
         self.optimisers = {
             name: make_adam(network, getattr(stage.lr, name), stage.betas, config.step)
             for name, network in self.networks.items()

@@ -38,7 +38,7 @@ from safa.data.shards import ClipRecord, ShardWriter, commit_index
 from safa.data.video import probe, read_frames
 from safa.errors import UserError
 from safa.head import flame_files, load_head_assets, raster
-from safa.inference import compose, face_animator, face_tracking, loading, mesh
+from safa.inference import compose, face_animator, face_tracking, loading, mesh, onnx_export
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import movement_gain
 from safa.inference.swap_mask import FaceMask
@@ -933,7 +933,27 @@ DATASET = [
     ),
 ]
 
+
+def given_to_export(what: Callable[[Any, Path], Any]) -> Callable[..., Any]:
+    """What ``safa export`` hands to the exporter: the model, and where it goes."""
+
+    def observed(world: World, option: str, value: Any, command: str) -> Any:
+        options = {"checkpoint": world.checkpoint, "onnx": "graphs", option: value}
+        asked = Recorder([])
+        with patch.object(onnx_export, "export_onnx", asked), contextlib.redirect_stdout(io.StringIO()):
+            assert main(command_line(world, "export", [options.pop("checkpoint")], **options)) == 0
+        return what(*asked.first[0][:2])
+
+    observed.__name__ = "given_to_export"
+    return observed
+
+
 OTHERS = [
+    Row(
+        *("export checkpoint", lambda w: w.checkpoint, lambda w: w.other_checkpoint),
+        *(given_to_export(lambda model, _: model.config.num_keypoints), are(4, 3)),
+    ),
+    Row("export --onnx", "a", "b", given_to_export(lambda _, folder: folder.name), are("a", "b")),
     Row(
         *("doctor --assets", lambda w: w.root / "none", lambda w: w.detector_folder, said),
         lambda a, b: "blazeface_back (" in b and "blazeface_back (" not in a,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
@@ -24,6 +25,7 @@ from safa.data.clip_store import ClipStore
 from safa.data.columns import column_folder, commit_column, write_part
 from safa.errors import UserError
 from safa.training import dataloader, loop, steps
+from safa.training.activation_checkpoints import Checkpointed
 from safa.training.context import LocalContext
 from safa.training.dataloader import TrainingDataLoader
 from safa.training.metrics_logger import MetricsLogger, read_metrics
@@ -493,6 +495,16 @@ def compiled(world: World, config: TrainConfig) -> int:
     return len(asked)
 
 
+def blocks_computed_again(world: World, config: TrainConfig) -> set[str]:
+    """Networks with blocks that keep their inputs alone."""
+    networks = _stage(config).networks
+    return {
+        name
+        for name, network in networks.items()
+        if any(isinstance(module, Checkpointed) for module in network.modules())
+    }
+
+
 # ---- machines ---------------------------------------------------------------------------------------------
 
 
@@ -726,7 +738,13 @@ def _loop_rows() -> Iterator[Row]:
     yield Row("step.bf16", False, True, dtype_of_convolutions, are(torch.float32, torch.bfloat16))
     yield Row("step.channels_last", False, True, memory_layouts, are({False}, {True}))
     yield Row("step.fused_adam", True, False, optimiser("tdmm", "fused"), are(True, False))
-    yield Row("step.compile", False, True, compiled, are(0, 1))
+    again = Row("step.activation_checkpoints", False, True, blocks_computed_again, are(set(), {"tdmm"}))
+    learners = {"tdmm", "generator", "kp_detector"}
+    yield from (
+        again,
+        replace(again, relation=are(set(), learners), changes={"stage.kind": "full"}),
+        Row("step.compile", False, True, compiled, are(0, 1)),
+    )
     yield Row("step.compile", False, True, compiled, are(0, 4), {"stage.kind": "full"})
     yield Row("validate_on.every", 2, 1, steps_validated, are([2], [1, 2]), VALIDATE)
     yield Row("validate_on.split", "test", "train", held_out, lambda a, b: a[2] != b[2], VALIDATE)

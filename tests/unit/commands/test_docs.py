@@ -106,8 +106,23 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_there_is_python_on_one_page_only() -> None:
-    assert [page.name for page in PAGES if blocks(page, "python")] == ["python.md"]
+def test_there_is_python_on_two_pages_only() -> None:
+    assert [page.name for page in PAGES if blocks(page, "python")] == ["onnx.md", "python.md"]
+
+
+@pytest.mark.slow
+def test_the_graphs_run_as_their_page_says(folder_of_a_reader: Path, safa: Run) -> None:
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package, reason="the extra onnx is not installed")
+    page = DOCS / "onnx.md"
+    (command,) = commands(page)
+    code, out, err = safa(*command[1:])
+    assert code == 0, err
+    assert "wrote graphs/generator.onnx" in out
+    (text,) = blocks(page, "python")
+    exec(compile(text, "docs/onnx.md", "exec"), {})
+    with Image.open(folder_of_a_reader / "frame.png") as picture:
+        assert picture.width == picture.height
 
 
 def test_the_python_runs_as_it_stands(folder_of_a_reader: Path) -> None:

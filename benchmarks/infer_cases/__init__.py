@@ -1,0 +1,1 @@
+"""What ``benchmarks/infer.py`` measures, one module per question."""

@@ -1,0 +1,1 @@
+"""What several benchmarks share: clocks, and the operators of the reference."""
