@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, unattended, in under ten minutes: figures first, then the tests of ``tests/gpu``.
+"""Everything that needs a GPU, unattended, in under ten minutes: figures first, then ``tests/gpu``.
 
 - rates of `infer.py` in float32 and bf16 at batches of 1, 16 and 64; latency of one frame; roofs;
 - ms of the rasteriser for 16 heads at 256 px; a FLAME mesh with ``--head``, made by ``safa assets convert``;
@@ -6,8 +6,8 @@
 - the lines at which a step waits for the GPU;
 - NCCL and SyncBatchNorm in a group of one, and what else is in ``tests/gpu``.
 
-Run: python benchmarks/gpu.py [--head flame.npz]. Without a GPU the same runs on the CPU with tiny sizes, to show
-that it works; its numbers then say nothing. A part that fails is named, and the others run.
+Run: python benchmarks/gpu.py [--head flame.npz]. Without a GPU the same runs on the CPU with tiny sizes, to
+show that it works; its numbers then say nothing. A part that fails is named, and the others run.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from infer_cases.models import config_of, frames_of, make_checkpoint, model_of
@@ -104,6 +105,7 @@ def training(machine: Machine, work: Path) -> None:
     side = torch.device("cuda" if machine.on_gpu else "cpu")
     peak = step.matrix_peak(side, machine.low)
     print(f"matrix peak, {machine.low}: {peak / 1e12:.2f} TFLOP/s")
+    more: dict[str, Any]
     for name, more in (("plain", {}), ("activation checkpoints", {"activation_checkpoints": True})):
         config = step.settings(
             *(batch, "full", config_of(machine.model)), bf16=machine.on_gpu, channels_last=True, **more
@@ -132,7 +134,7 @@ def waits(machine: Machine, work: Path) -> None:
         torch.cuda.set_sync_debug_mode("warn")
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            case.stage.step([case.batch], torch.Generator().manual_seed(0))  # type: ignore[arg-type, list-item]
+            case.step()
         torch.cuda.set_sync_debug_mode("default")
         places = Counter(f"{Path(each.filename).name}:{each.lineno}" for each in warned)
         print(f"stage {stage}: {places.total()} waits; {dict(places.most_common(12))}")

@@ -37,7 +37,7 @@ def parts(arguments: argparse.Namespace) -> None:
     case = step.Case(step.settings(arguments.batch), use_gpu=torch.cuda.is_available())
     seconds_of = step.seconds_by_part(case, arguments.steps)
     whole = sum(seconds_of.values())
-    print(f"stage 2, {case.batch.source.shape[-1]} px, batch {arguments.batch}, float32: {whole:.2f} s/step")
+    print(f"stage 2, 256 px, batch {arguments.batch}, float32: {whole:.2f} s/step")
     for name, seconds in sorted(seconds_of.items(), key=lambda item: -item[1]):
         print(f"  {name:<32} {seconds * 1000:9.1f} ms {seconds / whole:7.1%}")
 

@@ -39,7 +39,8 @@ def checkpoint_activations(network: nn.Module) -> None:
     """Make the blocks of a network keep their inputs alone in training. Names and weights stay."""
     for module in network.modules():
         if isinstance(module, BLOCKS) and not isinstance(module, Checkpointed):
-            module.__class__ = _checkpointed(type(module))
+            block: nn.Module = module
+            block.__class__ = _checkpointed(block.__class__)
 
 
 class Checkpointed(nn.Module):

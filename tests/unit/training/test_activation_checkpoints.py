@@ -45,9 +45,7 @@ def trained(config: TrainConfig) -> tuple[dict[str, Tensor], int]:
 
 
 @pytest.mark.parametrize("kind", ["head", "full"])
-def test_numbers_are_the_same_and_less_is_kept(
-    make_config: Callable[..., TrainConfig], kind: str
-) -> None:
+def test_numbers_are_the_same_and_less_is_kept(make_config: Callable[..., TrainConfig], kind: str) -> None:
     settings = [make_config(kind, {"step.activation_checkpoints": on}) for on in (False, True)]
     (plain, much), (again, less) = map(trained, settings)
     torch.testing.assert_close(again, plain, atol=0, rtol=0)
