@@ -105,8 +105,11 @@ def training(machine: Machine, work: Path) -> None:
     side = torch.device("cuda" if machine.on_gpu else "cpu")
     peak = step.matrix_peak(side, machine.low)
     print(f"matrix peak, {machine.low}: {peak / 1e12:.2f} TFLOP/s")
-    more: dict[str, Any]
-    for name, more in (("plain", {}), ("activation checkpoints", {"activation_checkpoints": True})):
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "activation checkpoints": {"activation_checkpoints": True},
+    }
+    for name, more in ways.items():
         config = step.settings(
             *(batch, "full", config_of(machine.model)), bf16=machine.on_gpu, channels_last=True, **more
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,10 +57,15 @@ class Checkpointed(nn.Module):
         )
 
 
-@cache
+_CLASSES: dict[str, type[nn.Module]] = {}
+
+
 def _checkpointed(block: type[nn.Module]) -> type[nn.Module]:
     """A class and not a hook on the module, so that copies of a network belong to themselves."""
-    return type(f"Checkpointed{block.__name__}", (Checkpointed, block), {})
+    name = f"Checkpointed{block.__name__}"
+    if name not in _CLASSES:
+        _CLASSES[name] = type(name, (Checkpointed, block), {})
+    return _CLASSES[name]
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
