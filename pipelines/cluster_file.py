@@ -99,7 +99,7 @@ def _check_access(path: Path, cluster: Mapping[str, Any]) -> None:
         raise UserError("there is no token yet", str(token), "Run: ray get-auth-token --generate")
     for key in STARTS:
         for command in (str(each) for each in cluster.get(key, []) if "ray start" in str(each)):
-            if "RAY_AUTH_MODE=token ray start" not in re.sub(r"RAY_JOB_\w+=\d+ ", "", command):
+            if "RAY_AUTH_MODE=token ray start" not in re.sub(r"RAY_\w+=\d+ ", "", command):
                 fix = "Write RAY_AUTH_MODE=token before `ray start`, or everyone in the network may run code."
                 raise UserError("Ray would start without asking for the token", f"{path}: {key}", fix)
             host = re.search(r"--dashboard-host[= ](\S+)", command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from importlib import metadata, util
@@ -12,6 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
+from pipelines import KEEPALIVE
 from pipelines.launch import main
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,23 @@ def test_images_carry_the_installed_ray_version(cluster: dict[str, object]) -> N
         assert f":{metadata.version('ray')}-py311" in docker[key]
 
 
+@pytest.mark.parametrize("name", ["cluster.yaml", "deploy/cluster-local.yaml"])
+def test_calls_to_a_machine_that_vanished_end(name: str) -> None:
+    """Ray's own patience is seven minutes, or endless; the programs set the same for themselves."""
+    file = yaml.safe_load((ROOT / name).read_text())
+    starts = [
+        command
+        for key in ("head_start_ray_commands", "worker_start_ray_commands")
+        for command in file[key]
+        if "ray start" in command
+    ]
+    assert len(starts) == 2
+    for command in starts:
+        for variable, value in KEEPALIVE.items():
+            assert f" {variable}={value} " in command
+            assert os.environ[variable] == value
+
+
 def test_a_stopped_job_has_time_to_save_its_state(cluster: dict[str, object]) -> None:
     from ray.dashboard.modules.job import job_supervisor
 
@@ -63,7 +82,7 @@ def test_a_stopped_job_has_time_to_save_its_state(cluster: dict[str, object]) ->
     assert name in Path(job_supervisor.__file__).read_text(), "Ray reads it under this name"
     commands = cluster["head_start_ray_commands"]
     assert isinstance(commands, list)
-    assert any(f"{name}=120 ray start --head" in command for command in commands)
+    assert any(f" {name}=120 " in command and "ray start --head" in command for command in commands)
 
 
 # ---- python -m pipelines.launch --check --------------------------------------------------------------------
@@ -121,7 +140,7 @@ def test_each_placeholder_is_refused_with_its_place(
 WRONG = {
     "key": (("max_workers: 24", "max_wrokers: 24"), "max_wrokers"),
     "no token on workers": (
-        ("RAY_AUTH_MODE=token ray start --address", "ray start --address"),
+        ("RAY_AUTH_MODE=token RAY_grpc", "RAY_grpc"),
         "without asking",
     ),
     "no token on the head": (("RAY_AUTH_MODE=token RAY_JOB", "RAY_JOB"), "without asking"),

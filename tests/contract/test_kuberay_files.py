@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines import KEEPALIVE
 from safa.config import Settings, load_settings
 from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import PreprocessConfig
@@ -85,6 +86,12 @@ def test_pods_are_valid_for_kubernetes(job: dict[str, Any]) -> None:
 def test_a_stopped_job_has_time_to_save_its_state(job: dict[str, Any]) -> None:
     (container,) = _groups(job)[0]["template"]["spec"]["containers"]
     assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "120"} in container["env"]
+
+
+def test_calls_to_a_machine_that_vanished_end(job: dict[str, Any]) -> None:
+    for group in _groups(job):
+        (container,) = group["template"]["spec"]["containers"]
+        assert {each["name"]: each["value"] for each in container["env"]}.items() >= KEEPALIVE.items()
 
 
 def test_the_entrypoint_is_a_program_and_its_settings(job: dict[str, Any]) -> None:

@@ -17,13 +17,18 @@ from typing import Any
 
 import pytest
 
+from pipelines import KEEPALIVE
 from tests.faults.conftest import PROGRAMS, Program
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
 PORT = 6391
 HEAD, WORKER = "10.213.7.1", "10.213.7.2"
 # A machine that does not answer is given up after about 10 s instead of 30 s, so that the tests are quicker.
-QUICK = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
+QUICK = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    **KEEPALIVE,
+}
 
 
 def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,8 +79,8 @@ class Machines:
         command = [*self.on(number), sys.executable, "-m", "ray.scripts.scripts", "start", *arguments]
         command += ["--node-ip-address", ip, "--temp-dir", f"/tmp/{self._tag}-{number}"]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-        environment |= {"RAY_AUTH_MODE": "disabled", **QUICK}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        environment |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "200", **QUICK}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def on(self, number: int) -> list[str]:
