@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -29,6 +30,8 @@ from safa.head.model import HeadCode, HeadGeometry
 from safa.head.raster import make_rasterizer
 from safa.head.render import render_side
 from safa.inference.face_crop import CropBox, crop_face
+from safa.inference.glb_file import write_glb
+from safa.inference.head_texture import photo_texture
 from safa.inference.model_runner import ModelRunner
 from safa.inference.video_output import COMMENT, output_path
 from safa.models.tdmm import HeadBatch, Tdmm, heads_of
@@ -40,7 +43,7 @@ FLOAT_DIGITS = 6  # of OBJ text: micrometres
 IMAGE_SIZE = 384  # px, side of overlay and turntable
 TURNTABLE_FRAMES, TURNTABLE_FPS = 72, 24.0  # one turn in three seconds
 TURNTABLE_BATCH = 12  # frames rendered at once
-CLAY = 0.62  # grey of what the photo does not show
+CLAY = 0.62  # grey of a head without texture
 FILL = 0.9  # share of the turntable's width that the head takes
 BACKGROUND = 0.12  # grey behind the turntable
 
@@ -208,10 +211,11 @@ class Head:
         points = self.batch.landmarks[0].double().cpu().numpy()
         return _to_photo(points, self.crop_box, self.batch.image.shape[-1])
 
-    @property
+    @cached_property
     def mesh(self) -> Mesh:
-        """The textured mesh, in metres."""
-        return mesh_of(self.tdmm, self.batch, 0)
+        """The mesh in metres, with a texture of the photo's own resolution and without holes."""
+        texture = photo_texture(self.photo, self.crop_box, self.tdmm, self.batch.geometry)
+        return replace(mesh_of(self.tdmm, self.batch, 0), texture=texture)
 
     def overlay(self) -> RgbImage:
         """Draw the face and, beside it, the shaded head with the 68 landmarks over the face."""
@@ -222,22 +226,43 @@ class Head:
         points = self.batch.landmarks[0].cpu().numpy() * (IMAGE_SIZE / self.batch.image.shape[-1])
         return side_by_side([face, with_landmarks(over, [(points, ESTIMATED)], IMAGE_SIZE)])
 
+    def depth_and_normals(self) -> tuple[NDArray[np.uint8], RgbImage]:
+        """Draw the head as the photo's crop shows it.
+
+        Returns:
+            Depth (IMAGE_SIZE, IMAGE_SIZE), 255 nearest, 1 farthest, 0 where no head is; and normals
+            (IMAGE_SIZE, IMAGE_SIZE, 3): x to the right, y up, z towards the viewer, [-1, 1] as 0 to 255.
+        """
+        with torch.inference_mode():
+            side = render_side(self.batch.geometry, self.tdmm.surface, IMAGE_SIZE, make_rasterizer("native"))
+            hit = side.fragments.hit[0]
+            seen = side.fragments.zbuf[0][hit]
+            depth = torch.zeros_like(side.fragments.zbuf[0])
+            if len(seen):
+                nearest, farthest = seen.amin(), seen.amax()
+                depth[hit] = 1 + 254 * (farthest - seen) / (farthest - nearest).clamp(min=1e-6)
+            axes = side.normals.new_tensor([1, -1, -1])[:, None, None]  # screen: y down, z away
+            normals = (side.normals[0] * axes + 1) / 2 * side.alpha[0]
+        return depth.round().byte().cpu().numpy(), from_tensor(normals)
+
     def turntable(self) -> Iterator[RgbImage]:
         """Yield frames (IMAGE_SIZE, IMAGE_SIZE, 3) of the textured head in one full turn."""
         vertices = self.batch.geometry.vertices
         middle = (vertices.amax(1, keepdim=True) + vertices.amin(1, keepdim=True)) / 2
         centred = vertices - middle
         centred = centred * (FILL / centred.norm(dim=-1).amax())
+        # (T, T, 3) -> (1, 3, T, T)
+        texture = torch.from_numpy(self.mesh.texture.copy()).permute(2, 0, 1)[None].to(centred) / 255
         angles = torch.arange(TURNTABLE_FRAMES) * (2 * math.pi / TURNTABLE_FRAMES)
         for part in torch.split(angles, TURNTABLE_BATCH):
             turned = centred @ _about_y(part).to(centred).transpose(1, 2)
             geometry = HeadGeometry(turned, turned[:, :68], turned[:, :68])
-            albedo = self.batch.albedo.expand(len(part), -1, -1, -1)
-            shaded, alpha = _shaded(self.tdmm, geometry, albedo, IMAGE_SIZE)
+            shaded, alpha = _shaded(self.tdmm, geometry, texture.expand(len(part), -1, -1, -1), IMAGE_SIZE)
             yield from map(from_tensor, torch.lerp(torch.full_like(shaded, BACKGROUND), shaded, alpha))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write mesh (``head.obj``, ``.mtl``, ``.png``), landmarks, parameters, overlay and turntable.
+        """Write the mesh (``head.obj`` with ``.mtl`` and ``.png``, ``head.ply``, ``head.glb``), landmarks and
+        parameters (``.json`` and ``.npz``), and pictures: overlay, depth, normals and turntable.
 
         Returns:
             The paths of all files in the folder.
@@ -247,10 +272,18 @@ class Head:
         """
         folder = output_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_obj(folder / "head.obj", self.mesh)
+        mesh = self.mesh
+        export_mesh(mesh, folder / "head", ("obj", "ply"))
+        write_glb(folder / "head.glb", mesh.vertices, mesh.faces, mesh.uv, mesh.uv_faces, mesh.texture)
+        code = code_record(self.batch.code)
         (folder / "landmarks.json").write_text(json.dumps(self._landmark_record(), indent=1))
-        (folder / "code.json").write_text(json.dumps(code_record(self.batch.code), indent=1))
-        Image.fromarray(self.overlay()).save(folder / "overlay.png")
+        (folder / "code.json").write_text(json.dumps(code, indent=1))
+        box = np.array(self.crop_box, np.float64)
+        np.savez(folder / "landmarks.npz", points=self.landmarks, crop_box=box)
+        np.savez(folder / "code.npz", **{name: np.array(value, np.float32) for name, value in code.items()})
+        depth, normals = self.depth_and_normals()
+        for name, picture in (("overlay", self.overlay()), ("depth", depth), ("normals", normals)):
+            Image.fromarray(picture).save(folder / f"{name}.png")
         write_video(folder / "turntable.mp4", self.turntable(), TURNTABLE_FPS, comment=COMMENT)
         return sorted(folder.iterdir())
 
@@ -268,19 +301,17 @@ def code_record(code: HeadCode) -> dict[str, list[float]]:
     return {field.name: getattr(code, field.name)[0].float().tolist() for field in fields(code)}
 
 
-def _shaded(tdmm: Tdmm, geometry: HeadGeometry, albedo: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def _shaded(tdmm: Tdmm, geometry: HeadGeometry, texture: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """Render heads lit from the viewer (B, 3, size, size), and their alpha (B, 1, size, size).
 
-    Heads are grey where the texture shows no face, and everywhere if there is no texture.
+    Args:
+        texture: (B, 3, T, T); None: heads are grey.
     """
     with torch.inference_mode():
         side = render_side(geometry, tdmm.surface, size, make_rasterizer("native"))
         colour = torch.full_like(side.normals, CLAY)
-        if albedo is not None:
-            # The albedo has been multiplied by the mask already; outside of both is clay, too.
-            uv = side.uv.permute(0, 2, 3, 1)  # (B, 2, H, W) -> (B, H, W, 2)
-            mask = warp(tdmm.uv_face_eye_mask.expand(len(albedo), -1, -1, -1), uv)
-            colour = warp(albedo, uv) + CLAY * (1 - mask)
+        if texture is not None:
+            colour = warp(texture, side.uv.permute(0, 2, 3, 1))  # (B, 2, H, W) -> (B, H, W, 2)
         light = 0.35 + 0.65 * (-side.normals[:, 2:]).clamp(0, 1)
         return colour * light, side.alpha
 

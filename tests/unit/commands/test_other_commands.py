@@ -22,6 +22,10 @@ Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[3]
 
 
+FILES = {"head.ply", "head.glb", "overlay.png", "depth.png", "normals.png", "turntable.mp4"}
+FILES |= {f"{name}.{suffix}" for name in ("landmarks", "code") for suffix in ("json", "npz")}
+
+
 @pytest.fixture(autouse=True)
 def small_turntables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 3)
@@ -42,7 +46,7 @@ def test_photos_and_videos_become_heads(
     assert "bad.jpg" in err
     names = {path.name for path in (tmp_path / "heads" / "photo").iterdir()}
     mesh = {"head.obj", "head.mtl", "head.png"}
-    assert names == mesh | {"landmarks.json", "code.json", "overlay.png", "turntable.mp4"}
+    assert names == mesh | FILES
     video = tmp_path / "heads" / "driving"
     assert pq.read_metadata(video / "heads.parquet").num_rows == 7
     assert probe(video / "turntable.mp4").width == 64

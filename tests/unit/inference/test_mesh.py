@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,7 +15,21 @@ import torch
 from PIL import Image
 
 from safa.data.clip_store import ClipStore
-from safa.inference.mesh import Mesh, MeshTable, export_mesh, mesh_of, reconstruct_heads, write_obj, write_ply
+from safa.inference import head_texture
+from safa.inference import mesh as mesh_module
+from safa.inference.face_crop import crop_face
+from safa.inference.glb_file import write_glb
+from safa.inference.head_texture import UNSEEN, filled
+from safa.inference.mesh import (
+    Head,
+    Mesh,
+    MeshTable,
+    export_mesh,
+    mesh_of,
+    reconstruct_heads,
+    write_obj,
+    write_ply,
+)
 from safa.inference.model_runner import ModelRunner
 from safa.models.safa import Safa
 from safa.models.tdmm import heads_of
@@ -52,6 +70,101 @@ def test_ply_reads_back(tmp_path: Path) -> None:
     faces = np.frombuffer(body[36:], dtype=[("count", "u1"), ("corners", "<i4", 3)])
     assert faces["count"].tolist() == [3, 3]
     np.testing.assert_array_equal(faces["corners"], mesh.faces)
+
+
+def _glb(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The scene and the binary chunk of a file, whose sizes are checked."""
+    data = path.read_bytes()
+    assert struct.unpack("<4sII", data[:12]) == (b"glTF", 2, len(data))
+    length, kind = struct.unpack("<I4s", data[12:20])
+    assert (length % 4, kind) == (0, b"JSON")
+    size, kind = struct.unpack("<I4s", data[20 + length : 28 + length])
+    assert (size % 4, kind, 28 + length + size) == (0, b"BIN\0", len(data))
+    return json.loads(data[20 : 20 + length]), data[28 + length :]
+
+
+def test_glb_reads_back(tmp_path: Path) -> None:
+    """The two faces share vertices; one of these has two places on the texture."""
+    mesh = cube_corner()
+    write_glb(tmp_path / "head.glb", mesh.vertices, mesh.faces, mesh.uv, mesh.uv_faces, mesh.texture)
+    scene, binary = _glb(tmp_path / "head.glb")
+
+    def values(name: str, dtype: str) -> np.ndarray:
+        accessors, primitive = scene["accessors"], scene["meshes"][0]["primitives"][0]
+        accessor = accessors[primitive["indices"] if name == "indices" else primitive["attributes"][name]]
+        view = scene["bufferViews"][accessor["bufferView"]]
+        part = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
+        return np.frombuffer(part, dtype).reshape(accessor["count"], -1)
+
+    corners = values("indices", "<u4").ravel()
+    np.testing.assert_array_equal(values("POSITION", "<f4")[corners], mesh.vertices[mesh.faces].reshape(6, 3))
+    uv = mesh.uv[mesh.uv_faces].reshape(6, 2)  # (F, 3, 2) -> (3 F, 2)
+    np.testing.assert_array_equal(values("TEXCOORD_0", "<f4")[corners], np.stack([uv[:, 0], 1 - uv[:, 1]], 1))
+    np.testing.assert_allclose(np.linalg.norm(values("NORMAL", "<f4"), axis=1), 1, rtol=1e-6)
+    assert len(values("POSITION", "<f4")) == 4
+    assert scene["accessors"][0]["max"] == [pytest.approx(0.1), 0.25, 0.0]
+    view = scene["bufferViews"][scene["images"][0]["bufferView"]]
+    with Image.open(io.BytesIO(binary[view["byteOffset"] :][: view["byteLength"]])) as texture:
+        assert texture.getpixel((0, 0)) == (200, 10, 30)
+
+
+def test_what_nobody_has_seen_takes_colours_from_around() -> None:
+    colour, seen = torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    colour[..., :4, :4], seen[..., :4, :4] = 0.8, 1
+    colour[..., 12:, 12:], seen[..., 12:, 12:] = 0.2, 1
+    found = filled(colour, seen)
+    assert (found[seen.expand_as(found) == 1] == colour[seen.expand_as(found) == 1]).all()
+    assert found.min() > 0.19
+    assert found[0, 0, 5, 5] > 0.65
+    assert found[0, 0, 10, 10] < 0.35
+    assert filled(colour, torch.zeros_like(seen)).unique().tolist() == [pytest.approx(UNSEEN)]
+
+
+@pytest.fixture
+def head(model: Safa, monkeypatch: pytest.MonkeyPatch) -> Head:
+    """A head in a photo of 90 x 80 px, red on the left and blue on the right."""
+    monkeypatch.setattr(head_texture, "TEXTURE_SIZE", 64)
+    monkeypatch.setattr(mesh_module, "IMAGE_SIZE", 48)
+    monkeypatch.setattr(mesh_module, "TURNTABLE_FRAMES", 2)
+    photo = np.zeros((80, 90, 3), np.uint8)
+    photo[:, :45], photo[:, 45:] = (250, 20, 20), (20, 20, 250)
+    box = (45.0, 40.0, 80.0)
+    with torch.inference_mode():
+        batch = heads_of(model.tdmm, ModelRunner(model).to_batch([crop_face(photo, box, 32)]))
+    return Head(photo, box, batch, model.tdmm)
+
+
+def test_a_heads_texture_is_that_of_the_photo(head: Head) -> None:
+    texture = head.mesh.texture
+    assert texture.shape == (64, 64, 3)
+    assert head.mesh.texture is texture  # it is made once
+    assert texture[..., 1].max() < 60  # nothing is grey, and nothing is left black:
+    assert texture.max(-1).min() > 100
+    assert (texture[..., 0] > 200).any()
+    assert (texture[..., 2] > 200).any()
+
+
+def test_depth_and_normals_are_pictures_of_the_head(head: Head) -> None:
+    depth, normals = head.depth_and_normals()
+    assert (depth.shape, normals.shape) == ((48, 48), (48, 48, 3))
+    assert depth.max() == 255
+    assert depth[depth > 0].min() == 1
+    axes = normals[depth > 0].astype(float) / 127.5 - 1
+    assert np.median(np.linalg.norm(axes, axis=1)) == pytest.approx(1, abs=0.1)
+    assert not normals[depth == 0].any()
+
+
+def test_all_files_of_a_head(head: Head, tmp_path: Path) -> None:
+    files = {path.name for path in head.save(tmp_path / "head")}
+    assert files == {
+        *("head.obj", "head.mtl", "head.png", "head.ply", "head.glb", "landmarks.json", "landmarks.npz"),
+        *("code.json", "code.npz", "overlay.png", "depth.png", "normals.png", "turntable.mp4"),
+    }
+    with np.load(tmp_path / "head" / "landmarks.npz") as stored:
+        np.testing.assert_array_equal(stored["points"], head.landmarks)
+    code = json.loads((tmp_path / "head" / "code.json").read_text())
+    with np.load(tmp_path / "head" / "code.npz") as stored:
+        assert {name: stored[name].tolist() for name in stored} == code
 
 
 def test_only_the_formats_asked_for(tmp_path: Path) -> None:
