@@ -29,8 +29,14 @@ def write_glb(
     uv_faces: NDArray[np.int64],
     texture: NDArray[np.uint8],
 ) -> None:
-    """Write vertices (V, 3) in metres, faces (F, 3), uv (T, 2) with its origin at the lower left, uv_faces (F, 3)
-    and a texture (H, W, 3). A vertex with several texture positions is written once for each.
+    """Write one textured mesh; a vertex with several texture positions is written once for each.
+
+    Args:
+        vertices: (V, 3) metres.
+        faces: (F, 3) vertex numbers, from 0.
+        uv: (T, 2) in [0, 1], origin at the lower left.
+        uv_faces: (F, 3) numbers into ``uv``.
+        texture: (H, W, 3).
     """
     pairs = np.stack([faces, uv_faces], axis=-1).reshape(-1, 2)  # (F, 3, 2) -> (3 F, 2)
     unique, corner = np.unique(pairs, axis=0, return_inverse=True)

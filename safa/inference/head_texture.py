@@ -1,9 +1,9 @@
 """A head's texture from the whole photo, at the photo's resolution, without holes.
 
-Training and motion need a small albedo of the face alone (``safa.head.render.bake_texture``). What people look
-at is read from the photo itself, wherever the head faces the viewer; and what nobody has seen, as the back of
-the head, takes the colours of the other half of the head, and of what is nearest to it on the texture, from
-coarse to fine (Gortler et al., "The Lumigraph", 1996: push and pull).
+Training and motion need a small albedo of the face alone (``safa.head.render.bake_texture``). What people
+look at is read from the photo itself, wherever the head faces the viewer; and what nobody has seen, as the
+back of the head, takes the colours of the head's other half, and of what is nearest to it on the texture,
+from coarse to fine (Gortler et al., "The Lumigraph", 1996: push and pull).
 """
 
 from __future__ import annotations
