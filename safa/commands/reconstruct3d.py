@@ -29,9 +29,10 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "reconstruct3d",
         help="reconstruct 3D heads from photos and videos",
-        description="Writes a folder for each face: head.obj with its material and texture, head.ply, head.glb, "
-        "landmarks and code as .json and .npz, overlay.png, depth.png, normals.png, turntable.mp4. For a video these show its first frame with a face, and "
-        "heads.parquet has the parameters, landmarks and vertices of every frame.",
+        description="Writes a folder for each face: head.obj with its material and texture, head.ply, "
+        "head.glb, landmarks and code as .json and .npz, overlay.png, depth.png, normals.png, turntable.mp4. "
+        "For a video these show its first frame with a face, and heads.parquet has the parameters, landmarks "
+        "and vertices of every frame.",
     )
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="photos, folders or videos")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -280,7 +280,8 @@ class Head:
         (folder / "code.json").write_text(json.dumps(code, indent=1))
         box = np.array(self.crop_box, np.float64)
         np.savez(folder / "landmarks.npz", points=self.landmarks, crop_box=box)
-        np.savez(folder / "code.npz", **{name: np.array(value, np.float32) for name, value in code.items()})
+        arrays: dict[str, Any] = {name: np.array(value, np.float32) for name, value in code.items()}
+        np.savez(folder / "code.npz", **arrays)
         depth, normals = self.depth_and_normals()
         for name, picture in (("overlay", self.overlay()), ("depth", depth), ("normals", normals)):
             Image.fromarray(picture).save(folder / f"{name}.png")
