@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from infer_cases import command, models, parts, roofs
 from infer_cases.ways import Engine, Redone, Way, has_bfloat16, ways_of
-from measuring.clocks import in_turns
+from measuring.clocks import CLOCKS, in_turns
 
 from safa.inference.device_choice import choose_device
 from safa.visualize.images import RgbImage
@@ -49,12 +49,12 @@ def frame(arguments: argparse.Namespace) -> None:
             error = float((way(driving[:1]).to(expected.device) - expected).abs().max())
             print(f"{name:<28} differs by {error:.1e}, {255 * error:.2f} levels")
         for batch in arguments.batches:
-            _frame_of_batch(ways, driving[:batch], arguments.rounds)
+            _frame_of_batch(ways, driving[:batch], arguments.rounds, arguments.clock)
 
 
-def _frame_of_batch(ways: dict[str, Way], driving: list[RgbImage], rounds: int) -> None:
+def _frame_of_batch(ways: dict[str, Way], driving: list[RgbImage], rounds: int, clock: str) -> None:
     calls: dict[str, Callable[[], object]] = {name: partial(way, driving) for name, way in ways.items()}
-    seconds = in_turns(calls, rounds)
+    seconds = in_turns(calls, rounds, clock)
     base = next(iter(seconds.values()))
     for name, spent in seconds.items():
         print(
@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=48, help="of the video that the command animates")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of frame; cpu with --threads 1")
     arguments = parser.parse_args()
     arguments.device = choose_device(arguments.device)
     torch.set_num_threads(arguments.threads)

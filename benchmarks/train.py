@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from infer_cases.models import CONFIGS, config_of
 from infer_cases.ways import has_bfloat16
-from measuring.clocks import in_turns
+from measuring.clocks import CLOCKS, in_turns
 from train_cases import runs, step
 
 
@@ -91,7 +91,7 @@ def reference(arguments: argparse.Namespace) -> None:
             config = step.settings(batch, stage, config_of(arguments.model), **settings)
             published = name.startswith("reference")
             steps[name] = step.Case(config, use_gpu=use_gpu, published=published).step
-        seconds = in_turns(steps, arguments.steps)
+        seconds = in_turns(steps, arguments.steps, arguments.clock)
         base = next(iter(seconds.values()))
         for name, spent in seconds.items():
             print(f"{stage}, batch {batch}, {name:<32} {1000 * spent:9.1f} ms a step, {base / spent:5.2f} x")
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="torch's, of parts and precision"
     )
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="of reference; cpu with --threads 1")
     parser.add_argument("--compile", action="store_true", help="measure compiled networks too (minutes)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -7,32 +7,30 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from parity_cases.fill import fill
 from PIL import Image
 
 from safa.checkpoint.native import ModelInfo, load_model, save_model
-from safa.config import ModelConfig, parse_settings
+from safa.config import ModelConfig, load_settings
+from safa.config.demo import DemoConfig
+from safa.config.training import TrainConfig
 from safa.data.video import write_video
 from safa.head import load_head_assets
 from safa.models.safa import Safa
 from safa.visualize.images import RgbImage
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = {
-    "published": None,
-    "demo": ROOT / "configs" / "demo.yaml",
-    "tiny": ROOT / "configs" / "smoke" / "train.yaml",
-}
+CONFIGS = ("published", "demo", "tiny")  # tiny: the smoke test's
 SEED = 1
 
 
 def config_of(name: str) -> ModelConfig:
     """The sizes of the published model, of the demo's, or of the smoke test's."""
-    path = CONFIGS[name]
-    if path is None:
+    if name == "published":
         return ModelConfig()
-    return parse_settings(yaml.safe_load(path.read_text(encoding="utf-8"))["model"], ModelConfig, str(path))
+    if name == "demo":
+        return load_settings(ROOT / "configs" / "demo.yaml", DemoConfig).model
+    return load_settings(ROOT / "configs" / "smoke" / "train.yaml", TrainConfig).model
 
 
 def make_checkpoint(folder: Path, name: str) -> Path:

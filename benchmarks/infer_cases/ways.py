@@ -126,9 +126,9 @@ def by_openvino(threads: int) -> Callable[[Path], Any]:
 
     def opened(path: Path) -> Any:
         network = core.compile_model(str(path), "CPU", hints)
-        names = [each.get_any_name() for each in network.inputs]
 
         def run(inputs: Mapping[str, Any]) -> list[Any]:
+            names = [next(name for name in each.get_names() if name in inputs) for each in network.inputs]
             results = network({name: np.ascontiguousarray(inputs[name]) for name in names})
             return [results[output] for output in network.outputs]
 
