@@ -16,7 +16,7 @@ from PIL import Image
 from safa.app import page as safa_page
 from safa.cli import build_parser
 from safa.data.video import probe
-from safa.inference import mesh
+from safa.inference import head_texture, mesh
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[3]
@@ -28,6 +28,7 @@ FILES |= {f"{name}.{suffix}" for name in ("landmarks", "code") for suffix in ("j
 
 @pytest.fixture(autouse=True)
 def small_turntables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_texture, "TEXTURE_SIZE", 64)
     monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 3)
     monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
 
