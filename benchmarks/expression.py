@@ -64,6 +64,9 @@ def main() -> int:
             scores_of(model, dlib, read(store, int(number), asked.every, asked.most))
             for number in store.numbers(asked.split)
         ]
+        if not rows:
+            sys.stdout.write(f"{where}: no clips of the split {asked.split!r}\n")
+            continue
         means = averages(rows)
         if asked.json:
             sys.stdout.write(json.dumps({"clips": where, "count": len(rows), **means}) + "\n")
