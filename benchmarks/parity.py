@@ -42,6 +42,7 @@ CASES: tuple[tuple[str, str, Case, bool], ...] = (
     ("dense_motion", "dense_motion.npz", images.dense_motion, False),
     ("generator", "generator.npz", images.generator, False),
     ("faceswap", "faceswap.npz", images.face_swap, False),
+    ("swap", "faceswap.npz", images.swap, False),
     ("attention", "contextual_attention.npz", images.attention, False),
     ("batch2", "batch2.npz", images.batch, False),
     *(

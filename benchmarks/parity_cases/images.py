@@ -14,6 +14,7 @@ from parity_cases.hooks import recorded_outputs
 from parity_cases.rows import Row, each, exact, levels, picture
 from safa.config.inference import TransferConfig
 from safa.geometry.gaussians import AntiAlias
+from safa.inference.model_runner import ModelRunner, predictions
 from safa.inference.motion_transfer import make_transfer
 from safa.models.attention import ContextualAttention
 from safa.models.generator import Blend
@@ -68,6 +69,27 @@ def face_swap(golden: Golden) -> Iterator[Row]:
     yield exact("faceswap", "blend_mask_down", down(mask).numpy(), reference["blend_mask_down"])
     out = _reenact(golden, Blend(features, mask))
     yield picture("faceswap", "prediction", out.prediction.numpy(), reference["prediction"])
+
+
+def swap(golden: Golden) -> Iterator[Row]:
+    """From the two 8-bit pictures to the swapped one, as ``safa swap`` does it, with the recorded mask."""
+    reference, inputs = golden.arrays("faceswap"), golden.arrays("inputs")
+    runner = ModelRunner(golden.safa)
+    source = runner.prepare(inputs["source_u8"][0])
+    masked = runner.swap(source, [inputs["driving_u8"][0]], _RecordedMask(reference["blend_mask_u8"]))
+    (ours,) = predictions(masked)
+    target = reference["prediction"][0].transpose(1, 2, 0)  # (3, H, W) -> (H, W, 3)
+    yield levels("swap", "prediction_u8", ours, np.rint(target * 255).astype(np.uint8))
+
+
+class _RecordedMask:
+    """A swap mask (1, 1, H, W) that does not look at the picture."""
+
+    def __init__(self, mask_u8: Array) -> None:
+        self._mask = torch.from_numpy(mask_u8.astype(np.float32) / np.float32(255))[None, None]
+
+    def of(self, image: Tensor) -> Tensor:
+        return self._mask
 
 
 def attention(golden: Golden) -> Iterator[Row]:
