@@ -177,8 +177,7 @@ class AvFile:
         step = max(1, round(1 / ((self.rate() or DEFAULT_RATE) * self.time_base)))
         last: int | None = None
         moved = number = 0
-        for number, (picture, damaged) in enumerate(self._pictures(needed), start=1):
-            stamp = picture.pts if picture.pts is not None else picture.dts
+        for number, (picture, stamp, damaged) in enumerate(self._pictures(needed), start=1):
             ticks = (-step if last is None else last) + step if stamp is None else stamp - self._start + moved
             if last is not None and ticks <= last:  # a recording whose clock was set back
                 moved, ticks = moved + last + step - ticks, last + step
@@ -200,12 +199,18 @@ class AvFile:
         if number > self._bounds.frames:
             raise Refused("", "frames")
 
-    def _pictures(self, needed: int) -> Iterator[tuple[Any, bool]]:
-        """All pictures that the decoder gives, and whether it complained about their packets."""
+    def _pictures(self, needed: int) -> Iterator[tuple[Any, int | None, bool]]:
+        """All pictures that the decoder gives, when they are shown, and whether it complained about them."""
+        shown: Any = None
         bad: set[int] = set()
         headless: list[int] | None = []  # packets before the first key frame; None once pictures come
         has_key = False
         for packet in self._packets():
+            if not packet.size and packet.pts is not None:
+                # The frame before stays, as in AVI and Theora. To the decoder it would mean the file's end.
+                if shown is not None:
+                    yield shown, packet.pts, False
+                continue
             has_key = has_key or packet.is_keyframe
             stamp = packet.pts if packet.pts is not None else packet.dts
             matters = stamp is None or stamp - self._start >= needed
@@ -228,7 +233,9 @@ class AvFile:
             elif headless is not None and not has_key and stamp is not None and not packet.is_discard:
                 headless.append(stamp - self._start)
             for picture in pictures:
-                yield picture, picture.is_corrupt or picture.pts in bad
+                stamp = picture.pts if picture.pts is not None else picture.dts
+                yield picture, stamp, picture.is_corrupt or stamp in bad
+                shown = picture
 
     def _packets(self) -> Iterator[Any]:
         packets = self._container.demux(self._stream)

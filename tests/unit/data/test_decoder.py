@@ -293,3 +293,16 @@ def test_a_high_speed_camera_keeps_its_rate(tmp_path: Path, suffix: str) -> None
     with VideoReader(path, count=True) as reader:
         assert (round(reader.info.fps), reader.info.frames) == (1000, 200)
         assert len(list(reader.frames())) == 200
+
+
+def test_empty_packets_show_the_frame_before_again(tmp_path: Path) -> None:
+    """Theora writes a frame that is like the one before as a packet of no bytes."""
+    path = tmp_path / "still.ogv"
+    try:
+        _ffmpeg("-f", "lavfi", "-i", "smptebars=size=64x48:rate=10:duration=1", "-c:v", "libtheora", path)
+    except subprocess.CalledProcessError:
+        pytest.skip("this ffmpeg writes no Theora")
+    numbers, times, rows = _read(path)
+    assert len(set(numbers)) == 1
+    assert times == pytest.approx([n / 10 for n in range(10)], abs=0.002)
+    assert rows == list(range(10))
