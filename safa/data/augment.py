@@ -131,7 +131,7 @@ _RGB_TO_YIQ = np.array([GREY_WEIGHTS, (0.595716, -0.274453, -0.321263), (0.21145
 _YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
 
 
-def jitter_colours(images: Tensor, shifts: list[ColourShift], out: Tensor | None = None) -> Tensor:
+def jitter_colours(images: Tensor, shifts: list[ColourShift]) -> Tensor:
     """Apply one colour shift to all N frames of a sample, alike.
 
     Brightness, contrast (about the mean grey of the sample's frames), saturation and hue are one affine map
@@ -142,10 +142,9 @@ def jitter_colours(images: Tensor, shifts: list[ColourShift], out: Tensor | None
     Args:
         images: (B, N, 3, H, W) float32 in [0, 1].
         shifts: B of them.
-        out: where to write to, of the same shape and contiguous; a new tensor by default.
 
     Returns:
-        ``out``, clamped to [0, 1].
+        A new tensor of the same shape, clamped to [0, 1].
     """
     batch, frames, channels, height, width = images.shape
     if len(shifts) != batch or channels != 3:
@@ -158,7 +157,6 @@ def jitter_colours(images: Tensor, shifts: list[ColourShift], out: Tensor | None
     # (B,) -> (B, 3, 1) -> (B*N, 3, 1)
     offset = (lift * grey)[:, None, None].expand(batch, 3, 1).repeat_interleave(frames, 0)
     pixels = images.reshape(batch * frames, 3, height * width)  # (B, N, 3, H, W) -> (B*N, 3, H*W)
-    out = torch.empty_like(pixels) if out is None else out.view(batch * frames, 3, height * width)
     # (B*N, 3, 1) + (B*N, 3, 3) @ (B*N, 3, H*W)
-    torch.baddbmm(offset, matrix.repeat_interleave(frames, 0), pixels, out=out)
-    return out.clamp_(0, 1).view_as(images)  # (B*N, 3, H*W) -> (B, N, 3, H, W)
+    shifted = torch.baddbmm(offset, matrix.repeat_interleave(frames, 0), pixels)
+    return shifted.clamp_(0, 1).view_as(images)  # (B*N, 3, H*W) -> (B, N, 3, H, W)

@@ -243,14 +243,13 @@ class _Sampler(ABC, Generic[B]):
             frames, sample_points = self._sample(draw.clip, draw.rng)
             points.append(sample_points)  # (N, 68, 2)
             ids.append(self._reader.clip_id(draw.clip))
+            # One sample at a time: floats of a whole batch would be new pages of memory at every turn.
             # (N, H, W, 3) -> (N, 3, H, W); as bytes, which are a quarter of the floats to move
             pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+            sample = pixels.to(torch.float32).div_(255)[None]  # (1, N, 3, H, W), [0, 1]
             if images is None:
-                images = torch.empty(len(numbers), *pixels.shape)  # (B, N, 3, H, W)
-                # Of one sample, for all of the batch: new floats would be new pages of memory at every turn.
-                sample = torch.empty(1, *pixels.shape)  # (1, N, 3, H, W)
-            torch.div(pixels, 255, out=sample[0])  # [0, 1]
-            jitter_colours(sample, [ColourShift.draw(draw.rng, self._jitter)], out=images[index : index + 1])
+                images = sample.new_empty(len(numbers), *sample.shape[1:])  # (B, N, 3, H, W)
+            images[index] = jitter_colours(sample, [ColourShift.draw(draw.rng, self._jitter)])[0]
         assert images is not None
         landmarks = torch.from_numpy(np.stack(points))  # (B, N, 68, 2) px
         return self._pack(tuple(ids), images, landmarks)

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from tests.faults.conftest import PROGRAMS, Program
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
 PORT = 6391
-HEAD, WORKER = "10.213.7.1", "10.213.7.2"
+HEAD = "10.213.7.1"
 # A machine that does not answer is given up after about 10 s instead of 30 s, so that the tests are quicker.
 QUICK = {
     "RAY_health_check_period_ms": "1000",
@@ -38,8 +37,7 @@ def _ip(*arguments: str) -> subprocess.CompletedProcess[str]:
 class Machines:
     """A head without CPUs where the programs run, and two machines of one CPU each at a switch."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._tag = f"safa{os.getpid() % 100_000}"
         self._names = [f"{self._tag}n{number}" for number in range(3)]
         self.address = f"{HEAD}:{PORT}"
@@ -91,6 +89,12 @@ class Machines:
         """``up``, or ``down``: the machine lives on, and nobody reaches it."""
         assert _ip("link", "set", f"{self._tag}o{number}", state).returncode == 0
 
+    def interrupt(self, number: int, seconds: float) -> None:
+        """Pull the cable, and put it in again after a while."""
+        self.cable(number, "down")
+        time.sleep(seconds)
+        self.cable(number, "up")
+
     def close(self) -> None:
         """End all processes of the machines, and the network."""
         for number, name in enumerate(self._names):
@@ -103,10 +107,10 @@ class Machines:
 
 
 @pytest.fixture
-def machines(tmp_path: Path) -> Iterator[Machines]:
+def machines() -> Iterator[Machines]:
     if shutil.which("ip") is None:
         pytest.skip("no ip (iproute2) here")
-    made = Machines(tmp_path)
+    made = Machines()
     with contextlib.ExitStack() as stack:
         stack.callback(made.close)
         reason = made.connect()
@@ -116,53 +120,47 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
         yield made
 
 
-def _started(run: Program, machines: Machines) -> subprocess.Popen[bytes]:
-    process = run.start(prefix=machines.on(0), **QUICK)
-    run.until_halfway(process)
-    return process
+@pytest.fixture
+def ends_like_an_undisturbed_run(
+    program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+) -> Callable[[str, Callable[[], None]], None]:
+    """``(name, fault)``: the program meets the fault halfway, and its outcome is that of a calm run."""
+
+    def check(name: str, fault: Callable[[], None]) -> None:
+        run = program(name, "disturbed", machines.address)
+        process = run.start(prefix=machines.on(0), **QUICK)
+        run.until_halfway(process)
+        fault()
+        assert run.end(process) == 0, run.tail()
+        alone = program(name, "undisturbed")
+        assert alone.run() == 0, alone.tail()
+        assert outcome(run) == outcome(alone)
+
+    return check
+
+
+Check = Callable[[str, Callable[[], None]], None]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_machine_that_nobody_reaches_any_more(
-    name: str, program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+    name: str, machines: Machines, ends_like_an_undisturbed_run: Check
 ) -> None:
-    """Its cable is pulled; it continues to work, for nobody. The other machine does its part again."""
-    run = program(name, "disturbed", machines.address)
-    process = _started(run, machines)
-    machines.cable(1, "down")
-    assert run.end(process) == 0, run.tail()
-    alone = program(name, "undisturbed")
-    assert alone.run() == 0, alone.tail()
-    assert outcome(run) == outcome(alone)
+    """Its cable is pulled; it continues for nobody. The other machine does its part again."""
+    ends_like_an_undisturbed_run(name, lambda: machines.cable(1, "down"))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_short_interruption_costs_nothing(
-    name: str, program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+    name: str, machines: Machines, ends_like_an_undisturbed_run: Check
 ) -> None:
     """Two seconds without the cable: shorter than a machine is waited for."""
-    run = program(name, "disturbed", machines.address)
-    process = _started(run, machines)
-    machines.cable(1, "down")
-    time.sleep(2)
-    machines.cable(1, "up")
-    assert run.end(process) == 0, run.tail()
-    alone = program(name, "undisturbed")
-    assert alone.run() == 0, alone.tail()
-    assert outcome(run) == outcome(alone)
+    ends_like_an_undisturbed_run(name, lambda: machines.interrupt(1, 2.0))
 
 
 @pytest.mark.parametrize("name", ["preprocess", "evaluate"])
 def test_a_machine_that_comes_back_too_late_does_no_harm(
-    name: str, program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+    name: str, machines: Machines, ends_like_an_undisturbed_run: Check
 ) -> None:
     """A partition: the cluster has given the machine up, and what it wrote meanwhile is not counted twice."""
-    run = program(name, "disturbed", machines.address)
-    process = _started(run, machines)
-    machines.cable(1, "down")
-    time.sleep(20)
-    machines.cable(1, "up")
-    assert run.end(process) == 0, run.tail()
-    alone = program(name, "undisturbed")
-    assert alone.run() == 0, alone.tail()
-    assert outcome(run) == outcome(alone)
+    ends_like_an_undisturbed_run(name, lambda: machines.interrupt(1, 20.0))
