@@ -33,7 +33,7 @@ import numpy as np
 import ray
 
 from pipelines import clip_stages, evaluate, preprocess
-from pipelines.launch import set_up_logging
+from pipelines.launch import set_up_logging, set_up_ray_data
 from pipelines.shared_folder import shared
 from pipelines.window_stages import MODEL, READ, SCORE, Tools, WindowRunner
 from safa.config import parse_settings
@@ -118,9 +118,20 @@ def note_busy(folder: Path, began: float) -> None:
 
 def busy_share(folder: Path, processes: int) -> float:
     """The noted time over that of all processes, from the first beginning to the last end."""
-    spans = [tuple(map(float, line.split())) for path in folder.iterdir() for line in path.open()]
-    first, last = min(span[0] for span in spans), max(span[1] for span in spans)
-    return sum(end - begin for begin, end in spans) / (processes * (last - first))
+    first, last = span(folder)
+    return sum(end - begin for begin, end in noted_times(folder)) / (processes * (last - first))
+
+
+def span(folder: Path) -> tuple[float, float]:
+    """When the first noted time begins, and when the last one ends."""
+    times = noted_times(folder)
+    return min(begin for begin, _ in times), max(end for _, end in times)
+
+
+def noted_times(folder: Path) -> list[tuple[float, float]]:
+    """Beginning and end of each noted time, in seconds since 1970."""
+    lines = [line.split() for path in folder.iterdir() for line in path.open()]
+    return [(float(begin), float(end)) for begin, end in lines]
 
 
 def sleeping_runner(seconds: dict[str, float], payload: int, noted: Path | None) -> type[WindowRunner]:
@@ -168,20 +179,25 @@ def busy_evaluate(_: int, work: Path) -> None:
 def hour(_: int, work: Path) -> None:
     """One long video over several actors."""
     start_ray(CPUS, 0)
-    vars(evaluate)["WindowRunner"] = sleeping_runner({MODEL: 0.5}, 0, None)
     clip = f"a#v#000000#{HOUR:06d}"
     windows = list(windows_of(EvaluationJob("reconstruction", clip, clip), 0, HOUR, 128, shown=False))
-    spent = {}
+    spent, working = {}, {}
     for actors in (4, 1):
-        (work / f"{actors}").mkdir()
-        spent[actors] = evaluate_windows(windows, work / f"{actors}", {"actors": [actors, actors]})
-    print(f"hour: {spent[4]:.0f} s over 4 actors, {spent[1]:.0f} s over 1: {spent[1] / spent[4]:.2f}")
+        noted, out = work / f"noted{actors}", work / f"out{actors}"
+        noted.mkdir()
+        out.mkdir()
+        vars(evaluate)["WindowRunner"] = sleeping_runner({MODEL: 0.5}, 0, noted)
+        spent[actors] = evaluate_windows(windows, out, {"actors": [actors, actors]})
+        first, last = span(noted)
+        working[actors] = last - first
+    print(f"hour: {spent[4]:.0f} s over 4 actors, {spent[1]:.0f} s over 1: {spent[1] / spent[4]:.2f}", end="")
+    print(f"; from the first window to the last {working[1] / working[4]:.2f}")
 
 
 def driver(count: int, work: Path) -> None:
     """A whole evaluation in which only the driver has work."""
     ray.init("local", include_dashboard=False, logging_level=logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_ray_data()
     vars(evaluate)["WindowRunner"] = sleeping_runner({}, 0, None)
     model = evaluate_benchmark.make_model(work / "model", 256, published=False)
     dataset.write_index(work / "clips", count, 2)
@@ -300,7 +316,7 @@ def start_ray(cpus: int, gpus: int) -> None:
     """A machine of so many logical CPUs and GPUs."""
     set_up_logging()
     ray.init("local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, logging_level=logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    set_up_ray_data()
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def make_model(folder: Path, size: int, *, published: bool) -> Path:
 def settings(model: Path, clips: Path, out: Path, batch: int) -> EvaluateConfig:
     """An evaluation of reconstructions."""
     plain = {"model": str(model), "clips": str(clips), "out": str(out), "modes": ["reconstruction"]}
-    scale = {"actors": 1, "cpus_per_actor": 0.5, "batch_size": batch}
+    scale = {"actors": [1, 1], "cpus_per_actor": 0.5, "batch_size": batch}
     return parse_settings(plain | {"scale": scale}, EvaluateConfig, "benchmark")
 
 

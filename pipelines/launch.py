@@ -137,8 +137,7 @@ def ray_session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS", "local")
     with _environment(address) as options, without_rays_housekeeping():
         _connect(address, options)
-        # Progress is ours: a line with counts and rates reads well in a job's log too.
-        DataContext.get_current().enable_progress_bars = False
+        set_up_ray_data()
         try:
             with reporting_ray_errors():
                 yield
@@ -146,6 +145,14 @@ def ray_session() -> Iterator[None]:
             with suppress(RayError, ConnectionError, RuntimeError):  # the cluster may be gone
                 machines_seen()
             ray.shutdown()
+
+
+def set_up_ray_data() -> None:
+    """Bars where somebody looks on, since our own lines read well in a log; and no work that nobody reads."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.memory_usage_poll_interval_s = None  # a thread in each task that asks the system every second
+    context.issue_detectors_config.detectors = []  # of memory that we bound, and of stages that we watch
 
 
 def _connect(address: str, options: Mapping[str, Any]) -> None:

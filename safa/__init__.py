@@ -36,8 +36,8 @@ def load(
             machines that are fast at it, else float32.
         rasterizer: ``native``, ``pytorch3d`` (if that is installed), or ``auto``: the one of the model's
             training, and native where that is not installed.
-        batch_size: driving frames that pass through the model at once; None is 1 on a CPU, and on a GPU what
-            its memory has room for.
+        batch_size: driving frames that pass through the model at once; None is 1 to 8 on a CPU, by their
+            size, and on a GPU what its memory has room for.
         assets: folder that may hold the weights of a face detector; None searches the usual ones.
         detector: ``auto`` (landmarks beside a file, else face-alignment if its weights are there, else
             dlib), ``dlib``, ``fan`` (face-alignment), or ``none`` (landmarks beside a file alone).

@@ -105,7 +105,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="driving frames at once (default: 1 on a CPU, by the memory of a GPU)",
+        help="driving frames at once (default: 1 to 8 on a CPU, by their size; by the memory of a GPU)",
     )
     parser.add_argument(
         "--detector",

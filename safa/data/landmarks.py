@@ -21,7 +21,6 @@ from safa.data.schema import NUM_LANDMARKS
 from safa.decimals import whole
 from safa.errors import ClipError, FailureCode, UserError
 from safa.files import Location, is_file, is_uri, join, local_copy
-from safa.safe_pickle import load_data_pickle
 
 Points = NDArray[np.float32]
 Scores = NDArray[np.float32]
@@ -102,6 +101,8 @@ def _read_sidecar(video: Path, folder: Path | None) -> Points:
 
 
 def _read_pickle(path: Path) -> Points:
+    from safa.safe_pickle import load_data_pickle  # torch, which workers that crop and write can do without
+
     try:
         with path.open("rb") as file:
             return points_of_dictionary(load_data_pickle(file, path.name))

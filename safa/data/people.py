@@ -19,8 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import cdist, pdist
 
 from safa.data.schema import is_safe_name
 from safa.errors import UserError
@@ -195,6 +193,10 @@ def _clusters(clips: Sequence[SeenClip]) -> list[list[SeenClip]]:
     """Clips of one person each, in the order of their first ones."""
     if len(clips) < 2:
         return [[clip] for clip in clips]
+    # Here and below: every worker that crops imports this file, and only the driver has people to tell apart.
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import pdist
+
     distances = pdist(np.stack([_embedding(clip) for clip in clips]))  # (N * (N - 1) / 2,)
     for i, clip in enumerate(clips):
         row = i * len(clips) - i * (i + 1) // 2  # where the distances of clip i to those after it begin
@@ -225,6 +227,8 @@ def _nearest(means: NDArray[np.float32], people: Sequence[Person]) -> list[tuple
     numbers = [number for number, person in enumerate(people) if person.embedding is not None]
     if not numbers:
         return [(np.inf, -1)] * len(means)
+    from scipy.spatial.distance import cdist
+
     known = np.stack([person.embedding for person in people if person.embedding is not None])  # (P, D)
     found: list[tuple[float, int]] = []
     for first in range(0, len(means), ROWS_AT_ONCE):

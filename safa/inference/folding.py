@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from safa.inference.winograd import WinogradConv, fits, worth_it
 from safa.models.blocks import (
     FEWEST_PIXELS,
     DownBlock,
@@ -119,7 +120,7 @@ def _pack(module: nn.Module) -> None:
         if isinstance(child, UpConv):
             setattr(module, name, PackedUpConv(child))
         elif isinstance(child, nn.Conv2d) and name not in SHARED_HEADS:
-            setattr(module, name, PackedConv(child))
+            setattr(module, name, PackedWideConv(child) if worth_it(child) else PackedConv(child))
 
 
 class PackedConv(nn.Module):
@@ -145,6 +146,23 @@ class PackedConv(nn.Module):
         out: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._weight, self._bias, *self._settings, "none", [], ""
         )
+        return out
+
+
+class PackedWideConv(nn.Module):
+    """A wide convolution of 3 x 3; the size of the first image decides how it runs."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self._conv: nn.Conv2d | None = conv
+        self._way: nn.Module | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._conv is not None:
+            self._way = WinogradConv(self._conv) if fits(x.shape[-2], x.shape[-1]) else PackedConv(self._conv)
+            self._conv = None
+        assert self._way is not None
+        out: Tensor = self._way(x)
         return out
 
 

@@ -27,6 +27,8 @@ from safa.visualize.images import RgbImage, from_tensor
 
 log = logging.getLogger(__name__)
 
+CACHED_PIXELS = 2**16  # a CPU is quickest with one frame of 256 px, and with several small ones at once
+MOST_FRAMES = 8  # on a CPU; more of 64 px gain nothing
 BYTES_PER_PIXEL = 4 * 1024  # of a driving frame, that the generator holds at once: 16 maps of 64 channels
 
 
@@ -193,13 +195,13 @@ class ModelRunner:
 
 
 def default_batch_size(device: torch.device, size: int) -> int:
-    """Frames at once: one on a CPU, whose caches hold no more; on a GPU as many as its memory has room for.
+    """Frames at once: on a CPU those whose maps its caches hold; on a GPU as many as its memory has room for.
 
     Args:
         size: px, side of a frame.
     """
     if device.type == "cpu":
-        return 1
+        return min(MOST_FRAMES, max(1, CACHED_PIXELS // size**2))
     free, _ = torch.cuda.mem_get_info(device)
     room = free / 2 / (BYTES_PER_PIXEL * size**2)
     return int(2 ** min(6, max(0, math.floor(math.log2(max(room, 1))))))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from safa.config.inference import TransferConfig
-from safa.inference.model_runner import ModelRunner, predictions
+from safa.inference.model_runner import ModelRunner, default_batch_size, predictions
 from safa.inference.motion_transfer import absolute, relative
 from safa.models.safa import FaceState, Safa, SourceCache
 
@@ -93,6 +93,16 @@ def test_a_best_frame_is_the_same_as_forward_and_backward_videos_joined(model: S
     assert len(at_once) == 6
     for ours, expected in zip(at_once, joined, strict=True):
         assert np.abs(ours.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(("size", "frames"), [(32, 8), (64, 8), (128, 4), (256, 1), (512, 1)])
+def test_a_cpu_takes_as_many_frames_as_its_caches_hold(size: int, frames: int) -> None:
+    assert default_batch_size(torch.device("cpu"), size) == frames
+
+
+def test_batches_are_of_that_size_unless_another_is_given(model: Safa) -> None:
+    assert [len(batch) for batch in ModelRunner(model).batches(video(11))] == [8, 3]
+    assert [len(batch) for batch in ModelRunner(model, batch_size=5).batches(video(11))] == [5, 5, 1]
 
 
 def test_full_memory_halves_the_batch_permanently(

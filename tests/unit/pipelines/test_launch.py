@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import ray
 import ray.exceptions as of_ray
+from ray.data import DataContext
 from ray.train import WorkerGroupError
 
-from pipelines.launch import ray_session, reporting_ray_errors, user_error_in
+from pipelines.launch import ray_session, reporting_ray_errors, set_up_ray_data, user_error_in
 from safa.errors import UserError
 
 BLIND = UserError("node 10.0.0.5 does not see /out", "", "Mount it.")
@@ -88,3 +91,16 @@ def test_an_address_without_a_cluster_is_refused_at_once(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have started
     with pytest.raises(UserError, match=message), ray_session():
         pytest.fail("a session with nobody")
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_ray_data_draws_bars_where_there_is_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, looked_at: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: looked_at))
+    context = DataContext()
+    monkeypatch.setattr(DataContext, "get_current", lambda: context)
+    set_up_ray_data()
+    assert context.enable_progress_bars is looked_at
+    assert context.memory_usage_poll_interval_s is None
+    assert context.issue_detectors_config.detectors == []
