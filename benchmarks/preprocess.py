@@ -134,9 +134,7 @@ def _against_ffmpeg(folder: Path, video: Path) -> None:
     alone, with_jpeg, ours = (statistics.median(column) for column in zip(*rounds, strict=True))
     stored = max(path.stat().st_size for path in (folder / "out").rglob("*.parquet")) / FRAMES
     print(f"frames per core-second: ffmpeg alone {FRAMES / alone:.1f}, whole {FRAMES / ours:.1f}")
-    print(
-        f"whole over ffmpeg alone: {alone / ours:.2f}; over ffmpeg that makes JPEGs too: {with_jpeg / ours:.2f}"
-    )
+    print(f"whole over ffmpeg alone: {alone / ours:.2f}, over ffmpeg with JPEGs: {with_jpeg / ours:.2f}")
     print(f"bytes per stored frame {stored:.0f}")
     shutil.rmtree(folder / "out")
 
