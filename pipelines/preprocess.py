@@ -98,6 +98,8 @@ NOT_HASHED = frozenset(
     }
 )
 BLOCKS_PER_CPU = 8  # so many that the last ones end at about the same time
+BLOCKS_PER_DOWNLOAD = 8  # of those that run at once, likewise
+DOWNLOADS_PER_BLOCK = 4  # on long lists: the driver needs some milliseconds for each block in each operator
 ROWS_PER_BLOCK = 8  # on long lists: so few that progress is seen, and little is lost
 MAX_BLOCKS = 12_000  # each costs the driver some milliseconds, and gives a shard at least
 BLOCK_BYTES = 2**24  # of pieces between two operators: a few
@@ -414,13 +416,17 @@ def job_rows(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> Dataset:
 
 def job_tables(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> list[pa.Table]:
     """A row for each video that is downloaded, with all its clips, or else for each clip. Absolute paths."""
-    downloads = isinstance(config.source, MetadataSource) and config.source.download is not None
+    download = config.source.download if isinstance(config.source, MetadataSource) else None
     groups: dict[object, list[ClipJob]] = {}
     for number, job in enumerate(jobs):
         job = replace(job, video=absolute(job.video))
-        groups.setdefault(job.video_id if downloads else number, []).append(job)
+        groups.setdefault(job.video_id if download else number, []).append(job)
     videos = [Video(tuple(group)) for group in groups.values()]
-    blocks = MAX_BLOCKS if downloads else _num_blocks(len(videos))
+    if download:
+        least = download.parallel * BLOCKS_PER_DOWNLOAD
+        blocks = min(max(least, len(videos) // DOWNLOADS_PER_BLOCK), MAX_BLOCKS)
+    else:
+        blocks = _num_blocks(len(videos))
     size = max(1, -(-len(videos) // blocks))
     return [pa.concat_tables(tables_of(part)) for part in batched(videos, size)]
 

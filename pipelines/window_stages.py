@@ -285,13 +285,16 @@ def table_of(items: Iterable[Item]) -> pa.Table:
 
 def items_of(table: pa.Table) -> list[Item]:
     """What ``table_of`` made a table of."""
-    return [_item(row) for row in table.to_pylist()]
+    rows = table.select([name for name in table.column_names if name != "made"]).to_pylist()
+    return [_item(row, made) for row, made in zip(rows, table["made"], strict=True)]
 
 
-def _item(row: dict[str, Any]) -> Item:
+def _item(row: dict[str, Any], made: pa.LargeBinaryScalar) -> Item:
     window = Window.from_json(row["window"])
     if row["code"]:
         stage = f"evaluate/{window.job.mode}"
         return Item(window, failure=Failure(window.job.title, FailureCode(row["code"]), row["detail"], stage))
-    made = row["made"]  # one of our own processes has made it
-    return Item(window, None if made is None else pickle.loads(made))  # noqa: S301
+    if not made.is_valid:
+        return Item(window)
+    # One of our own processes has made it. It is read where it lies: a window of pictures has many megabytes.
+    return Item(window, pickle.loads(made.as_buffer()))  # noqa: S301

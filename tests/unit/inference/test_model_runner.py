@@ -63,7 +63,7 @@ def test_half_precision_animates(model: Safa, mode: str) -> None:
     source, driving = video(1, seed=9)[0], video(3)
     results = {}
     for precision in (torch.float32, torch.bfloat16):
-        runner = ModelRunner(model, precision=precision)
+        runner = ModelRunner(model, batch_size=1, precision=precision)
         batches = runner.animate(runner.prepare(source), driving, TransferConfig(mode=mode))  # type: ignore[arg-type]
         results[precision] = list(batches)
     half = results[torch.bfloat16][1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def test_clips_of_a_downloaded_video_are_one_row_and_others_one_each(config: Pre
     source = config.source.model_copy(update={"download": None})
     tables = preprocess.job_tables(config.model_copy(update={"source": source}), jobs)
     assert sum(len(items_of(table)) for table in tables) == 3
+
+
+@pytest.mark.parametrize(("videos", "sizes"), [(20, {1}), (800, {4})])
+def test_few_downloads_are_a_block_each_and_many_share_one(
+    config: PreprocessConfig, videos: int, sizes: set[int]
+) -> None:
+    (job, *_) = list_jobs(config.source).jobs  # type: ignore[arg-type]
+    jobs = [replace(job, clip_id=f"c{number}", video_id=f"v{number}") for number in range(videos)]
+    tables = preprocess.job_tables(config, jobs)
+    assert {len(items_of(table)) for table in tables} == sizes
+    assert sum(len(items_of(table)) for table in tables) == videos
 
 
 def test_workers_that_find_faces_get_absolute_paths(
