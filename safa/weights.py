@@ -125,8 +125,13 @@ def check_finite(weights: Mapping[str, Tensor], where: str) -> None:
         UserError: it names the first such tensor.
     """
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if tensor.is_floating_point() and not _is_finite(tensor):
             raise UserError(f"'{name}' holds numbers that are not finite", where, "Use another checkpoint.")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite. A sum is finite only then; where it is not, it may have overflowed."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _listed(label: str, names: list[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,10 @@ def folded(model: Safa, device: torch.device, precision: torch.dtype = torch.flo
 
 def norms_folded(model: Safa) -> Safa:
     """Copy a model with its BatchNorm layers in the weights of the convolutions, and nothing else changed."""
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    # Names of its own for the same memory: nothing below writes into a tensor that is there already.
+    tensors: dict[int, Any] = {id(each): nn.Parameter(each.detach(), False) for each in model.parameters()}
+    tensors |= {id(each): each.detach() for each in model.buffers()}
+    copied = copy.deepcopy(model, tensors).eval()
     with torch.no_grad():
         for module in list(copied.modules()):
             _fold_norms(module)
