@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -28,7 +29,7 @@ from safa.data.video import write_video
 from safa.geometry.grids import warp
 from safa.head.model import HeadCode, HeadGeometry
 from safa.head.raster import make_rasterizer
-from safa.head.render import render_side
+from safa.head.render import RenderedSide, render_side
 from safa.inference.face_crop import CropBox, crop_face
 from safa.inference.glb_file import write_glb
 from safa.inference.head_texture import photo_texture
@@ -40,7 +41,8 @@ from safa.visualize.overlays import ESTIMATED, with_landmarks
 
 MATERIAL = "head"
 FLOAT_DIGITS = 6  # of OBJ text: micrometres
-IMAGE_SIZE = 384  # px, side of overlay and turntable
+PICTURE_SIZE, SAMPLES = 512, 2  # px, side of overlay, depth and normals; samples of a pixel along it
+TURNTABLE_SIZE = 384  # px
 TURNTABLE_FRAMES, TURNTABLE_FPS = 72, 24.0  # one turn in three seconds
 TURNTABLE_BATCH = 12  # frames rendered at once
 CLAY = 0.62  # grey of a head without texture
@@ -217,36 +219,42 @@ class Head:
         texture = photo_texture(self.photo, self.crop_box, self.tdmm, self.batch.geometry)
         return replace(mesh_of(self.tdmm, self.batch, 0), texture=texture)
 
+    @cached_property
+    def _side(self) -> RenderedSide:
+        """The head as the photo's crop shows it, with SAMPLES samples along each pixel of a picture."""
+        return _rendered(self.tdmm, self.batch.geometry, SAMPLES * PICTURE_SIZE)
+
     def overlay(self) -> RgbImage:
         """Draw the face and, beside it, the shaded head with the 68 landmarks over the face."""
-        face = crop_face(self.photo, self.crop_box, IMAGE_SIZE)
-        shaded, alpha = _shaded(self.tdmm, self.batch.geometry, None, IMAGE_SIZE)
+        face = crop_face(self.photo, self.crop_box, PICTURE_SIZE)
+        shaded, alpha = _averaged(_lit(self._side, None), self._side.alpha)
         blend = torch.from_numpy(face.copy()).permute(2, 0, 1).float() / 255
         over = from_tensor(torch.lerp(blend, shaded[0].cpu(), 0.6 * alpha[0].cpu()))
-        points = self.batch.landmarks[0].cpu().numpy() * (IMAGE_SIZE / self.batch.image.shape[-1])
-        return side_by_side([face, with_landmarks(over, [(points, ESTIMATED)], IMAGE_SIZE)])
+        points = self.batch.landmarks[0].cpu().numpy() * (PICTURE_SIZE / self.batch.image.shape[-1])
+        return side_by_side([face, with_landmarks(over, [(points, ESTIMATED)], PICTURE_SIZE)])
 
     def depth_and_normals(self) -> tuple[NDArray[np.uint8], RgbImage]:
         """Draw the head as the photo's crop shows it.
 
         Returns:
-            Depth (IMAGE_SIZE, IMAGE_SIZE), 255 nearest, 1 farthest, 0 where no head is; and normals
-            (IMAGE_SIZE, IMAGE_SIZE, 3): x to the right, y up, z towards the viewer, [-1, 1] as 0 to 255.
+            Depth (PICTURE_SIZE, PICTURE_SIZE), 255 nearest, 1 farthest, 0 where no head is; and normals
+            (PICTURE_SIZE, PICTURE_SIZE, 3): x to the right, y up, z towards the viewer, [-1, 1] as 0 to 255.
         """
+        side = self._side
         with torch.inference_mode():
-            side = render_side(self.batch.geometry, self.tdmm.surface, IMAGE_SIZE, make_rasterizer("native"))
-            hit = side.fragments.hit[0]
-            seen = side.fragments.zbuf[0][hit]
-            depth = torch.zeros_like(side.fragments.zbuf[0])
-            if len(seen):
-                nearest, farthest = seen.amin(), seen.amax()
-                depth[hit] = 1 + 254 * (farthest - seen) / (farthest - nearest).clamp(min=1e-6)
-            axes = side.normals.new_tensor([1, -1, -1])[:, None, None]  # screen: y down, z away
-            normals = (side.normals[0] * axes + 1) / 2 * side.alpha[0]
+            away, alpha = _averaged(side.fragments.zbuf[None], side.alpha)
+            seen = alpha[0, 0] > 0
+            depth = torch.zeros_like(away[0, 0])
+            if seen.any():
+                nearest, farthest = away[0, 0][seen].aminmax()
+                depth[seen] = 1 + 254 * (farthest - away[0, 0][seen]) / (farthest - nearest).clamp(min=1e-6)
+            normals = F.normalize(_averaged(side.normals, side.alpha)[0], dim=1)
+            axes = normals.new_tensor([1, -1, -1])[:, None, None]  # screen: y down, z away
+            normals = (normals[0] * axes + 1) / 2 * alpha[0]
         return depth.round().byte().cpu().numpy(), from_tensor(normals)
 
     def turntable(self) -> Iterator[RgbImage]:
-        """Yield frames (IMAGE_SIZE, IMAGE_SIZE, 3) of the textured head in one full turn."""
+        """Yield frames (TURNTABLE_SIZE, TURNTABLE_SIZE, 3) of the textured head in one full turn."""
         vertices = self.batch.geometry.vertices
         middle = (vertices.amax(1, keepdim=True) + vertices.amin(1, keepdim=True)) / 2
         centred = vertices - middle
@@ -257,8 +265,9 @@ class Head:
         for part in torch.split(angles, TURNTABLE_BATCH):
             turned = centred @ _about_y(part).to(centred).transpose(1, 2)
             geometry = HeadGeometry(turned, turned[:, :68], turned[:, :68])
-            shaded, alpha = _shaded(self.tdmm, geometry, texture.expand(len(part), -1, -1, -1), IMAGE_SIZE)
-            yield from map(from_tensor, torch.lerp(torch.full_like(shaded, BACKGROUND), shaded, alpha))
+            side = _rendered(self.tdmm, geometry, TURNTABLE_SIZE)
+            shaded = _lit(side, texture.expand(len(part), -1, -1, -1))
+            yield from map(from_tensor, torch.lerp(torch.full_like(shaded, BACKGROUND), shaded, side.alpha))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the mesh (``head.obj`` with ``.mtl`` and ``.png``, ``head.ply``, ``head.glb``), landmarks and
@@ -302,19 +311,36 @@ def code_record(code: HeadCode) -> dict[str, list[float]]:
     return {field.name: getattr(code, field.name)[0].float().tolist() for field in fields(code)}
 
 
-def _shaded(tdmm: Tdmm, geometry: HeadGeometry, texture: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
-    """Render heads lit from the viewer (B, 3, size, size), and their alpha (B, 1, size, size).
+@torch.inference_mode()
+def _rendered(tdmm: Tdmm, geometry: HeadGeometry, size: int) -> RenderedSide:
+    return render_side(geometry, tdmm.surface, size, make_rasterizer("native"))
+
+
+def _lit(side: RenderedSide, texture: Tensor | None) -> Tensor:
+    """Colour heads (B, 3, size, size), lit from the viewer.
 
     Args:
         texture: (B, 3, T, T); None: heads are grey.
     """
     with torch.inference_mode():
-        side = render_side(geometry, tdmm.surface, size, make_rasterizer("native"))
         colour = torch.full_like(side.normals, CLAY)
         if texture is not None:
             colour = warp(texture, side.uv.permute(0, 2, 3, 1))  # (B, 2, H, W) -> (B, H, W, 2)
         light = 0.35 + 0.65 * (-side.normals[:, 2:]).clamp(0, 1)
-        return colour * light, side.alpha
+        return colour * light
+
+
+def _averaged(fine: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels of SAMPLES x SAMPLES samples each, for edges that are smooth.
+
+    Args:
+        fine: (B, C, SAMPLES S, SAMPLES S); counts where ``alpha`` (B, 1, SAMPLES S, SAMPLES S) is 1.
+
+    Returns:
+        Their means (B, C, S, S), and the share of each pixel that is covered (B, 1, S, S).
+    """
+    covered = F.avg_pool2d(alpha, SAMPLES)
+    return F.avg_pool2d(fine * alpha, SAMPLES) / covered.clamp(min=1e-6), covered
 
 
 def _about_y(angles: Tensor) -> Tensor:

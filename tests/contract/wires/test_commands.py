@@ -130,7 +130,8 @@ def _watching(seen: Seen, *, write: bool) -> Iterator[None]:
             _around(face_animator, "crop_face", cropped),
             _around(compose, "crop_face", cropped),
             patch.object(mesh, "write_video", lambda *_, **__: None),  # the turntable
-            patch.object(mesh, "IMAGE_SIZE", 48),
+            patch.object(mesh, "PICTURE_SIZE", 48),
+            patch.object(mesh, "TURNTABLE_SIZE", 48),
         ]
         if not write:
             patches += [

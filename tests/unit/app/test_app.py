@@ -54,7 +54,8 @@ def workshop(
     tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Workshop:
     monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 2)
-    monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
+    monkeypatch.setattr(mesh, "PICTURE_SIZE", 64)
+    monkeypatch.setattr(mesh, "TURNTABLE_SIZE", 64)
     model = Safa(parse_settings(tiny_model, ModelConfig, "test"), toy_head)
     (tmp_path / "runs").mkdir()
     animator = FaceAnimator(model, torch.device("cpu"), face_tracker=MiddleTracker())

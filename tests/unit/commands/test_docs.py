@@ -98,7 +98,8 @@ def folder_of_a_reader(
     torch.save(FaceParser().state_dict(), folder / "assets" / "79999_iter.pth")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 2)
-    monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
+    monkeypatch.setattr(mesh, "PICTURE_SIZE", 64)
+    monkeypatch.setattr(mesh, "TURNTABLE_SIZE", 64)
     return folder
 
 

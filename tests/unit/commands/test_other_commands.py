@@ -30,7 +30,8 @@ FILES |= {f"{name}.{suffix}" for name in ("landmarks", "code") for suffix in ("j
 def small_turntables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_texture, "TEXTURE_SIZE", 64)
     monkeypatch.setattr(mesh, "TURNTABLE_FRAMES", 3)
-    monkeypatch.setattr(mesh, "IMAGE_SIZE", 64)
+    monkeypatch.setattr(mesh, "PICTURE_SIZE", 64)
+    monkeypatch.setattr(mesh, "TURNTABLE_SIZE", 64)
 
 
 def test_photos_and_videos_become_heads(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def test_what_nobody_has_seen_takes_colours_from_around() -> None:
 def head(model: Safa, monkeypatch: pytest.MonkeyPatch) -> Head:
     """A head in a photo of 90 x 80 px, red on the left and blue on the right."""
     monkeypatch.setattr(head_texture, "TEXTURE_SIZE", 64)
-    monkeypatch.setattr(mesh_module, "IMAGE_SIZE", 48)
+    monkeypatch.setattr(mesh_module, "PICTURE_SIZE", 48)
+    monkeypatch.setattr(mesh_module, "TURNTABLE_SIZE", 48)
     monkeypatch.setattr(mesh_module, "TURNTABLE_FRAMES", 2)
     photo = np.zeros((80, 90, 3), np.uint8)
     photo[:, :45], photo[:, 45:] = (250, 20, 20), (20, 20, 250)
@@ -152,6 +154,19 @@ def test_depth_and_normals_are_pictures_of_the_head(head: Head) -> None:
     axes = normals[depth > 0].astype(float) / 127.5 - 1
     assert np.median(np.linalg.norm(axes, axis=1)) == pytest.approx(1, abs=0.1)
     assert not normals[depth == 0].any()
+
+
+def test_edges_of_pictures_are_smooth(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a head, whose normals are as long as 1, and nothing, pixels are partly covered."""
+
+    def partly_covered() -> int:
+        _, normals = replace(head).depth_and_normals()
+        lengths = np.linalg.norm(normals.astype(float) / 127.5 - 1, axis=2)
+        return int((normals.any(axis=2) & (abs(lengths - 1) > 0.1)).sum())
+
+    smooth = partly_covered()
+    monkeypatch.setattr(mesh_module, "SAMPLES", 1)
+    assert partly_covered() == 0 < smooth
 
 
 def test_all_files_of_a_head(head: Head, tmp_path: Path) -> None:
