@@ -303,7 +303,7 @@ def busy_preprocess(_: int, work: Path) -> None:
         noted.mkdir()
         began, done = time.perf_counter(), 0
         with shared(work) as probe:
-            outcomes = preprocess.graph(config, preprocess.job_rows(config, jobs), (probe,))
+            outcomes = preprocess.graph(config, preprocess.job_rows(config, jobs), len(jobs), (probe,))
             for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 done += sum(not isinstance(item, Failure) for item in clip_stages.items_of(table))
         assert done == len(jobs)

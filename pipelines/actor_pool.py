@@ -8,22 +8,15 @@ never shrunk: half a GPU may not hold the model (``pipelines.machines`` refuses 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
 
+from safa.cores import ROUNDING, Machine, cores_here, most_actors, places
+
 log = logging.getLogger(__name__)
-
-ROUNDING = 1e-6  # CPUs that sums of fractions may be off by
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine: how many CPUs and GPUs Ray may use there."""
-
-    cpus: float
-    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -43,25 +36,35 @@ class Pool:
     first: int
 
 
-def machines() -> tuple[Node, ...]:
+def machines() -> tuple[Machine, ...]:
     """The machines of the Ray session that can take work; empty while none has come."""
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
-    nodes = [Node(float(each.get("CPU", 0)), float(each.get("GPU", 0))) for each in found]
+    nodes = [Machine(each.get("CPU", 0), each.get("GPU", 0), each.get("memory", math.inf)) for each in found]
     return tuple(node for node in nodes if node.cpus or node.gpus)
 
 
+def cores_of_driver() -> int:
+    """The cores of this machine that Ray may use; without Ray, or on a head without any, those there are."""
+    here = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    found = (
+        [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here] if here else []
+    )
+    return int(sum(found)) or cores_here()
+
+
 def fitted(
-    cpus: float, gpus: float, actors: tuple[int, int], useful: int, nodes: Sequence[Node]
+    cpus: float, gpus: float, actors: tuple[int, int | None], useful: int, nodes: Sequence[Machine]
 ) -> tuple[Pool, tuple[str, ...]]:
     """A pool that has room on these machines, and what was changed for it, in words.
 
     Args:
         cpus, gpus: of each actor, as the settings ask.
-        actors: least and most of them, likewise.
+        actors: least and most of them, likewise; None: as many as ``safa.cores`` says.
         useful: more actors than this would have nothing to do.
         nodes: none are taken as some that are still to come.
     """
-    least, most = min(actors[0], useful), min(actors[1], useful)
+    most = most_actors(nodes, cpus, gpus) if actors[1] is None else actors[1]
+    least, most = min(actors[0], useful), min(most, useful)
     notes: list[str] = []
     if not nodes:
         return Pool(cpus, gpus, least, most, least), ()
@@ -69,20 +72,14 @@ def fitted(
     if enough and max(enough) > 0 and cpus > max(enough):
         notes.append(f"an actor gets {max(enough):g} CPU, not {cpus:g}: no machine has more")
         cpus = max(enough)
-    room = max(1, sum(_places(node, cpus, gpus) for node in nodes))
+    room = max(1, sum(places(node, cpus, gpus) for node in nodes))
     if least > room:
         notes.append(f"the pool starts with {room} actors, not {least}: there is no room for more")
         least = room
     return Pool(cpus, gpus, least, most, max(least, min(most, room))), tuple(notes)
 
 
-def _places(node: Node, cpus: float, gpus: float) -> int:
-    """How many actors a machine has room for."""
-    each = [(node.cpus, cpus), (node.gpus, gpus)]
-    return int(min((there + ROUNDING) // asked for there, asked in each if asked > 0))
-
-
-def pool_for(name: str, cpus: float, gpus: float, actors: tuple[int, int], useful: int) -> Pool:
+def pool_for(name: str, cpus: float, gpus: float, actors: tuple[int, int | None], useful: int) -> Pool:
     """A pool for so many pieces of work on the machines of this session; the log says what was changed."""
     pool, notes = fitted(cpus, gpus, actors, useful, machines())
     for note in notes:

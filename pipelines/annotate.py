@@ -28,7 +28,7 @@ import ray.data
 
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
-from pipelines.operators import Operator, applied, fitted
+from pipelines.operators import OPEN, Operator, applied, with_room
 from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
 from pipelines.run_folder import check_counts, lock_settings, refuse_nothing, write_manifest
 from pipelines.shared_folder import Probe, shared
@@ -111,10 +111,10 @@ def annotate(config: AnnotateConfig) -> dict[str, int]:
 def _run(config: AnnotateConfig, store: ClipStore, ids: Sequence[str], probe: Probe) -> Iterator[Failure]:
     """Annotate these clips on Ray; yield failures as they come, and log the progress."""
     stage = config.stage
-    there = ray.cluster_resources()
-    wanted = Operator((STAGE,), stage.cpus, stage.gpus, stage.actors)
-    (operator,) = fitted(STAGE, [wanted], there.get("CPU", 0.0), there.get("GPU", 0.0))
-    rows = ray.data.from_arrow([pa.table({"id": part}) for part in _blocks(store, ids)])
+    blocks = [pa.table({"id": part}) for part in _blocks(store, ids)]
+    wanted = Operator((STAGE,), stage.cpus, stage.gpus, stage.actors or OPEN)
+    (operator,) = with_room(STAGE, [wanted], len(blocks))
+    rows = ray.data.from_arrow(blocks)
     outcomes = applied(operator, rows, ((probe,), ColumnMaker, config.with_absolute_paths()))
     progress = Progress(LogLines(STAGE), len(ids), "clips")
     for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines import evaluate, preprocess, train
+from pipelines.actor_pool import cores_of_driver
 from pipelines.chain import Stage, run_chain
 from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
@@ -62,7 +63,7 @@ def _synthetic_stage(config: DemoConfig) -> tuple[Stage, ...]:
         return ()
 
     def render(_: Mapping[str, float]) -> None:
-        write_dataset(synthetic, folder, workers=config.processes)
+        write_dataset(synthetic, folder, workers=config.processes or cores_of_driver())
 
     return (Stage("synthetic", synthetic, frozenset(), folder, render),)
 

@@ -35,11 +35,10 @@ import numpy as np
 import ray
 import ray.data
 
-from pipelines.actor_pool import pool_for
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
-from pipelines.operators import Operator, applied, fitted
+from pipelines.operators import OPEN, Operator, applied, with_room
 from pipelines.quarantine import SHOWN, counts_line, quarantine_row, write_quarantine
 from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
@@ -352,11 +351,11 @@ def operators(config: EvaluateConfig) -> list[Operator]:
     """The graph of these settings. Without GPUs, all stages share their process: one actor a core."""
     scale = config.scale
     if not scale.gpus_per_actor:
-        return [Operator(STAGES, scale.cpus_per_actor, actors=scale.actors)]
+        return [Operator(STAGES, scale.cpus_per_actor, actors=scale.actors or OPEN)]
     return [
         Operator((READ,), scale.cpus_per_task),
         Operator(
-            *((MODEL, NETWORKS), scale.cpus_per_actor, scale.gpus_per_actor, scale.actors),
+            *((MODEL, NETWORKS), scale.cpus_per_actor, scale.gpus_per_actor, scale.actors or OPEN),
             rows=WINDOWS_PER_CALL,
         ),
         Operator((SCORE,), scale.cpus_per_task),
@@ -406,19 +405,11 @@ def _through(
     clock: StageClock | None,
 ) -> ray.data.Dataset:
     config = config.with_absolute_paths()
-    rows = window_rows(windows, max(operator.actors[1] if operator.actors else 1 for operator in graph))
-    for operator in _with_room(graph, len(windows)):
+    graph = with_room(STAGE, graph, len(windows))
+    rows = window_rows(windows, max(operator.most for operator in graph))
+    for operator in graph:
         rows = applied(operator, rows, ((probe,), WindowRunner, config, operator.stages, clock))
     return rows
-
-
-def _with_room(graph: Sequence[Operator], useful: int) -> list[Operator]:
-    """The graph as it fits the machines; a single pool begins with as many actors as have room."""
-    if len(graph) == 1 and graph[0].actors is not None:
-        pool = pool_for(STAGE, graph[0].cpus, graph[0].gpus, graph[0].actors, useful)
-        return [replace(graph[0], cpus=pool.cpus, actors=(pool.least, pool.most), first=pool.first)]
-    there = ray.cluster_resources()
-    return fitted(STAGE, graph, there.get("CPU", 0.0), there.get("GPU", 0.0))
 
 
 class _ClipProgress:

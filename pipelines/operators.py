@@ -12,12 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
+from pipelines.actor_pool import machines, pool_for
 from pipelines.shared_folder import Checked
+from safa.cores import Machine, most_actors
 from safa.messages import count
 
 log = logging.getLogger(__name__)
+
+OPEN = (1, None)  # actors: as many as ``safa.cores`` says
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Operator:
     stages: tuple[str, ...]
     cpus: float
     gpus: float = 0.0
-    actors: tuple[int, int] | None = None  # least and most; None: tasks, which keep nothing loaded
+    actors: tuple[int, int | None] | None = None  # least and most; None: tasks, which keep nothing loaded
     at_once: int | None = None  # tasks at most; None: as many as there is room for
     rows: int | None = None  # in a call; None: a block
     first: int | None = None  # actors at the start; None: the least
@@ -38,10 +43,45 @@ class Operator:
         return self.actors[0] if self.actors else 1
 
     @property
+    def most(self) -> int:
+        """The most actors of a pool that has a size; 1 for tasks."""
+        return (self.actors and self.actors[1]) or 1
+
+    @property
     def request(self) -> str:
         """What one process takes, for the log."""
         gpus = f", gpus {self.gpus:g}" if self.gpus else ""
         return f"cpus {self.cpus:g}{gpus}, at least {count(self.processes, 'process', 'processes')}"
+
+
+def with_room(name: str, graph: Sequence[Operator], useful: int) -> list[Operator]:
+    """The graph as it fits the machines of this session; pools of open size get one.
+
+    A single pool begins with as many actors as have room.
+
+    Args:
+        name: of the pipeline, for the log.
+        useful: more actors than this would have nothing to do.
+    """
+    if len(graph) == 1 and graph[0].actors is not None:
+        pool = pool_for(name, graph[0].cpus, graph[0].gpus, graph[0].actors, useful)
+        return [replace(graph[0], cpus=pool.cpus, actors=(pool.least, pool.most), first=pool.first)]
+    there = ray.cluster_resources() if ray.is_initialized() else {}
+    return fitted(name, closed(graph, machines()), there.get("CPU", 0.0), there.get("GPU", 0.0))
+
+
+def closed(graph: Sequence[Operator], nodes: Sequence[Machine]) -> list[Operator]:
+    """The graph with a size for each pool that had none; a task of each other operator keeps its room."""
+    beside = sum(operator.cpus for operator in graph if operator.actors is None)
+    cpus = sum(node.cpus for node in nodes) - beside
+
+    def size(pool: Operator, least: int) -> tuple[int, int]:
+        return least, max(least, min(most_actors(nodes, pool.cpus, pool.gpus), int(cpus / pool.cpus)))
+
+    return [
+        replace(each, actors=size(each, each.actors[0])) if each.actors and each.actors[1] is None else each
+        for each in graph
+    ]
 
 
 def fitted(name: str, graph: Sequence[Operator], cpus: float, gpus: float) -> list[Operator]:

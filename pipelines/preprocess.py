@@ -30,6 +30,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, Dataset
 
+from pipelines.actor_pool import pool_for
 from pipelines.clip_stages import (
     CLIPS,
     CROP,
@@ -45,7 +46,7 @@ from pipelines.clip_stages import (
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
-from pipelines.operators import Operator, applied, fitted
+from pipelines.operators import OPEN, Operator, applied, with_room
 from pipelines.quarantine import Quarantine, counts_line
 from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
@@ -264,11 +265,12 @@ def _with_face_tracks(
         rows = _rows([{"video": absolute(video.location)} for video in fresh])
         worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, absolute(config.out))
         with shared(config.out) as probe:
-            pool = config.stages.face_tracks
+            asked = config.stages.face_tracks
+            pool = pool_for("face tracks", asked.cpus, asked.gpus, asked.actors or OPEN, len(fresh))
             outcomes = rows.map(
                 Checked,
                 fn_constructor_args=((probe,), *worker),
-                compute=ActorPoolStrategy(min_size=pool.actors[0], max_size=pool.actors[1]),
+                compute=ActorPoolStrategy(min_size=pool.least, max_size=pool.most, initial_size=pool.first),
                 num_cpus=pool.cpus,
                 num_gpus=pool.gpus or None,
             )
@@ -333,7 +335,7 @@ def _run(
     """Send these clips through the graph once. Returns why the host of the videos blocks us."""
     stages = [stage for operator in operators(config) for stage in operator.stages]
     with live_stages(STAGE, stages) as clock:
-        outcomes = graph(config, job_rows(config, jobs), probes, clock)
+        outcomes = graph(config, job_rows(config, jobs), len(jobs), probes, clock)
         return _taken(outcomes, len(jobs), quarantine)
 
 
@@ -380,11 +382,13 @@ def operators(config: PreprocessConfig) -> list[Operator]:
         graph.append(Operator((CROP, WRITE), stages.crop.cpus))
     elif not stages.landmarks.gpus:
         found = stages.landmarks
-        graph.append(Operator((CROP, LANDMARKS, WRITE), found.cpus, actors=found.actors))
+        graph.append(Operator((CROP, LANDMARKS, WRITE), found.cpus, actors=found.actors or OPEN))
     else:
         found = stages.landmarks
         graph.append(Operator((CROP,), stages.crop.cpus))
-        graph.append(Operator((LANDMARKS,), found.cpus, found.gpus, found.actors, rows=PIECES_PER_CALL))
+        graph.append(
+            Operator((LANDMARKS,), found.cpus, found.gpus, found.actors or OPEN, rows=PIECES_PER_CALL)
+        )
         graph.append(Operator((WRITE,), stages.write.cpus, rows=PIECES_PER_SHARD))
     return graph
 
@@ -397,12 +401,15 @@ def _need(config: PreprocessConfig) -> Need:
 
 
 def graph(
-    config: PreprocessConfig, rows: Dataset, probes: Sequence[Probe], clock: StageClock | None = None
+    config: PreprocessConfig,
+    rows: Dataset,
+    n_clips: int,
+    probes: Sequence[Probe],
+    clock: StageClock | None = None,
 ) -> Dataset:
     """The lazy data set that makes the clips of these rows, and gives their outcomes."""
     config = config.with_absolute_paths()
-    there = ray.cluster_resources() if ray.is_initialized() else {}
-    for operator in fitted(STAGE, operators(config), there.get("CPU", 0.0), there.get("GPU", 0.0)):
+    for operator in with_room(STAGE, operators(config), n_clips):
         rows = applied(operator, rows, (probes, StageRunner, config, operator.stages, clock))
     return rows
 
@@ -446,7 +453,7 @@ def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[Row]]:
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         rows = batch.to_pylist()
         yield rows
-        progress.add(len(rows), sum(row["n_frames"] for row in rows))
+        progress.add(len(rows), 0)
 
 
 def _failures(rows: Iterable[Row], stage: str) -> list[Failure]:

@@ -1,10 +1,10 @@
 """Train a stage: ``python -m pipelines.train --config configs/pretrain.yaml``, then ``configs/train.yaml``.
 
-``scale.num_workers: 0`` trains in this process. From 1 on, Ray Train starts that many workers; one
-data-parallel wrapper per network averages their gradients. With ``scale.min_workers`` a run that lost
-machines continues with fewer, and adds more when they come. The run folder is ``runs/NAME``: settings,
-versions, metrics, curves, checkpoints, and at the end ``model/`` and the manifest. A run resumes from its
-newest checkpoint; a finished one is left alone.
+``scale.num_workers: 0`` trains in this process. From 1 on, Ray Train starts that many workers (``auto``: as
+many as the machines are good for); one data-parallel wrapper per network averages their gradients. With
+``scale.min_workers`` a run that lost machines continues with fewer, and adds more when they come. The run
+folder is ``runs/NAME``: settings, versions, metrics, curves, checkpoints, and at the end ``model/`` and the
+manifest. A run resumes from its newest checkpoint; a finished one is left alone.
 
 Rank 0 writes checkpoints straight into the run folder, in the background, and does not hand them to
 ``ray.train.report``. The folder must be shared by all nodes either way (Ray's ``storage_path`` has the same
@@ -36,6 +36,7 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, Wo
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.actor_pool import machines
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
@@ -54,6 +55,7 @@ from pipelines.shared_folder import FIX, shared
 from safa.checkpoint.native import read_model_weights
 from safa.config import parse_settings
 from safa.config.training import ScaleConfig, TrainConfig
+from safa.cores import LEAST_OF_A_WORKER, Machine, Workers, workers_of, workers_on_gpus
 from safa.errors import Terminated, UserError
 from safa.files import (
     Location,
@@ -68,6 +70,7 @@ from safa.files import (
     shown,
     write_json,
 )
+from safa.messages import count
 from safa.training.context import GroupContext, LocalContext, StopSignals, WorkerError
 from safa.training.dataloader import check_clips
 from safa.training.loop import InterruptedRun, fit
@@ -238,10 +241,37 @@ def train_on_ray(config: TrainConfig) -> StopSignals:
     Raises:
         KeyboardInterrupt: it was stopped; ``Terminated`` if by SIGTERM.
     """
+    with ray_session():
+        return _on_ray(with_workers(config, machines()))
+
+
+def with_workers(config: TrainConfig, there: Sequence[Machine]) -> TrainConfig:
+    """The settings with a number of workers, where they leave it to the machines; the log says which."""
+    scale, total = config.scale, config.data.batch_total
+    if scale.num_workers != "auto" or total is None:
+        return config
+    least = LEAST_OF_A_WORKER[config.stage.kind]
+    if scale.use_gpu:
+        chosen = Workers(
+            workers_on_gpus(there, total, least), scale.cpus_per_worker, scale.threads_per_worker
+        )
+    else:
+        chosen = workers_of(there, total, least)
+    log.info(
+        "%s: %s of %s, %d samples each",
+        *(config.name, count(chosen.count, "worker"), count(chosen.threads, "thread")),
+        total // chosen.count,
+    )
+    numbers = {"num_workers": chosen.count, "cpus_per_worker": chosen.cpus}
+    scale = scale.model_copy(update={**numbers, "threads_per_worker": chosen.threads})
+    return config.model_copy(update={"scale": scale})
+
+
+def _on_ray(config: TrainConfig) -> StopSignals:
+    """Train with Ray Train in the session that is open."""
     scale, signals = config.scale, StopSignals()
     store, path = filesystem(absolute(join(config.folder, "ray")))
     with (
-        ray_session(),
         room_for(_need(scale)),
         shared(config.folder) as probe,
         signals.listening(),
@@ -351,7 +381,12 @@ def _need(scale: ScaleConfig) -> Need:
     """The fewest workers with which the training starts."""
     each = {"CPU": scale.cpus_per_worker, "GPU": float(scale.use_gpu)}
     fix = "Lower scale.num_workers, set scale.use_gpu=false, or submit it to a cluster."
-    return Need("training", each, "scale", fix, scale.min_workers or scale.num_workers)
+    return Need("training", each, "scale", fix, scale.min_workers or _number(scale))
+
+
+def _number(scale: ScaleConfig) -> int:
+    assert scale.num_workers != "auto", "with_workers has chosen a number"
+    return scale.num_workers
 
 
 def scaling(scale: ScaleConfig) -> ScalingConfig:
@@ -360,7 +395,7 @@ def scaling(scale: ScaleConfig) -> ScalingConfig:
     A range of workers is elastic: Ray checks every minute whether their number should change, and if so
     restarts the group, which resumes from the newest checkpoint.
     """
-    workers = scale.num_workers
+    workers = _number(scale)
     return ScalingConfig(
         num_workers=workers if scale.min_workers is None else (scale.min_workers, workers),
         use_gpu=scale.use_gpu,

@@ -82,7 +82,7 @@ class Progress:
         self._start = self._last_shown = time.monotonic()
 
     def add(self, count: int, n_frames: int) -> None:
-        """Count ``count`` more finished items, which hold ``n_frames`` frames."""
+        """Count ``count`` more finished items, which hold ``n_frames`` frames; 0 if nobody counts them."""
         self._count += count
         self._frames += n_frames
         now = time.monotonic()
@@ -96,7 +96,8 @@ class Progress:
 
     def _line(self, seconds: float) -> str:
         of_total = "" if self._total is None else f"/{self._total}"
-        line = f"{self._count}{of_total} {self._noun}, {self._frames / seconds:.1f} frames/s"
+        line = f"{self._count}{of_total} {self._noun}"
+        line += f", {self._frames / seconds:.1f} frames/s" if self._frames else ""
         if self._total is None or not self._count:
             return line
         return f"{line}, {max(0, self._total - self._count) * seconds / self._count:.0f} s left"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES, INSTALL_ONNX
+from safa.cores import cores_here
+from safa.messages import INSTALL, INSTALL_APP, INSTALL_FACES, INSTALL_ONNX, count
 
 PACKAGES = ("torch", "numpy", "ray", "pyarrow", "pillow", "av", "imageio-ffmpeg", "safetensors")
 NONE = "missing; without it: landmarks beside a file (FILE.landmarks.npy), or --no-crop"
@@ -90,7 +90,7 @@ def _ffmpeg() -> str:
 def _devices() -> list[str]:
     import torch
 
-    lines = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads; float32, bfloat16"]
+    lines = [f"cpu: {count(cores_here(), 'core')}, {torch.get_num_threads()} threads; float32, bfloat16"]
     for number in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(number)
         halves = "float32, float16" + (", bfloat16" if card.major >= 8 else "")

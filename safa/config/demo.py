@@ -45,7 +45,7 @@ class DemoConfig(Settings):
     run: Location
     videos: Location | None = None  # folder of your own videos, in place of `synthetic`
     model: ModelConfig
-    processes: int = Field(default=2, ge=1)  # that render the synthetic videos
+    processes: int | None = Field(default=None, ge=1)  # that render the synthetic videos; None: one a core
     synthetic: SyntheticConfig | None = Field(default=None, validate_default=True)
     preprocess: PreprocessConfig
     pretrain: TrainConfig

@@ -122,7 +122,8 @@ class ReportConfig(Settings):
 class EvaluateScale(Settings):
     """Machines. The numbers do not depend on them."""
 
-    actors: tuple[int, int] = (1, 1)  # least and most; each holds one model
+    # Least and most; each holds one model. None: as many as cores or GPUs have room for (safa/cores.py).
+    actors: tuple[int, int] | None = None
     cpus_per_actor: float = Field(default=1.0, gt=0)  # reserved in Ray; leave some free for Ray itself
     gpus_per_actor: float = Field(default=0.0, ge=0)  # a share of one GPU is fine
     threads_per_actor: int = Field(default=1, ge=1)  # torch's own threads
@@ -132,8 +133,8 @@ class EvaluateScale(Settings):
 
     @field_validator("actors")
     @classmethod
-    def _range(cls, actors: tuple[int, int]) -> tuple[int, int]:
-        if not 1 <= actors[0] <= actors[1]:
+    def _range(cls, actors: tuple[int, int] | None) -> tuple[int, int] | None:
+        if actors is not None and not 1 <= actors[0] <= actors[1]:
             raise ValueError("must be [least, most] actors, at least 1")
         return actors
 

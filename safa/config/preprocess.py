@@ -195,12 +195,12 @@ class PoolStage(Settings):
 
     cpus: float = Field(default=1.0, gt=0)  # of each process
     gpus: float = Field(default=0.0, ge=0)  # of each process; may be a fraction
-    actors: tuple[int, int] = (1, 1)  # least and most processes
+    actors: tuple[int, int] | None = None  # least and most processes; None: one a core (safa/cores.py)
 
     @field_validator("actors")
     @classmethod
-    def _range(cls, actors: tuple[int, int]) -> tuple[int, int]:
-        if not 1 <= actors[0] <= actors[1]:
+    def _range(cls, actors: tuple[int, int] | None) -> tuple[int, int] | None:
+        if actors is not None and not 1 <= actors[0] <= actors[1]:
             raise ValueError("must be [least, most] processes, at least 1")
         return actors
 

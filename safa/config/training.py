@@ -28,12 +28,14 @@ class JitterConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Where samples come from. Sizes count per worker."""
+    """Where samples come from."""
 
     clips: Location  # data set written by pipelines/preprocess: its clips/
     split: str = "train"
     min_identities: int = Field(default=2, ge=1)  # fewer people in the split are refused before training
-    batch_size: int = Field(ge=1)  # samples in one forward pass of one worker
+    # Samples in one forward pass: of one worker (batch_size), or of all, who share them evenly (batch_total).
+    batch_size: int | None = Field(default=None, ge=1)
+    batch_total: int | None = Field(default=None, ge=1)
     num_repeats: int = Field(default=150, ge=1)  # how often each identity comes up in an epoch
     loader_workers: int = Field(default=0, ge=0)  # processes that prepare batches; 0 = the training process
     landmarks: str | None = None  # a column of landmarks (pipelines/annotate); None = those stored first
@@ -41,6 +43,19 @@ class DataConfig(Settings):
     stage_gb: float = Field(default=100.0, gt=0)  # most that may lie there
     cache_mb: int = Field(default=0, ge=0)  # decoded frames kept in memory, per loading process
     jitter: JitterConfig = JitterConfig()
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.batch_size is None) == (self.batch_total is None):
+            raise ValueError("give batch_size (of a worker) or batch_total (of all); the other one is null")
+        return self
+
+    def batch_of(self, workers: int) -> int:
+        """Samples in one forward pass of one of so many workers; what cannot be shared evenly is left out."""
+        if self.batch_total is not None:
+            return max(1, self.batch_total // workers)
+        assert self.batch_size is not None, "checked above"
+        return self.batch_size
 
 
 class SimilarityConfig(Settings):
@@ -184,7 +199,9 @@ class TrackingConfig(Settings):
 class ScaleConfig(Settings):
     """Machines. This section and ``tracking`` may change when a run is resumed."""
 
-    num_workers: int = Field(default=0, ge=0)  # Ray Train workers; 0 = train in this process, without Ray
+    # Ray Train workers; 0 = train in this process, without Ray. auto: as many as data.batch_total and the
+    # cores allow, with as many threads as are left, or with use_gpu one a GPU (safa/cores.py).
+    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
     # Continue with as few as these while machines are missing; None = always num_workers.
     min_workers: int | None = Field(default=None, ge=1)
     use_gpu: bool = False
@@ -195,7 +212,11 @@ class ScaleConfig(Settings):
 
     @model_validator(mode="after")
     def _fewest_not_above_all(self) -> Self:
-        if self.min_workers is not None and self.min_workers > self.num_workers:
+        if self.min_workers is None:
+            return self
+        if self.num_workers == "auto":
+            raise ValueError("min_workers needs num_workers as a number")
+        if self.min_workers > self.num_workers:
             raise ValueError("min_workers must not be above num_workers")
         return self
 
@@ -216,6 +237,12 @@ class TrainConfig(Settings):
     log_every: int = Field(default=50, ge=1)  # steps
     tracking: TrackingConfig = TrackingConfig()
     scale: ScaleConfig = ScaleConfig()
+
+    @model_validator(mode="after")
+    def _sharing_needs_a_total(self) -> Self:
+        if self.scale.num_workers == "auto" and self.data.batch_total is None:
+            raise ValueError("scale.num_workers: auto needs data.batch_total, which the workers share")
+        return self
 
     @property
     def folder(self) -> Location:

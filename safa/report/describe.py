@@ -23,8 +23,9 @@ def describe_model(config: ModelConfig) -> tuple[str, ...]:
 
 def describe_training(config: TrainConfig) -> tuple[str, ...]:
     """Describe one stage of training: how long, with which batch, and with which stand-ins."""
-    workers = max(1, config.scale.num_workers)
-    batch = config.data.batch_size * workers * config.step.accumulate
+    workers = config.scale.num_workers
+    count = 1 if workers == "auto" else max(1, workers)
+    batch = (config.data.batch_total or config.data.batch_of(1) * count) * config.step.accumulate
     length = f"{config.schedule.length} {config.schedule.unit}, batch {batch}."
     if isinstance(config.stage, HeadStage):
         return (f"3DMM only: {length}",)

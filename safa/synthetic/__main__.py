@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 from safa.config import load_settings
 from safa.config.synthetic import SyntheticConfig
+from safa.cores import cores_here
 from safa.errors import run_reporting_errors
 from safa.synthetic.writer import write_dataset
 
@@ -32,7 +32,7 @@ def _body() -> None:
         metavar="KEY=VALUE",
         help="change one setting, e.g. num_people=20",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--workers", type=int, default=cores_here(), help="processes")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = load_settings(arguments.config, SyntheticConfig, arguments.set)

@@ -64,7 +64,7 @@ def fit(config: TrainConfig, context: TrainContext) -> Progress:
     """
     torch.set_num_threads(config.scale.threads_per_worker)  # Ray and DataLoader preset 1
     torch.manual_seed(config.seed)  # of the first weights
-    with explain_out_of_memory(config):
+    with explain_out_of_memory(config, context.world_size):
         return _Run(config, context, TrainingDataLoader(config, context)).run()
 
 

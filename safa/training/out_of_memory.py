@@ -18,8 +18,11 @@ class WorkerOutOfMemoryError(WorkerError):
 
 
 @contextmanager
-def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
+def explain_out_of_memory(config: TrainConfig, workers: int = 1) -> Iterator[None]:
     """Turn torch's out-of-memory errors into one line that names the setting to lower.
+
+    Args:
+        workers: that share ``data.batch_total``.
 
     Raises:
         WorkerOutOfMemoryError: in place of torch's error.
@@ -27,19 +30,20 @@ def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise _explained(config, "the GPU's memory is full", str(error)) from None
+        raise _explained(config, workers, "the GPU's memory is full", str(error)) from None
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and CPU_MESSAGE not in str(error):
             raise
-        raise _explained(config, "this machine's memory is full", str(error)) from None
+        raise _explained(config, workers, "this machine's memory is full", str(error)) from None
 
 
-def _explained(config: TrainConfig, what: str, detail: str) -> WorkerOutOfMemoryError:
-    size, accumulate = config.data.batch_size, config.step.accumulate
+def _explained(config: TrainConfig, workers: int, what: str, detail: str) -> WorkerOutOfMemoryError:
+    total, accumulate = config.data.batch_total, config.step.accumulate
+    key, size = ("batch_size", config.data.batch_of(1)) if total is None else ("batch_total", total)
     steps = []
-    if size > 1:
+    if config.data.batch_of(workers) > 1:
         steps.append(
-            f"Set data.batch_size to {size // 2} and step.accumulate to {accumulate * 2} (BatchNorm sees "
+            f"Set data.{key} to {size // 2} and step.accumulate to {accumulate * 2} (BatchNorm sees "
             "smaller batches then)."
         )
     if not config.step.bf16:
@@ -48,4 +52,4 @@ def _explained(config: TrainConfig, what: str, detail: str) -> WorkerOutOfMemory
         steps.append("Lower data.cache_mb, kept by every loading process.")
     fix = " ".join(steps) or "Choose a smaller model.image_size."
     first_line = detail.strip().partition("\n")[0][:160]
-    return WorkerOutOfMemoryError(f"{what} ({first_line})", f"data.batch_size {size}", fix)
+    return WorkerOutOfMemoryError(f"{what} ({first_line})", f"data.{key} {size}", fix)

@@ -127,7 +127,7 @@ def ray_option(name: str) -> Callable[..., Any]:
                 return SimpleNamespace(iter_batches=lambda **_: ())
 
         with (
-            patch.object(program.ray, "cluster_resources", lambda: {}),
+            patch.object(program, "_blocks", lambda *_: [["a"]] * 9),
             patch.object(program.ray.data, "from_arrow", lambda tables: Data()),
         ):
             list(program._run(config, ClipStore(config.clips), [], Probe("out", "probe")))

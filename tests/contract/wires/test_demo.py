@@ -35,6 +35,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "perceptual.weights": {"stage.losses.perceptual": {"backend": "vgg19", "weights": "/vgg.pth"}},
     "swap.classes": {"swap.weights": "/parser.pth"},
     "scale.use_gpu": {"scale.num_workers": 2},
+    "scale.min_workers": {"scale.num_workers": 2},
+    "data.batch_size": {"data.batch_total": None, "scale.num_workers": 2},
 }
 
 

@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from pipelines import actor_pool, operators, window_stages
 from pipelines import evaluate as program
-from pipelines import window_stages
 from pipelines.shared_folder import Probe
 from pipelines.window_stages import STAGES, Item, Tools, WindowRunner, items_of, table_of
 from safa.config import dump_settings, parse_settings
 from safa.config.inference import EvaluateConfig
 from safa.config.training import TrainConfig
+from safa.cores import Machine
 from safa.data.clip_store import ClipStore
 from safa.data.video import probe
 from safa.errors import Failure, FailureCode, UserError
@@ -403,7 +404,8 @@ def ray_options(name: str) -> Callable[..., Any]:
             patch.object(program, "window_rows", lambda *_: data),
             patch.object(program, "room_for", lambda _: nullcontext()),
             patch.object(program, "live_stages", lambda *_: nullcontext()),
-            patch.object(program.ray, "cluster_resources", lambda: {"CPU": 64, "GPU": 8}),
+            patch.object(operators, "machines", lambda: [Machine(64, 8)]),
+            patch.object(actor_pool, "machines", lambda: [Machine(3, 8)]),
         ):
             job = EvaluationJob("mesh", EVE, EVE)
             windows = [Window(job, number, 0, 0, 6, 6, False) for number in range(5)]
@@ -548,6 +550,7 @@ def _rows() -> Iterator[Row]:
     yield Row("history", [], _history, page, lambda a, b: "77 steps" in b and "77 steps" not in a)
     yield Row("max_unexpected", 0.25, 0.1, raises, are(False, True), {"clips": lambda w: w.faces})
     yield Row("scale.actors", [1, 2], [2, 5], ray_options("actors"), are((1, 2), (2, 5)))
+    yield Row("scale.actors", None, [1, 5], ray_options("actors"), are((1, 3), (1, 5)))
     yield Row("scale.cpus_per_actor", 1.0, 0.5, ray_options("num_cpus"), are(1.0, 0.5))
     yield Row("scale.gpus_per_actor", 0.0, 0.5, ray_options("num_gpus"), are(None, 0.5))
     yield Row("scale.gpus_per_actor", 0.0, 0.5, device_of_actor, are("cpu", "cuda"))

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from pipelines import preprocess as program
+from pipelines.actor_pool import pool_for
 from pipelines.clip_stages import (
     CROP,
     DOWNLOAD,
@@ -586,7 +587,7 @@ def ray_options(stage: str, name: str) -> Callable[..., Any]:
 
     def observed(world: World, config: PreprocessConfig) -> Any:
         data = _Data()
-        program.graph(config, data, [Probe("out", "probe")])
+        program.graph(config, data, 9, [Probe("out", "probe")])
         operators = program.operators(config)
         assert [s for operator in operators for s in operator.stages] == [
             s for s in STAGES if any(s in operator.stages for operator in operators)
@@ -623,6 +624,7 @@ def options_of_finder(name: str) -> Callable[..., Any]:
         with (
             patch.object(program, "_rows", lambda rows: data),
             patch.object(program, "ray_session", nullcontext),
+            patch.object(program, "pool_for", lambda *asked: pool_for(*asked[:4], 9)),
             patch.object(program, "_progress", lambda *_: ()),
             ExitStack() as stack,
         ):

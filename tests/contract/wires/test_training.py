@@ -20,6 +20,7 @@ from safa.checkpoint.native import read_model_weights
 from safa.config import parse_settings
 from safa.config.model import ModelConfig
 from safa.config.training import TrainConfig
+from safa.cores import Machine
 from safa.data.augment import GREY_WEIGHTS
 from safa.data.clip_store import ClipStore
 from safa.data.columns import column_folder, commit_column, write_part
@@ -192,6 +193,13 @@ def refused(world: World, config: TrainConfig) -> bool:
 
 def length_of_batch(world: World, config: TrainConfig) -> int:
     return len(_batch(config))
+
+
+def lengths_of_shared_batches(world: World, config: TrainConfig) -> list[int]:
+    """Of one worker alone, and of each of two."""
+    contexts = [LocalContext(), LocalContext()]
+    contexts[1].world_size = 2
+    return [len(next(TrainingDataLoader(config, each).batches(0, 1))) for each in contexts]
 
 
 def samples(world: World, config: TrainConfig) -> tuple[int, int]:
@@ -523,6 +531,7 @@ def _trainer(config: TrainConfig) -> dict[str, Any]:
         patch.object(program, "shared", nullcontext),
         patch.object(program, "_start_notice", lambda: None),
         patch.object(program, "room_for", lambda _: nullcontext()),
+        patch.object(program, "machines", lambda: [Machine(9, 2)]),
         patch.object(program.ray.train, "RunConfig", None, create=True),
     ):
         program.train_on_ray(config)
@@ -605,6 +614,9 @@ def _data_rows() -> Iterator[Row]:
     )
     yield Row("data.min_identities", 3, 4, refused, are(False, True))
     yield Row("data.batch_size", 2, 5, length_of_batch, are(2, 5))
+    yield Row(
+        "data.batch_total", 4, 6, lengths_of_shared_batches, are([4, 2], [6, 3]), {"data.batch_size": None}
+    )
     yield Row("data.num_repeats", 2, 7, samples, are((6, 2), (21, 2)))
     yield Row("data.loader_workers", 0, 3, loader_processes, are(0, 3))
     yield Row("data.landmarks", None, "moved", landmarks_of_batch, are(0.0, 1.5), {"data.clips": _annotated})
@@ -802,9 +814,14 @@ def _clips_and_frames(one: tuple[int, int], other: tuple[int, int]) -> Callable[
 
 
 def _machine_rows() -> Iterator[Row]:
-    two = {"scale.num_workers": 2}
+    two, auto = {"scale.num_workers": 2}, {"scale.num_workers": "auto"}
     yield Row("scale.num_workers", 0, 1, where_it_trains, are("here", "on Ray"))
     yield Row("scale.num_workers", 2, 3, ray_scaling("num_workers"), are(2, 3))
+    shared = {"data.batch_size": None, "data.batch_total": 32}
+    yield Row("scale.num_workers", "auto", 2, ray_scaling("num_workers"), are(4, 2), shared)
+    yield Row("scale.num_workers", "auto", 2, ray_cpus, are(1.8, 1.0), shared)
+    yield Row("scale.num_workers", "auto", 2, ray_threads, are("2", "1"), shared)
+    yield Row("scale.use_gpu", False, True, ray_scaling("num_workers"), are(4, 2), {**shared, **auto})
     yield Row("scale.min_workers", None, 1, ray_scaling("num_workers"), are(2, (1, 2)), two)
     yield Row("scale.use_gpu", False, True, ray_scaling("use_gpu"), are(False, True), two)
     yield Row("scale.use_gpu", False, True, ray_backend, are("gloo", "nccl"), two)

@@ -82,7 +82,7 @@ def test_what_the_demo_sets_is_refused_in_a_section(override: str) -> None:
     [
         ("preprocess.min_framse=3", "unknown key 'preprocess.min_framse'"),
         ("train.data.batch=3", "unknown key 'train.data.batch'"),
-        ("train.data={}", "missing key 'train.data.batch_size'"),
+        ("train.data={}", "key 'train.data' .*give batch_size .of a worker. or batch_total"),
         ("evaluate.frames=1", "key 'evaluate.frames' is 1"),
         ("evaluate.frames='3'", "key 'evaluate.frames' is '3'"),
         ("pretrain=3", "key 'pretrain' is 3"),

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines import preprocess
 from pipelines.clip_stages import Video, items_of
-from pipelines.operators import fitted
+from pipelines.operators import closed, fitted
 from pipelines.shared_folder import Probe
 from safa.config import Settings, dump_settings
 from safa.config.preprocess import (
@@ -26,6 +26,7 @@ from safa.config.preprocess import (
     VideosSource,
     YtDlpDownload,
 )
+from safa.cores import Machine
 from safa.data.clip_store import ClipStore
 from safa.data.download.retry import TRANSIT
 from safa.data.sources import COLUMNS, list_jobs
@@ -79,7 +80,7 @@ class Recorder:
 def test_workers_get_absolute_paths(config: PreprocessConfig) -> None:
     jobs = list_jobs(config.source).jobs  # type: ignore[arg-type]
     recorder = Recorder([])
-    preprocess.graph(config, recorder, [Probe("/out", "probe")])  # type: ignore[arg-type]
+    preprocess.graph(config, recorder, 9, [Probe("/out", "probe")])  # type: ignore[arg-type]
     sent = list(_paths(recorder.sent[3]))
     assert len(sent) == len(list(_paths(config))) == 6
     assert all(path.is_absolute() for path in sent)
@@ -192,3 +193,13 @@ def test_stages_that_need_nothing_but_cpus_share_a_process(config: PreprocessCon
     source = config.source.model_copy(update={"download": None})
     own = config.model_copy(update={"source": source, "landmarks": NoLandmarks(kind="none")})
     assert [operator.stages for operator in preprocess.operators(own)] == [("crop", "write")]
+
+
+@pytest.mark.parametrize(("cpus", "gpus", "most"), [(2, 1, 1), (4, 1, 2), (16, 1, 2), (16, 8, 14)])
+def test_an_open_pool_leaves_room_for_the_stages_beside_it(
+    config: PreprocessConfig, cpus: int, gpus: int, most: int
+) -> None:
+    """Of one CPU and half a GPU; the others have 1.6 CPUs in all."""
+    stages = StagesConfig(landmarks=LandmarkStage(gpus=0.5))
+    graph = closed(preprocess.operators(config.model_copy(update={"stages": stages})), [Machine(cpus, gpus)])
+    assert [operator.most for operator in graph] == [1, 1, most, 1]
