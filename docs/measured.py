@@ -186,10 +186,10 @@ def picture_of(strips: list[Image.Image]) -> Image.Image:
 
 def boxes_of(size: tuple[int, int], number: int) -> list[tuple[int, int, int, int]]:
     """Where the panels of ``PLACES_IN_STRIP`` are in a row of a strip; after its last row comes its first."""
-    from safa.visualize.panels import GAP, caption_height
+    from safa.visualize.panels import GAP, STRIP_CAPTION_SHARE, caption_height
 
     panel = (size[0] - (PANELS_OF_STRIP - 1) * GAP) // PANELS_OF_STRIP
-    top = caption_height(panel) + GAP
+    top = caption_height(panel, STRIP_CAPTION_SHARE) + GAP
     rows = (size[1] - top + GAP) // (panel + GAP)
     top += number % rows * (panel + GAP)
     lefts = [place * (panel + GAP) for place in PLACES_IN_STRIP]

@@ -201,7 +201,8 @@ def number(value: float) -> str:
     """Format three significant digits, without an exponent where a person would write none."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return f"{value:.1e}"
+    mantissa, _, power = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}e{power}"
 
 
 class _Axis:

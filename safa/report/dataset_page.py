@@ -71,7 +71,7 @@ def _split_row(split: SplitCounts) -> SplitRow:
         ok=str(split.ok),
         people=str(split.people),
         share=f"{100 * split.ok / split.listed:.1f} %" if split.listed else "",
-        refused=", ".join(f"{code} {number}" for code, number in refused),
+        refused=", ".join(f"{code.replace('_', ' ')} {number}" for code, number in refused) or "none",
     )
 
 

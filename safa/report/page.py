@@ -9,7 +9,7 @@ from safa.config.inference import Mode
 from safa.evaluation.results import ClipResult
 from safa.files import Location, atomic_write, split
 from safa.messages import count, duration
-from safa.metrics import COPY_SOURCE, FRAME_METRICS, METRICS, PSNR, Metric
+from safa.metrics import COPY_SOURCE, FID, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
 from safa.report.clip_views import ClipViewer, psnr_gain
 from safa.report.content import Headline, ReportContent, headlines
@@ -84,7 +84,7 @@ def render_page(content: ReportContent, folder: Location) -> str:
         histograms=_histograms(reconstructed, measured),
         modes=[_mode(content, viewer, *mode) for mode in OTHER_MODES if content.of_mode(mode[0])],
         headings=_headings(measured),
-        definitions=[Definition(metric.label, metric.definition) for metric in METRICS],
+        definitions=_definitions(content),
         rows=viewer.reconstruction_rows(reconstructed[:MOST_ROWS], measured),
         num_reconstructed=len(reconstructed),
         failures=[
@@ -137,6 +137,17 @@ def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, heading: str, 
         rows=tuple(viewer.row(result, measured) for result in results[:MOST_ROWS]),
         num_clips=len(results),
     )
+
+
+def _definitions(content: ReportContent) -> list[Definition]:
+    """Define what the page has numbers of, or no numbers for a reason; equal definitions stand there once."""
+    scores = [result.scores for result in content.results]
+    shown = {key for each in scores for key, score in each.items() if math.isfinite(score)}
+    labels: dict[str, list[str]] = {}
+    for metric in METRICS:
+        if metric.key in shown | set(content.skipped) or (metric is FID and math.isfinite(content.fid[0])):
+            labels.setdefault(metric.definition, []).append(metric.label)
+    return [Definition("; ".join(names), text) for text, names in labels.items()]
 
 
 def _headings(metrics: Sequence[Metric]) -> tuple[str, ...]:

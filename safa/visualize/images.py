@@ -14,6 +14,7 @@ RgbImage = NDArray[np.uint8]  # (H, W, 3) RGB
 
 BACKGROUND = (24, 26, 30)  # behind panels and captions; dark, so that no panel looks darker than it is
 TEXT_COLOUR = (226, 228, 232)
+SMALLEST_TEXT = 8  # px; text that is still too long is clipped
 
 
 def from_tensor(image: Tensor) -> RgbImage:
@@ -59,9 +60,12 @@ def stacked(images: Sequence[RgbImage], gap: int = 0) -> RgbImage:
 
 @lru_cache(maxsize=128)  # every frame of a video has the same few
 def caption(text: str, width: int, height: int) -> RgbImage:
-    """Draw a bar of this size in px with the text in its middle; text that is too long is clipped."""
+    """Draw a bar of this size in px with the text in its middle; text that is too long is smaller."""
     bar = Image.new("RGB", (width, height), BACKGROUND)
-    font = ImageFont.load_default(size=max(8, round(height * 0.62)))
+    size = round(height * 0.62)
+    while size > SMALLEST_TEXT and ImageFont.load_default(size).getlength(text) > width:
+        size -= 1
+    font = ImageFont.load_default(max(SMALLEST_TEXT, size))
     ImageDraw.Draw(bar).text((width / 2, height / 2), text, TEXT_COLOUR, font, anchor="mm")
     return np.asarray(bar)
 

@@ -25,7 +25,8 @@ from safa.visualize.overlays import (
 )
 
 GAP = 3  # px between panels
-CAPTION_SHARE = 1 / 7  # height of the caption over that of a panel
+# Height of the caption over that of a panel: of videos, and of strips, whose panels are shown much smaller.
+CAPTION_SHARE, STRIP_CAPTION_SHARE = 1 / 7, 1 / 5
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def chosen_frames(n_frames: int, count: int) -> tuple[int, ...]:
 def captioned(panels: Sequence[Panel], panel: int) -> RgbImage:
     """Draw one row of panels, each enlarged to ``panel`` px, under their labels."""
     row = _enlarged(panels, panel)
-    return stacked([_labels(row, panel), _images(row)])
+    return stacked([_labels(row, caption_height(panel)), _images(row)])
 
 
 def strip(rows: Sequence[Sequence[Panel]], panel: int) -> RgbImage:
@@ -62,12 +63,13 @@ def strip(rows: Sequence[Sequence[Panel]], panel: int) -> RgbImage:
     if len(labels) != 1:
         raise ValueError(f"a strip needs rows of the same panels, not {sorted(labels)}")
     large = [_enlarged(row, panel) for row in rows]
-    return stacked([_labels(large[0], panel), *map(_images, large)], GAP)
+    height = caption_height(panel, STRIP_CAPTION_SHARE)
+    return stacked([_labels(large[0], height), *map(_images, large)], GAP)
 
 
-def caption_height(panel: int) -> int:
+def caption_height(panel: int, share: float = CAPTION_SHARE) -> int:
     """Return the height in px of the bar with the labels."""
-    return round(panel * CAPTION_SHARE)
+    return round(panel * share)
 
 
 def _enlarged(panels: Sequence[Panel], panel: int) -> list[Panel]:
@@ -78,8 +80,7 @@ def _images(row: Sequence[Panel]) -> RgbImage:
     return side_by_side([item.image for item in row], GAP)
 
 
-def _labels(row: Sequence[Panel], panel: int) -> RgbImage:
-    height = caption_height(panel)
+def _labels(row: Sequence[Panel], height: int) -> RgbImage:
     return side_by_side([caption(item.label, item.image.shape[1], height) for item in row], GAP)
 
 

@@ -61,6 +61,18 @@ def test_axe_finds_nothing(site: Path, visit: Any, axe: str, name: str, width: i
     assert visit((site / name).as_uri(), width, scheme).violations(axe) == "none"
 
 
+def test_posters_are_covered_by_controls_only_while_somebody_points_at_them(site: Path, visit: Any) -> None:
+    page = visit((site / "report/index.html").as_uri(), 1400).page
+    with_controls = "all => all.filter(video => video.controls).length"
+    assert page.eval_on_selector_all("video", with_controls) == 0
+    page.hover(".clip video >> nth=0")
+    assert page.eval_on_selector_all("video", with_controls) == 1
+    page.hover("h1")
+    assert page.eval_on_selector_all("video", with_controls) == 0
+    page.focus(".clip video >> nth=1")
+    assert page.eval_on_selector_all("video", with_controls) == 1
+
+
 def test_the_opening_video_plays(site: Path, visit: Any) -> None:
     page = visit((site / "report/index.html").as_uri(), 1400).page
     page.wait_for_function("document.querySelector('.opening video').currentTime > 0", timeout=10_000)

@@ -33,6 +33,24 @@ for (const input of document.querySelectorAll("input[data-filter]")) {
     }
   });
 }
+// Controls lie over a picture, so they are there while a video is pointed at, or reached by the keyboard, and on
+// screens without a pointer always.
+if (matchMedia("(hover: hover)").matches) {
+  for (const player of document.querySelectorAll(".player")) {
+    const video = player.querySelector("video");
+    const show = (wanted) => {
+      video.controls = wanted;
+      player.classList.toggle("still", !wanted && video.paused);
+    };
+    video.tabIndex = 0;
+    player.addEventListener("pointerenter", () => show(true));
+    player.addEventListener("pointerleave", () => show(player.contains(document.activeElement)));
+    player.addEventListener("focusin", () => show(true));
+    player.addEventListener("focusout", () => show(player.matches(":hover")));
+    for (const change of ["play", "pause"]) video.addEventListener(change, () => show(video.controls));
+    show(false);
+  }
+}
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
   for (const video of document.querySelectorAll("video[autoplay]")) {
     video.autoplay = false;

@@ -15,6 +15,7 @@ from PIL import Image
 
 from safa.config.losses import HeadLossWeights, LossWeights
 from safa.metrics import L1, LANDMARK_NME, METRICS, PSNR
+from safa.metrics.expression import MOVEMENTS
 from safa.report import clip_views, loss_terms
 from safa.report.content import ReportContent
 from safa.report.page import FEATURED, MOST_ROWS, render_page, write_page
@@ -151,10 +152,22 @@ def test_a_clip_without_a_face_shows_a_dash(content: Make, lay_out: LayOut) -> N
 
 
 def test_curves_and_definitions_are_there(content: Make, lay_out: LayOut) -> None:
-    page = render(content(1.0), lay_out)
+    report = content(1.0)
+    page = render(report, lay_out)
     assert page.tags.count("polyline") == 4  # two losses, a score and its baseline
     for metric in METRICS:
-        assert metric.definition in page.text
+        named = metric.key in report.results[0].scores or metric.key in report.skipped
+        assert (metric.definition in page.text) == named, metric.key
+
+
+def test_metrics_that_are_defined_alike_share_a_definition(content: Make, lay_out: LayOut) -> None:
+    report = content(1.0)
+    movements = {f"{name}_correlation": 0.5 for name in MOVEMENTS}
+    first = dataclasses.replace(report.results[0], scores={**report.results[0].scores, **movements})
+    page = render(dataclasses.replace(report, results=(first, *report.results[1:])), lay_out)
+    labels = "Mouth opening, correlation; Mouth width, correlation; Eye opening, correlation"
+    assert page.text.count(labels) == 1
+    assert page.text.count("Pearson's, over the frames") == 1
 
 
 def test_the_page_is_written_atomically(content: Make, lay_out: LayOut) -> None:

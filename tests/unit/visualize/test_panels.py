@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safa.visualize.panels import GAP, Panel, caption_height, captioned, chosen_frames, strip
+from safa.visualize.panels import (
+    GAP,
+    STRIP_CAPTION_SHARE,
+    Panel,
+    caption_height,
+    captioned,
+    chosen_frames,
+    strip,
+)
 
 
 def panels(*labels: str, side: int = 16) -> list[Panel]:
@@ -31,7 +39,7 @@ def test_panels_of_different_sizes_meet_at_one_height() -> None:
 
 def test_a_strip_has_its_labels_once() -> None:
     image = strip([panels("source", "driving")] * 3, 32)
-    assert image.shape == (caption_height(32) + 3 * (GAP + 32), 2 * 32 + GAP, 3)
+    assert image.shape == (caption_height(32, STRIP_CAPTION_SHARE) + 3 * (GAP + 32), 2 * 32 + GAP, 3)
 
 
 def test_rows_of_different_panels_are_refused() -> None:
