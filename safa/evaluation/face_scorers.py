@@ -6,8 +6,9 @@ Both look for a face as they do in a photo. Small images are enlarged (bilinearl
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from safa.files import split
 from safa.inference.trackers import detector_status
 from safa.visualize.images import RgbImage, from_tensor
 
-KEPT = 64  # images whose landmarks are remembered, since identity needs them, too
+# Images whose landmarks and embeddings are remembered: identity needs landmarks, too, and a driving frame
+# comes again in each mode. 1 KB each.
+KEPT = 8192
 FAN_SIDE = 256  # px
 
 
@@ -39,28 +42,48 @@ class DlibFaces:
     def __init__(self) -> None:
         self._detector, self._points = DlibDetector(CROP_SIDES), DlibLandmarks()
         self._identity = DlibIdentity()
-        self._known: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()  # pixels to points (68, 2)
+        self._landmarks_of = _Remembered(self._find)
+        self._embedding_of = _Remembered(self._embed)
 
     def landmarks(self, image: Tensor) -> Tensor:
         """Find the landmarks (B, 68, 2) px of the largest face of each image; NaN where there is none."""
-        points = np.stack([self._of(picture) for picture in _pictures(image)])
-        return torch.from_numpy(points).to(image.device)
+        return _rows(self._landmarks_of, image)
 
     def identity(self, image: Tensor) -> Tensor:
         """Embed the largest face of each image: (B, 128), NaN where there is none."""
-        pictures = _pictures(image)
-        points = np.stack([self._of(picture) for picture in pictures])
-        return torch.from_numpy(self._identity.embeddings(pictures, points)).to(image.device)
+        return _rows(self._embedding_of, image)
 
-    def _of(self, picture: RgbImage) -> NDArray[np.float32]:
-        key = picture.tobytes()
-        if key not in self._known:
-            face = choose_face(self._detector.detect([picture])[0], None)
-            found = NO_POINTS if face is None else self._points.landmarks([picture], [face])[0]
-            self._known[key] = found
+    def _find(self, picture: RgbImage) -> NDArray[np.float32]:
+        face = choose_face(self._detector.detect([picture])[0], None)
+        return NO_POINTS if face is None else self._points.landmarks([picture], [face])[0]
+
+    def _embed(self, picture: RgbImage) -> NDArray[np.float32]:
+        points = self._landmarks_of(picture)
+        embedding: NDArray[np.float32] = self._identity.embeddings([picture], points[None])[0]
+        return embedding
+
+
+class _Remembered:
+    """What a function gives of pictures (S, S, 3), worked out once for each of the last ``KEPT``."""
+
+    def __init__(self, function: Callable[[RgbImage], NDArray[np.float32]]) -> None:
+        self._function = function
+        self._known: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()  # SHA-256 of the pixels
+
+    def __call__(self, picture: RgbImage) -> NDArray[np.float32]:
+        key = hashlib.sha256(picture.tobytes()).digest()
+        if key in self._known:
+            self._known.move_to_end(key)
+        else:
+            self._known[key] = self._function(picture)
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
         return self._known[key]
+
+
+def _rows(function: Callable[[RgbImage], NDArray[np.float32]], image: Tensor) -> Tensor:
+    rows = np.stack([function(picture) for picture in _pictures(image)])
+    return torch.from_numpy(rows).to(image.device)
 
 
 class FanLandmarks:

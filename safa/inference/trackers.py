@@ -19,8 +19,14 @@ from PIL import Image
 from safa.asset_folders import find_asset
 from safa.batching import batched
 from safa.config.preprocess import DetectorConfig
-from safa.data.detectors import Face, FaceDetector, iou
-from safa.data.detectors.dlib_faces import CROP_SIDES, DlibDetector, DlibIdentity, DlibLandmarks
+from safa.data.detectors import Face, FaceDetector, all_faces, iou
+from safa.data.detectors.dlib_faces import (
+    CROP_SIDES,
+    PHOTO_SIDES,
+    DlibDetector,
+    DlibIdentity,
+    DlibLandmarks,
+)
 from safa.data.detectors.dlib_faces import check as check_dlib
 from safa.data.detectors.dlib_faces import missing as missing_of_dlib
 from safa.data.detectors.face_alignment import DETECTOR_FILES, LibraryDetector
@@ -167,7 +173,8 @@ class DlibTracker:
 
     def __init__(self) -> None:
         check_dlib()
-        self._detector, self._of_crops = DlibDetector(), DlibDetector(CROP_SIDES)
+        self._detector, self._of_photos = DlibDetector(), DlibDetector(PHOTO_SIDES)
+        self._of_crops = DlibDetector(CROP_SIDES)
         self._landmarks, self._identity = DlibLandmarks(), DlibIdentity()
 
     def crop_boxes(self, frames: Iterable[RgbImage], choice: FaceChoice | None = None) -> Iterator[CropBox]:
@@ -178,7 +185,7 @@ class DlibTracker:
 
     def faces(self, frame: RgbImage) -> list[CropBox]:
         """Return the crop boxes of all faces in one image, the largest first."""
-        faces = sorted(self._detector.detect([frame])[0], key=lambda face: -face.area)
+        faces = sorted(all_faces(self._of_photos, frame), key=lambda face: -face.area)
         points = self._landmarks.landmarks([frame] * len(faces), faces)
         return list(crop_box_of_landmarks(points))
 

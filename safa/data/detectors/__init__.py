@@ -6,7 +6,7 @@ and landmarks with the package of that name, ``dlib_faces`` all three with dlib.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safa.data.landmarks import Landmarks
+
+SAME_BOX = 0.5  # least overlap (IoU) of two boxes of one face in the same frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,14 @@ class NearDetector(FaceDetector, Protocol):
         ...
 
 
+class CloserDetector(NearDetector, Protocol):
+    """A detector that can also look closer and closer at a frame."""
+
+    def searches(self, frame: NDArray[np.uint8]) -> Iterator[tuple[Face, ...]]:
+        """Search a frame (H, W, 3) again and again, each time for smaller faces; known ones may recur."""
+        ...
+
+
 class LandmarkNetwork(Protocol):
     """Estimates landmarks of faces that were detected."""
 
@@ -104,6 +114,22 @@ def iou(a: Face, b: Face) -> float:
         return 0.0
     overlap = width * height
     return overlap / (a.area + b.area - overlap)
+
+
+def unlike(faces: Sequence[Face], known: Sequence[Face]) -> list[Face]:
+    """Those of the faces that are none of the known ones: they overlap none of them by half."""
+    return [face for face in faces if all(iou(face, other) < SAME_BOX for other in known)]
+
+
+def all_faces(detector: CloserDetector, frame: NDArray[np.uint8]) -> list[Face]:
+    """Detect all faces of a frame (H, W, 3), however small: as long as a closer look shows more."""
+    found: list[Face] = []
+    for faces in detector.searches(frame):
+        new = unlike(faces, found)
+        if found and not new:
+            break
+        found += new
+    return found
 
 
 def chosen(

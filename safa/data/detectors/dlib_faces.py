@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,9 @@ IDENTITY_SIZE = 128  # numbers of an embedding
 # The detector finds faces from about 80 px on, so the longer side of a frame is scaled to the first of these,
 # and to the next where that shows no face: faces of an eighth and a sixteenth of the side are found.
 SIDES = (640, 1280)
+PHOTO_SIDES = (640, 1280, 2560)  # of a photo, which costs once what a frame costs again and again
 CROP_SIDES = (256, 512)  # the same for pictures that are cropped to a face
+MOST_ENLARGED = 4.0  # a frame is not enlarged more for a second search: no face of 20 px is of use
 NEAR_FACE = 96.0  # px; near a known face, pictures are scaled so that it has this side
 NEAR_REACH = 2.0  # side of the area that is searched near a face, in sides of the face
 NEAR_THRESHOLD = -0.5  # there, of dlib's own score, which is 0 elsewhere: turned heads score low
@@ -104,13 +106,16 @@ class DlibDetector:
         area = _area(frame, face, NEAR_REACH * side)
         return self._search(frame, area, NEAR_FACE / side, NEAR_THRESHOLD)
 
-    def _detect(self, frame: NDArray[np.uint8]) -> tuple[Face, ...]:
+    def searches(self, frame: NDArray[np.uint8]) -> Iterator[tuple[Face, ...]]:
+        """Search a frame (H, W, 3) at one size after another."""
         height, width = frame.shape[:2]
-        for side in self._sides:
-            faces = self._search(frame, (0, 0, width, height), side / max(height, width), self._least)
-            if faces:
-                return faces
-        return ()
+        for number, side in enumerate(self._sides):
+            scale = side / max(height, width)
+            if number == 0 or scale <= MOST_ENLARGED:
+                yield self._search(frame, (0, 0, width, height), scale, self._least)
+
+    def _detect(self, frame: NDArray[np.uint8]) -> tuple[Face, ...]:
+        return next((faces for faces in self.searches(frame) if faces), ())
 
     def _search(
         self, frame: NDArray[np.uint8], area: tuple[int, int, int, int], scale: float, least: float

@@ -12,7 +12,8 @@ from PIL import Image
 
 from safa.config import ModelConfig, parse_settings
 from safa.config.inference import ScorerConfig
-from safa.data.detectors import dlib_faces
+from safa.data.detectors import Face, dlib_faces
+from safa.data.detectors.dlib_faces import DlibDetector, DlibIdentity
 from safa.data.video import read_frames
 from safa.errors import UserError
 from safa.evaluation import face_scorers, scorers
@@ -38,6 +39,26 @@ def test_small_faces_are_found_and_empty_pictures_are_not(synthetic_people: Path
             assert rows.flatten(1).isfinite().all(1).tolist() == [True, False]
         assert embedded.shape == (2, 128)
     assert (found[64][0] * 2 - found[128][0]).abs().mean() < 2.5
+
+
+@pytest.mark.skipif(bool(dlib_faces.missing()), reason=dlib_faces.missing() or "dlib is here")
+def test_a_picture_that_comes_again_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(
+        DlibDetector, "detect", lambda *_: looked.append("face") or [(Face(8, 8, 56, 56, 1.0),)]
+    )
+    monkeypatch.setattr(DlibIdentity, "embeddings", lambda *_: looked.append("who") or np.ones((1, 128)))
+    monkeypatch.setattr(face_scorers, "KEPT", 2)
+    dlib, images = DlibFaces(), torch.rand(3, 3, 64, 64)
+    for _ in range(2):
+        dlib.landmarks(images[:2])
+        dlib.identity(images[:2])
+    assert looked == ["face", "face", "who", "who"]
+    dlib.identity(images)  # the third picture takes the place of the one that was used longest ago
+    dlib.identity(images[1:])
+    assert looked[4:] == ["face", "who"]
+    dlib.identity(images[:1])
+    assert looked[6:] == ["face", "who"]
 
 
 def _scaled(frame: np.ndarray, size: int) -> np.ndarray:
