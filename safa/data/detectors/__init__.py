@@ -122,13 +122,10 @@ def unlike(faces: Sequence[Face], known: Sequence[Face]) -> list[Face]:
 
 
 def all_faces(detector: CloserDetector, frame: NDArray[np.uint8]) -> list[Face]:
-    """Detect all faces of a frame (H, W, 3), however small: as long as a closer look shows more."""
+    """Detect all faces of a frame (H, W, 3), the small ones beside large ones, too."""
     found: list[Face] = []
     for faces in detector.searches(frame):
-        new = unlike(faces, found)
-        if found and not new:
-            break
-        found += new
+        found += unlike(faces, found)
     return found
 
 

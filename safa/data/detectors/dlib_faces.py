@@ -42,6 +42,7 @@ NEAR_REACH = 2.0  # side of the area that is searched near a face, in sides of t
 NEAR_THRESHOLD = -0.5  # there, of dlib's own score, which is 0 elsewhere: turned heads score low
 POINTS_FACE = 200.0  # px; landmarks are whole pixels, so they are found in a picture of a face of this side
 POINTS_REACH = 1.6  # side of that picture, in sides of the face
+MOST_AVERAGED = 4  # a side, pixels of a frame that become one
 CHIP_SIDE, CHIP_PADDING = 150, 0.25  # of the picture that the identity network sees, as it was trained
 
 Points = NDArray[np.float32]
@@ -211,7 +212,8 @@ def _picture(
     """An area of a frame in grey, scaled; also the scales of x and y after rounding to whole pixels."""
     left, top, right, bottom = area
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-    part = Image.fromarray(np.ascontiguousarray(frame[top:bottom, left:right]))
+    step = max(1, int(1 / (MOST_AVERAGED * scale)))  # of 200 megapixels not all are needed
+    part = Image.fromarray(np.ascontiguousarray(frame[top:bottom:step, left:right:step]))
     # Averaging first keeps a large photo cheap.
     grey = part.convert("L").resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(grey), (size[0] / (right - left), size[1] / (bottom - top))

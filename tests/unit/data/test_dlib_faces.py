@@ -10,11 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from safa.data.detectors import dlib_faces
-from safa.data.detectors.dlib_faces import CROP_SIDES, DlibDetector, DlibIdentity, DlibLandmarks
+from safa.data.detectors import all_faces, dlib_faces
+from safa.data.detectors.dlib_faces import (
+    CROP_SIDES,
+    PHOTO_SIDES,
+    DlibDetector,
+    DlibIdentity,
+    DlibLandmarks,
+)
 from safa.data.detectors.person_tracker import PersonTracker
 from safa.data.video import read_frames
 from safa.errors import UserError
+from safa.inference.trackers import DlibTracker
 
 REAL = Path(__file__).parents[4] / "shared" / "real"
 pytestmark = pytest.mark.skipif(bool(dlib_faces.missing()), reason=dlib_faces.missing() or "dlib is here")
@@ -67,9 +74,21 @@ def test_places_are_in_pixels_of_the_frame(people: list[list[np.ndarray]]) -> No
     plain = _of(frame)
     wide[100:228, 500:628] = frame
     assert np.abs(_of(wide) - plain - (500, 100)).mean() < 2
-    for size, close in ((64, 0.8), (512, 5.0)):
+    for size, close in ((64, 0.8), (512, 5.0), (6000, 60.0)):
         scaled = np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))
         assert np.abs(_of(scaled) - plain * size / 128).mean() < close
+
+
+def test_small_faces_of_a_large_photo_are_found(people: list[list[np.ndarray]]) -> None:
+    """Beside a large one, and alone; a video's frames are not searched as closely."""
+    photo = np.full((2000, 3000, 3), 90, np.uint8)
+    photo[1500:1692, 2500:2692] = np.asarray(Image.fromarray(people[0][0]).resize((192, 192)))
+    assert len(all_faces(DlibDetector(PHOTO_SIDES), photo)) == len(DlibTracker().faces(photo)) == 1
+    assert all_faces(DlibDetector(), photo) == []
+    photo[100:1100, 100:1100] = np.asarray(Image.fromarray(people[1][0]).resize((1000, 1000)))
+    large, small = DlibTracker().faces(photo)
+    assert large[0] < 1100
+    assert small == pytest.approx([2596, 1596, 192], abs=60)
 
 
 def test_one_person_is_followed_past_another(people: list[list[np.ndarray]]) -> None:
