@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safa.batching import batched
 from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.crop import Box
-from safa.data.detectors import Face, FaceDetector, FaceEmbedder, iou
+from safa.data.detectors import SAME_BOX, Face, FaceDetector, FaceEmbedder, iou
 from safa.data.detectors.loading import of_video
 from safa.data.people import Person, SeenClip, find_people, with_splits
 from safa.data.schema import ClipId, is_safe_name
@@ -33,7 +33,9 @@ from safa.reading import read_json
 
 BORDER = 1.0  # px; a face this near to the frame's edge may extend beyond it
 EMBED_EVERY = 24  # frames, of which one has its faces embedded: 75 ms each with dlib
-LEAST_EMBEDDED = 3  # frames of the shortest clip
+# So many frames of the shortest clip. A face that was embedded so often is then embedded one time in so many:
+# at least once in any clip.
+LEAST_EMBEDDED = 3
 
 
 # ---- linking detections ------------------------------------------------------------------------------------
@@ -248,19 +250,38 @@ def _detect(
 ) -> Iterator[tuple[Face, ...]]:
     """Yield the faces of each frame; the numbers of those that begin a scene are in ``cuts`` before that."""
     every = max(1, min(EMBED_EVERY, source.face_tracks.min_frames // LEAST_EMBEDDED))
-    first = 0
+    first, known = 0, _Embedded()
     for chunk in batched(frames, source.detector.batch):
         cuts.update(number for number, frame in enumerate(chunk, first) if frame.begins_scene)
         found = detector.detect([frame.pixels for frame in chunk])
         for number, (frame, faces) in enumerate(zip(chunk, found, strict=True), first):
-            if embedder is not None and faces and number % every == 0:
-                embeddings = embedder(frame.pixels, faces)
-                yield tuple(
-                    replace(face, embedding=each) for face, each in zip(faces, embeddings, strict=True)
-                )
-            else:
+            if frame.begins_scene:  # other people may be in the same places
+                known = _Embedded()
+            if embedder is None or not faces or number % every:
                 yield faces
+                continue
+            chosen, others = known.divide(faces)
+            embeddings = embedder(frame.pixels, chosen) if chosen else ()
+            with_embeddings = zip(chosen, embeddings, strict=True)
+            yield (*(replace(face, embedding=each) for face, each in with_embeddings), *others)
         first += len(chunk)
+
+
+class _Embedded:
+    """Which faces were embedded how often, by their places."""
+
+    def __init__(self) -> None:
+        self._times: list[tuple[Face, int]] = []
+
+    def divide(self, faces: Sequence[Face]) -> tuple[list[Face], list[Face]]:
+        """Divide the faces of the next frame that counts into those to embed, and those known well enough."""
+        times = [(face, self._seen(face)) for face in faces]
+        self._times = [(face, before + 1) for face, before in times]
+        chosen = [face for face, n in times if n < LEAST_EMBEDDED or n % LEAST_EMBEDDED == 0]
+        return chosen, [face for face in faces if face not in chosen]
+
+    def _seen(self, face: Face) -> int:
+        return max((times for other, times in self._times if iou(face, other) >= SAME_BOX), default=0)
 
 
 def _segment(track: FaceTrack, frame: tuple[int, int], source: VideosSource) -> Segment:

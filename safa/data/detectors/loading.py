@@ -130,14 +130,16 @@ class DetectorWithTracking:
 
     def _next(self, frame: NDArray[np.uint8]) -> tuple[Face, ...]:
         self._since += 1
-        found = [self._nearest(frame, face) for face in self._faces]
-        kept = tuple(face for face in found if face is not None)
-        if self._since >= self._every or not kept or len(kept) < len(self._faces):
-            (self._faces,) = self._detector.detect([frame])
-            lost = [face for face in kept if all(iou(face, other) < SAME_PLACE for other in self._faces)]
-            self._faces, self._since = (*self._faces, *lost), 0
-        else:
-            self._faces = kept
+        if self._since < self._every and self._faces:
+            found = [self._nearest(frame, face) for face in self._faces]
+            kept = tuple(face for face in found if face is not None)
+            if len(kept) == len(self._faces):
+                self._faces = kept
+                return kept
+        (whole,) = self._detector.detect([frame])
+        lost = [face for face in self._faces if all(iou(face, other) < SAME_PLACE for other in whole)]
+        again = [self._nearest(frame, face) for face in lost]  # which is surer than a search of all the frame
+        self._faces, self._since = (*whole, *(face for face in again if face is not None)), 0
         return self._faces
 
     def _nearest(self, frame: NDArray[np.uint8], face: Face) -> Face | None:

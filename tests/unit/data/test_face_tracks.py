@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safa.config.preprocess import FaceTrackConfig
+from safa.config.preprocess import FaceTrackConfig, VideosSource
 from safa.data.detectors import Face, chosen, iou
-from safa.data.face_tracks import FaceTrack, clip_box, track_faces
+from safa.data.face_tracks import FaceTrack, clip_box, find_face_tracks, track_faces
 from safa.data.video import VideoReader, write_video
 from safa.errors import ClipError, FailureCode
 
@@ -135,6 +136,32 @@ def test_a_scene_cut_ends_every_track() -> None:
     face = Face(10, 10, 60, 60, 0.9)
     found = list(track_faces([(face,)] * 20, FaceTrackConfig(min_frames=1), cuts={8}))
     assert [(track.start, track.end) for track in found] == [(0, 8), (8, 20)]
+
+
+def test_faces_that_stay_are_embedded_less_often_until_the_next_scene(tmp_path: Path) -> None:
+    """Every 21st frame at first (64 frames must have three), then every 63rd; a cut starts anew."""
+    shades = (np.full((64, 96, 3), 20 if n < 300 else 220, np.uint8) for n in range(400))
+    write_video(tmp_path / "v.mp4", shades, 25.0)
+    face, newcomer = Face(10, 10, 40, 40, 0.9), Face(60, 10, 90, 40, 0.9)
+    asked: list[tuple[bool, list[float]]] = []
+
+    class Sees:
+        number = 0
+
+        def detect(self, frames: Sequence[np.ndarray]) -> list[tuple[Face, ...]]:
+            first, self.number = self.number, self.number + len(frames)
+            return [(face, newcomer) if number >= 150 else (face,) for number in range(first, self.number)]
+
+    def embed(frame: np.ndarray, faces: Sequence[Face]) -> np.ndarray:
+        asked.append((int(frame[0, 0, 0]) > 100, [each.left for each in faces]))
+        return np.ones((len(faces), 2), np.float32)
+
+    source = VideosSource(kind="videos", folder=tmp_path, face_tracks=FaceTrackConfig(min_size=20))
+    tracks = find_face_tracks(tmp_path / "v.mp4", source, 25.0, Sees(), embed)
+    before = [lefts for late, lefts in asked if not late]
+    assert before == [[10]] * 5 + [[60], [10, 60], [60], [60], [10], [60]]
+    assert [lefts for late, lefts in asked if late][:3] == [[10, 60]] * 3
+    assert all(segment.embedding for segment in tracks.segments if segment.box)
 
 
 def test_cuts_are_counted_as_frames_are_read(tmp_path: Path) -> None:

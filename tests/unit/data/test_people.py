@@ -202,7 +202,7 @@ def test_one_person_in_two_real_videos_and_another(tmp_path: Path) -> None:
     detector, embedder = load_detector(source.detector), load_embedder(source)
 
     def add(name: str, real: str, first: int) -> Listing:
-        frames = islice(read_frames(REAL / "raw" / f"{real}.mp4", size=(384, 384)), first, first + 30)
+        frames = islice(read_frames(REAL / "raw" / f"{real}.mp4", size=(384, 384)), first, first + 24)
         write_video(videos / f"{name}.mp4", frames, 25.0)
         tracks = find_face_tracks(videos / f"{name}.mp4", source, 25.0, detector, embedder)
         write_tracks(tmp_path, tracks)
@@ -211,7 +211,7 @@ def test_one_person_in_two_real_videos_and_another(tmp_path: Path) -> None:
         return listing
 
     add("m", "lp_d18", 0)
-    assert [(job.person_id, job.split) for job in add("n", "lp_d18", 150).jobs] == [("m", "train")] * 2
+    assert [(job.person_id, job.split) for job in add("n", "lp_d18", 60).jobs] == [("m", "train")] * 2
     later = {job.video_id: (job.person_id, job.split) for job in add("a", "lp_d10", 0).jobs}
     assert later == {"m": ("m", "train"), "n": ("m", "train"), "a": ("a", "test")}
 
