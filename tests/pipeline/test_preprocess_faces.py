@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,12 @@ from safa.config.preprocess import (
 )
 from safa.data.clip_store import ClipStore
 from safa.data.people import read_people
-from safa.data.video import write_video
+from safa.data.video import read_frames, write_video
 from safa.errors import UserError
 
 pytest.importorskip("face_alignment", reason="face-alignment is not installed")
 SHARED = Path(__file__).parents[3] / "shared"
+SHORT = 84  # frames of a real video, at 30 a second: a clip of 70 at 25
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,8 +43,10 @@ def _detector() -> DetectorConfig:
 def test_raw_videos_become_clips_or_have_a_reason(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
-    for name in ("lp_d18.mp4", "lp_d18.landmarks.npy"):
-        shutil.copyfile(SHARED / "real" / "raw" / name, videos / name)
+    real = SHARED / "real" / "raw" / "lp_d18.mp4"
+    write_video(videos / real.name, islice(read_frames(real), SHORT), 30.0)
+    points = np.load(real.with_suffix(".landmarks.npy"), allow_pickle=False)
+    np.save(videos / "lp_d18.landmarks.npy", points[:SHORT])
     write_video(videos / "faceless.mp4", (np.full((90, 120, 3), n, np.uint8) for n in range(30)), 25.0)
     (videos / "broken.mp4").write_bytes(b"no video")
     (videos / "not a name.mp4").write_bytes(b"no video")
@@ -53,7 +56,7 @@ def test_raw_videos_become_clips_or_have_a_reason(tmp_path: Path) -> None:
     assert (summary.total, summary.ok, summary.pending) == (4, 1, 0)
     assert summary.reasons == {"no_face": 1, "decode": 1, "bad_row": 1}
     (info,) = ClipStore(config.out / "clips").clips()
-    assert (info.clip_id, info.fps) == ("lp_d18#lp_d18#000000#000180", 25.0)
+    assert (info.clip_id, info.fps) == ("lp_d18#lp_d18#000000#000070", 25.0)
     points = ClipStore(config.out / "clips").landmarks(info.clip_id)
     assert np.isfinite(points).all()
     assert 0 < points.min() < points.max() < 64  # the landmarks of the video lie inside the crop
