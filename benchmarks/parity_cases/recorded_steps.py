@@ -85,7 +85,7 @@ class _RecordedCriteria(Criteria):
     def __init__(self, config: ModelConfig, transform: EquivarianceTransform, vgg: nn.Module) -> None:
         super().__init__(LossConfig(), config)
         self.recorded = transform
-        self.vgg = vgg
+        self.network = vgg
 
     def transform(self, batch: int, rng: torch.Generator, like: Tensor) -> EquivarianceTransform:
         return self.recorded

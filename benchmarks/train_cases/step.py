@@ -60,7 +60,7 @@ class Case:
         self.stage: HeadTraining | FullTraining = make_stage(config, self.context)
         if isinstance(self.stage, FullTraining) and _fits_vgg(config):
             vgg = Vgg19Features().eval().requires_grad_(False).to(self.context.device)
-            self.stage._criteria.vgg = vgg
+            self.stage._criteria.network = vgg
         if published:
             for network in self.stage.networks.values():
                 use_published_operators(network)
@@ -118,8 +118,8 @@ def seconds_by_part(case: Case, steps: int) -> dict[str, float]:
     clock.wrap(model.generator.context_atten_layer, "forward", "attention, forward")
     clock.wrap(model.generator, "forward", "rest of the generator, forward")
     clock.wrap(stage.networks["discriminator"], "forward", "discriminator, forward")
-    assert stage._criteria.vgg is not None
-    clock.wrap(stage._criteria.vgg, "forward", "VGG19, forward")
+    assert stage._criteria.network is not None
+    clock.wrap(stage._criteria.network, "forward", "VGG19, forward")
     for adam in stage.optimisers.values():
         clock.wrap(adam, "step", "Adam")
     backward = torch.Tensor.backward

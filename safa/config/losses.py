@@ -50,11 +50,13 @@ class PerceptualConfig(Settings):
     """What the prediction is compared by.
 
     ``vgg19`` needs ImageNet weights as a file; ``pixel_pyramid`` compares pixels and their differences and
-    needs nothing. There is no silent fall-back from one to the other.
+    needs nothing; ``efficientnet_lite0`` compares features of that network, too, whose weights the package
+    index has (extra ``imagenet``). There is no silent fall-back from one to another.
     """
 
-    backend: Literal["vgg19", "pixel_pyramid"] = "pixel_pyramid"
-    weights: Location | None = None  # VGG19 state dict (.pth or .safetensors); vgg19 only
+    backend: Literal["vgg19", "efficientnet_lite0", "pixel_pyramid"] = "pixel_pyramid"
+    # State dict (.pth or .safetensors): of vgg19 needed, of efficientnet_lite0 in place of the package's.
+    weights: Location | None = None
     scales: tuple[float, ...] = Field(default=(1.0, 0.5, 0.25, 0.125), min_length=1)  # of the image
 
     @model_validator(mode="after")
@@ -62,7 +64,7 @@ class PerceptualConfig(Settings):
         if self.backend == "vgg19" and self.weights is None:
             raise ValueError("vgg19 needs 'weights', a file; without one choose backend: pixel_pyramid")
         if self.backend == "pixel_pyramid" and self.weights is not None:
-            raise ValueError("pixel_pyramid reads no 'weights'; remove it or choose backend: vgg19")
+            raise ValueError("pixel_pyramid reads no 'weights'; remove it or choose another backend")
         return self
 
 

@@ -125,4 +125,6 @@ def _full_stage(stage: FullStage) -> tuple[str, ...]:
 def _perceptual(config: PerceptualConfig) -> str:
     if config.backend == "vgg19":
         return "Perceptual loss: VGG19 features."
+    if config.backend == "efficientnet_lite0":
+        return "Perceptual loss: pixels, and features of EfficientNet-Lite0 in VGG19's place."
     return f"Perceptual loss: {config.backend} stand-in, no VGG19 weights."

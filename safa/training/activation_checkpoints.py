@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from safa.models.attention import ContextualAttention
+from safa.models.backbones.efficientnet_lite import EfficientNetLiteFeatures
 from safa.models.backbones.mobilenet_v2 import InvertedResidual
 from safa.models.backbones.vgg19 import Vgg19Features
 from safa.models.blocks import DownBlock, ResBlock, SameBlock, UpBlock
@@ -32,6 +33,7 @@ BLOCKS = (
     ContextualAttention,
     InvertedResidual,
     Vgg19Features,
+    EfficientNetLiteFeatures,
 )
 
 

@@ -34,6 +34,7 @@ from safa.data.sampler import FrameBatch, PairBatch
 from safa.geometry.tps import EquivarianceTransform
 from safa.head.model import HeadCode, HeadGeometry, landmarks_px
 from safa.head.render import HeadRender
+from safa.models.backbones.efficientnet_lite import SMALLEST_INPUT, load_efficientnet_lite
 from safa.models.backbones.vgg19 import load_vgg19
 from safa.models.blocks import ImagePyramid, Pyramid
 from safa.models.discriminator import DiscriminatorOutput
@@ -68,6 +69,25 @@ class Networks:
     discriminator: nn.Module
 
 
+class PixelsAndFeatures(nn.Module):
+    """Images (B, 3, H, W) to what ``pixel_features`` gives, and a network's maps unless they are too small.
+
+    A network that begins by halving the image does not see each pixel, so they are compared as well.
+    """
+
+    SHARE = 0.1  # of the network's maps, whose differences are larger
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        pixels = losses.pixel_features(image)
+        if min(image.shape[-2:]) < SMALLEST_INPUT:
+            return pixels
+        return (*pixels, *(self.SHARE * each for each in self.network(image)))
+
+
 class Criteria(nn.Module):
     """What the stage-2 losses need and does not learn: image pyramid, feature network, settings."""
 
@@ -79,14 +99,18 @@ class Criteria(nn.Module):
         self.pyramid = ImagePyramid(
             sorted({*config.perceptual.scales, *model.discriminator.scales}, reverse=True)
         )
-        self.vgg: nn.Module | None = None
-        if config.perceptual.weights is not None and config.weights.perceptual > 0:
-            self.vgg = load_vgg19(config.perceptual.weights)
+        self.network: nn.Module | None = None
+        backend, weights = config.perceptual.backend, config.perceptual.weights
+        if config.weights.perceptual > 0 and backend == "vgg19":
+            assert weights is not None, "the settings see to that"
+            self.network = load_vgg19(weights)
+        elif config.weights.perceptual > 0 and backend == "efficientnet_lite0":
+            self.network = PixelsAndFeatures(load_efficientnet_lite(weights))
 
     @property
     def features(self) -> losses.FeatureMaps:
         """What the perceptual loss compares."""
-        return losses.pixel_features if self.vgg is None else self.vgg
+        return losses.pixel_features if self.network is None else self.network
 
     def part_weights(self, batch: PairBatch) -> Tensor | None:
         """How much each pixel of the driving frames counts, (B, 1, H, W); None if all count alike."""

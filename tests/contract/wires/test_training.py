@@ -393,9 +393,10 @@ def perceptual_features(world: World, config: TrainConfig) -> tuple[str, list[st
         read.append(path)
         return Vgg()
 
-    with patch.object(steps, "load_vgg19", load):
+    with patch.object(steps, "load_vgg19", load), patch.object(steps, "load_efficientnet_lite", load):
         features = Criteria(config.stage.losses, config.model).features
-    return getattr(features, "__name__", type(features).__name__), [path.name for path in read]
+    name = getattr(features, "__name__", type(features).__name__)
+    return name, [path.name if path else "the package's" for path in read]
 
 
 def two_passes(world: World, config: TrainConfig) -> tuple[bool, bool]:
@@ -710,6 +711,16 @@ def _stage_rows() -> Iterator[Row]:
         *(f"{losses}.perceptual.weights", lambda w: w.red, lambda w: w.blue, perceptual_features),
         are(("Vgg", ["photo-200.png"]), ("Vgg", ["photo-30.png"])),
         {f"{losses}.perceptual.backend": "vgg19"},
+    )
+    yield Row(
+        *(f"{losses}.perceptual.backend", "pixel_pyramid", "efficientnet_lite0", perceptual_features),
+        are(("pixel_features", []), ("PixelsAndFeatures", ["the package's"])),
+        {f"{losses}.perceptual.weights": lambda w: None},
+    )
+    yield Row(
+        *(f"{losses}.perceptual.weights", lambda w: w.red, lambda w: w.blue, perceptual_features),
+        are(("PixelsAndFeatures", ["photo-200.png"]), ("PixelsAndFeatures", ["photo-30.png"])),
+        {f"{losses}.perceptual.backend": "efficientnet_lite0"},
     )
     yield Row(f"{losses}.perceptual.scales", [1.0], [1.0, 0.5], term("perceptual"), rises, started)
     yield Row(f"{losses}.equivariance.affine_std", 0.05, 0.0, affine_noise, lambda a, b: a > 0.01 and b == 0)

@@ -35,6 +35,10 @@ def test_stand_ins_are_named() -> None:
 def test_weights_are_named() -> None:
     perceptual = {"backend": "vgg19", "weights": "vgg.pth"}
     assert "VGG19 features" in training({"kind": "full", "losses": {"perceptual": perceptual}})
+    perceptual = {"backend": "efficientnet_lite0"}
+    assert "features of EfficientNet-Lite0" in training(
+        {"kind": "full", "losses": {"perceptual": perceptual}}
+    )
     head = HeadConfig(assets=Path("flame2020.npz"), encoder_weights=Path("w.pth"), encoder_width=0.35)
     words = "\n".join(describe_model(ModelConfig(head=head)))
     assert "3D head: flame2020.npz" in words
