@@ -33,7 +33,14 @@ CROP = "Find the face"
 CROP_INFO = "Otherwise the centre square is used."
 # What messages say in options, in the words of the page.
 IN_PAGE_WORDS = {"crop=False": f"“{CROP}” off", "relative=True": "“Relative motion” on"}
-CSS = ".gradio-container {max-width: 1180px !important; margin: auto} footer {display: none !important}"
+# Options keep a width in which they can be read, and as many stand in a line as have it.
+CSS = """
+.gradio-container {max-width: 1180px !important; margin: auto}
+footer {display: none !important}
+.form {flex-wrap: wrap !important}
+.form > .block {flex: 1 1 13rem !important; min-width: min(13rem, 100%) !important}
+button[role=tab].selected {color: var(--body-text-color) !important}
+"""
 MODEL = "model"  # one job at a time uses it
 QUEUE_LENGTH = 16  # jobs that may wait for it; more are refused
 WORKING = "Working ..."
@@ -226,8 +233,8 @@ def _head_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
 
 
 def _option(gr: Any, value: bool, label: str, info: str | None = None) -> Any:
-    """Add a checkbox; on a phone each has a line of its own."""
-    return gr.Checkbox(value, label=label, info=info, min_width=200)
+    """Add a checkbox; ``CSS`` gives each a line of its own on a phone."""
+    return gr.Checkbox(value, label=label, info=info)
 
 
 def _buttons(gr: Any, label: str, name: str) -> tuple[Any, Any]:
@@ -349,8 +356,13 @@ def in_page_words(text: str) -> str:
 
 
 def _theme() -> Any:
-    """Use the system's fonts, so that the page needs no network."""
+    """Use the system's fonts, so that the page needs no network, and colours with contrast (WCAG: 4.5)."""
     import gradio as gr
 
     fonts = ["system-ui", "sans-serif"]
-    return gr.themes.Soft(font=fonts, font_mono=["ui-monospace", "monospace"])
+    return gr.themes.Soft(font=fonts, font_mono=["ui-monospace", "monospace"]).set(
+        block_label_text_color="*primary_700",
+        body_text_color_subdued="*neutral_600",
+        button_primary_background_fill="*primary_600",
+        checkbox_border_color="*neutral_500",
+    )

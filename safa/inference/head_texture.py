@@ -14,8 +14,8 @@ from torch import Tensor
 
 from safa.geometry.grids import warp
 from safa.head.model import HeadGeometry
-from safa.head.raster import interpolate_vertices, rasterize
-from safa.head.render import vertex_normals
+from safa.head.raster import interpolate_vertices, make_rasterizer, rasterize
+from safa.head.render import render_side, vertex_normals
 from safa.inference.face_crop import CropBox, crop_face
 from safa.models.tdmm import Tdmm
 from safa.visualize.images import RgbImage, from_tensor
@@ -25,6 +25,10 @@ LARGEST_CROP = 1024  # px a side of the photo's part that is read
 # Cosine of the angle between the surface and the viewer: what is steeper than the first is not read, and from
 # the second on the photo counts fully. Beyond the face, where background lies close, both are stricter.
 IN_FACE, BEYOND_FACE = (0.3, 0.6), (0.8, 0.95)
+# A head that is fitted too large has background at its rim, so deep (of its width). What is read there has to
+# differ from what lies as far outside: by the first not at all, by the second enough (of 1).
+RIM, DIFFERENT = 0.125, (0.06, 0.16)
+RIM_SIZE = 256  # px a side in which the rim is looked at; a power of two
 UNSEEN = 0.62  # grey, if nothing at all was seen
 
 
@@ -50,9 +54,24 @@ def photo_texture(photo: RgbImage, crop_box: CropBox, tdmm: Tdmm, geometry: Head
     in_face = F.interpolate(tdmm.uv_face_eye_mask, size, mode="bilinear", align_corners=False)
     seen = torch.lerp(_ramp(facing, *BEYOND_FACE), _ramp(facing, *IN_FACE), in_face)
     inside = (position.abs() < 1 - 1 / side).all(dim=1, keepdim=True)
-    seen = seen * inside * texels.hit[:, None]
+    kept = warp(_not_background(image, tdmm, geometry), position.permute(0, 2, 3, 1))  # (1, 1, T, T)
+    seen = seen * inside * texels.hit[:, None] * kept
     around = filled(*_with_mirror_image(colour, seen))
     return from_tensor(torch.lerp(around, colour, seen)[0])
+
+
+def _not_background(image: Tensor, tdmm: Tdmm, geometry: HeadGeometry) -> Tensor:
+    """Where to read a photo (1, 1, RIM_SIZE, RIM_SIZE): 0 at the head's rim where background shows.
+
+    The background is what lies beside the head, with a gap, since a head may be fitted too small, too.
+    """
+    small = F.interpolate(image, (RIM_SIZE, RIM_SIZE), mode="area")
+    head = render_side(geometry, tdmm.surface, RIM_SIZE, make_rasterizer("native")).alpha
+    depth = max(1, round(float(head[0, 0].amax(dim=0).sum()) * RIM))
+    beside = 1 - F.max_pool2d(head, 2 * depth + 1, 1, depth)
+    different = (small - filled(small, beside)).abs().amax(dim=1, keepdim=True)
+    rim = F.max_pool2d(1 - head, 2 * depth + 1, 1, depth)
+    return torch.where(rim > 0, _ramp(different, *DIFFERENT), 1.0)
 
 
 def _with_mirror_image(colour: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:

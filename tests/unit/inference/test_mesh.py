@@ -13,9 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from safa.data.clip_store import ClipStore
+from safa.head.raster import make_rasterizer
+from safa.head.render import render_side
 from safa.inference import head_texture
 from safa.inference import mesh as mesh_module
 from safa.inference.face_crop import crop_face
@@ -144,6 +147,19 @@ def test_a_heads_texture_is_that_of_the_photo(head: Head) -> None:
     assert texture.max(-1).min() > 100
     assert (texture[..., 0] > 200).any()
     assert (texture[..., 2] > 200).any()
+
+
+def test_background_at_the_rim_of_a_head_that_is_too_large_is_not_read(head: Head) -> None:
+    """The person is red, before green, and a little smaller than the head that was fitted."""
+    geometry, size = head.batch.geometry, head_texture.RIM_SIZE
+    alpha = render_side(geometry, head.tdmm.surface, size, make_rasterizer("native")).alpha
+    gap = round(float(alpha[0, 0].amax(dim=0).sum()) * head_texture.RIM / 2)
+    person = 1 - F.max_pool2d(1 - alpha, 2 * gap + 1, 1, gap)
+    image = torch.cat([person, 1 - person, torch.zeros_like(person)], dim=1)
+    read = head_texture._not_background(image, head.tdmm, geometry)
+    assert person.sum() > 0
+    assert read[person == 1].min() == 1
+    assert read[(alpha == 1) & (person == 0)].max() == 0
 
 
 def test_depth_and_normals_are_pictures_of_the_head(head: Head) -> None:
