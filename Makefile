@@ -51,10 +51,11 @@ test: install ## all tests, the fast ones first
 test-fast: install ## only the fast tests
 	$(PYTEST) -m 'not slow and not ray and not soak'
 
-soak: install ## the long tests: every fault of docs/reliability.md on several raylets, a million hostile pickles
+soak: install ## the long tests: every fault of docs/reliability.md on several raylets, a million hostile pickles, other hostile files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) -e '.[fuzz]' || echo "note: no atheris here: random changes"
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/pickle_target.py --runs 1000000
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/reader_target.py --runs 20000
 
 audit: install ## known holes in the pinned versions, by pip-audit; needs a network
 	@$(PIP) pip-audit 2>/dev/null || { echo "skipped: pip-audit cannot be installed here"; exit 0; }; \

@@ -20,6 +20,7 @@ from safa.errors import UserError
 from safa.files import check_regular
 from safa.limits import check_limit, limit, over_limit
 from safa.reading import boundary
+from safa.unpickle.zip_records import ZipRecords
 
 Array = NDArray[Any]
 _PLAIN = "biuf"  # kinds of dtype: bool, whole numbers, floats
@@ -33,7 +34,10 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, Array]:
             have more bytes than the limit ``array_bytes``.
     """
     check_regular(path)
+    check_limit("array_bytes", path.stat().st_size, str(path))
     arrays, left = {}, limit("array_bytes")
+    with boundary(str(path), "not a readable .npz file"), path.open("rb", buffering=0) as file:
+        ZipRecords(file, path.stat().st_size)  # refuses a directory of millions of names before it is read
     with boundary(str(path), "not a readable .npz file"), zipfile.ZipFile(path) as archive:
         for name in names:
             try:

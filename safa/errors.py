@@ -24,6 +24,7 @@ from pathlib import Path
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143  # 128 and the number of SIGTERM, as of a process that did not catch it
+LONGEST_LINE = 960  # characters of an error, for a person
 DETAIL_LENGTH = 500  # characters of an explanation in a row
 
 
@@ -41,6 +42,12 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def _shortened(line: str) -> str:
+    """A line without its middle, if it is longer than ours: a name may have a million letters."""
+    half = LONGEST_LINE // 2
+    return line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
+
+
 class UserError(Exception):
     """One line for a person: what is wrong, where, and what to do about it.
 
@@ -53,7 +60,7 @@ class UserError(Exception):
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         line = f"{where}: {what}" if where else what
-        super().__init__(printable(f"{line}. {fix}" if fix else line))
+        super().__init__(_shortened(printable(f"{line}. {fix}" if fix else line)))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
         # Exceptions cross process borders in Ray; the default would rebuild from the joined line only.

@@ -62,8 +62,9 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
             path.stat()
         except FileNotFoundError:
             return
-        if path.is_dir():
-            raise UserError("is a folder", str(path), "Give the name of a file.")
+        if not path.is_file():  # a device, too, would be replaced by the file
+            what = "is a folder" if path.is_dir() else "is there and is no file"
+            raise UserError(what, str(path), "Give the name of a file.")
         same = [each for each in inputs if each.exists() and path.samefile(each)]
     if same:
         raise UserError("is an input, too", str(path), "Give another name, so that it is not overwritten.")
@@ -173,7 +174,7 @@ def _dir_manifest(folder: Location) -> Location:
 
 def dir_names(parent: Location) -> list[str]:
     """Names of the folders in ``parent`` that ``atomic_dir`` wrote, sorted; none without a ``parent``."""
-    if not exists(parent):
+    if not is_folder(parent):
         return []
     if is_uri(parent):
         names = [entry.stem for entry in entries(parent) if entry.suffix == ".json"]
@@ -218,8 +219,7 @@ def _files_of(folder: Location, listed: bool) -> dict[str, int]:
     """Names and sizes of the files of a folder in a store: those that its list has, or else all."""
     with reporting_errors(folder):
         if listed or dir_exists(folder):
-            files: dict[str, int] = json.loads(read_bytes(_dir_manifest(folder)))["files"]
-            return files
+            return _listed_files(read_bytes(_dir_manifest(folder)))
         store, path = filesystem(folder)
         below = store.get_file_info(fs.FileSelector(path, recursive=True))
         return {
@@ -227,6 +227,21 @@ def _files_of(folder: Location, listed: bool) -> dict[str, int]:
             for info in below
             if info.type == fs.FileType.File
         }
+
+
+def _listed_files(data: bytes) -> dict[str, int]:
+    """Names and sizes in the list of a folder.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    try:
+        files = json.loads(data)["files"]
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("its list of files is none") from None
+    if not isinstance(files, dict) or not all(type(size) is int for size in files.values()):
+        raise ValueError("its list of files is none")
+    return files
 
 
 @contextmanager

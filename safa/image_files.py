@@ -59,4 +59,5 @@ def _is_heif(path: Path) -> bool:
 
 def is_animated(image: Image.Image) -> bool:
     """Whether a picture moves; those of a camera's MPO, or of a TIFF, are not one after the other."""
-    return image.format in ("GIF", "WEBP", "PNG", "AVIF") and getattr(image, "n_frames", 1) > 1
+    # Not ``n_frames``: of a GIF that is found by going through all of it.
+    return image.format in ("GIF", "WEBP", "PNG", "AVIF") and bool(getattr(image, "is_animated", False))

@@ -7,13 +7,18 @@ once, and the system clears every page of a new one: millions of page faults in 
 from __future__ import annotations
 
 import ctypes
+import errno
+import re
 import resource
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 # Parameters of mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 LARGEST = 2**31 - 1  # bytes; mallopt takes an int
+# Words of torch, its libraries and Python's threads.
+_NO_MEMORY = re.compile("allocate memory|out of memory|enough memory|create a memory|start new thread")
 GROWTH = 64 * 2**20  # bytes that the heap grows by
 
 
@@ -25,6 +30,28 @@ def bound_memory(process: int, most: int) -> None:
     if hasattr(resource, "prlimit"):  # Linux
         with suppress(ProcessLookupError):  # it has ended
             resource.prlimit(process, resource.RLIMIT_AS, (most, most))
+
+
+def bound_growth(most: int) -> None:
+    """Let this process take at most so many bytes more than it has; does nothing where that cannot be.
+
+    Memory is counted that it may write to (``RLIMIT_DATA``), not the address space that drivers of GPUs set
+    aside. Processes that it starts may have as much, each.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    status = Path("/proc/self/status").read_text()
+    have = re.search(r"^VmData:\s*([0-9]+) kB", status, re.MULTILINE)
+    if have:
+        bound = int(have[1]) * 1024 + most
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no more memory; only Python's own and CUDA's have a type for it."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def keep_freed_memory() -> bool:

@@ -124,10 +124,13 @@ def _check_depth(value: Any, where: str) -> None:
         for item in level:
             if isinstance(item, dict):
                 below.extend(item.values())
+                below.extend(item)
             elif isinstance(item, list):
                 below.extend(item)
             elif isinstance(item, float) and item in (float("inf"), float("-inf")):
                 raise UserError("not valid JSON (a number beyond all range)", where)
+            elif isinstance(item, str):
+                item.encode()  # half of a character can be written in JSON, and in no file
         if not below:
             return
         level = below

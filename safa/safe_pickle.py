@@ -136,6 +136,8 @@ def dense(value: Any, where: str) -> np.ndarray[Any, Any]:
         raise UserError(f"expected an array, found {type(value).__name__}", where)
     if value.dtype.kind not in "biuf":
         raise UserError(f"expected an array of numbers, found one of {value.dtype}", where)
+    if value.dtype.kind == "f" and not (np.abs(value) <= np.finfo(np.float32).max).all():
+        raise UserError("holds numbers that are not finite", where)
     return value
 
 

@@ -138,7 +138,7 @@ class _Http(urllib.request.HTTPHandler):
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         """Connect to what ``_connect`` allows."""
-        connection = functools.partial(_Connection, to_public=_must_be_public(req, self._origin))
+        connection = functools.partial(_Connection, to_public=must_be_public(req, self._origin))
         return self.do_open(connection, req)
 
 
@@ -149,13 +149,13 @@ class _Https(urllib.request.HTTPSHandler):
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         """Connect to what ``_connect`` allows."""
-        connection = functools.partial(_SafeConnection, to_public=_must_be_public(req, self._origin))
+        connection = functools.partial(_SafeConnection, to_public=must_be_public(req, self._origin))
         context = self._context  # type: ignore[attr-defined]
         return self.do_open(connection, req, context=context)
 
 
-def _must_be_public(request: urllib.request.Request, origin: str) -> bool:
-    """Whether the address that is connected to must be public: not the origin's, and not a proxy's.
+def must_be_public(request: urllib.request.Request, origin: str) -> bool:
+    """Whether the address that a request connects to must be public: not the origin's, and not a proxy's.
 
     A proxy resolves names itself, so what a redirect names is checked here as far as it can be.
     """
@@ -175,7 +175,7 @@ class _Timed(http.client.HTTPConnection):
     def __init__(self, *arguments: Any, to_public: bool, **options: Any) -> None:
         super().__init__(*arguments, **options)
         if to_public:
-            self._create_connection = _connect_to_public
+            self._create_connection = connect_to_public
 
     def getresponse(self) -> http.client.HTTPResponse:
         """The answer, whose headers have the time of one MiB."""
@@ -200,7 +200,7 @@ class _SafeConnection(_Timed, http.client.HTTPSConnection):
     pass
 
 
-def _connect_to_public(
+def connect_to_public(
     address: tuple[str, int], timeout: float | None = None, source_address: Any = None
 ) -> socket.socket:
     """Connect to one of a name's addresses, if all of them are public."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from safa.errors import UserError
 from safa.files import Location, check_regular, local_file
+from safa.limits import check_limit
 from safa.reading import boundary
 from safa.unpickle.torch_file import load_torch_file
 
@@ -39,9 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: no such file, or damaged.
     """
-    check_regular(path)
-    with boundary(str(path), "cannot be read", "Use another checkpoint."):
-        return load_file(path)
+    return _read_safetensors(path, "cannot be read", "Use another checkpoint.")
 
 
 def read_weights(location: Location) -> Mapping[str, Tensor]:
@@ -58,7 +57,10 @@ def read_weights(location: Location) -> Mapping[str, Tensor]:
 
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
     check_regular(path)
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else load_torch_file(path)
+    if path.suffix == ".safetensors":
+        state: object = _read_safetensors(path, "no state dict of tensors")
+    else:
+        state = load_torch_file(path)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
@@ -67,8 +69,10 @@ def _read_weights(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    with boundary(str(path), "no state dict of tensors"):
+def _read_safetensors(path: Path, what: str, fix: str = "") -> dict[str, Tensor]:
+    check_regular(path)
+    check_limit("weights_bytes", path.stat().st_size, str(path))  # a sparse file takes no room but in memory
+    with boundary(str(path), what, fix):
         return load_file(path)
 
 

@@ -21,12 +21,14 @@ PLAIN_PAGE = b"<!doctype html><html><body>Welcome to our web site</body></html>"
 class Behaviour:
     """What is done for each id (a file's name without its ending); the default is to serve the file.
 
-    ``count`` counts requests; ``flaky`` ids fail that often before they work.
+    ``count`` counts requests; ``redirects`` leads ids to other addresses; ``flaky`` ids fail that often
+    before they work.
     """
 
     folder: Path
     ways: dict[str, str] = field(default_factory=dict)
     flaky: dict[str, int] = field(default_factory=dict)
+    redirects: dict[str, str] = field(default_factory=dict)
     count: Counter[str] = field(default_factory=Counter)
     stall_s: float = 3.0
     slow_s: float = 0.0
@@ -56,6 +58,12 @@ class _Handler(BaseHTTPRequestHandler):
         behaviour = self.behaviour
         name = self.path.strip("/").removesuffix(".mp4")
         behaviour.count[name] += not head
+        if name in behaviour.redirects:
+            self.send_response(302)
+            self.send_header("Location", behaviour.redirects[name])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         time.sleep(behaviour.slow_s)
         way = behaviour.ways.get(name, "")
         if behaviour.flaky.get(name, 0) >= behaviour.count[name] > 0:

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from safa.app.guard import LOOPBACK, Guard, is_loopback
-from safa.app.work import Limits, Result, Workshop, make_example
+from safa.app.job_process import JobProcess
+from safa.app.work import Limits, Result, make_example
 from safa.errors import Terminated, UserError
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.options import ADAPT_SCALE, RELATIVE
 from safa.messages import INSTALL_APP
+from safa.reading import read_text_limited
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +76,9 @@ class Address:
             fix = "Add --auth FILE, a file with USER:PASSWORD, or serve at 127.0.0.1."
             raise UserError("strangers could use this machine", f"--host {self.host}", fix)
         try:
-            user, colon, password = self.auth.read_text(encoding="utf-8").strip().partition(":")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot be read ({error})", str(self.auth), "Give a text file.") from None
+            user, colon, password = read_text_limited(self.auth, "config_bytes").strip().partition(":")
+        except UserError as error:
+            raise UserError(f"cannot be read ({error.what})", str(self.auth), "Give a text file.") from None
         if not (user and colon and password):
             raise UserError("does not hold USER:PASSWORD", str(self.auth), "Write one line of this form.")
         return user, password
@@ -84,6 +86,9 @@ class Address:
 
 def serve(open_model: Callable[[], FaceAnimator], limits: Limits, address: Address) -> None:
     """Load the model, then serve the page until Ctrl-C or SIGTERM; uploads and results are removed then.
+
+    Args:
+        open_model: makes the model in a process of its own, so it must be a function that can be pickled.
 
     Raises:
         UserError: Gradio is missing, the model can't be loaded, the port is in use, or strangers could reach
@@ -94,13 +99,21 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, address: Addre
     if importlib.util.find_spec("gradio") is None:
         raise UserError("Gradio is not installed", "safa app", f"Install it: {INSTALL_APP}.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported, or it calls home
-    with tempfile.TemporaryDirectory(prefix="safa-app-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="safa-app-") as folder,
+        JobProcess(open_model, limits, Path(folder)) as jobs,
+    ):
         # Gradio's copies of uploads are deleted with our files when the server stops.
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
-        workshop = Workshop(open_model(), limits, Path(folder))
-        page = build_page(workshop, limits, Path(folder) / "example")
+        uploads = Path(folder) / "uploads"
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        page = build_page(jobs, limits, Path(folder) / "example")
         page.queue(max_size=QUEUE_LENGTH, api_open=False)
-        hosts = (*LOOPBACK, host, *address.names)
+        guarded = partial(
+            _guarded,
+            hosts=(*LOOPBACK, host, *address.names),
+            uploads=uploads,
+            upload_bytes=round(limits.max_mb * 1e6),
+        )
         signal.signal(signal.SIGTERM, _terminate)
         sys.stdout.write(f"serving at http://{host}:{port} until Ctrl-C\n")
         sys.stdout.flush()
@@ -109,7 +122,7 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, address: Addre
                 quiet=True,
                 server_name=host,
                 auth=login,
-                app_kwargs={"lifespan": partial(_guarded, hosts=hosts), "docs_url": None, "redoc_url": None},
+                app_kwargs={"lifespan": guarded, "docs_url": None, "redoc_url": None},
                 server_port=port,
                 share=False,
                 max_file_size=f"{limits.max_mb:g}mb",
@@ -125,9 +138,11 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, address: Addre
 
 
 @asynccontextmanager
-async def _guarded(app: Any, *, hosts: tuple[str, ...]) -> AsyncIterator[None]:
+async def _guarded(
+    app: Any, *, hosts: tuple[str, ...], uploads: Path, upload_bytes: int
+) -> AsyncIterator[None]:
     """Put the guard around everything, Gradio's own middleware included, which would answer strangers."""
-    app.middleware_stack = Guard(app.middleware_stack, hosts)
+    app.middleware_stack = Guard(app.middleware_stack, hosts, uploads, upload_bytes)
     yield
 
 
@@ -135,24 +150,24 @@ def _terminate(*_: object) -> None:
     raise Terminated("terminated")
 
 
-def build_page(workshop: Workshop, limits: Limits, examples: Path) -> Any:
+def build_page(jobs: JobProcess, limits: Limits, examples: Path) -> Any:
     """Build the page as ``gradio.Blocks`` without serving it."""
     import gradio as gr
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# {TITLE}\n{INTRO}")
-        gr.Markdown(f"{workshop.about[:1].upper()}{workshop.about[1:]}.", elem_id="about")
+        gr.Markdown(f"{jobs.about[:1].upper()}{jobs.about[1:]}.", elem_id="about")
         gr.Markdown(f"Videos of up to {limits.max_seconds:g} s, files of up to {limits.max_mb:g} MB.")
         with gr.Tab("Animate"):
-            _animate_tab(gr, workshop, examples)
+            _animate_tab(gr, jobs, examples)
         with gr.Tab("Swap"):
-            _swap_tab(gr, workshop, examples)
+            _swap_tab(gr, jobs, examples)
         with gr.Tab("3D head"):
-            _head_tab(gr, workshop, examples)
+            _head_tab(gr, jobs, examples)
     return page
 
 
-def _animate_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
+def _animate_tab(gr: Any, jobs: JobProcess, examples: Path) -> None:
     photo, video, example, preview, seen = _inputs(gr)
     with gr.Row():
         relative = _option(gr, RELATIVE, label="Relative motion")
@@ -174,17 +189,17 @@ def _animate_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
         return _shown(
             gr,
             values[1],
-            lambda: workshop.animate(values[0], values[1], progress, **options, session=session),
+            lambda: jobs.do("animate", *values[:2], report=progress, session=session, **options),
         )
 
     inputs = [photo, video, relative, adapt, best, eyes, back, crop, grid, beside]
     work.__annotations__["request"] = gr.Request
     outputs = [driving, result, second, download, message]
-    _connect(gr, workshop, (photo, video, preview, seen, message))
-    _run_with(gr, workshop, examples, (run, cancel, example), crop, work, inputs, outputs)
+    _connect(gr, jobs, (photo, video, preview, seen, message))
+    _run_with(gr, jobs, examples, (run, cancel, example), crop, work, inputs, outputs)
 
 
-def _swap_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
+def _swap_tab(gr: Any, jobs: JobProcess, examples: Path) -> None:
     photo, video, example, preview, seen = _inputs(gr)
     with gr.Row():
         crop = _option(gr, True, label=CROP, info=CROP_INFO)
@@ -197,17 +212,19 @@ def _swap_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
         options = dict(zip(("crop", "grid", "side_by_side"), values[2:], strict=True))
         session = str(request.session_hash)
         return _shown(
-            gr, values[1], lambda: workshop.swap(values[0], values[1], progress, **options, session=session)
+            gr,
+            values[1],
+            lambda: jobs.do("swap", *values[:2], report=progress, session=session, **options),
         )
 
     work.__annotations__["request"] = gr.Request
     outputs = [driving, result, second, download, message]
-    _connect(gr, workshop, (photo, video, preview, seen, message))
+    _connect(gr, jobs, (photo, video, preview, seen, message))
     inputs = [photo, video, crop, grid, beside]
-    _run_with(gr, workshop, examples, (run, cancel, example), crop, work, inputs, outputs)
+    _run_with(gr, jobs, examples, (run, cancel, example), crop, work, inputs, outputs)
 
 
-def _head_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
+def _head_tab(gr: Any, jobs: JobProcess, examples: Path) -> None:
     with gr.Row():
         photo = _photo(gr)
         overlay = gr.Image(label="Photo with the head over it", interactive=False, height=300)
@@ -221,7 +238,7 @@ def _head_tab(gr: Any, workshop: Workshop, examples: Path) -> None:
 
     def work(path: str | None, find: bool) -> Any:
         try:
-            result = workshop.reconstruct(path, crop=find)
+            result = jobs.do("reconstruct", path, crop=find)
         except Exception as error:
             return gr.skip(), gr.skip(), gr.skip(), _error_line(error)
         return str(result.overlay), str(result.turntable), str(result.archive), result.message
@@ -247,7 +264,7 @@ def _buttons(gr: Any, label: str, name: str) -> tuple[Any, Any]:
 
 def _run_with(
     gr: Any,
-    workshop: Workshop,
+    jobs: JobProcess,
     examples: Path,
     buttons: tuple[Any, Any, Any],
     crop: Any,
@@ -265,7 +282,7 @@ def _run_with(
         return str(example_files.photo), str(example_files.video), False, WORKING
 
     def stop(request: gr.Request) -> None:
-        workshop.cancel(str(request.session_hash))
+        jobs.cancel(str(request.session_hash))
 
     stop.__annotations__["request"] = gr.Request
     start = run.click(lambda: WORKING, None, message)
@@ -299,9 +316,13 @@ def _photo(gr: Any) -> Any:
 
 def _outputs(gr: Any, name: str) -> tuple[Any, ...]:
     """Add a message, the result beside the driving video, and a download."""
+    from gradio.data_classes import FileData
+
     message = gr.Markdown(elem_id=f"{name}-message")
     with gr.Row():
         driving = gr.Video(label="Driving video", interactive=False, height=340)
+        # As it is: where ffmpeg is installed, Gradio would run it on an upload, without a bound.
+        driving.postprocess = lambda value: None if value is None else FileData(path=str(value))
         result = gr.Video(
             label="Result", interactive=False, height=340, elem_id=f"{name}-result", autoplay=True
         )
@@ -314,13 +335,13 @@ def _second(gr: Any, path: Path | None) -> Any:
     return gr.update(value=None if path is None else str(path), visible=path is not None)
 
 
-def _connect(gr: Any, workshop: Workshop, parts: tuple[Any, ...]) -> None:
+def _connect(gr: Any, jobs: JobProcess, parts: tuple[Any, ...]) -> None:
     """Connect the button for the preview."""
     photo, video, preview, seen, message = parts
 
     def look(image: str | None, moving: str | None) -> Any:
         try:
-            return workshop.preview(image, moving), ""
+            return jobs.do("preview", image, moving), ""
         except Exception as error:
             return gr.skip(), _error_line(error)
 

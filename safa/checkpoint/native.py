@@ -50,10 +50,14 @@ from safa.files import (
 from safa.head import load_head_assets
 from safa.head.assets import HeadAssets
 from safa.head.raster import available_rasterizer
+from safa.models.generator import Generator
+from safa.models.keypoints import KeypointDetector
 from safa.models.safa import Safa
-from safa.reading import read_json
+from safa.models.tdmm import HeadEncoder
+from safa.reading import boundary, read_json
 from safa.weights import (
     check_finite,
+    check_weights,
     load_weights,
     read_tensors,
     strip_prefix,
@@ -380,11 +384,31 @@ def load_model(
     config = info.config.with_rasterizer(chosen)
     packed = config.head.assets is None and not any(_is_of_head(name) for name in weights)
     head = strip_prefix(weights, "tdmm.")
+    _check_sizes(config, weights, shown(path))
     model = Safa(config, load_head_assets(config.head) if packed else HeadAssets.from_state_dict(head))
     if packed:
         weights |= {name: value for name, value in model.state_dict().items() if _is_of_head(name)}
     load_weights(model, weights, shown(path))
     return model.to(device).eval(), info
+
+
+def _check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], where: str) -> None:
+    """Compare the learned weights with the networks of these sizes before memory is taken for them.
+
+    Raises:
+        UserError: as ``check_weights``.
+    """
+    with torch.device("meta"), boundary(where, "its settings make no network"):  # shapes alone
+        networks = {
+            "kp_detector.": KeypointDetector(config),
+            "generator.": Generator(config),
+            "tdmm.encoder.": HeadEncoder(config.head),
+        }
+    expected = {
+        prefix + name: value for prefix, net in networks.items() for name, value in net.state_dict().items()
+    }
+    learned = {name: value for name, value in weights.items() if not _is_of_head(name)}
+    check_weights(expected, learned, where)
 
 
 def stage_of_model(file: Path) -> str | None:
@@ -459,8 +483,13 @@ def _described(info: ModelInfo) -> dict[str, Any]:
 def _info(record: Mapping[str, Any], where: Path) -> ModelInfo:
     try:
         config = parse_settings(record["model"], ModelConfig, str(where))
-        trained_on = str(record.get("trained_on", ""))  # runs before 2026-11-26 do not say
-        return ModelInfo(record["stage"], config, record["step"], record["run"], trained_on)
+        trained_on = record.get("trained_on", "")  # runs before 2026-11-26 do not say
+        stage, step, run = record["stage"], record["step"], record["run"]
+        if stage not in ("head", "full") or type(step) is not int or step < 0:
+            raise _damaged(where, "a stage or a step that is none")
+        if not isinstance(run, str) or not isinstance(trained_on, str):
+            raise _damaged(where, "a name that is none")
+        return ModelInfo(stage, config, step, run, trained_on)
     except KeyError as error:
         raise _damaged(where, f"{error} is missing") from None
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safa.commands.flags import add_model_flags, load_animator_from_flags
+from safa.errors import UserError
 from safa.messages import INSTALL_APP
 
 
@@ -58,7 +61,11 @@ def add_parser(subparsers: Any) -> None:
 def _app(arguments: argparse.Namespace) -> int:
     from safa.app import Address, Limits, serve
 
+    for name in ("max_seconds", "max_minutes", "max_mb"):
+        value = getattr(arguments, name)
+        if not 0 < value < math.inf:  # nor a number that is none, which is never passed
+            raise UserError(f"{value} is no limit", f"--{name.replace('_', '-')}", "Give a number above 0.")
     limits = Limits(arguments.max_seconds, arguments.max_mb, arguments.max_minutes)
     address = Address(arguments.host, arguments.port, tuple(arguments.allow_host), arguments.auth)
-    serve(lambda: load_animator_from_flags(arguments), limits, address)
+    serve(partial(load_animator_from_flags, arguments), limits, address)
     return 0

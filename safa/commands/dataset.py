@@ -62,14 +62,15 @@ def _progress(noun: str) -> Callable[[int], None]:
 def _verify(arguments: argparse.Namespace) -> int:
     from safa.data.columns import column_names, verify_column
     from safa.data.dataset_files import clips_folder, verify
+    from safa.errors import printable
 
     folder = clips_folder(arguments.dataset)
     found, columns = verify(folder, _progress("clips")), column_names(folder)
     errors = [*found.errors, *(error for name in columns for error in verify_column(folder, name))]
     for error in errors:
-        sys.stderr.write(f"damaged: {error}\n")
+        sys.stderr.write(f"damaged: {printable(error)}\n")
     for name in found.unreferenced:
-        sys.stderr.write(f"not in the index, may be deleted: shards/{name}\n")
+        sys.stderr.write(f"not in the index, may be deleted: shards/{printable(name)}\n")
     sys.stdout.write(
         f"{found.clips} clips, {found.frames:,} frames, {found.n_bytes / 2**20:,.1f} MiB of images"
         f"{', columns ' + ', '.join(columns) if columns else ''}: "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa.decimals import whole
-from safa.errors import UserError
+from safa.errors import UserError, printable
 from safa.messages import Progress, TerminalLine
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ if TYPE_CHECKING:
 def print_notes(notes: Iterable[str]) -> None:
     """Write one line for each thing that was guessed or converted."""
     for note in notes:
-        sys.stderr.write(f"note: {in_flags(note)}\n")
+        sys.stderr.write(f"note: {printable(in_flags(note))}\n")
 
 
 def write_video_file(video: RenderedVideo, output: Path, grid: Path | None = None) -> SavedVideo:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from safa.batching import batched
+from safa.errors import printable
 from safa.messages import count
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _print_split(store: ClipStore, split: str) -> None:
     people, videos = ({getattr(clip, key) for clip in clips} for key in ("person_id", "video_id"))
     sizes = Counter(f"{clip.width} x {clip.height}" for clip in clips)
     sys.stdout.write(
-        f"{split}: {count(len(clips), 'clip')} of {count(len(people), 'person', 'people')} "
+        f"{printable(split)}: {count(len(clips), 'clip')} of {count(len(people), 'person', 'people')} "
         f"in {count(len(videos), 'video')}\n"
         f"  frames     {frames.sum():,} ({seconds / 60:.1f} minutes); "
         f"per clip {frames.min()} to {frames.max()}, median {np.median(frames):g}\n"
@@ -94,18 +95,17 @@ def _counted(counter: Counter[str]) -> str:
 
 
 def _print_quarantine(folder: Location) -> None:
-    import pyarrow.parquet as pq
-
     from safa.files import entries, exists, local_file
+    from safa.tables import read_table
 
     codes: Counter[str] = Counter()
     for entry in sorted(entries(folder)) if exists(folder) else ():
         if entry.suffix == ".parquet":
             with local_file(entry.location) as path:
-                codes.update(pq.read_table(path, columns=["code"])["code"].to_pylist())
+                codes.update(map(str, read_table(path, ["code"])["code"].to_pylist()))
     if codes:
         reasons = ", ".join(f"{number} {code}" for code, number in codes.most_common())
-        sys.stdout.write(f"quarantine: {count(codes.total(), 'clip')} ({reasons})\n")
+        sys.stdout.write(f"quarantine: {count(codes.total(), 'clip')} ({printable(reasons)})\n")
 
 
 def _write_sheet(store: ClipStore, path: Path, num_clips: int) -> None:

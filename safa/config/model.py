@@ -98,7 +98,7 @@ class ModelConfig(Settings):
             ("generator.dense_motion", self.generator.dense_motion),
         ):
             side = int(self.image_size * glass.scale_factor)
-            if side % (2**glass.num_blocks):
+            if side < 1 or side % (2**glass.num_blocks):
                 raise ValueError(
                     f"{name}.num_blocks={glass.num_blocks} does not fit a {side} px input: "
                     f"{side} must be divisible by 2**num_blocks"

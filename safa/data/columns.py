@@ -13,7 +13,6 @@ and uncompressed, so that those of a frame are one range of bytes.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,23 +25,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from safa.data.schema import NUM_LANDMARKS
+from safa.data.schema import NUM_LANDMARKS, is_safe_name
 from safa.data.shards import LANDMARK_BYTES, ONE_PAGE, is_name
 from safa.errors import UserError
 from safa.files import (
     Location,
     atomic_file,
+    check_regular,
     entries,
     exists,
     join,
     local_file,
-    read_bytes,
     shown,
     write_json,
 )
+from safa.limits import check_limit
+from safa.reading import boundary, read_json
+from safa.tables import open_parquet, read_group
 
 COLUMNS, PARTS, INDEX, MANIFEST = "columns", "parts", "index", "column.json"
 FORMAT = 1
+DELETE = "Delete the column."
 VALUES = 2 * NUM_LANDMARKS
 _KEY = (
     pa.field("clip_id", pa.string(), nullable=False),
@@ -159,13 +162,20 @@ def _index_files(folder: Location) -> list[str]:
 
 def _read_index(folder: Location, part: str) -> pa.Table:
     where = join(folder, INDEX, f"{part}.arrow")
-    try:
-        with local_file(where) as path, pa.OSFile(str(path)) as file:
+    with local_file(where) as path, boundary(shown(where), "not an index of a column", DELETE):
+        check_regular(path)
+        check_limit("table_bytes", path.stat().st_size, shown(where))
+        with pa.OSFile(str(path)) as file:
             table = pa.ipc.open_file(file).read_all()
+        if table.get_total_buffer_size() > path.stat().st_size:  # compressed, which ours never is
+            raise ValueError("it unfolds to more than its size")
+        table.validate(full=True)  # or a wrong offset would read beside the file
         if not table.schema.equals(PART_SCHEMA):
             raise ValueError("other columns")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"not an index of a column ({error})", shown(where), "Delete the column.") from None
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a value is missing")
+        if (np.asarray(table["n_frames"]) < 0).any():
+            raise ValueError("a clip has less than no frame")
     return table
 
 
@@ -209,13 +219,8 @@ def read_column(clips: Location, name: str, kind: str = "") -> ColumnClips:
     where = shown(join(folder, MANIFEST))
     if not exists(join(folder, MANIFEST)):
         raise UserError(f"no column '{name}' here", where, "Run `python -m pipelines.annotate`.")
-    try:
-        record = json.loads(read_bytes(join(folder, MANIFEST)))
-        parts = tuple(str(part) for part in record["parts"])
-        if record["format"] != FORMAT or not all(is_name(f"{part}.arrow") for part in parts):
-            raise ValueError("another format")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"cannot be read ({error})", where, "Delete the column.") from None
+    record = _read_manifest(folder)
+    parts = tuple(record["parts"])
     if kind and record["kind"] != kind:
         raise UserError(f"is a column of {record['kind']}, not of {kind}", where)
     tables = [_read_index(folder, part) for part in parts]
@@ -226,16 +231,27 @@ def read_column(clips: Location, name: str, kind: str = "") -> ColumnClips:
     return ColumnClips(parts, table.take(pa.array(first)), number[first])
 
 
+def _read_manifest(folder: Location) -> dict[str, Any]:
+    where = join(folder, MANIFEST)
+    record = read_json(where)
+    with boundary(shown(where), "cannot be read", DELETE):
+        if record["format"] != FORMAT or not all(is_name(f"{part}.arrow") for part in record["parts"]):
+            raise ValueError("another format")
+        if not is_safe_name(record["kind"]):
+            raise ValueError("a kind that is none")
+    return record
+
+
 def column_names(clips: Location) -> list[str]:
     """Names of the columns of a data set that were committed, sorted."""
     folder = join(clips, COLUMNS)
-    found = entries(folder) if exists(folder) else ()
+    found = [entry for entry in entries(folder) if is_safe_name(entry.name)] if exists(folder) else []
     return sorted(entry.name for entry in found if exists(join(entry.location, MANIFEST)))
 
 
 def column_kind(clips: Location, name: str) -> str:
     """What a column holds, e.g. ``landmarks``."""
-    return str(json.loads(read_bytes(join(column_folder(clips, name), MANIFEST)))["kind"])
+    return str(_read_manifest(column_folder(clips, name))["kind"])
 
 
 def verify_column(clips: Location, name: str) -> list[str]:
@@ -245,9 +261,9 @@ def verify_column(clips: Location, name: str) -> list[str]:
         where = join(column_folder(clips, name), PARTS, f"{part}.parquet")
         index = column.table.filter(pa.array(column.part == number)).to_pylist()
         try:
-            with local_file(where) as path:
+            with local_file(where) as path, boundary(shown(where), "cannot be read"):
                 errors += [f"columns/{name}, {text}" for text in _differences(path, index)]
-        except (OSError, ValueError, pa.ArrowException, UserError) as error:
+        except UserError as error:
             errors.append(f"columns/{name}, part {part}: {error}")
     return errors
 
@@ -255,9 +271,9 @@ def verify_column(clips: Location, name: str) -> list[str]:
 def _differences(path: Path, index: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a part and its index say differently of each clip."""
     found: dict[str, list[tuple[int, bytes]]] = {}  # of each clip's pieces: frames, and their landmarks
-    file = pq.ParquetFile(path)
+    file = open_parquet(path)
     for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
+        table = read_group(file, group, path)
         values = b""
         if "landmarks" in table.column_names:
             values = table["landmarks"].combine_chunks().flatten().to_numpy().astype("<f4").tobytes()

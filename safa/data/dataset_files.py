@@ -29,9 +29,21 @@ from safa.data.shards import (
     stored_clips,
 )
 from safa.data.video import write_video
-from safa.errors import UserError
-from safa.files import Location, atomic_dir, atomic_file, delete, entries, exists, join, local_file, location
-from safa.tables import open_parquet, read_table
+from safa.errors import ClipError, UserError
+from safa.files import (
+    Location,
+    atomic_dir,
+    atomic_file,
+    delete,
+    entries,
+    exists,
+    join,
+    local_file,
+    location,
+    shown,
+)
+from safa.reading import boundary
+from safa.tables import open_parquet, read_group, read_table
 
 SHARD_BYTES = 2**29  # of images in a shard that is joined or converted
 PIECE_FRAMES = 128
@@ -88,15 +100,16 @@ def verify(folder: Location, progress: Progress = lambda n_frames: None) -> Veri
     frames = n_bytes = 0
     for shard, pieces in _pieces_by_shard(store, range(len(store))).items():
         try:
-            with local_file(join(folder, SHARDS, shard)) as path:
+            where = join(folder, SHARDS, shard)
+            with local_file(where) as path, boundary(shown(where), "cannot be read"):
                 file = open_parquet(path)
                 for number, piece in pieces:
-                    rows = _rows_of(file, store.clip_id(number), piece)
+                    rows = _rows_of(file, path, store.clip_id(number), piece)
                     errors += _differences(store, number, piece, rows)
                     frames += len(rows)
                     n_bytes += sum(map(len, rows["image"].to_pylist()))
                     progress(len(rows))
-        except (UserError, OSError, pa.ArrowException) as error:
+        except (UserError, ClipError) as error:
             errors.append(f"{shard}: {error}")
     there = {entry.name for entry in entries(join(folder, SHARDS))}
     if frames != store.num_frames and not errors:
@@ -116,7 +129,7 @@ def _pieces_by_shard(store: ClipStore, numbers: Iterable[int]) -> dict[str, list
     }
 
 
-def _rows_of(file: pq.ParquetFile, clip_id: str, piece: StoredPiece) -> pa.Table:
+def _rows_of(file: pq.ParquetFile, path: Path, clip_id: str, piece: StoredPiece) -> pa.Table:
     """The rows of a piece: those of the row group in which its first image lies.
 
     Raises:
@@ -126,9 +139,9 @@ def _rows_of(file: pq.ParquetFile, clip_id: str, piece: StoredPiece) -> pa.Table
     image = [metadata.schema.column(n).path for n in range(metadata.num_columns)].index("image")
     starts = [metadata.row_group(n).column(image).data_page_offset for n in range(metadata.num_row_groups)]
     group = bisect.bisect_right(starts, piece.image_start) - 1
-    if group < 0:
+    if group < 0 or metadata.row_group(group).num_rows != piece.count:
         raise OSError(f"clip {clip_id} is not all there")
-    rows = file.read_row_group(group)
+    rows = read_group(file, group, path)
     if len(rows) != piece.count or set(rows["clip_id"].to_pylist()) != {clip_id}:
         raise OSError(f"clip {clip_id} is not all there")
     return rows
@@ -215,21 +228,21 @@ class _OpenShards:
     """Shards as Parquet files, the latest ones kept open."""
 
     def __init__(self, store: ClipStore, stack: ExitStack) -> None:
-        self._store, self._files = store, OrderedDict[str, tuple[pq.ParquetFile, ExitStack]]()
+        self._store, self._files = store, OrderedDict[str, tuple[pq.ParquetFile, Path, ExitStack]]()
         stack.callback(self._close)
 
-    def __getitem__(self, shard: str) -> pq.ParquetFile:
+    def __getitem__(self, shard: str) -> tuple[pq.ParquetFile, Path]:
         if shard not in self._files:
             if len(self._files) >= OPEN_SHARDS:
-                self._files.popitem(last=False)[1][1].close()
+                self._files.popitem(last=False)[1][2].close()
             stack = ExitStack()
             path = stack.enter_context(local_file(join(self._store.folder, SHARDS, shard)))
-            self._files[shard] = (open_parquet(path), stack)
+            self._files[shard] = (open_parquet(path), path, stack)
         self._files.move_to_end(shard)
-        return self._files[shard][0]
+        return self._files[shard][:2]
 
     def _close(self) -> None:
-        for _, stack in self._files.values():
+        for *_, stack in self._files.values():
             stack.close()
 
 
@@ -237,8 +250,8 @@ def _copy_clip(store: ClipStore, number: int, shards: _OpenShards, writer: Shard
     record = _record(store.info(number))
     for piece in store.pieces(number):
         try:
-            rows = _rows_of(shards[piece.shard], record.clip_id, piece)
-        except (OSError, pa.ArrowException) as error:
+            rows = _rows_of(*shards[piece.shard], record.clip_id, piece)
+        except (OSError, ValueError) as error:
             raise UserError(f"cannot be read ({error})", piece.shard, "Run `safa dataset verify`.") from None
         images, scores = rows["image"].to_pylist(), rows["face_score"].to_numpy()
         writer.add_piece(record.clip_id, piece.first, images, _points(rows), scores)
@@ -295,12 +308,16 @@ def convert(
 
 def _convert_file(path: Path, writer: ShardWriter, there: set[str]) -> int:
     """Copy the clips of a file; returns the number of frames."""
+    fix = "Delete it and convert again."
     try:
         rows = read_table(path, OLD_COLUMNS).to_pylist()
     except UserError as error:
-        raise UserError(
-            f"not a file of clips ({error.what})", str(path), "Delete it and convert again."
-        ) from None
+        raise UserError(f"not a file of clips ({error.what})", str(path), fix) from None
+    with boundary(str(path), "not a file of clips", fix):
+        return _copy_old_clips(path, rows, writer, there)
+
+
+def _copy_old_clips(path: Path, rows: list[dict[str, Any]], writer: ShardWriter, there: set[str]) -> int:
     clips: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         clips.setdefault(row["clip_id"], []).append(row)

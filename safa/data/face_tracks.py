@@ -32,6 +32,7 @@ from safa.media_types import COMPANIONS, VIDEOS, is_hidden, is_video, suffix_of
 from safa.reading import read_json
 
 BORDER = 1.0  # px; a face this near to the frame's edge may extend beyond it
+HIGHEST_RATE = 1000  # frames per second at which a video is read
 EMBED_EVERY = 24  # frames, of which one has its faces embedded: 75 ms each with dlib
 # So many frames of the shortest clip. A face that was embedded so often is then embedded one time in so many:
 # at least once in any clip.
@@ -318,11 +319,35 @@ def read_tracks(path: Location) -> VideoTracks:
     try:
         fields = read_json(path)
         segments = tuple(_read_segment(segment) for segment in fields.pop("segments"))
-        return VideoTracks(**fields, segments=segments)
-    except (UserError, ValueError, KeyError, TypeError) as error:
+        tracks = VideoTracks(**fields, segments=segments)
+        _check_tracks(tracks)
+        return tracks
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"not a file of face tracks ({error})", shown(path), "Delete it; the next run writes it anew."
         ) from None
+
+
+def _check_tracks(tracks: VideoTracks) -> None:
+    """Refuse values that no video has, of the right types or not.
+
+    Raises:
+        ValueError, TypeError: one is there.
+    """
+    if not 0 < tracks.fps <= HIGHEST_RATE or not isinstance(tracks.video, str):
+        raise ValueError(f"a video at {tracks.fps!r} frames per second")
+    for segment in tracks.segments:
+        corners = segment.box or (0, 0, 1, 1)
+        numbers = (tracks.width, tracks.height, segment.start, segment.end, *corners)
+        if any(type(number) is not int for number in numbers):
+            raise ValueError("a number that is not whole")
+        left, top, right, bottom = corners
+        if not (0 <= left < right <= tracks.width and 0 <= top < bottom <= tracks.height):
+            raise ValueError(f"a box {corners} in {tracks.width} x {tracks.height} px")
+        if not 0 <= segment.start < segment.end < 10**9 or not math.isfinite(segment.score):
+            raise ValueError(f"frames {segment.start} to {segment.end}")
+        if segment.box is None:
+            FailureCode(segment.code)
 
 
 def _read_segment(fields: dict[str, Any]) -> Segment:

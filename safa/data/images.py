@@ -15,9 +15,10 @@ from safa.config.preprocess import EncodingConfig
 from safa.data.landmarks import source_frames_at
 from safa.data.video import DecodeError, Frame, VideoFrame, VideoInfo
 from safa.decimals import whole
+from safa.errors import UserError
 from safa.image_files import FRAME_FORMATS, open_image
 from safa.media_types import is_frame
-from safa.reading import reason_of
+from safa.reading import read_limited, reason_of
 
 JPEG_MARKER = b"\xff\xd8"
 MAX_SIDE = 16384  # px of a stored frame
@@ -114,7 +115,9 @@ class ImageFolder:
     def _read(self, index: int) -> Frame:
         path = self._files[index]
         try:
-            return decode_image(path.read_bytes())
+            return decode_image(read_limited(path, "photo_bytes"))
+        except UserError as error:
+            raise DecodeError(str(error)) from None
         except (OSError, ValueError) as error:
             raise DecodeError(f"{path}: {error}") from None
 

@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from safa.data.schema import is_safe_name
-from safa.errors import UserError
 from safa.files import Location, atomic_file, exists, join, local_file, shown
+from safa.reading import boundary
 from safa.tables import read_table
 
 PEOPLE = "people.parquet"
@@ -285,18 +285,32 @@ def read_people(folder: Location) -> list[Person]:
     where = join(folder, PEOPLE)
     if not exists(where):
         return []
+    fix = "Delete the whole folder: without this file people get other names and splits."
     with local_file(where) as path:
-        rows = read_table(path, SCHEMA.names).to_pylist()
-    people = []
-    for row in rows:
-        embedding = None if row["embedding"] is None else np.asarray(row["embedding"], np.float32)
-        people.append(Person(row["person_id"], row["split"], tuple(row["clips"]), embedding, row["embedded"]))
-    sizes = {len(person.embedding) for person in people if person.embedding is not None}
-    twice = [name for name, count in Counter(person.name for person in people).items() if count > 1]
-    if twice or len(sizes) > 1 or not all(is_safe_name(person.name) for person in people):
-        fix = "Delete the whole folder: without this file people get other names and splits."
-        raise UserError("not a list of people", shown(where), fix)
+        table = read_table(path, SCHEMA.names)
+    with boundary(shown(where), "not a list of people", fix):
+        people = [_person(row) for row in table.cast(SCHEMA).to_pylist()]
+        if len({len(person.embedding) for person in people if person.embedding is not None}) > 1:
+            raise ValueError("embeddings of several lengths")
+        if max(Counter(person.name for person in people).values(), default=1) > 1:
+            raise ValueError("somebody is there twice")
     return people
+
+
+def _person(row: dict[str, Any]) -> Person:
+    """A person of a row of ``SCHEMA``.
+
+    Raises:
+        ValueError: a value that cannot be.
+    """
+    embedding = None if row["embedding"] is None else np.asarray(row["embedding"], np.float32)
+    if embedding is not None and not (len(embedding) and np.isfinite(embedding).all()):
+        raise ValueError("an embedding that is not of numbers")
+    if not is_safe_name(row["person_id"]) or row["split"] not in ("", "train", "test"):
+        raise ValueError(f"{row['person_id'][:40]!a} in the split {row['split'][:40]!a}")
+    if row["embedded"] < 0:
+        raise ValueError("a count that is negative")
+    return Person(row["person_id"], row["split"], tuple(map(str, row["clips"])), embedding, row["embedded"])
 
 
 def write_people(folder: Location, people: Sequence[Person]) -> None:

@@ -11,6 +11,7 @@ Nothing inside the pickles is run (``safa.safe_pickle``).
 from __future__ import annotations
 
 import io
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from safa.safe_pickle import dense, load_data_pickle, load_object_npy
 NUM_SHAPE = 100  # identity components SAFA uses, the file's 0..99
 NUM_EXPRESSION = 50  # expression components SAFA uses
 FIRST_EXPRESSION = 300  # where the file's expression components begin
+NO_MESH = "is not a mesh of triangles with texture coordinates (f v/vt v/vt v/vt)"
 MASK_SIDE = 256  # px
 ROOT_PARENT = 4294967295  # mark of the root in kintree_table: -1 as uint32
 
@@ -112,12 +114,12 @@ def read_flame_model(path: Path) -> dict[str, Floats | Ints]:
     for key, shape in expected.items():
         if raw[key].shape != shape:
             raise UserError(f"'{key}' has shape {raw[key].shape}, expected {shape}", str(path))
-    parents = raw["kintree_table"][0].astype(np.int64)
+    parents = _whole(raw["kintree_table"][0], f"{path}: kintree_table")
     parents[parents == ROOT_PARENT] = -1
     last = FIRST_EXPRESSION + NUM_EXPRESSION
     return {
         "v_template": raw["v_template"].astype(np.float32),
-        "faces": raw["f"].astype(np.int64),
+        "faces": _whole(raw["f"], f"{path}: f"),
         "shapedirs": raw["shapedirs"][:, :, :NUM_SHAPE].astype(np.float32),
         "expressiondirs": raw["shapedirs"][:, :, FIRST_EXPRESSION:last].astype(np.float32),
         "posedirs": raw["posedirs"].astype(np.float32),
@@ -147,9 +149,16 @@ def read_landmark_embedding(path: Path) -> dict[str, Floats | Ints]:
                 str(path),
             )
         # "full_lmk" comes as (1, 68) -> (68,); the others have their shape already.
-        arrays[f"{name}_faces"] = faces.reshape(faces_shape).astype(np.int64)
+        arrays[f"{name}_faces"] = _whole(faces.reshape(faces_shape), f"{path}: {name}")
         arrays[f"{name}_bary"] = bary.reshape(bary_shape).astype(np.float32)  # (1, 68, 3) -> (68, 3)
     return arrays
+
+
+def _whole(array: NDArray[Any], where: str) -> NDArray[np.int64]:
+    """Indices as int64, in whatever type a file has them."""
+    if not (np.abs(array.astype(np.float64)) < 2**53).all():
+        raise UserError("holds numbers that are no indices", where)
+    return array.astype(np.int64)
 
 
 def read_texture_layout(path: Path) -> TextureLayout:
@@ -158,25 +167,29 @@ def read_texture_layout(path: Path) -> TextureLayout:
     Raises:
         UserError: a face that is no triangle of ``v/vt`` corners, or not a number where one must stand.
     """
-    uv_coords: list[list[float]] = []
-    corners: list[list[list[int]]] = []
+    uv_coords, corners = array("d"), array("q")
     text = read_limited(path, "mesh_bytes").decode("utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
         kind, _, rest = line.partition(" ")
+        parts = rest.split(None, 3)
         try:
             if kind == "vt":
-                uv_coords.append([float(part) for part in rest.split()[:2]])
+                across, up = parts[:2]
+                uv_coords.extend((float(across), float(up)))
             elif kind == "f":
-                corners.append([[int(part) - 1 for part in corner.split("/")[:2]] for corner in rest.split()])
-        except ValueError:
+                triangle = [corner.split("/", 2)[:2] for corner in parts]
+                if list(map(len, triangle)) != [2, 2, 2]:
+                    raise UserError(NO_MESH, str(path))
+                corners.extend(int(part) - 1 for corner in triangle for part in corner)
+        except (ValueError, OverflowError):
             raise UserError(f"line {number} is not a number where one must stand", str(path)) from None
-    if not uv_coords or not corners or any([len(c) for c in face] != [2, 2, 2] for face in corners):
-        raise UserError("is not a mesh of triangles with texture coordinates (f v/vt v/vt v/vt)", str(path))
-    with boundary(str(path), "a face or texture coordinate out of all range"):
-        table, coordinates = np.array(corners, dtype=np.int64), np.array(uv_coords)
-        if not (np.abs(coordinates) <= 1e6).all():
-            raise ValueError("not a finite number")
-    if table[..., 1].min() < 0 or table[..., 1].max() >= len(uv_coords):
+    if not uv_coords or not corners:
+        raise UserError(NO_MESH, str(path))
+    coordinates = np.array(uv_coords).reshape(-1, 2)  # (T * 2,) -> (T, 2)
+    table = np.array(corners, np.int64).reshape(-1, 3, 2)  # (F * 6,) -> (F, 3, 2)
+    if not (np.abs(coordinates) <= 1e6).all():
+        raise UserError("a texture coordinate out of all range", str(path))
+    if table[..., 1].min() < 0 or table[..., 1].max() >= len(coordinates):
         raise UserError("a face names a texture coordinate that is not there", str(path))
     return TextureLayout(coordinates, table[..., 0], table[..., 1])
 

@@ -16,6 +16,7 @@ from safa.reading import reason_of
 from safa.visualize.images import RgbImage
 
 SMALLEST_SIDE = 16  # px
+STRIP_PIXELS = 2**22  # of a picture, that are converted at once
 BACKGROUND = (255, 255, 255)  # behind transparent parts
 _SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # modes of Pillow
 _SRGB = "sRGB"  # in the description of a profile: nothing to convert
@@ -52,16 +53,20 @@ def read_photo(path: Path) -> Photo:
             if is_animated(image):
                 raise UserError("is a moving picture", str(path), SWAPPED)
             image.load()
-            rgb, notes = to_rgb(ImageOps.exif_transpose(image), str(path))
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels, notes = to_pixels(image, str(path))
     except UnidentifiedImageError:
         fix = SWAPPED if _is_video(path) else "Give a JPEG, PNG, WebP, HEIC, AVIF or TIFF."
         raise UserError("not a readable photo (unknown format)", str(path), fix) from None
     except UserError:
         raise
+    except MemoryError:
+        fix = "Give one with fewer pixels."
+        raise UserError("needs more memory than there is", str(path), fix) from None
     except Exception as error:  # whatever a parser raises about a damaged file
         reason = f"not a readable photo ({reason_of(error)})"
         raise UserError(reason, str(path), "Open it in another program and save it as JPEG or PNG.") from None
-    return Photo(np.asarray(rgb), tuple(f"{path.name} {note}" for note in notes))
+    return Photo(pixels, tuple(f"{path.name} {note}" for note in notes))
 
 
 def _is_video(path: Path) -> bool:
@@ -74,15 +79,30 @@ def _is_video(path: Path) -> bool:
     return True
 
 
-def to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]]:
-    """Convert an image to RGB in sRGB; also return notes of what was lost or could not be done.
+def to_pixels(image: Image.Image, name: str) -> tuple[RgbImage, tuple[str, ...]]:
+    """Convert an image to (H, W, 3) uint8 in sRGB; also return notes of what was lost or could not be done.
+
+    A picture of many megapixels is converted in strips, so that it is in memory twice at most.
 
     Raises:
         UserError: it holds floating-point values.
     """
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    notes: dict[str, None] = {}
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image if rows >= image.height else image.crop((0, top, image.width, bottom))
+        rgb, found = _to_rgb(strip, name)
+        pixels[top:bottom] = np.asarray(rgb)
+        notes |= dict.fromkeys(found)
+    return pixels, tuple(notes)
+
+
+def _to_rgb(image: Image.Image, name: str) -> tuple[Image.Image, tuple[str, ...]]:
     if image.mode in _SIXTEEN_BITS:
-        values = np.asarray(image, np.float64)
-        grey = Image.fromarray(np.rint(np.clip(values / 257, 0, 255)).astype(np.uint8))
+        values = np.clip(np.asarray(image), 0, 2**16 - 1)
+        grey = Image.fromarray(np.rint(values / np.float32(257)).astype(np.uint8))
         return grey.convert("RGB"), ("has 16 bits per channel; reduced to 8",)
     if image.mode == "F":
         raise UserError("holds floating-point values", name, "Save it as an 8-bit JPEG or PNG.")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from safa.errors import UserError
 from safa.inference.inputs import DEFAULT_FPS, FrameSource, open_frame_source
-from safa.inference.photos import SMALLEST_SIDE, Photo, read_photo, to_rgb
+from safa.inference.photos import SMALLEST_SIDE, Photo, read_photo, to_pixels
 from safa.limits import check_limit
 from safa.visualize.images import RgbImage
 
@@ -118,8 +118,8 @@ def _of_image(image: Image.Image, name: str) -> Photo:
     except (OSError, SyntaxError, ValueError) as error:  # a file that Pillow has not read yet
         raise UserError(f"cannot be read ({error})", name, "Give another picture.") from None
     _check_size(upright.height, upright.width, name)
-    rgb, notes = to_rgb(upright, name)
-    return Photo(np.asarray(rgb), tuple(f"{name} {note}" for note in notes))
+    pixels, notes = to_pixels(upright, name)
+    return Photo(pixels, tuple(f"{name} {note}" for note in notes))
 
 
 def _of_array(value: Tensor | NDArray[Any], name: str) -> Photo:
@@ -135,8 +135,8 @@ def _of_array(value: Tensor | NDArray[Any], name: str) -> Photo:
     pixels, note = _eight_bits(array, name)
     kind = {1: "L", 3: "RGB", 4: "RGBA"}[pixels.shape[-1]]
     squeezed = pixels[..., 0] if kind == "L" else pixels
-    rgb, converted = to_rgb(Image.fromarray(np.ascontiguousarray(squeezed)), name)
-    return Photo(np.asarray(rgb), tuple(f"{name} {text}" for text in (note, *converted) if text))
+    rgb, converted = to_pixels(Image.fromarray(np.ascontiguousarray(squeezed)), name)
+    return Photo(rgb, tuple(f"{name} {text}" for text in (note, *converted) if text))
 
 
 def _numpy(value: Tensor | NDArray[Any]) -> NDArray[Any]:

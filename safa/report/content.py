@@ -217,6 +217,20 @@ def _clip_row(result: ClipResult, folder: str) -> dict[str, Any]:
     }
 
 
+def _clip_record(row: Mapping[str, Any]) -> ClipRecord:
+    """A clip of a row.
+
+    Raises:
+        KeyError, TypeError, ValueError: the row is none.
+    """
+    mode, source, driving, folder = (row[name] for name in ("mode", "source_id", "driving_id", "folder"))
+    if not all(isinstance(text, str) for text in (source, driving, folder)) or mode not in get_args(Mode):
+        raise ValueError("a name that is none")
+    scores = {score: float(row[score]) for score in CLIP_SCORES if score in row}
+    # Before there was a choice, all were shown.
+    return ClipRecord(mode, source, driving, folder, scores, bool(row.get("shown", True)))
+
+
 def read_clips(path: Location) -> tuple[ClipRecord, ...]:
     """Read what ``write_clips`` wrote.
 
@@ -226,18 +240,8 @@ def read_clips(path: Location) -> tuple[ClipRecord, ...]:
     try:
         with local_file(path) as local:
             rows = read_table(local).to_pylist()
-        return tuple(
-            ClipRecord(
-                row["mode"],
-                row["source_id"],
-                row["driving_id"],
-                row["folder"],
-                {score: row[score] for score in CLIP_SCORES if score in row},
-                row.get("shown", True),  # before there was a choice, all were
-            )
-            for row in rows
-        )
-    except (UserError, KeyError) as error:
+        return tuple(map(_clip_record, rows))
+    except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"no table of evaluated clips ({type(error).__name__})",
             shown(path),

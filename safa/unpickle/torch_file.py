@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import torch
 
 from safa.errors import UserError
+from safa.limits import check_limit
 from safa.unpickle.machine import Machine
 from safa.unpickle.plain import check_plain
 from safa.unpickle.tensors import (
@@ -54,7 +55,9 @@ def load_torch_file(path: Path) -> Any:
         if not path.is_file():
             raise UserError("is not a file" if path.exists() else "no such file", where, "Check the path.")
         with path.open("rb", buffering=0) as file:
-            return _load(file, os.fstat(file.fileno()).st_size, where)
+            size = os.fstat(file.fileno()).st_size
+            check_limit("weights_bytes", size, where)
+            return _load(file, size, where)
     except OSError as error:
         raise UserError(f"cannot be read ({error.strerror or error})", where) from None
 

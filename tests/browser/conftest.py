@@ -63,7 +63,9 @@ def browser() -> Iterator[Any]:
     path = next(filter(None, map(shutil.which, names)), None)
     if path is None:
         pytest.skip("no Chromium on this machine")
-    flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root otherwise
+    flags = ["--disable-gpu", "--no-first-run", "--use-fake-ui-for-media-stream"]
+    flags += ["--use-fake-device-for-media-stream"]  # the browser's own camera
+    flags += ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses root otherwise
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=path, args=flags)
         yield chromium

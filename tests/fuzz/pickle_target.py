@@ -10,16 +10,10 @@ random. Prints one line: date, executions, crashes.
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
-import mmap
 import random
-import resource
-import struct
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +21,11 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from tests.fuzz.changes import changed  # noqa: E402
+from tests.fuzz.children import Counter, bound_memory, supervise  # noqa: E402
+
 INPUT_LENGTH = 4096  # bytes at most
-MEMORY = 1 << 30  # bytes a child may take beside what it has after its imports
 SECONDS = 20  # one input may take
-MOST_CRASHES = 20  # enough to know
-INTERRUPTED = 72  # exit code of libFuzzer that a signal ended: no crash, and the next child continues
 
 
 def main() -> int:
@@ -46,37 +40,9 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
-        return _supervise(folder, given.runs, given.seed)
-
-
-# ---- the parent --------------------------------------------------------------------------------------------
-
-
-def _supervise(folder: Path, runs: int, seed: int) -> int:
-    """Start children until so many inputs were tried; count those that died."""
-    for name in ("corpus", "crashes"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    counter = folder / "count"
-    done = crashes = 0
-    started = time.monotonic()
-    while done < runs and crashes < MOST_CRASHES:
-        counter.write_bytes(bytes(8))
-        command = [sys.executable, __file__, "--child", str(counter), "--folder", str(folder)]
-        command += ["--runs", str(runs - done), "--seed", str(seed + crashes)]
-        child = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
-        tried: int = struct.unpack("<Q", counter.read_bytes())[0]
-        done += tried
-        if child.returncode not in (0, INTERRUPTED):
-            crashes += 1
-            sys.stderr.write(child.stderr.decode(errors="replace")[-3000:])
-        if not tried:
-            sys.stderr.write("the child did not start\n")
-            break
-    kind = "guided by coverage" if _has_atheris() else "random changes"
-    minutes = (time.monotonic() - started) / 60
-    today = datetime.date.today().isoformat()
-    print(f"{today}: {done} executions ({kind}), {crashes} crashes, {minutes:.1f} minutes")  # noqa: T201
-    return 1 if crashes or done < runs else 0
+        kind = "guided by coverage" if _has_atheris() else "random changes"
+        good = supervise([sys.executable, __file__], folder, given.runs, given.seed, kind)
+        return 0 if good else 1
 
 
 def _has_atheris() -> bool:
@@ -86,16 +52,12 @@ def _has_atheris() -> bool:
 # ---- the child ---------------------------------------------------------------------------------------------
 
 
-def _child(counter: Path, folder: Path, runs: int, seed: int) -> None:
-    with counter.open("r+b") as file:
-        count = mmap.mmap(file.fileno(), 8)  # survives a crash
-    if _has_atheris():
-        _guided(count, folder, runs, seed)
-    else:
-        _unguided(count, folder, runs, seed)
+def _child(path: Path, folder: Path, runs: int, seed: int) -> None:
+    search = _guided if _has_atheris() else _unguided
+    search(Counter(path), folder, runs, seed)
 
 
-def _guided(count: mmap.mmap, folder: Path, runs: int, seed: int) -> None:
+def _guided(counter: Counter, folder: Path, runs: int, seed: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["safa.unpickle", "safa.safe_pickle"]):
@@ -108,11 +70,11 @@ def _guided(count: mmap.mmap, folder: Path, runs: int, seed: int) -> None:
             (folder / "corpus" / f"sample-{number}").write_bytes(data)
     _write_dictionary(folder / "words")
     target = _target(folder)
-    _bound_memory()
+    bound_memory()
 
     def counted(data: bytes) -> None:
         target(data)
-        count[:8] = struct.pack("<Q", struct.unpack("<Q", count[:8])[0] + 1)
+        counter.add()
 
     settings = [f"-runs={runs}", f"-seed={seed + 1}", f"-max_len={INPUT_LENGTH}", f"-timeout={SECONDS}"]
     settings += [f"-artifact_prefix={folder / 'crashes'}/", f"-dict={folder / 'words'}", "-rss_limit_mb=0"]
@@ -120,15 +82,15 @@ def _guided(count: mmap.mmap, folder: Path, runs: int, seed: int) -> None:
     atheris.Fuzz()
 
 
-def _unguided(count: mmap.mmap, folder: Path, runs: int, seed: int) -> None:
+def _unguided(counter: Counter, folder: Path, runs: int, seed: int) -> None:
     from tests.fuzz.pickle_samples import hostile_pickles, valid_pickles
 
     samples = [data for data in [*valid_pickles(), *hostile_pickles().values()] if len(data) <= INPUT_LENGTH]
     target = _target(folder)
-    _bound_memory()
+    bound_memory()
     chance = random.Random(seed)
     for number in range(runs):
-        data = changed(chance, samples)
+        data = changed(chance, samples, INPUT_LENGTH)
         last = folder / "crashes" / "last"
         try:
             target(data)
@@ -136,25 +98,7 @@ def _unguided(count: mmap.mmap, folder: Path, runs: int, seed: int) -> None:
             last.with_name(f"seed-{seed}-{number}").write_bytes(data)
             raise
         finally:
-            count[:8] = struct.pack("<Q", number + 1)
-
-
-def changed(chance: random.Random, samples: list[bytes]) -> bytes:
-    """A sample with a few bytes changed, taken out, put in, or replaced by a piece of another sample."""
-    data = bytearray(chance.choice(samples))
-    for _ in range(chance.choice((1, 1, 2, 4, 8))):
-        at = chance.randrange(len(data) + 1)
-        length = chance.choice((1, 1, 1, 2, 4, 16))
-        other = chance.choice(samples)
-        start = chance.randrange(len(other))
-        data[at : at + chance.choice((0, length))] = chance.choice(
-            (
-                chance.randbytes(length),
-                other[start : start + length],
-                bytes([chance.choice(b"\x00\x01\x7f\x80\xff")]),
-            )
-        )
-    return bytes(data[:INPUT_LENGTH])
+            counter.add()
 
 
 def _target(folder: Path) -> Any:
@@ -191,13 +135,6 @@ def _target(folder: Path) -> Any:
             return
 
     return attempt
-
-
-def _bound_memory() -> None:
-    """More than the child has now and a little is a fault, not a slow machine."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _write_dictionary(path: Path) -> None:

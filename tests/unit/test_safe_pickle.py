@@ -34,6 +34,7 @@ from safa.safe_pickle import (
     load_object_npy,
 )
 from safa.unpickle.symbols import known_names
+from tests.fuzz.changes import changed
 from tests.fuzz.pickle_samples import (
     as_numpy_1,
     as_python_2,
@@ -43,7 +44,6 @@ from tests.fuzz.pickle_samples import (
     hostile_pickles,
     valid_pickles,
 )
-from tests.fuzz.pickle_target import changed
 
 ROOT = Path(__file__).parents[2]
 

@@ -25,7 +25,9 @@ from PIL import Image
 from safa.data.detectors import Face
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import UserError
+from safa.files import check_regular
 from safa.messages import INSTALL
+from safa.reading import boundary
 
 POINTS_FILE = "shape_predictor_68_face_landmarks.dat"
 IDENTITY_FILE = "dlib_face_recognition_resnet_model_v1.dat"
@@ -267,8 +269,6 @@ def _dlib() -> Any:
 def _load(network: Any, name: str) -> Any:
     folder = models_folder()
     assert folder is not None
-    try:
+    check_regular(folder / name)
+    with boundary(str(folder / name), "not the network that its name says"):
         return network(str(folder / name))
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"not the network that its name says ({reason})", str(folder / name)) from None

@@ -50,6 +50,7 @@ _PATTERNS: tuple[tuple[FailureCode, re.Pattern[str]], ...] = (
         re.compile(
             r"unavailable|private video|has been removed|been terminated|does not exist|not available"
             r"|account .*closed|copyright|confirm your age|age.restricted|members.only"
+            r"|which is not public"
             r"|HTTP Error (401|403|404|410)|not made this video|unsupported url|no video formats",
             re.IGNORECASE,
         ),

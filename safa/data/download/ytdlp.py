@@ -1,4 +1,4 @@
-"""Downloads with yt-dlp, used as a library. This is the only file that knows it."""
+"""Downloads with yt-dlp, used as a library. Only this file and ``ytdlp_network`` know it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ import imageio_ffmpeg
 
 from safa.config.preprocess import YtDlpDownload
 from safa.data.download.base import classify_error
+from safa.data.download.ytdlp_network import checked
 from safa.errors import ClipError, FailureCode, UserError
 from safa.files import is_file, local_file, shown
 from safa.limits import check_limit, limit, over_limit
+from safa.media_types import CONTAINERS
 from safa.web import Pace
 
 MEGABYTE = 2**20
+_TO_JOIN = ["-protocol_whitelist", "file", "-format_whitelist", f"{CONTAINERS},aac,mp3"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -54,7 +57,7 @@ class YtDlpDownloader:
                 options = _options(self._config, path)
                 if self._config.cookies is not None:
                     options["cookiefile"] = str(stack.enter_context(local_file(self._config.cookies)))
-                stack.enter_context(library.YoutubeDL(options)).download([page])
+                stack.enter_context(checked(library, page)(options)).download([page])
         except library.utils.YoutubeDLError as error:
             raise clip_error(str(error)) from None
         except OSError as error:
@@ -112,6 +115,10 @@ def _options(config: YtDlpDownload, path: Path) -> dict[str, Any]:
         "logger": logging.getLogger("yt_dlp"),
         "max_filesize": limit("download_bytes"),
         "progress_hooks": [_Bounds(path.name)],
+        "hls_prefer_native": True,
+        # ffmpeg joins pictures and sound, does nothing else, and opens nothing that a list in them names.
+        "fixup": "never",
+        "postprocessor_args": {"merger+ffmpeg_i": _TO_JOIN},
     }
     if config.proxy is not None:
         options["proxy"] = config.proxy

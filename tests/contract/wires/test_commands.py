@@ -23,6 +23,7 @@ from PIL import Image
 
 from safa import asset_catalogue, asset_download
 from safa.app import page as safa_page
+from safa.app.work import Workshop
 from safa.asset_catalogue import Asset
 from safa.checkpoint import released
 from safa.checkpoint.native import ModelInfo, save_model
@@ -629,6 +630,7 @@ def _served(world: World, option: str, value: Any) -> tuple[dict[str, Any], Any]
     with (
         patch.object(safa_page.importlib.util, "find_spec", lambda name: name == "gradio" or plain(name)),
         patch.object(safa_page, "build_page", shown),
+        patch.object(safa_page, "JobProcess", lambda *given: contextlib.nullcontext(_workshop(*given))),
         patch.object(safa_page, "_theme", lambda: None),
         patch.dict(os.environ),
         patch.object(safa_page.signal, "signal", lambda *_: None),
@@ -637,6 +639,11 @@ def _served(world: World, option: str, value: Any) -> tuple[dict[str, Any], Any]
     ):
         assert main(command_line(world, "app", [], **options)) == 0
     return Page.launch.first[1], shown.first[0][0]
+
+
+def _workshop(open_model: Callable[[], Any], *arguments: Any) -> Workshop:
+    """What the page's other process makes of its arguments, here."""
+    return Workshop(open_model(), *arguments)
 
 
 def served(name: str) -> Callable[..., Any]:

@@ -337,7 +337,9 @@ def yt_dlp() -> Iterator[list[dict[str, Any]]]:
         pass
 
     utils = types.SimpleNamespace(YoutubeDLError=YoutubeDLError)
-    with patch.dict(sys.modules, {"yt_dlp": fake_module("yt_dlp", YoutubeDL=YoutubeDL, utils=utils)}):
+    modules = {"yt_dlp": fake_module("yt_dlp", YoutubeDL=YoutubeDL, utils=utils)}
+    whole = patch("safa.data.download.ytdlp.checked", lambda library, page: library.YoutubeDL)
+    with patch.dict(sys.modules, modules), whole:
         yield made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -10,11 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from safa.app.page import QUEUE_LENGTH
 from safa.checkpoint.native import ModelInfo, save_model
@@ -50,7 +53,7 @@ def _serving(model: Safa, tmp_path: Path, free_port: int, more: tuple[str, ...])
     words += ["--allow-host", "notebook.example", "--assets", str(tmp_path), *more]
     process = subprocess.Popen(
         [sys.executable, "-m", "safa.cli", *words],
-        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp"), "SAFA_LIMITS": "job_bytes=2e8"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -122,12 +125,111 @@ def test_strangers_reach_nothing(page: Page) -> None:
         assert large.status_code >= 400
         kept = client.post("/gradio_api/upload", files=photo, headers={"Origin": address})
         assert kept.status_code == 200
+        _send_too_much(client)
+        _ask_for_what_is_no_part_of_the_page(client)
+        _give_paths_of_the_server(client, temporary)
+        _upload_with_other_names(client, temporary)
+        _take_too_much_memory(client)
     assert list(temporary.rglob("*.png"))  # the upload
 
     process.send_signal(signal.SIGTERM)
     process.wait(30)
     assert list(temporary.rglob("*.png")) == []
     assert not any(path.name.startswith("safa-app-") for path in temporary.iterdir())
+
+
+def _send_too_much(client: httpx.Client) -> None:
+    """Into memory, by what is no upload; and by one that does not say how much will come."""
+    job = {"data": ["x" * 2_000_000], "fn_index": 0, "session_hash": "s"}
+    assert client.post("/gradio_api/queue/join", json=job).status_code == 413
+    endless = (b"x" * 2**16 for _ in range(2**12))
+    with suppress(httpx.TransportError):  # it hangs up, or refuses
+        answer = client.post("/gradio_api/queue/join", content=endless)
+        assert answer.status_code >= 400
+    several = [("files", (f"{number}.png", bytes(900_000), "image/png")) for number in range(3)]
+    assert client.post("/gradio_api/upload", files=several).status_code == 413
+
+
+def _ask_for_what_is_no_part_of_the_page(client: httpx.Client) -> None:
+    """Gradio's server can run ffmpeg on what is sent, fetch addresses, and write states to the disk."""
+    for name in ("process_recording", "vibe-edit", "run-history/connect", "stream/x", "call/x", "api/look"):
+        assert client.post(f"/gradio_api/{name}", json={}).status_code == 404, name
+    for name in ("proxy=https://example.org", "deep_link?session_hash=x", "custom_component/1/a/b/c", "runs"):
+        assert client.get(f"/gradio_api/{name}").status_code == 404, name
+    for path in ("/monitoring", "/monitoring/summary", "/docs", "/openapi.json", "/x/..%2f", "/gradio_api"):
+        assert client.get(path).status_code == 404, path
+    assert client.put("/gradio_api/upload", content=b"x").status_code == 404
+    # Other sites may lead here by a link, but not take parts of the page into theirs.
+    site = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert client.get("/config", headers=site).status_code == 403
+    assert client.get("/", headers=site | {"Sec-Fetch-Mode": "navigate"}).status_code == 200
+
+
+def _give_paths_of_the_server(client: httpx.Client, temporary: Path) -> None:
+    """In the place of an upload: other files, addresses, and values of other kinds."""
+    secret = temporary / "secret.png"
+    Image.new("RGB", (32, 32)).save(secret)
+    for payload in (
+        {"path": str(secret), "meta": {"_type": "gradio.FileData"}},
+        {"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}},
+        {"path": "http://127.0.0.1:1/a.png", "url": "http://127.0.0.1:1/a.png"},
+        {"path": None},
+        {"path": "a" * 5000},
+        "text",
+        ["a"],
+        {"path": {"path": "x"}},
+    ):
+        said = _job(client, "look", [payload, None])
+        assert '"success":false' in said.replace(" ", ""), payload
+
+
+def _upload_with_other_names(client: httpx.Client, temporary: Path) -> None:
+    """A name is a name: nothing of it becomes a path."""
+    before = {path for path in temporary.rglob("*") if "safa-app-" not in str(path)}
+    for name in (
+        "../../../a.png",
+        "/tmp/a.png",
+        "a" * 4000 + ".png",
+        "\x1b[2J.png",
+        "\u202egnp.png",
+        ".png",
+        "..",
+    ):
+        answer = client.post("/gradio_api/upload", files={"files": (name, b"x", "image/png")})
+        for kept in answer.json() if answer.status_code == 200 else ():
+            assert Path(kept).is_relative_to(temporary), name
+            assert ".." not in Path(kept).parts
+    assert {path for path in temporary.rglob("*") if "safa-app-" not in str(path)} == before
+
+
+def _take_too_much_memory(client: httpx.Client) -> None:
+    """A photo that needs more than a job may have: one line, and the page works as before."""
+    large, small = io.BytesIO(), io.BytesIO()
+    Image.new("L", (15_000, 15_000)).save(large, "PNG")
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(small, "PNG")
+    for data, words in ((large, "needs more memory than there is"), (small, "photo")):
+        upload = client.post("/gradio_api/upload", files={"files": ("a.png", data.getvalue(), "image/png")})
+        file = {"path": upload.json()[0], "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+        said = _job(client, "look", [file, None])
+        assert words in said
+        assert "process_completed" in said
+
+
+def _job(client: httpx.Client, name: str, data: list[Any]) -> str:
+    """Press a button, wait for its end, and give all that was said."""
+    functions = client.get("/config").json()["dependencies"]
+    number = next(each["id"] for each in functions if each["api_name"] == name)
+    job = {"data": data, "fn_index": number, "session_hash": "job"}
+    joined = client.post("/gradio_api/queue/join", json=job)
+    if joined.status_code != 200:
+        return joined.text
+    said = ""
+    with client.stream("GET", "/gradio_api/queue/data?session_hash=job", timeout=60) as stream:
+        for line in stream.iter_lines():
+            said += line + "\n"
+            if "process_completed" in line or "close_stream" in line:
+                return said
+    return said
 
 
 @pytest.mark.soak

@@ -12,7 +12,8 @@ import pytest
 from safa.config.preprocess import MetadataSource, UrlDownload, YtDlpDownload
 from safa.data.download.base import Downloader
 from safa.data.download.retry import TRANSIT, downloaded, make_downloader
-from safa.data.download.ytdlp import YtDlpDownloader, _Bounds, clip_error
+from safa.data.download.ytdlp import YtDlpDownloader, _Bounds, _options, clip_error
+from safa.data.download.ytdlp_network import checked
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
 from tests.bad_host import Behaviour, serving
@@ -218,6 +219,45 @@ def test_settings_reach_ytdlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (seen["cookiefile"], seen["proxy"]) == (str(cookies), "socks5://h:1")
     assert (seen["ratelimit"], seen["socket_timeout"]) == (2 * 2**20, 7.0)
     assert 3.0 <= slept[0] <= 4.0
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]", "0.0.0.0"])
+def test_yt_dlp_follows_no_redirect_into_this_network(
+    name: str, host: tuple[Behaviour, str], tmp_path: Path
+) -> None:
+    """The other host has the video, and is asked for nothing; a redirect to the same host is followed."""
+    behaviour, address = host
+    inside = Behaviour(behaviour.folder)
+    with serving(inside) as other:
+        behaviour.redirects["elsewhere"] = f"http://{name}:{other.rpartition(':')[2]}/abc.mp4"
+        behaviour.redirects["here"] = f"{address}/abc.mp4"
+        downloader = YtDlpDownloader(_ytdlp(address), lambda _: None)
+        with pytest.raises(ClipError, match="which is not public") as error:
+            downloader.get("elsewhere", tmp_path / "a.mp4")
+        assert error.value.code is FailureCode.UNAVAILABLE
+        assert not inside.count
+        downloader.get("here", tmp_path / "b.mp4")
+    assert (tmp_path / "b.mp4").read_bytes() == (behaviour.folder / "abc.mp4").read_bytes()
+
+
+def test_ffmpeg_downloads_nothing_for_yt_dlp(host: tuple[Behaviour, str], tmp_path: Path) -> None:
+    """It would follow any list of files; a playlist is read by yt-dlp itself, or not at all."""
+    import yt_dlp
+
+    _, address = host
+    library = checked(yt_dlp, address)(_options(_ytdlp(address), tmp_path / "a.mp4"))
+    info = {"id": "a", "ext": "mp4", "url": f"{address}/abc.mp4"}
+    with library, pytest.raises(ClipError, match="by rtmp, which is not read"):
+        library.dl(str(tmp_path / "a.mp4"), info | {"protocol": "rtmp"})
+    assert library.params["ffmpeg_location"]
+    lists = [tmp_path / "pictures.mp4", tmp_path / "sound.mp4"]
+    for path in lists:
+        path.write_text(f"#EXTM3U\n#EXTINF:1,\n{host[0].folder / 'abc.mp4'}\n#EXT-X-ENDLIST\n")
+    joiner = yt_dlp.postprocessor.FFmpegMergerPP(library)
+    formats = [{"vcodec": "h264", "acodec": "none"}, {"vcodec": "none", "acodec": "aac"}]
+    files = {"__files_to_merge": list(map(str, lists)), "requested_formats": formats}
+    with pytest.raises(yt_dlp.utils.PostProcessingError):
+        joiner.run({"filepath": str(tmp_path / "a.mp4")} | files)
 
 
 def test_missing_cookies_are_reported_before_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,260 @@
+"""The page of ``safa app`` in a browser: every control is used, under the Content-Security-Policy.
+
+The model is a tiny one that never learned anything: what is checked is that each control does something, that
+no error is without text, and that the browser has nothing to complain about.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from safa.checkpoint.native import ModelInfo, save_model
+from safa.data.video import probe, write_video
+from tests.contract.wires.world import World
+
+DONE = 60_000  # ms that a job of the tiny model may take
+PLAYER = ("Adjust volume", "Fullscreen", "Download")  # buttons of players and pictures
+COPY_A_PICTURE = """async () => {
+  const canvas = Object.assign(document.createElement('canvas'), {width: 64, height: 64});
+  canvas.getContext('2d').fillRect(8, 8, 40, 40);
+  const picture = await new Promise(done => canvas.toBlob(done, 'image/png'));
+  await navigator.clipboard.write([new ClipboardItem({'image/png': picture})]);
+}"""
+# Violations of the policy, as the page itself sees them.
+WATCH = """window.violations = [];
+document.addEventListener('securitypolicyviolation', event =>
+    window.violations.push(`${event.violatedDirective}: ${event.blockedURI} ${event.sourceFile}`));"""
+
+
+@dataclass
+class Server:
+    """The running page: its address and process, and the files that are uploaded."""
+
+    address: str
+    process: subprocess.Popen[str]
+    photo: Path
+    video: Path
+    broken: Path
+
+
+@pytest.fixture(scope="module")
+def server(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    pytest.importorskip("gradio", reason="the extra `app` is not installed")
+    folder = tmp_path_factory.mktemp("page")
+    model = world.make_model(num_keypoints=4)
+    save_model(folder / "model", model, ModelInfo("full", model.config, 5, "test"))
+    photo, video, broken = folder / "face.png", folder / "face.mp4", folder / "broken.mp4"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(photo)
+    write_video(video, [np.full((64, 64, 3), 20 * n, np.uint8) for n in range(8)], 25.0)
+    broken.write_bytes(b"no video at all")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["app", "--checkpoint", str(folder / "model"), "--port", str(port), "--detector", "none"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "safa.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        _wait_for(port, process)
+        yield Server(f"http://127.0.0.1:{port}/", process, photo, video, broken)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"the page did not start: {process.communicate(timeout=5)[0] if process.poll() else ''}")
+
+
+@pytest.fixture
+def opened(server: Server, browser: Any) -> Iterator[tuple[Any, list[str]]]:
+    """The page in a window, and what its console said; nothing may be said by the end."""
+    context = browser.new_context(viewport={"width": 1300, "height": 1200}, accept_downloads=True)
+    context.add_init_script(WATCH)
+    page, console = context.new_page(), list[str]()
+    page.on("console", lambda message: console.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: console.append(f"error: {error}"))
+    page.on("requestfailed", lambda request: console.append(f"failed: {request.url} {request.failure}"))
+    page.on(
+        "response", lambda answer: answer.status >= 400 and console.append(f"{answer.status}: {answer.url}")
+    )
+    page.goto(server.address)
+    page.get_by_role("tab", name="Swap").wait_for(timeout=DONE)
+    yield page, console
+    complaints = [line for line in console if re.match(r"(error|failed|[0-9]{3}):", line)]
+    assert page.evaluate("window.violations") == []
+    assert complaints == []
+    context.close()
+
+
+def _is_upload(answer: Any) -> bool:
+    return "/gradio_api/upload" in answer.url and "progress" not in answer.url
+
+
+def _panel(page: Any, name: str) -> Any:
+    """The controls of a tab."""
+    page.get_by_role("tab", name=name).click()
+    panel = page.locator("[role=tabpanel]:visible")
+    panel.wait_for()
+    return panel
+
+
+def _give(panel: Any, *files: Path) -> None:
+    """Choose files for photo and video, and wait until each is there."""
+    for number, file in enumerate(files):
+        with panel.page.expect_response(_is_upload):
+            # An input goes when its file is there.
+            panel.locator(
+                "input[type=file][accept^=image]" if not number else "input[type=file][accept^=video]"
+            ).first.set_input_files(str(file))
+
+
+def _press(panel: Any, name: str) -> None:
+    panel.get_by_role("button", name=name, exact=True).click()
+
+
+def _said(panel: Any, words: str) -> str:
+    """Wait until the tab says this below its buttons."""
+    message = panel.locator(".prose").filter(has_text=re.compile(words)).last
+    message.wait_for(timeout=DONE)
+    return str(message.inner_text())
+
+
+def _options(panel: Any, *, wanted: bool) -> None:
+    """Set all checkboxes but that for faces, which needs a detector."""
+    for box in panel.locator("input[type=checkbox]").all():
+        label = box.evaluate("box => box.closest('label').innerText")
+        box.set_checked(wanted and "Find the face" not in label)
+
+
+def _downloaded(panel: Any, name: str) -> Path:
+    with panel.page.expect_download() as waiting:
+        _press(panel, name)
+    return Path(waiting.value.path())
+
+
+@pytest.mark.parametrize("tab", ["Animate", "Swap"])
+def test_a_video_is_made_with_every_option_and_with_none(tab: str, server: Server, opened: Any) -> None:
+    page, _ = opened
+    panel = _panel(page, tab)
+    _press(panel, tab)
+    assert "there is no photo yet" in _said(panel, "Error")
+    _give(panel, server.photo, server.video)
+    for wanted in (False, True):
+        _options(panel, wanted=wanted)
+        _press(panel, tab)
+        _said(panel, "Working")
+        assert "8 frames at 25 fps" in _said(panel, "frames at")
+    assert probe(_downloaded(panel, "Download the result")).frames in (8, None)
+    results = panel.locator("video:visible")
+    assert results.count() >= 3  # what was given, what drives, the result
+    for number in range(results.count()):
+        page.wait_for_function("video => video.readyState > 0", arg=results.nth(number).element_handle())
+    _use_the_players(panel)
+
+
+def _use_the_players(panel: Any) -> None:
+    """Volume, full screen, download: whatever buttons the players and pictures have."""
+    for name in PLAYER:
+        for button in panel.get_by_role("button", name=name, exact=True).all():
+            button.click()
+            panel.page.wait_for_timeout(200)
+            panel.page.keyboard.press("Escape")
+
+
+def test_a_face_that_is_not_found_is_said_in_the_pages_words(server: Server, opened: Any) -> None:
+    page, _ = opened
+    panel = _panel(page, "Animate")
+    _give(panel, server.photo, server.video)
+    _press(panel, "Preview crop and landmarks")
+    _said(panel, "no face detector is here")
+    _press(panel, "Animate")
+    assert "“Find the face” off" in _said(panel, "Error.*face")
+
+
+def test_a_broken_video_is_said(server: Server, opened: Any) -> None:
+    page, _ = opened
+    panel = _panel(page, "Swap")
+    _give(panel, server.photo, server.broken)
+    _options(panel, wanted=False)
+    _press(panel, "Swap")
+    assert "not a readable video" in _said(panel, "Error")
+
+
+@pytest.mark.parametrize("tab", ["Animate", "Swap", "3D head"])
+def test_the_example_runs(tab: str, opened: Any) -> None:
+    page, _ = opened
+    panel = _panel(page, tab)
+    _press(panel, "Run an example")
+    _said(panel, "vertices" if tab == "3D head" else "50 frames at 25 fps")
+
+
+def test_a_job_is_cancelled(opened: Any) -> None:
+    page, _ = opened
+    panel = _panel(page, "Animate")
+    _press(panel, "Run an example")
+    panel.locator(".progress-text, .progress-level").first.wait_for(timeout=DONE)
+    _press(panel, "Cancel")
+    assert "had been made" in _said(panel, "cancelled")
+
+
+def test_a_head_is_made_and_downloaded(server: Server, opened: Any) -> None:
+    page, _ = opened
+    panel = _panel(page, "3D head")
+    _give(panel, server.photo)
+    _options(panel, wanted=False)
+    _press(panel, "Reconstruct")
+    _said(panel, "vertices")
+    with zipfile.ZipFile(_downloaded(panel, "Download mesh, texture and landmarks (.zip)")) as archive:
+        assert "head.glb" in archive.namelist()
+    _use_the_players(panel)
+
+
+def test_a_recording_a_selection_and_a_picture_of_the_clipboard(server: Server, opened: Any) -> None:
+    """From the browser's own test camera; what it recorded is a video like any other."""
+    page, _ = opened
+    page.context.grant_permissions(["clipboard-read", "clipboard-write", "camera", "microphone"])
+    panel = _panel(page, "Animate")
+    page.evaluate(COPY_A_PICTURE)
+    with page.expect_response(_is_upload):
+        panel.get_by_role("button", name="Paste from clipboard").click()
+    panel.get_by_role("button", name="Capture from camera").click()
+    panel.get_by_text("Click to Access Webcam").click()
+    record = panel.get_by_role("button", name="start recording")
+    record.click(timeout=DONE)
+    page.wait_for_timeout(1500)
+    with page.expect_response(_is_upload):
+        record.click()
+    panel.get_by_role("button", name="Trim video to selection").click(timeout=DONE)
+    with page.expect_response(_is_upload):
+        _press(panel, "Trim")
+    panel.get_by_role("button", name="Reset video to initial value").click(timeout=DONE)
+    _options(panel, wanted=False)
+    _press(panel, "Animate")
+    _said(panel, "frames at")
+    panel.get_by_role("button", name="Clear").first.click()
+    panel.get_by_role("button", name="Remove Image").first.click()
