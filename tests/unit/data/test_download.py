@@ -254,7 +254,10 @@ def test_ffmpeg_downloads_nothing_for_yt_dlp(host: tuple[Behaviour, str], tmp_pa
     for path in lists:
         path.write_text(f"#EXTM3U\n#EXTINF:1,\n{host[0].folder / 'abc.mp4'}\n#EXT-X-ENDLIST\n")
     joiner = yt_dlp.postprocessor.FFmpegMergerPP(library)
-    formats = [{"vcodec": "h264", "acodec": "none"}, {"vcodec": "none", "acodec": "aac"}]
+    formats = [
+        {"protocol": "https", "vcodec": "h264", "acodec": "none"},
+        {"protocol": "https", "vcodec": "none", "acodec": "aac"},
+    ]
     files = {"__files_to_merge": list(map(str, lists)), "requested_formats": formats}
     with pytest.raises(yt_dlp.utils.PostProcessingError):
         joiner.run({"filepath": str(tmp_path / "a.mp4")} | files)
