@@ -18,7 +18,9 @@ from pathlib import Path
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 LARGEST = 2**31 - 1  # bytes; mallopt takes an int
 # Words of torch, its libraries and Python's threads.
-_NO_MEMORY = re.compile("allocate memory|out of memory|enough memory|create a memory|start new thread")
+_NO_MEMORY = re.compile(
+    "allocate memory|out of memory|enough memory|create a (memory|primitive)|start new thread"
+)
 GROWTH = 64 * 2**20  # bytes that the heap grows by
 
 

@@ -53,7 +53,7 @@ def _serving(model: Safa, tmp_path: Path, free_port: int, more: tuple[str, ...])
     words += ["--allow-host", "notebook.example", "--assets", str(tmp_path), *more]
     process = subprocess.Popen(
         [sys.executable, "-m", "safa.cli", *words],
-        env=os.environ | {"TMPDIR": str(tmp_path / "tmp"), "SAFA_LIMITS": "job_bytes=2e8"},
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp"), "SAFA_LIMITS": "job_bytes=5e8"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -68,7 +68,7 @@ def _serving(model: Safa, tmp_path: Path, free_port: int, more: tuple[str, ...])
 
 
 def _wait_for(address: str, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while time.monotonic() < end and process.poll() is None:
         try:
             if httpx.get(address, timeout=5).status_code in (200, 401):

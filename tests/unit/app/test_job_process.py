@@ -22,7 +22,7 @@ from safa.errors import UserError
 from safa.inference.loading import open_animator
 from safa.models.safa import Safa
 
-JOB_BYTES = 3 * 2**26  # 192 MiB
+JOB_BYTES = 2**29
 OPTIONS = {
     "relative": False,
     "adapt_scale": False,
@@ -72,7 +72,7 @@ def test_a_job_ends_and_the_next_one_runs(jobs: JobProcess, tmp_path: Path) -> N
         os.kill(jobs._process.pid or 0, signal.SIGKILL)  # as the system does where memory is full
 
     with pytest.raises(
-        UserError, match=r"broke off \(SIGKILL\); it may have asked for more than 201,326,592"
+        UserError, match=r"broke off \(SIGKILL\); it may have asked for more than 536,870,912"
     ):
         jobs.do("animate", small, video, report=kill, **OPTIONS)
 
@@ -107,6 +107,7 @@ class _Full:
     [
         MemoryError(),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("could not create a primitive"),
         RuntimeError("can't start new thread"),
         OSError(12, "Cannot allocate memory"),
     ],
