@@ -149,7 +149,7 @@ def read_landmark_embedding(path: Path) -> dict[str, Floats | Ints]:
                 str(path),
             )
         # "full_lmk" comes as (1, 68) -> (68,); the others have their shape already.
-        arrays[f"{name}_faces"] = _whole(faces.reshape(faces_shape), f"{path}: {name}")
+        arrays[f"{name}_faces"] = _whole(faces.reshape(faces_shape), f"{path}: {name}")  # (1, 68) -> (68,)
         arrays[f"{name}_bary"] = bary.reshape(bary_shape).astype(np.float32)  # (1, 68, 3) -> (68, 3)
     return arrays
 
