@@ -171,7 +171,7 @@ def read_texture_layout(path: Path) -> TextureLayout:
     text = read_limited(path, "mesh_bytes").decode("utf-8", errors="replace")
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         kind, _, rest = line.partition(" ")
-        parts = rest.split(None, 3)
+        parts = rest.split(maxsplit=3)
         try:
             if kind == "vt":
                 across, up = parts[:2]
