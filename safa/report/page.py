@@ -156,13 +156,14 @@ def _headings(metrics: Sequence[Metric]) -> tuple[str, ...]:
 
 def _card(line: Headline) -> Card:
     metric, gain = line.metric, format_score(line.metric, abs(line.gain))
+    verdict = "same" if gain == format_score(metric, 0.0) else "better" if line.gain > 0 else "worse"
     return Card(
         label=metric.label,
         value=format_score(metric, line.value),
         interval=format_interval(metric, line.interval),
         copy_source=format_score(metric, line.copy_source),
         gain=gain,
-        verdict="same" if gain == format_score(metric, 0.0) else "better" if line.gain > 0 else "worse",
+        verdict=verdict if math.isfinite(line.gain) else "none",  # copying the source has no number
     )
 
 

@@ -141,7 +141,7 @@ class Card:
     Attributes:
         interval: of the value; empty if there is none.
         gain: how much better or worse the value is than copying the source.
-        verdict: ``better``, ``worse`` or ``same``.
+        verdict: ``better``, ``worse``, ``same``, or ``none`` where copying the source has no number.
     """
 
     label: str
