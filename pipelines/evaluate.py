@@ -79,6 +79,7 @@ from safa.evaluation.results import ClipResult, ScoreRow
 from safa.evaluation.scorers import load_scorers, scorers_here, skipped_metrics
 from safa.evaluation.windows import Window, count_windows, draw_shown, windows_of
 from safa.files import (
+    LocalMirror,
     Location,
     absolute,
     dir_names,
@@ -97,11 +98,12 @@ from safa.inference.swap_mask import load_mask
 from safa.messages import LogLines, Progress, count
 from safa.models.safa import Safa
 from safa.report.compare import read_run, write_comparison
-from safa.report.content import ReportContent, TrainingRun, metrics_json, write_clips
+from safa.report.content import ReportContent, TrainingRun, metrics_json, tracked_numbers, write_clips
 from safa.report.describe import describe_evaluation, describe_model, describe_training
 from safa.report.page import write_page
 from safa.training.metrics_logger import FILE_NAME as METRICS_FILE
 from safa.training.metrics_logger import read_metrics
+from safa.training.trackers import missing_package, refuse_missing_package, start_tracking
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +117,7 @@ WINDOWS_PER_PART = 256  # where parts are written by a stage of their own
 BLOCK_BYTES = 2**24  # between two operators: a window, or a few small ones
 MAX_BLOCKS = 4096
 # What may change between two runs into one folder.
-NOT_HASHED = frozenset({"title", "history", "max_unexpected", "scale", "report"})
+NOT_HASHED = frozenset({"title", "history", "max_unexpected", "scale", "report", "tracking"})
 
 
 class EvaluationKey(EvaluateConfig):
@@ -140,6 +142,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
             or too many unexpected failures.
     """
     began = time.monotonic()
+    refuse_missing_package(missing_package(config.tracking))
     with exclusive(config.out):  # whether that can be, before the model is loaded
         pass
     store = ClipStore(config.clips)
@@ -176,6 +179,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         log.info("evaluate: %s", counts_line(numbers["counts"], reasons))
         _refuse_too_many(failures, len(jobs.jobs), config)
         refuse_nothing(numbers["counts"], config.out)
+        _send_to_trackers(locked, info.step, numbers)
         return numbers
 
 
@@ -489,6 +493,24 @@ def _refuse_too_many(failures: Sequence[Failure], total: int, config: EvaluateCo
             shown(config.out),
             "Read the reasons in index.html there; the next run tries them again.",
         )
+
+
+def _send_to_trackers(config: EvaluationKey, step: int, numbers: Mapping[str, Any]) -> None:
+    """Send the numbers of the report, at the model's step, to those who follow runs."""
+    mirror = LocalMirror(config.out)  # where Weights & Biases has its files
+    try:
+        tracking = start_tracking(
+            *(config.tracking, config.out, mirror.path),
+            program=STAGE,
+            name=config.title,
+            settings=config.model_dump(mode="json"),
+        )
+        if tracking is not None:
+            tracking.log(step, tracked_numbers(numbers))
+            tracking.close(finished=True)
+            mirror.sync()
+    finally:
+        mirror.close()
 
 
 def seconds_so_far(out: Location) -> dict[str, float]:

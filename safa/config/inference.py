@@ -7,6 +7,7 @@ from typing import Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from safa.config.loader import Settings
+from safa.config.tracking import TrackingConfig
 from safa.files import Location
 
 RasterizerChoice = Literal["auto", "native", "pytorch3d"]
@@ -160,6 +161,7 @@ class EvaluateConfig(Settings):
     report: ReportConfig = ReportConfig()
     history: tuple[Location, ...] = ()  # training runs whose settings and curves the report shows, in order
     max_unexpected: float = Field(default=0.1, ge=0, le=1)  # share of `unexpected` results that fails the run
+    tracking: TrackingConfig = TrackingConfig()
     scale: EvaluateScale = EvaluateScale()
 
     @model_validator(mode="after")

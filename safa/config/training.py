@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from safa.config.loader import Settings
 from safa.config.losses import HeadLossConfig, LossConfig
 from safa.config.model import ModelConfig
+from safa.config.tracking import TrackingConfig
 from safa.files import Location, join
 
 Rate = Annotated[float, Field(gt=0)]  # a learning rate
@@ -165,35 +165,6 @@ class CheckpointConfig(Settings):
     every: int = Field(ge=1)  # steps; the end of the run always writes one
     keep: int = Field(default=2, ge=1)  # newest states kept
     keep_best: int = Field(default=1, ge=0)  # states with the best held-out score kept besides
-
-
-class MlflowConfig(Settings):
-    """MLflow (the extra ``mlflow``). A server's name and password come from its own environment variables."""
-
-    uri: str  # http://SERVER, https://SERVER, or sqlite:////FILE: a file that rank 0's machine writes
-    experiment: str = Field(default="safa", min_length=1)
-
-    @field_validator("uri")
-    @classmethod
-    def _is_served(cls, uri: str) -> str:
-        if not re.match(r"https?://[^/]|sqlite:////[^/]", uri):
-            raise ValueError("must be http://SERVER, https://SERVER or sqlite:////ABSOLUTE/FILE")
-        if "@" in uri:
-            raise ValueError("must have no password; MLFLOW_TRACKING_USERNAME and ..._PASSWORD have it")
-        return uri
-
-
-class WandbConfig(Settings):
-    """Weights & Biases (the extra ``wandb``), by its environment: WANDB_API_KEY, or WANDB_MODE=offline."""
-
-    project: str = Field(default="safa", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-
-
-class TrackingConfig(Settings):
-    """Who follows the run besides TensorBoard. It may change when a run is resumed."""
-
-    mlflow: MlflowConfig | None = None
-    wandb: WandbConfig | None = None
 
 
 class ScaleConfig(Settings):

@@ -171,6 +171,22 @@ def _numbers(lines: Sequence[Headline]) -> dict[str, Any]:
     return numbers | ({"intervals": intervals} if intervals else {})
 
 
+def tracked_numbers(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """Return what ``metrics_json`` has under one name each, for those who follow runs.
+
+    ``reconstruction/psnr``, ``animation/csim``, ``..._copy_source``, the ends of intervals as ``..._low`` and
+    ``..._high``; ``clips/ok``, ``clips/quarantined``, ``seconds/evaluate`` and the like.
+    """
+    found = {f"clips/{state}": float(count) for state, count in numbers["counts"].items()}
+    found |= {f"seconds/{stage}": float(spent) for stage, spent in numbers["seconds"].items()}
+    of_modes = {mode: numbers[mode] for mode in get_args(Mode) if mode in numbers}
+    for mode, values in {"reconstruction": numbers, **of_modes}.items():
+        found |= {f"{mode}/{key}": value for key, value in values.items() if isinstance(value, float)}
+        for key, (low, high) in values.get("intervals", {}).items():
+            found |= {f"{mode}/{key}_low": low, f"{mode}/{key}_high": high}
+    return found
+
+
 # ---- clips.parquet -----------------------------------------------------------------------------------------
 
 

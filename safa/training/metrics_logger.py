@@ -148,7 +148,12 @@ class MetricsLogger:
         }
         self._board = SummaryWriter(self._folder / "tensorboard", purge_step=step + 1)
         self._drawn = time.monotonic()
-        self._tracking = start_tracking(config, self._folder)
+        self._tracking = start_tracking(
+            *(config.tracking, folder, self._folder),
+            program="train",
+            name=config.name,
+            settings=config.model_dump(mode="json"),
+        )
 
     def log_training(self, step: int, row: Mapping[str, Any]) -> None:
         """Log the losses since the row before, and rates."""

@@ -1,6 +1,6 @@
-"""Servers that follow trainings: MLflow and Weights & Biases, beside TensorBoard; rank 0 alone sends.
+"""Servers that follow trainings and evaluations: MLflow and Weights & Biases; rank 0, or the driver, sends.
 
-A thread per tracker sends what training logs. One that is down costs training nothing: rows wait, up to
+A thread per tracker sends what is logged. One that is down costs the program nothing: rows wait, up to
 ``MOST_WAITING``, and are sent with the next ones; a line says when it begins, and one at the end how many
 rows were lost. The id in ``tracking.json`` of the run folder lets a resumed run continue the tracked one,
 whose rows may then have a step twice: the newer one counts.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safa.config.training import MlflowConfig, TrackingConfig, TrainConfig, WandbConfig
+from safa.config.tracking import MlflowConfig, TrackingConfig, WandbConfig
 from safa.errors import UserError
 from safa.files import Location, exists, join, read_bytes, reporting_errors, write_json
 from safa.messages import INSTALL_TRACKER
@@ -60,11 +60,13 @@ class TrackedRun:
 
     Attributes:
         id: stays the same when the run is resumed.
+        program: that runs, ``train`` or ``evaluate``.
         settings: all of them, nested.
         scratch: a local folder for files that wait for an upload.
     """
 
     id: str
+    program: str
     name: str
     settings: Mapping[str, Any]
     scratch: Path
@@ -146,19 +148,27 @@ class Tracking:
             sender.close(finished=finished)
 
 
-def start_tracking(config: TrainConfig, scratch: Path) -> Tracking | None:
+def start_tracking(
+    config: TrackingConfig,
+    folder: Location,
+    scratch: Path,
+    *,
+    program: str,
+    name: str,
+    settings: Mapping[str, Any],
+) -> Tracking | None:
     """The trackers that the settings name; None without any.
 
     Args:
-        scratch: see ``TrackedRun``.
+        folder: of the run, which keeps the id.
+        scratch, program, name, settings: see ``TrackedRun``.
 
     Raises:
         UserError: ``tracking.json`` of the run folder is damaged.
     """
-    if not _names(config.tracking):
+    if not _names(config):
         return None
-    run = TrackedRun(tracked_id(config.folder), config.name, config.model_dump(mode="json"), scratch)
-    return Tracking(config.tracking, run)
+    return Tracking(config, TrackedRun(tracked_id(folder), program, name, settings, scratch))
 
 
 class _Sender:
@@ -218,7 +228,7 @@ class _Sender:
             self._failures += 1
             if self._failures == 1:
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-                log.warning("tracking: %s does not answer (%s); training continues", self._name, reason[:200])
+                log.warning("tracking: %s does not answer (%s); the work continues", self._name, reason[:200])
 
 
 # ---- services ----------------------------------------------------------------------------------------------
@@ -263,7 +273,7 @@ class Mlflow:
             client.update_run(runs[0].info.run_id, status="RUNNING")
             self._id = runs[0].info.run_id
             return
-        tags = {"safa.id": self._run.id}
+        tags = {"safa.id": self._run.id, "safa.program": self._run.program}
         made = client.create_run(experiment, run_name=self._run.name, tags=tags).info.run_id
         self._log_settings(made)
         self._id = made
@@ -310,6 +320,7 @@ class Wandb:
             project=self._config.project,
             name=self._run.name,
             id=self._run.id,
+            job_type=self._run.program,
             resume="allow",
             dir=str(self._run.scratch),
             config=dict(self._run.settings),

@@ -35,6 +35,7 @@ from safa.inference.model_runner import ModelRunner
 from safa.models.face_parser import FaceParser
 from safa.models.safa import Safa
 from safa.models.tdmm import Tdmm
+from tests.contract.wires.followers import tracking_rows
 from tests.contract.wires.table import Row, Table, are, check, differ, falls, keys_of, with_key
 from tests.contract.wires.world import Recorder, World
 
@@ -328,27 +329,35 @@ def _ran(
 ) -> tuple[list[Window], dict[str, str]]:
     """Windows of the program, all of which fail, and the texts that it writes."""
 
-    def run() -> tuple[list[Window], dict[str, str]]:
-        windows: list[Window] = []
-
-        def process(_: Any, missing: Any, probe: Any) -> Iterator[Item]:
-            windows.extend(missing)
-            for window in missing:
-                reason = code if window.number == 0 else FailureCode.NO_FACE
-                failure = Failure(window.job.title, reason, "test", f"evaluate/{window.job.mode}")
-                yield Item(window, failure=failure)
-
-        out = world.folder() / config.out.name
-        with (
-            patch.object(program, "process", process),
-            patch.object(program, "ray_session", nullcontext),
-            patch.object(program, "refuse_nothing", lambda *_: None),
-        ):
-            program.evaluate(config.model_copy(update={"out": out}), {})
-        return windows, {path.name: path.read_text() for path in (out / "index.html", out / "metrics.json")}
-
-    result: tuple[list[Window], dict[str, str]] = world.once(("program", code, config.model_dump_json()), run)
+    key = ("program", code, config.model_dump_json())
+    result: tuple[list[Window], dict[str, str]] = world.once(key, lambda: _run(world, config, code))
     return result
+
+
+def _run(
+    world: World, config: EvaluateConfig, code: FailureCode = FailureCode.NO_FACE
+) -> tuple[list[Window], dict[str, str]]:
+    windows: list[Window] = []
+
+    def process(_: Any, missing: Any, probe: Any) -> Iterator[Item]:
+        windows.extend(missing)
+        for window in missing:
+            reason = code if window.number == 0 else FailureCode.NO_FACE
+            failure = Failure(window.job.title, reason, "test", f"evaluate/{window.job.mode}")
+            yield Item(window, failure=failure)
+
+    out = world.folder() / config.out.name
+    with (
+        patch.object(program, "process", process),
+        patch.object(program, "ray_session", nullcontext),
+        patch.object(program, "refuse_nothing", lambda *_: None),
+    ):
+        program.evaluate(config.model_copy(update={"out": out}), {})
+    return windows, {path.name: path.read_text() for path in (out / "index.html", out / "metrics.json")}
+
+
+def _evaluate_all(world: World, config: EvaluateConfig) -> None:
+    _run(world, config)
 
 
 def people_evaluated(world: World, config: EvaluateConfig) -> set[str]:
@@ -549,6 +558,7 @@ def _rows() -> Iterator[Row]:
     yield Row("visuals.crf", 10, 40, bytes_of_video, falls)
     yield Row("history", [], _history, page, lambda a, b: "77 steps" in b and "77 steps" not in a)
     yield Row("max_unexpected", 0.25, 0.1, raises, are(False, True), {"clips": lambda w: w.faces})
+    yield from tracking_rows(_evaluate_all)
     yield Row("scale.actors", [1, 2], [2, 5], ray_options("actors"), are((1, 2), (2, 5)))
     yield Row("scale.actors", None, [1, 5], ray_options("actors"), are((1, 3), (1, 5)))
     yield Row("scale.cpus_per_actor", 1.0, 0.5, ray_options("num_cpus"), are(1.0, 0.5))

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock, patch
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ from safa.training.dataloader import TrainingDataLoader
 from safa.training.metrics_logger import MetricsLogger, read_metrics
 from safa.training.stages import make_stage
 from safa.training.steps import Criteria
-from safa.training.trackers import start_tracking
+from tests.contract.wires.followers import tracking_rows
 from tests.contract.wires.table import Row, Table, are, check, differ, keys_of, rises, times, with_key
 from tests.contract.wires.world import Recorder, World
 
@@ -779,42 +779,13 @@ def _loop_rows() -> Iterator[Row]:
     yield Row("checkpoint.keep_best", 0, 4, states_kept, are([4], [1, 2, 3, 4]), best)
     yield Row("log_every", 1, 2, steps_logged, are([1, 2, 3, 4], [2, 4]), FOUR)
 
-    yield Row(f"{MLFLOW}.uri", "http://a", "http://b", asked_of_mlflow(0), are("http://a", "http://b"))
-    yield Row(
-        *(f"{MLFLOW}.experiment", "a", "b", asked_of_mlflow(1), are("a", "b")),
-        {"tracking.mlflow.uri": "http://a"},
-    )
-    yield Row("tracking.wandb.project", "a", "b", project_in_wandb, are("a", "b"))
+    yield from tracking_rows(_log_a_row)
 
 
-MLFLOW = "tracking.mlflow"
-
-
-def _tracked(config: TrainConfig, package: str, module: Any) -> None:
-    """One row, sent to a package that only listens."""
-    with patch.dict("sys.modules", {package: module, f"{package}.entities": module}):
-        tracking = start_tracking(config, Path(str(config.folder)))
-        assert tracking is not None
-        tracking.log(1, {"loss/landmark": 1.0})
-        tracking.close(finished=True)
-
-
-def asked_of_mlflow(number: int) -> Callable[[World, TrainConfig], Any]:
-    def look(world: World, config: TrainConfig) -> Any:
-        module = MagicMock()
-        _tracked(config, "mlflow", module)
-        made = module.MlflowClient
-        calls = (made.call_args, made.return_value.get_experiment_by_name.call_args)
-        return calls[number].args[0]
-
-    look.__name__ = ("server", "experiment")[number]
-    return look
-
-
-def project_in_wandb(world: World, config: TrainConfig) -> Any:
-    module = MagicMock()
-    _tracked(config, "wandb", module)
-    return module.init.call_args.kwargs["project"]
+def _log_a_row(world: World, config: TrainConfig) -> None:
+    logger = MetricsLogger(config.model_copy(update={"runs": world.folder()}), 0)
+    logger.log_training(1, {"losses": {"landmark": 1.0}})
+    logger.close(finished=True)
 
 
 _TRAIN = {"validate_on.split": "train"}

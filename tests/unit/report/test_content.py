@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from safa.report.content import ReportContent, headlines, metrics_json
+from safa.report.content import ReportContent, headlines, metrics_json, tracked_numbers
 
 Make = Callable[..., ReportContent]
 
@@ -72,6 +72,20 @@ def test_scores_of_other_modes_stand_under_their_name(content: Make) -> None:
     numbers = metrics_json(dataclasses.replace(report, results=(*report.results[:-1], animated)))
     assert numbers["animation"] == {"csim": 0.75, "csim_copy_source": 1.0}
     assert numbers["csim"] == 0.5  # of the reconstruction
+
+
+def test_followers_get_each_number_under_a_name_of_its_own(content: Make) -> None:
+    report = content(0.5, 1.0, 1.5)
+    animated = dataclasses.replace(report.results[-1], scores={"csim": 0.75})
+    numbers = metrics_json(dataclasses.replace(report, results=(*report.results[:-1], animated)))
+    named = tracked_numbers(numbers)
+    assert named["reconstruction/psnr"] == numbers["psnr"]
+    assert named["reconstruction/psnr_low"] == numbers["intervals"]["psnr"][0]
+    assert named["reconstruction/psnr_high"] == numbers["intervals"]["psnr"][1]
+    assert named["animation/csim"] == 0.75
+    assert named["clips/quarantined"] == 1
+    assert named["seconds/train"] == 75.0
+    assert all(isinstance(value, float) for value in named.values())
 
 
 def test_without_reconstructions_there_are_no_headlines(content: Make) -> None:

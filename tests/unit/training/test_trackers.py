@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from pipelines import evaluate
 from pipelines import train as pipeline
 from safa.config import parse_settings
-from safa.config.training import MlflowConfig, TrackingConfig, TrainConfig
+from safa.config.tracking import MlflowConfig, TrackingConfig
+from safa.config.training import TrainConfig
 from safa.errors import UserError
 from safa.training import trackers
 from safa.training.context import LocalContext
@@ -74,6 +76,59 @@ def test_wandb_offline_continues_under_the_same_id(
     files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert len({file.name for file in files}) == 1
     assert b"loss/landmark" in b"".join(file.read_bytes() for file in files)
+
+
+@pytest.fixture
+def make_evaluation(tmp_path: Path) -> Callable[..., evaluate.EvaluationKey]:
+    """``make_evaluation(tracking)``: settings of an evaluation into a folder of its own."""
+
+    def make(tracking: dict[str, Any]) -> evaluate.EvaluationKey:
+        settings = {"model": "m", "clips": "c", "out": str(tmp_path / "report"), "title": "held out"}
+        hashes = {"model_sha256": "5af3", "clips_sha256": "c", "files_sha256": "f"}
+        (tmp_path / "report").mkdir(exist_ok=True)
+        return parse_settings({**settings, **hashes, "tracking": tracking}, evaluate.EvaluationKey, "test")
+
+    return make
+
+
+NUMBERS = {
+    **{"psnr": 21.5, "psnr_copy_source": 18.0, "intervals": {"psnr": [21.0, 22.0]}},
+    **{
+        "animation": {"csim": 0.5},
+        "counts": {"in": 3, "ok": 2, "quarantined": 1},
+        "seconds": {"evaluate": 9},
+    },
+}
+
+
+@pytest.mark.slow
+def test_mlflow_has_the_numbers_of_an_evaluation_in_one_run_however_often_it_is_started(
+    tmp_path: Path, make_evaluation: Callable[..., evaluate.EvaluationKey]
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    config = make_evaluation({"mlflow": {"uri": uri}})
+    for _ in range(2):
+        evaluate._send_to_trackers(config, 700, NUMBERS)
+    client = mlflow.MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("safa").experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "held out")
+    assert run.data.tags["safa.program"] == "evaluate"
+    assert (run.data.params["model"], run.data.params["model_sha256"]) == ("m", "5af3")
+    expected = {"reconstruction/psnr": 21.5, "reconstruction/psnr_low": 21.0, "animation/csim": 0.5}
+    assert run.data.metrics.items() >= {**expected, "clips/ok": 2.0, "clips/quarantined": 1.0}.items()
+    assert {each.step for each in client.get_metric_history(run.info.run_id, "animation/csim")} == {700}
+
+
+@pytest.mark.slow
+def test_wandb_offline_has_the_numbers_of_an_evaluation(
+    tmp_path: Path, make_evaluation: Callable[..., evaluate.EvaluationKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    evaluate._send_to_trackers(make_evaluation({"wandb": {}}), 700, NUMBERS)
+    (file,) = (tmp_path / "report" / "wandb").glob("offline-run-*/*.wandb")
+    assert b"reconstruction/psnr_low" in file.read_bytes()
 
 
 @pytest.mark.slow
