@@ -1,8 +1,7 @@
 """The pool of actors that does the work of a graph with one stage: how many there are, and what each may use.
 
-Ray Data waits for ever for a pool whose least actors have no room. So the request is compared with the
-machines before work starts: the pool starts smaller, or asks for less of a CPU, and the log says so. GPUs are
-never shrunk: half a GPU may not hold the model (``pipelines.machines`` refuses what is not there).
+Ray Data waits for ever for a pool whose least actors have no room; ``pipelines.machines`` refuses one for
+which there can be none, before work starts. The pool begins with what there is room for, and grows.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 import ray
 
-from safa.cores import ROUNDING, Machine, cores_here, most_actors, places
+from safa.cores import Machine, cores_here, most_actors, places
 
 log = logging.getLogger(__name__)
 
@@ -54,36 +53,24 @@ def cores_of_driver() -> int:
 
 def fitted(
     cpus: float, gpus: float, actors: tuple[int, int | None], useful: int, nodes: Sequence[Machine]
-) -> tuple[Pool, tuple[str, ...]]:
-    """A pool that has room on these machines, and what was changed for it, in words.
+) -> Pool:
+    """A pool that begins with as many actors as these machines have room for.
 
     Args:
-        cpus, gpus: of each actor, as the settings ask.
-        actors: least and most of them, likewise; None: as many as ``safa.cores`` says.
+        cpus, gpus: of each actor.
+        actors: least and most of them; None: as many as ``safa.cores`` says. The least are there, or will
+            come (``pipelines.machines``).
         useful: more actors than this would have nothing to do.
-        nodes: none are taken as some that are still to come.
     """
     most = most_actors(nodes, cpus, gpus) if actors[1] is None else actors[1]
     least, most = min(actors[0], useful), min(most, useful)
-    notes: list[str] = []
-    if not nodes:
-        return Pool(cpus, gpus, least, most, least), ()
-    enough = [node.cpus for node in nodes if node.gpus + ROUNDING >= gpus]
-    if enough and max(enough) > 0 and cpus > max(enough):
-        notes.append(f"an actor gets {max(enough):g} CPU, not {cpus:g}: no machine has more")
-        cpus = max(enough)
-    room = max(1, sum(places(node, cpus, gpus) for node in nodes))
-    if least > room:
-        notes.append(f"the pool starts with {room} actors, not {least}: there is no room for more")
-        least = room
-    return Pool(cpus, gpus, least, most, max(least, min(most, room))), tuple(notes)
+    room = sum(places(node, cpus, gpus) for node in nodes)
+    return Pool(cpus, gpus, least, most, max(least, min(most, room)))
 
 
 def pool_for(name: str, cpus: float, gpus: float, actors: tuple[int, int | None], useful: int) -> Pool:
-    """A pool for so many pieces of work on the machines of this session; the log says what was changed."""
-    pool, notes = fitted(cpus, gpus, actors, useful, machines())
-    for note in notes:
-        log.info("%s: %s", name, note)
+    """A pool for so many pieces of work on the machines of this session; the log says what it is."""
+    pool = fitted(cpus, gpus, actors, useful, machines())
     log.info("%s: %d to %d actors of %g CPU%s", name, pool.least, pool.most, pool.cpus, _and_gpus(pool))
     return pool
 

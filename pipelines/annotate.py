@@ -28,7 +28,8 @@ import ray.data
 
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
-from pipelines.operators import OPEN, Operator, applied, with_room
+from pipelines.machines import room_for
+from pipelines.operators import OPEN, Operator, applied, needs, with_room
 from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
 from pipelines.run_folder import check_counts, lock_settings, refuse_nothing, write_manifest
 from pipelines.shared_folder import Probe, shared
@@ -55,6 +56,8 @@ log = logging.getLogger(__name__)
 
 STAGE = "annotate"
 NOT_HASHED = frozenset({"stage", "max_unexpected"})  # may change between two runs into one column
+# Where it asks for more than there is.
+LESS = "Ask for less there (on CPUs alone: gpus: 0, and the device: cpu), or run on larger machines."
 FRAMES_PER_BLOCK = 4096  # about, of a task: what a worker that dies can lose
 OUTCOME = pa.schema(
     [("id", pa.string()), ("n_frames", pa.int64()), ("code", pa.string()), ("detail", pa.string())]
@@ -83,7 +86,8 @@ def annotate(config: AnnotateConfig) -> dict[str, int]:
         log.info("annotate: %d clips, %d still to do, into %s", len(ids), len(missing), shown(folder))
         failures: dict[str, Failure] = {}
         if missing:
-            with ray_session(), shared(folder) as probe:
+            room = room_for(*needs("annotation", [_operator(config)], LESS))
+            with ray_session(), room, shared(folder) as probe:
                 for failure in _run(config, store, missing, probe):
                     failures[failure.name] = failure
             forget_attempts(folder)
@@ -108,12 +112,15 @@ def annotate(config: AnnotateConfig) -> dict[str, int]:
         return counts
 
 
+def _operator(config: AnnotateConfig) -> Operator:
+    stage = config.stage
+    return Operator((STAGE,), "stage", stage.cpus, stage.gpus, stage.actors or OPEN)
+
+
 def _run(config: AnnotateConfig, store: ClipStore, ids: Sequence[str], probe: Probe) -> Iterator[Failure]:
     """Annotate these clips on Ray; yield failures as they come, and log the progress."""
-    stage = config.stage
     blocks = [pa.table({"id": part}) for part in _blocks(store, ids)]
-    wanted = Operator((STAGE,), stage.cpus, stage.gpus, stage.actors or OPEN)
-    (operator,) = with_room(STAGE, [wanted], len(blocks))
+    (operator,) = with_room(STAGE, [_operator(config)], len(blocks))
     rows = ray.data.from_arrow(blocks)
     outcomes = applied(operator, rows, ((probe,), ColumnMaker, config.with_absolute_paths()))
     progress = Progress(LogLines(STAGE), len(ids), "clips")

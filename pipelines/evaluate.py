@@ -37,8 +37,8 @@ import ray.data
 
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
-from pipelines.machines import Need, room_for
-from pipelines.operators import OPEN, Operator, applied, with_room
+from pipelines.machines import room_for
+from pipelines.operators import OPEN, Operator, applied, needs, with_room
 from pipelines.quarantine import SHOWN, counts_line, quarantine_row, write_quarantine
 from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
@@ -68,7 +68,7 @@ from pipelines.window_stages import (
 from pipelines.worker_deaths import forget_attempts
 from safa.checkpoint.native import load_model
 from safa.config import dump_settings, load_settings
-from safa.config.inference import EvaluateConfig, EvaluateScale, Mode
+from safa.config.inference import EvaluateConfig, Mode
 from safa.config.training import TrainConfig
 from safa.data.clip_store import ClipInfo, ClipStore
 from safa.errors import Failure, FailureCode, UserError, run_reporting_errors
@@ -107,9 +107,12 @@ from safa.training.trackers import missing_package, refuse_missing_package, star
 
 log = logging.getLogger(__name__)
 
-STAGE = "evaluate"
+STAGE, SCALE = "evaluate", "scale"
 PAGE, NUMBERS = "index.html", "metrics.json"
 ALL_CLIPS = "clips.parquet"
+LESS = (
+    "Ask for less with scale.cpus_per_actor, scale.gpus_per_actor or scale.actors, or run on larger machines."
+)
 BLOCKS_PER_ACTOR = 8
 WINDOWS_PER_BLOCK = 32  # on long lists
 WINDOWS_PER_CALL = 4  # of a stage on GPUs: each call leaves a mark
@@ -355,15 +358,15 @@ def operators(config: EvaluateConfig) -> list[Operator]:
     """The graph of these settings. Without GPUs, all stages share their process: one actor a core."""
     scale = config.scale
     if not scale.gpus_per_actor:
-        return [Operator(STAGES, scale.cpus_per_actor, actors=scale.actors or OPEN)]
+        return [Operator(STAGES, SCALE, scale.cpus_per_actor, actors=scale.actors or OPEN)]
     return [
-        Operator((READ,), scale.cpus_per_task),
+        Operator((READ,), SCALE, scale.cpus_per_task),
         Operator(
-            *((MODEL, NETWORKS), scale.cpus_per_actor, scale.gpus_per_actor, scale.actors or OPEN),
+            *((MODEL, NETWORKS), SCALE, scale.cpus_per_actor, scale.gpus_per_actor, scale.actors or OPEN),
             rows=WINDOWS_PER_CALL,
         ),
-        Operator((SCORE,), scale.cpus_per_task),
-        Operator((WRITE,), scale.cpus_per_task, rows=WINDOWS_PER_PART),
+        Operator((SCORE,), SCALE, scale.cpus_per_task),
+        Operator((WRITE,), SCALE, scale.cpus_per_task, rows=WINDOWS_PER_PART),
     ]
 
 
@@ -376,7 +379,7 @@ def process(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> 
     if not windows:
         return
     graph = operators(config)
-    with room_for(_need(config.scale)), live_stages(STAGE, STAGES) as clock:
+    with room_for(*needs("evaluation", graph, LESS)), live_stages(STAGE, STAGES) as clock:
         progress, logged = _ClipProgress(windows), 0
         done = _through(config, graph, windows, probe, clock)
         for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -395,7 +398,7 @@ def join_clips(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) 
     """Join the segments of long clips, of each of which one window is given."""
     if not windows:
         return
-    graph = [Operator((JOIN,), config.scale.cpus_per_task)]
+    graph = [Operator((JOIN,), SCALE, config.scale.cpus_per_task)]
     done = _through(config, graph, windows, probe, None)
     for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from items_of(table)
@@ -436,12 +439,6 @@ class _ClipProgress:
         if ended:
             clip_finished(STAGE, self._codes.pop(window.number, ""))
         self._progress.add(int(ended), window.last - window.first)
-
-
-def _need(scale: EvaluateScale) -> Need:
-    """One actor must have its GPUs; its CPUs may be fewer than asked for."""
-    fix = "Ask for less with scale.gpus_per_actor, or run on machines that have it."
-    return Need("evaluation", {"GPU": scale.gpus_per_actor}, "scale", fix)
 
 
 def window_rows(windows: Sequence[Window], actors: int) -> ray.data.Dataset:

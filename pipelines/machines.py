@@ -31,6 +31,7 @@ LONGEST_SOCKET = 107  # bytes of a path that the system takes for a socket
 # What Ray adds to its temporary folder, with the date, the time, microseconds and a process.
 SOCKET_BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 DASHBOARD_PORT = 8265
+ROUNDING = 1e-6  # CPUs that sums of fractions may be off by
 SAY_EVERY = 60.0  # seconds between lines that say what is waited for
 LOOK_EVERY = 2.0  # seconds between looks at what has come
 CHECK_ADDRESS = "Check RAY_ADDRESS, or unset it to work on this machine alone."
@@ -142,19 +143,20 @@ class Need:
 
 
 @contextmanager
-def room_for(need: Need) -> Iterator[None]:
+def room_for(*needs: Need) -> Iterator[None]:
     """Refuse what can never have room; while what may still come is missing, a line in the log says so.
 
-    A cluster without an autoscaler, and this machine, are as large as they will be.
+    A cluster without an autoscaler, and this machine, are as large as they will be. Each need is looked at by
+    itself, as if the others were not there.
 
     Raises:
         UserError: there is no such room, and the cluster cannot grow to have it.
     """
-    missing = _missing(need, _alive())
-    if missing:
-        _refuse_never(need, missing)
+    for need in needs:
+        if missing := _missing(need, _alive()):
+            _refuse_never(need, missing)
     stopped = threading.Event()
-    thread = threading.Thread(target=_say_what_is_missing, args=(need, stopped), daemon=True)
+    thread = threading.Thread(target=_say_what_is_missing, args=(needs, stopped), daemon=True)
     thread.start()
     try:
         yield
@@ -172,15 +174,15 @@ def _refuse_never(need: Need, missing: str) -> None:
         )
     for name, count in need.total.items():
         most = max(limits.get(name, 0), _sum(_alive(), name))
-        if count > most:
+        if count > most + ROUNDING:
             what = f"{need.what} asks for {amount(count, name)}, and the cluster grows to {most:g} at most"
             raise UserError(what, need.where, need.fix)
 
 
-def _say_what_is_missing(need: Need, stopped: threading.Event) -> None:
+def _say_what_is_missing(needs: Sequence[Need], stopped: threading.Event) -> None:
     waited = SAY_EVERY
     with suppress(RayError, ConnectionError, RuntimeError):  # a cluster that is lost is reported elsewhere
-        while missing := _missing(need, _alive()):
+        while missing := next(filter(None, (_missing(need, _alive()) for need in needs)), ""):
             if waited >= SAY_EVERY:
                 log.info("waiting for %s", missing)
                 waited = 0.0
@@ -192,11 +194,13 @@ def _say_what_is_missing(need: Need, stopped: threading.Event) -> None:
 def _missing(need: Need, machines: Sequence[Mapping[str, float]]) -> str:
     """What there is too little of, e.g. ``8 CPUs, 2 are there``; empty if there is enough."""
     for name, count in need.total.items():
-        if count > _sum(machines, name):
+        if count > _sum(machines, name) + ROUNDING:
             return f"{amount(count, name)}, {_sum(machines, name):g} are there"
     each = {name: count for name, count in need.each.items() if count}
     places = sum(
-        int(min(m.get(name, 0.0) // count for name, count in each.items())) for m in machines if each
+        int(min((m.get(name, 0.0) + ROUNDING) // count for name, count in each.items()))
+        for m in machines
+        if each
     )
     if each and places < need.workers:
         together = " and ".join(amount(count, name) for name, count in each.items())

@@ -16,6 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
 from pipelines.actor_pool import machines, pool_for
+from pipelines.machines import Need
 from pipelines.shared_folder import Checked
 from safa.cores import Machine, most_actors
 from safa.messages import count
@@ -27,9 +28,13 @@ OPEN = (1, None)  # actors: as many as ``safa.cores`` says
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of the graph: stages that run in one process, and what it takes of the cluster."""
+    """One operator of the graph: stages that run in one process, and what it takes of the cluster.
+
+    ``where`` is the section of the settings that says so, e.g. ``stages.crop``.
+    """
 
     stages: tuple[str, ...]
+    where: str
     cpus: float
     gpus: float = 0.0
     actors: tuple[int, int | None] | None = None  # least and most; None: tasks, which keep nothing loaded
@@ -54,6 +59,21 @@ class Operator:
         return f"cpus {self.cpus:g}{gpus}, at least {count(self.processes, 'process', 'processes')}"
 
 
+def needs(pipeline: str, graph: Sequence[Operator], fix: str) -> list[Need]:
+    """What each operator needs by itself: a machine that has what a process asks for, and so many of them.
+
+    That all of them run at once is no need: ``fitted`` makes them smaller.
+
+    Args:
+        pipeline: whose needs they are, as in ``preprocessing``.
+        fix: what to do where there is no room.
+    """
+    return [
+        Need(pipeline, {"CPU": each.cpus, "GPU": each.gpus}, each.where, fix, each.processes)
+        for each in graph
+    ]
+
+
 def with_room(name: str, graph: Sequence[Operator], useful: int) -> list[Operator]:
     """The graph as it fits the machines of this session; pools of open size get one.
 
@@ -65,7 +85,7 @@ def with_room(name: str, graph: Sequence[Operator], useful: int) -> list[Operato
     """
     if len(graph) == 1 and graph[0].actors is not None:
         pool = pool_for(name, graph[0].cpus, graph[0].gpus, graph[0].actors, useful)
-        return [replace(graph[0], cpus=pool.cpus, actors=(pool.least, pool.most), first=pool.first)]
+        return [replace(graph[0], actors=(pool.least, pool.most), first=pool.first)]
     there = ray.cluster_resources() if ray.is_initialized() else {}
     return fitted(name, closed(graph, machines()), there.get("CPU", 0.0), there.get("GPU", 0.0))
 

@@ -45,8 +45,8 @@ from pipelines.clip_stages import (
 )
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
-from pipelines.machines import Need, room_for
-from pipelines.operators import OPEN, Operator, applied, with_room
+from pipelines.machines import room_for
+from pipelines.operators import OPEN, Operator, applied, needs, with_room
 from pipelines.quarantine import Quarantine, counts_line
 from pipelines.ray_metrics import clip_finished, frames_made
 from pipelines.run_folder import (
@@ -97,6 +97,10 @@ NOT_HASHED = frozenset(
         *("retry_quarantined", "max_unexpected", "stages", "mix_settings"),
         "source.download",
     }
+)
+# Where a stage asks for more than there is.
+LESS = (
+    "Ask for less there (on CPUs alone: gpus: 0, and the detectors' device: cpu), or run on larger machines."
 )
 BLOCKS_PER_CPU = 8  # so many that the last ones end at about the same time
 BLOCKS_PER_DOWNLOAD = 8  # of those that run at once, likewise
@@ -264,8 +268,11 @@ def _with_face_tracks(
         stack.enter_context(ray_session())
         rows = _rows([{"video": absolute(video.location)} for video in fresh])
         worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, absolute(config.out))
-        with shared(config.out) as probe:
-            asked = config.stages.face_tracks
+        asked = config.stages.face_tracks
+        operator = Operator(
+            *(("detect",), "stages.face_tracks", asked.cpus, asked.gpus), actors=asked.actors or OPEN
+        )
+        with room_for(*needs("preprocessing", [operator], LESS)), shared(config.out) as probe:
             pool = pool_for("face tracks", asked.cpus, asked.gpus, asked.actors or OPEN, len(fresh))
             outcomes = rows.map(
                 Checked,
@@ -301,7 +308,7 @@ def _make(config: PreprocessConfig, jobs: Sequence[ClipJob], quarantine: Quarant
     clips = join(config.out, CLIPS)
     left = list(jobs)
     with (
-        room_for(_need(config)),
+        room_for(*needs("preprocessing", operators(config), LESS)),
         shared(config.out) as probe,
         _shared_downloads(config) as downloads,
     ):
@@ -377,27 +384,20 @@ def operators(config: PreprocessConfig) -> list[Operator]:
     graph = []
     if isinstance(config.source, MetadataSource) and config.source.download is not None:
         at_once = config.source.download.parallel
-        graph.append(Operator((DOWNLOAD,), stages.download.cpus, at_once=at_once))
+        graph.append(Operator((DOWNLOAD,), "stages.download", stages.download.cpus, at_once=at_once))
     if not needs_network(config):
-        graph.append(Operator((CROP, WRITE), stages.crop.cpus))
+        graph.append(Operator((CROP, WRITE), "stages.crop", stages.crop.cpus))
     elif not stages.landmarks.gpus:
         found = stages.landmarks
-        graph.append(Operator((CROP, LANDMARKS, WRITE), found.cpus, actors=found.actors or OPEN))
+        together = (CROP, LANDMARKS, WRITE)
+        graph.append(Operator(together, "stages.landmarks", found.cpus, actors=found.actors or OPEN))
     else:
         found = stages.landmarks
-        graph.append(Operator((CROP,), stages.crop.cpus))
-        graph.append(
-            Operator((LANDMARKS,), found.cpus, found.gpus, found.actors or OPEN, rows=PIECES_PER_CALL)
-        )
-        graph.append(Operator((WRITE,), stages.write.cpus, rows=PIECES_PER_SHARD))
+        pool = (found.cpus, found.gpus, found.actors or OPEN)
+        graph.append(Operator((CROP,), "stages.crop", stages.crop.cpus))
+        graph.append(Operator((LANDMARKS,), "stages.landmarks", *pool, rows=PIECES_PER_CALL))
+        graph.append(Operator((WRITE,), "stages.write", stages.write.cpus, rows=PIECES_PER_SHARD))
     return graph
-
-
-def _need(config: PreprocessConfig) -> Need:
-    """GPUs, where a stage has some: of CPUs the graph takes what there is."""
-    gpus = max(operator.gpus for operator in operators(config))
-    fix = "Set stages.landmarks.gpus=0 and the detectors' device to cpu, or submit it to a cluster with GPUs."
-    return Need("preprocessing", {"GPU": min(gpus, 1.0)}, "stages.landmarks.gpus", fix)
 
 
 def graph(

@@ -10,6 +10,7 @@ arrays of numbers for each clip, whatever the length of the clips.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -23,9 +24,21 @@ from numpy.typing import NDArray
 from safa.evaluation.frame_scores import CLIP_SCORES, FRAMES_SCHEMA, SCORES, clip_expression
 from safa.evaluation.window_stages import ScoredWindow
 from safa.evaluation.windows import Window
-from safa.files import Location, atomic_file, delete, entries, exists, join, local_file, remove_leftovers
+from safa.files import (
+    Location,
+    atomic_file,
+    delete,
+    entries,
+    exists,
+    is_uri,
+    join,
+    local_file,
+    remove_leftovers,
+)
 from safa.metrics import ExpressionSums
 from safa.metrics.frechet import FeatureSums, frechet_distance
+
+log = logging.getLogger(__name__)
 
 RESULTS, FRAMES, FEATURES = FOLDERS = ("results", "frames", "features")
 EXPRESSION = len(ExpressionSums().state)
@@ -180,8 +193,8 @@ class Totals:
 def add_up(out: Location, n_frames: NDArray[np.int64], length: int, failed: Set[int] = frozenset()) -> Totals:
     """Add up all parts, and delete from them what does not count.
 
-    That is what a killed run left half done, windows that are there twice, windows of another length, and
-    those of jobs that failed.
+    That is what a killed run left half done, parts that are damaged, windows that are there twice, windows of
+    another length, and those of jobs that failed.
 
     Args:
         n_frames: (J,) of each job.
@@ -201,8 +214,10 @@ def add_up(out: Location, n_frames: NDArray[np.int64], length: int, failed: Set[
     refused = np.zeros(jobs, np.bool_)
     refused[list(failed)] = True
     for name in _part_names(out):
-        with local_file(part_file(out, RESULTS, name)) as path:
-            rows = pq.read_table(path)
+        rows = _results(out, name)
+        if rows is None:
+            _forget(out, name)
+            continue
         keep = _counting(rows, totals, n_frames, length, refused)
         if not keep.all():
             rows = _keep(out, name, rows, keep)
@@ -222,6 +237,32 @@ def _part_names(out: Location) -> list[str]:
         for name in found[kind] - found[RESULTS]:
             delete(part_file(out, kind, name))
     return sorted(found[RESULTS])
+
+
+def _results(out: Location, name: str) -> pa.Table | None:
+    """The rows of a part; None if one of its files is damaged.
+
+    Of frames and features only the ends are looked at, and only on a disk: a store keeps checksums itself.
+    """
+    try:
+        for kind in (FRAMES, FEATURES):
+            where = part_file(out, kind, name)
+            if not is_uri(where) and exists(where):
+                pq.read_metadata(where)
+        with local_file(part_file(out, RESULTS, name)) as path:
+            return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        if getattr(error, "errno", None):  # the disk's fault, not the file's
+            raise
+        reason = str(error).partition("\n")[0]
+        log.warning("part %s of the results is damaged (%s); its windows are done again", name, reason)
+        return None
+
+
+def _forget(out: Location, name: str) -> None:
+    """Delete a part; the file that makes it count goes first."""
+    for kind in FOLDERS:
+        delete(part_file(out, kind, name))
 
 
 def _counting(
@@ -254,8 +295,7 @@ def _keep(out: Location, name: str, rows: pa.Table, keep: NDArray[np.bool_]) -> 
     kept = rows.filter(pa.array(keep))
     delete(part_file(out, RESULTS, name))
     if not len(kept):
-        for kind in (FRAMES, FEATURES):
-            delete(part_file(out, kind, name))
+        _forget(out, name)
         return kept
     windows = {
         (mode, source, driving, first): (number, index, last)

@@ -21,13 +21,13 @@ import yaml
 from ray.cluster_utils import Cluster
 from torch import nn
 
-from safa.checkpoint.native import ModelInfo, save_model
+from safa.checkpoint.native import ModelInfo, read_model_weights, save_model
 from safa.config import ModelConfig, parse_settings
 from safa.data.video import write_video
+from safa.files import join, read_bytes
 from safa.head import load_head_assets
 from safa.models.safa import Safa
 from safa.training.metrics_logger import read_metrics
-from safa.weights import read_tensors
 
 ROOT = Path(__file__).parents[2]
 ENDS_WITHIN = 240  # seconds, for any of these runs
@@ -40,7 +40,7 @@ class Program:
 
     name: str
     settings: dict[str, Any]
-    folder: Path  # where its output goes
+    folder: Any  # where its output goes: a path, or a URI for ``outcome``
     address: str = ""
     log: Path = field(init=False)
 
@@ -105,6 +105,7 @@ class Raylets:
             head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": 150 * 2**20},
         )
         self._nodes = [self._cluster.add_node(**self._node) for _ in range(count)]
+        self._blind: list[subprocess.Popen[bytes]] = []
         self.address: str = self._cluster.address
 
     def lose(self, number: int = -1, *, replaced: bool) -> None:
@@ -129,29 +130,43 @@ class Raylets:
                 return True
         return False
 
-    def drain_the_worker(self, of: re.Pattern[str]) -> None:
-        """Give the node that runs such a process the notice that it will be taken away in 30 seconds."""
+    def drain_the_worker(self, of: re.Pattern[str]) -> int:
+        """Give the node that runs such a process notice that it will be taken away. Returns its number."""
         listed = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True)
         parents = {int(line.split(maxsplit=1)[0]) for line in listed.stdout.splitlines() if of.search(line)}
-        for node in self._nodes:
+        for number, node in enumerate(self._nodes):
             pids = {info.process.pid for infos in node.all_processes.values() for info in infos}
             if pids & parents:
                 command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
-                command += [
-                    "--address",
-                    self.address,
-                    "--node-id",
-                    node.node_id,
-                    "--reason",
-                    "DRAIN_NODE_REASON_PREEMPTION",
-                ]
-                command += ["--reason-message", "test", "--deadline-remaining-seconds", "30"]
+                command += ["--address", self.address, "--node-id", node.node_id]
+                command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+                command += ["--deadline-remaining-seconds", "30"]
                 subprocess.run(command, check=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
-                return
+                return number
         raise AssertionError("no node runs such a process")
+
+    def add_without(self, folder: Path) -> None:
+        """Add a node that has something else mounted at a folder, or skip where no mounts are allowed."""
+        tried = subprocess.run(["unshare", "-m", "true"], capture_output=True, text=True)
+        if tried.returncode != 0:
+            pytest.skip(f"this machine allows no private mounts ({tried.stderr.strip()})")
+        start = f"{sys.executable} -m ray.scripts.scripts start --block --address={self.address} --num-cpus=1"
+        command = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none {folder} && exec {start}"]
+        log = folder.with_name("blind.log")
+        with log.open("w") as file:
+            node = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
+        self._blind.append(node)
+        deadline = time.monotonic() + 120
+        while log.read_text().count("Ray runtime started") == 0:
+            assert node.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
 
     def close(self) -> None:
         """End all of it."""
+        for node in self._blind:
+            os.killpg(node.pid, signal.SIGTERM)
+            node.wait(30)
         self._cluster.shutdown()
 
 
@@ -230,11 +245,11 @@ def outcome(stored_rows: Callable[[Path], dict[str, str]]) -> Callable[[Program]
         if program.name == "preprocess":
             return stored_rows(program.folder)
         if program.name == "train":
-            weights = read_tensors(program.folder / "model" / "weights.safetensors")
-            rows = read_metrics(program.folder / "metrics.jsonl")
+            weights = read_model_weights(join(program.folder, "model"))[0]
+            rows = read_metrics(join(program.folder, "metrics.jsonl"))
             losses = [row["losses"] for row in rows if row["kind"] == "train"]
             return {name: value.numpy().tobytes() for name, value in weights.items()}, losses
-        numbers = json.loads((program.folder / "metrics.json").read_text())
+        numbers = json.loads(read_bytes(join(program.folder, "metrics.json")))
         return {key: value for key, value in numbers.items() if key not in ("seconds", "hashes", "versions")}
 
     return look

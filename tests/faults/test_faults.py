@@ -5,6 +5,7 @@ A short set runs always; the rest has the marker ``soak`` (``make soak``).
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -15,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from safa.files import location
+from safa.files import join, location
 from tests.conftest import _uri
-from tests.failing_store import failing_store
+from tests.failing_store import STALL, failing_store
 from tests.faults.conftest import PROGRAMS, Program, Raylets
 
 soak = pytest.mark.soak
@@ -123,6 +124,24 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[bytes], run: 
 
 
 @soak
+@pytest.mark.parametrize("name", ["preprocess", "evaluate"])
+def test_a_notice_of_preemption_and_the_end_of_the_machine_cost_nothing(
+    name: str,
+    program: Callable[..., Program],
+    raylets: Callable[..., Raylets],
+    undisturbed: Callable[[str], Any],
+    outcome: Callable[[Program], Any],
+) -> None:
+    cluster = raylets(2)
+    disturbed = program(name, "disturbed", cluster.address)
+    process = disturbed.start()
+    disturbed.until_halfway(process)
+    cluster.lose(cluster.drain_the_worker(WORKERS), replaced=False)
+    assert disturbed.end(process) == 0, disturbed.tail()
+    assert outcome(disturbed) == undisturbed(name)
+
+
+@soak
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_worker_killed_once(
     name: str,
@@ -213,34 +232,103 @@ def test_storage_that_is_full_or_read_only_is_one_line(
 
 
 @soak
+@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_a_store_of_which_each_fifth_request_fails(
+    name: str,
+    status: int,
     program: Callable[..., Program],
     undisturbed: Callable[[str], Any],
-    stored_rows: Callable[[Any], dict[str, str]],
+    outcome: Callable[[Program], Any],
     s3_server: str,
 ) -> None:
-    with failing_store(s3_server, 503, lambda number: number % 5 == 0) as store:
-        uri = _uri(store.address, "test/fifth")
-        run = program("preprocess", "disturbed")
-        run.settings["out"] = uri
+    with failing_store(s3_server, status, lambda number: number % 5 == 0) as store:
+        run = program(name, "disturbed")
+        uri = _uri(store.address, f"test/fifth-{status}-{name}")
+        run.settings["runs" if name == "train" else "out"] = uri
         assert run.run() == 0, run.tail()
         assert store.faults > 10
-        rows = stored_rows(location(uri))
-    assert rows == undisturbed("preprocess")
+        run.folder = join(location(uri), "disturbed") if name == "train" else location(uri)
+        disturbed = outcome(run)
+    assert disturbed == undisturbed(name)
 
 
 @soak
+@pytest.mark.parametrize(("status", "reason"), [(503, "status 503"), (STALL, "Timeout was reached")])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_store_that_always_fails_is_one_line(
-    name: str, program: Callable[..., Program], s3_server: str
+    name: str, status: int, reason: str, program: Callable[..., Program], s3_server: str
 ) -> None:
-    with failing_store(s3_server, 503) as store:
+    with failing_store(s3_server, status) as store:
         run = program(name)
         run.settings["runs" if name == "train" else "out"] = _uri(store.address, "test/dead")
         assert run.run() == 2, run.tail()
     assert len(run.errors()) == 1, run.tail()
-    assert "status 503" in run.errors()[0]
+    assert reason in run.errors()[0]
     assert "\nTraceback" not in run.log.read_text()
+
+
+@soak
+@pytest.mark.parametrize("kind", ["results", "frames"])
+def test_a_damaged_result_of_an_evaluation_is_made_again(
+    kind: str, program: Callable[..., Program], outcome: Callable[[Program], Any]
+) -> None:
+    run = program("evaluate")
+    assert run.run() == 0, run.tail()
+    before = outcome(run)
+    part = sorted((run.folder / kind).glob("*.parquet"))[0]
+    os.truncate(part, part.stat().st_size // 2)
+    (run.folder / "metrics.json").unlink()
+    assert run.run() == 0, run.tail()
+    assert "of the results is damaged (" in run.log.read_text()
+    assert outcome(run) == before
+
+
+@soak
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_machine_that_lacks_the_mount_is_refused_before_work(
+    name: str, program: Callable[..., Program], raylets: Callable[..., Raylets]
+) -> None:
+    cluster = raylets(1)
+    run = program(name, "shared/out", cluster.address)
+    run.log = run.folder.parents[1] / "run.log"
+    run.folder.parent.mkdir()
+    cluster.add_without(run.folder.parent)
+    run.folder = run.folder.parents[1] / "out"  # its config lies where all see it
+    assert run.run() == 2, run.tail()
+    assert len(run.errors()) == 1, run.tail()
+    assert "does not see" in run.errors()[0]
+    assert not [path for path in (run.folder.parent / "shared").rglob("*") if path.is_file()]
+
+
+@soak
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_relative_output_in_a_job_is_refused_before_work(
+    name: str, program: Callable[..., Program]
+) -> None:
+    run = program(name)
+    run.settings["runs" if name == "train" else "out"] = "out"
+    job = '{"metadata": {"job_submission_id": "raysubmit_1"}}'
+    assert run.run(RAY_JOB_CONFIG_JSON_ENV_VAR=job) == 2, run.tail()
+    assert len(run.errors()) == 1
+    assert "is relative, and a job works in a folder that Ray deletes" in run.errors()[0]
+
+
+@soak
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_second_start_is_refused(
+    name: str, program: Callable[..., Program], outcome: Callable[[Program], Any]
+) -> None:
+    run = program(name)
+    process = run.start()
+    run.until_halfway(process)
+    second = program(name)
+    second.log = second.log.with_name("second.log")
+    assert second.run() == 2, second.tail()
+    assert len(second.errors()) == 1
+    assert f"another program is at work here (process {process.pid})" in second.errors()[0]
+    assert run.end(process) == 0, run.tail()
+    outcome(run)
 
 
 @pytest.mark.parametrize("name", SHORT_SET)
@@ -256,13 +344,26 @@ def test_the_address_of_a_dead_cluster_is_one_line_within_30_s(
 
 
 @soak
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("train", {"scale": {"num_workers": 8, "cpus_per_worker": 1}}),
-        ("train", {"scale": {"num_workers": 1, "use_gpu": True}}),
-    ],
-)
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_address_of_a_job_server_is_explained(name: str, program: Callable[..., Program]) -> None:
+    run = program(name, address="http://127.0.0.1:8265")
+    assert run.run() == 2, run.tail()
+    assert len(run.errors()) == 1
+    assert "is the address of a job server. RAY_ADDRESS is host:port of the head" in run.errors()[0]
+
+
+# The Raylets have one CPU each and no GPU. Requests that this machine refuses: tests/pipeline.
+TOO_MUCH: list[tuple[str, dict[str, Any]]] = [
+    ("preprocess", {"stages": {"crop": {"cpus": 2}}}),
+    ("train", {"scale": {"num_workers": 8, "cpus_per_worker": 1}}),
+    ("train", {"scale": {"num_workers": 1, "use_gpu": True}}),
+    ("evaluate", {"scale": {"actors": [4, 4]}}),
+    ("evaluate", {"scale": {"gpus_per_actor": 1}}),
+]
+
+
+@soak
+@pytest.mark.parametrize(("name", "changes"), TOO_MUCH)
 def test_more_than_a_fixed_cluster_has_is_refused(
     name: str, changes: dict[str, Any], program: Callable[..., Program], raylets: Callable[..., Raylets]
 ) -> None:

@@ -189,10 +189,10 @@ def test_stages_in_processes_of_their_own_give_the_same(
 def split_graph(cpus: float) -> list[Operator]:
     """The graph of machines with GPUs, on CPUs."""
     return [
-        Operator((READ,), cpus),
-        Operator((MODEL, NETWORKS), cpus, actors=(1, 1)),
-        Operator((SCORE,), cpus),
-        Operator((WRITE,), cpus, rows=16),
+        Operator((READ,), "scale", cpus),
+        Operator((MODEL, NETWORKS), "scale", cpus, actors=(1, 1)),
+        Operator((SCORE,), "scale", cpus),
+        Operator((WRITE,), "scale", cpus, rows=16),
     ]
 
 

@@ -531,7 +531,7 @@ def _trainer(config: TrainConfig) -> dict[str, Any]:
         patch.object(program, "ray_session", nullcontext),
         patch.object(program, "shared", nullcontext),
         patch.object(program, "_start_notice", lambda: None),
-        patch.object(program, "room_for", lambda _: nullcontext()),
+        patch.object(program, "room_for", lambda *_: nullcontext()),
         patch.object(program, "machines", lambda: [Machine(9, 2)]),
         patch.object(program.ray.train, "RunConfig", None, create=True),
     ):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,30 @@ def test_windows_of_failed_jobs_and_of_another_length_are_deleted(out: Path) -> 
     assert windows_in(out, "b") is None
     assert not add_up(out, LENGTHS, 5).seen.any()
     assert not list(out.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("kind", ["results", "frames", "features"])
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_damaged_part_is_forgotten_and_said(
+    kind: str, length: int, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.truncate(str(part_file(out, kind, "a")), length)
+    totals = add_up(out, LENGTHS, 4)
+    assert [totals.has(window) for window in windows(0)] == [False, True, True]
+    assert [path.stem for path in out.rglob("*.parquet")] == ["part-b"] * 3
+    assert "part a of the results is damaged (" in caplog.text
+    write_part(out, "c", [scored(windows(0)[0])])  # done again
+    assert add_up(out, LENGTHS, 4).complete.tolist() == [True, False, False]
+
+
+def test_a_disk_that_fails_is_no_damaged_part(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pq, "read_metadata", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        add_up(out, LENGTHS, 4)
+    assert windows_in(out, "a") is not None
 
 
 def test_a_part_without_its_results_does_not_count(out: Path) -> None:

@@ -152,6 +152,20 @@ def test_a_worker_must_fit_on_one_machine(cluster: dict[str, Any]) -> None:
         pass
 
 
+def test_each_need_is_looked_at_by_itself(cluster: dict[str, Any]) -> None:
+    with room_for(_need(CPU=2), _need(2, CPU=1)):
+        pass
+    with pytest.raises(UserError, match="asks for 1 GPU, 0 are in"), room_for(_need(CPU=2), _need(GPU=1)):
+        pass
+
+
+def test_fractions_that_fill_a_machine_have_room(cluster: dict[str, Any]) -> None:
+    cluster["nodes"] = [{"CPU": 1.0}]
+    for share, workers in ((0.1, 10), (0.3, 3), (0.7, 1)):  # 1 // 0.1 is 9
+        with room_for(_need(workers, CPU=share)):
+            pass
+
+
 def test_a_cluster_that_grows_is_waited_for_and_the_log_says_so(
     cluster: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,9 +26,9 @@ WINDOWS = list(windows_of(EvaluationJob("reconstruction", CLIP, CLIP), 0, 10, 2,
 class Counting(WindowRunner):
     """Stages without a model; the windows that were read, and what is wrong with one of them."""
 
-    def __init__(self, out: Path, bad: int | None = None) -> None:
+    def __init__(self, out: Path, bad: int | None = None, clock: Any = None) -> None:
         config = EvaluateConfig(model=Path("m"), clips=Path("c"), out=out)
-        super().__init__(config, STAGES)
+        super().__init__(config, STAGES, clock)
         self.read: list[int] = []
         self._bad = bad
 
@@ -69,6 +69,30 @@ def test_a_window_that_fails_is_an_outcome_beside_the_others(tmp_path: Path) -> 
     assert (failed.window.index, failed.failure.code) == (3, FailureCode.DECODE)  # type: ignore[union-attr]
     assert len(outcomes) == 5
     assert add_up(tmp_path, np.array([10]), 2).seen.tolist() == [True, True, True, False, True]
+
+
+class Clock:
+    """What is reported, in order: (stage, windows), and ``send``."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def count(self, stage: str, windows: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.events.append((stage, windows))
+
+    def send(self) -> None:
+        self.events.append("send")
+
+
+def test_what_was_counted_last_is_reported_when_the_block_is_done(tmp_path: Path) -> None:
+    """A clock reports once a second by itself; without this, the last second of each block is missing."""
+    clock = Clock()
+    list(Counting(tmp_path, bad=3, clock=clock)(table_of(map(Item, WINDOWS))))
+    *counted, last = clock.events
+    assert last == "send"
+    done = {stage: sum(n for each, n in counted if each == stage) for stage in STAGES}
+    assert done == {"read": 5, "model": 4, "networks": 4, "score": 4, "write": 5}
 
 
 def test_rows_between_processes_are_what_was_put_in() -> None:
