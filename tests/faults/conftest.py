@@ -253,3 +253,25 @@ def outcome(stored_rows: Callable[[Path], dict[str, str]]) -> Callable[[Program]
         return {key: value for key, value in numbers.items() if key not in ("seconds", "hashes", "versions")}
 
     return look
+
+
+@pytest.fixture(scope="session")
+def calm() -> dict[str, Any]:
+    """Outcomes of undisturbed runs, by the program's name: each is run once."""
+    return {}
+
+
+@pytest.fixture
+def undisturbed(
+    program: Callable[..., Program], outcome: Callable[[Program], Any], calm: dict[str, Any]
+) -> Callable[[str], Any]:
+    """``undisturbed(name)``: the outcome of a run on this machine, without any fault."""
+
+    def run(name: str) -> Any:
+        if name not in calm:
+            alone = program(name, "undisturbed")
+            assert alone.run() == 0, alone.tail()
+            calm[name] = outcome(alone)
+        return calm[name]
+
+    return run

@@ -31,18 +31,6 @@ SHORT_SET = [
 WORKERS = re.compile(r"ray::(RayTrainWorker|MapWorker|.*[Mm]ap)")
 
 
-@pytest.fixture
-def undisturbed(program: Callable[..., Program], outcome: Callable[[Program], Any]) -> Callable[[str], Any]:
-    """``undisturbed(name)``: the outcome of a run on this machine, without any fault."""
-
-    def run(name: str) -> Any:
-        alone = program(name, "undisturbed")
-        assert alone.run() == 0, alone.tail()
-        return outcome(alone)
-
-    return run
-
-
 @pytest.mark.parametrize(
     "replaced", [pytest.param(True, marks=soak), False], ids=["replaced", "not replaced"]
 )

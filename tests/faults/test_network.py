@@ -122,7 +122,10 @@ def machines() -> Iterator[Machines]:
 
 @pytest.fixture
 def ends_like_an_undisturbed_run(
-    program: Callable[..., Program], machines: Machines, outcome: Callable[[Program], Any]
+    program: Callable[..., Program],
+    machines: Machines,
+    outcome: Callable[[Program], Any],
+    undisturbed: Callable[[str], Any],
 ) -> Callable[[str, Callable[[], None]], None]:
     """``(name, fault)``: the program meets the fault halfway, and its outcome is that of a calm run."""
 
@@ -132,9 +135,7 @@ def ends_like_an_undisturbed_run(
         run.until_halfway(process)
         fault()
         assert run.end(process) == 0, run.tail()
-        alone = program(name, "undisturbed")
-        assert alone.run() == 0, alone.tail()
-        assert outcome(run) == outcome(alone)
+        assert outcome(run) == undisturbed(name)
 
     return check
 

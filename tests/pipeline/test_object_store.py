@@ -85,7 +85,7 @@ def start(settings: dict[str, Any], config: str, folder: Path) -> subprocess.Pop
 def test_the_chain_in_a_store_killed_in_the_middle(
     s3: str, tiny_model: dict[str, Any], tmp_path: Path, workers: int
 ) -> None:
-    """Killed once the first training has a state, then started again; on Ray, compared with a calm run, too."""
+    """Killed once the first training has a state, then started again; on Ray, compared with a calm run."""
     run = str(join(s3, "run"))
     folder, config = tmp_path, str(join(s3, "demo.yaml"))
     settings = settings_of(run, tiny_model, workers)
