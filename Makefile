@@ -70,7 +70,7 @@ lint: install ## ruff and mypy
 
 # What the tests that need no torch import.
 WITHOUT_TORCH := pytest pytest-timeout hypothesis numpy scipy pillow pyarrow pydantic pyyaml jinja2 av imageio-ffmpeg ffmpeg-python
-NEED_NO_TORCH := $(filter-out %/test_cluster_file.py %/test_kuberay_files.py %/test_layering.py,$(wildcard tests/contract/test_*.py)) \
+NEED_NO_TORCH := $(filter-out %/test_cluster_doc.py %/test_cluster_file.py %/test_kuberay_files.py %/test_layering.py,$(wildcard tests/contract/test_*.py)) \
   tests/unit/config tests/unit/report/test_titles.py tests/unit/data/test_face_tracks.py
 
 pythons: install ## lint, types and the tests that need no torch, on each Python from 3.11 to 3.13

@@ -1,0 +1,95 @@
+"""docs/cluster.md: what can be checked without AWS and Kubernetes is; the README says the same."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from ray.scripts.scripts import cli
+
+from pipelines.launch import main as launch
+from safa.config import load_settings
+from safa.config.demo import DemoConfig
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command of the shell blocks, less ``&`` and comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [[w for w in shlex.split(line, comments=True) if w != "&"] for line in lines if line.strip()]
+
+
+def of_ray(text: str) -> list[list[str]]:
+    return [words[1:] for words in commands(text) if words[0] == "ray"]
+
+
+@pytest.mark.parametrize("words", of_ray(TEXT) + of_ray(README), ids=" ".join)
+def test_ray_knows_its_commands_and_options(words: list[str]) -> None:
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        command, words = command.commands[words[0]], words[1:]
+    # Parsed as ray does it, which runs nothing.
+    command.make_context(command.name, list(words))
+
+
+def test_the_readme_submits_the_same_job() -> None:
+    jobs = [words[words.index("--") + 1 :] for t in (TEXT, README) for words in of_ray(t) if "--" in words]
+    assert len(jobs) == 2
+    assert jobs[0] == jobs[1]
+    assert jobs[0][:4] == ["python", "-m", "pipelines.demo", "--config"]
+    load_settings(ROOT / jobs[0][4], DemoConfig, [jobs[0][6]])
+    (asked,) = [words for words in of_ray(TEXT) if words[0] == "dashboard"]
+    assert asked in of_ray(README)
+
+
+def test_the_check_is_that_of_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
+    (words,) = [words for words in commands(TEXT) if words[:3] == ["python", "-m", "pipelines.launch"]]
+    assert launch([*words[3:-1], str(ROOT / words[-1])]) == 2
+    assert "is to be filled in" in capsys.readouterr().err
+
+
+def test_the_rule_of_the_bucket_is_one_that_s3_takes() -> None:
+    boto3 = pytest.importorskip("boto3")
+    moto = pytest.importorskip("moto")
+    (rule,) = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    with moto.mock_aws():
+        s3: Any = boto3.client("s3", **keys)
+        s3.create_bucket(Bucket="data")
+        s3.put_bucket_lifecycle_configuration(Bucket="data", LifecycleConfiguration=json.loads(rule))
+        (stored,) = s3.get_bucket_lifecycle_configuration(Bucket="data")["Rules"]
+    assert stored["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
+
+
+def test_what_it_names_is_there() -> None:
+    for name in re.findall(r"`((?:deploy|pipelines)/[\w./-]+)`", TEXT):
+        assert (ROOT / name).exists(), name
+    cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    folders = [each.split(":")[1] for each in cluster["docker"]["run_options"] if each.startswith("-v ")]
+    for folder in ("/mnt/shared", "/mnt/nvme"):
+        assert folder in TEXT
+        assert folder in folders
+    for name in ("preprocess", "train", "evaluate"):
+        job = yaml.safe_load((ROOT / "deploy" / "kuberay" / f"{name}.yaml").read_text())
+        images = {
+            container["image"]
+            for group in (
+                job["spec"]["rayClusterSpec"]["headGroupSpec"],
+                *job["spec"]["rayClusterSpec"]["workerGroupSpecs"],
+            )
+            for container in group["template"]["spec"]["containers"]
+        }
+        assert all(f"-t {image} ." in TEXT for image in images)
+        claims = re.findall(r"claimName: (\S+)", (ROOT / "deploy" / "kuberay" / f"{name}.yaml").read_text())
+        assert set(claims) == {"safa-shared"}
+        assert "`safa-shared`" in TEXT
