@@ -5,6 +5,7 @@ A short set runs always; the rest has the marker ``soak`` (``make soak``).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -49,6 +50,8 @@ def test_a_lost_node(
     disturbed.until_halfway(process)
     cluster.lose(0, replaced=replaced)
     assert disturbed.end(process) == 0, disturbed.tail()
+    nodes = json.loads((disturbed.folder / "manifest.json").read_text())["nodes"]
+    assert len(nodes) == 3 + replaced, "the head, and all that took part, the lost one, too"
     assert outcome(disturbed) == undisturbed(name)
 
 

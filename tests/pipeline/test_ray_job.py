@@ -140,6 +140,13 @@ def test_preprocessing_runs_as_a_job(head: Head, tmp_path: Path) -> None:
     done = head.submit(*program)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert len(stored_clips(tmp_path / "out" / "clips")) == 2
+    line = re.search(r"Ray job (\w+) on node (\w{12}) \(([\d.]+)\); dashboard: (\S+)", done.stdout)
+    assert line is not None, done.stdout[-4000:]
+    assert line[1].startswith("raysubmit_")
+    assert line[4] == head.address
+    (node,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["nodes"]
+    assert node["id"].startswith(line[2])
+    assert node["address"] == line[3]
 
 
 @pytest.mark.soak
