@@ -26,7 +26,14 @@ from ray.exceptions import AuthenticationError, RayError, RayTaskError, UserCode
 from pipelines.cluster_file import check_cluster_file
 from pipelines.console import without_rays_housekeeping
 from pipelines.lease import job_id
-from pipelines.machines import CHECK_ADDRESS, check_address, forget_machines, local_options, machines_seen
+from pipelines.machines import (
+    CHECK_ADDRESS,
+    check_address,
+    cluster_address,
+    forget_machines,
+    local_options,
+    machines_seen,
+)
 from pipelines.shared_folder import refuse_relative_outputs
 from safa.config import Settings, load_settings
 from safa.errors import UserError, run_reporting_errors, storage_error
@@ -133,8 +140,7 @@ def ray_session() -> Iterator[None]:
         with reporting_ray_errors():
             yield
         return
-    # "local", since without an address Ray would wait for whatever cluster last ran here, dead or not.
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = cluster_address()
     with _environment(address) as options, without_rays_housekeeping():
         _connect(address, options)
         set_up_ray_data()

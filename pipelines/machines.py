@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import ray
+from ray._private.services import get_ray_address_from_environment
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
@@ -40,12 +41,34 @@ CHECK_ADDRESS = "Check RAY_ADDRESS, or unset it to work on this machine alone."
 # ---- the cluster at an address -----------------------------------------------------------------------------
 
 
+def cluster_address() -> str:
+    """What ``RAY_ADDRESS`` says, ``auto`` being the cluster that last began on this machine; or ``local``.
+
+    ``local`` without an address, since Ray would wait for whatever cluster last ran here, dead or not.
+
+    Raises:
+        UserError: it is ``auto``, and no cluster is here.
+    """
+    given = os.environ.get("RAY_ADDRESS") or "local"
+    if given != "auto":
+        return given
+    try:
+        return str(get_ray_address_from_environment(given, None))
+    except ConnectionError:
+        raise UserError("no Ray cluster runs on this machine", "RAY_ADDRESS=auto", CHECK_ADDRESS) from None
+
+
 def check_address(address: str) -> None:
     """Refuse an address where no cluster can be, or answers; Ray would try for minutes.
 
     Raises:
-        UserError: it is a job server's, nobody answers there, or what answers is not Ray.
+        UserError: it is a job server's or Ray Client's, nobody answers there, or what answers is not Ray.
     """
+    if address.startswith("ray://"):
+        fix = (
+            "Submit the program with `ray job submit`, or give host:port of the head to one that runs there."
+        )
+        raise UserError("is an address of Ray Client, which these programs do not use", address, fix)
     if address.startswith(("http://", "https://")):
         fix = "RAY_ADDRESS is host:port of the head (usually port 6379); give this one to `ray job submit`."
         raise UserError("is the address of a job server", address, fix)

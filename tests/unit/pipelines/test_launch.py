@@ -82,6 +82,7 @@ def test_bugs_keep_their_tracebacks_and_our_own_errors_pass(error: Exception) ->
         ("127.0.0.1:1", r"^127\.0\.0\.1:1: no Ray cluster answers \(.*refused"),
         ("127.0.0.1:99999", "no Ray cluster answers"),
         ("http://127.0.0.1:8265", r"job server\. RAY_ADDRESS is host:port"),
+        ("ray://127.0.0.1:10001", r"address of Ray Client, .* Submit the program with `ray job submit`"),
     ],
 )
 def test_an_address_without_a_cluster_is_refused_at_once(

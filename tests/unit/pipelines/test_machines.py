@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import services
 
 from pipelines import machines
-from pipelines.machines import Need, check_address, free_port, local_options, room_for
+from pipelines.machines import Need, check_address, cluster_address, free_port, local_options, room_for
 from safa.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +43,27 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 # ---- the cluster at an address -----------------------------------------------------------------------------
+
+
+def test_without_an_address_ray_starts_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", "local"):
+        monkeypatch.setenv("RAY_ADDRESS", value)
+        assert cluster_address() == "local"
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert cluster_address() == "local"
+
+
+def test_auto_is_the_cluster_that_last_began_here_even_a_dead_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray itself would try for minutes; its address is checked like any other."""
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(services, "find_gcs_addresses", set)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: "127.0.0.1:1")
+    assert cluster_address() == "127.0.0.1:1"
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda folder: None)
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS=auto: no Ray cluster runs on this machine\. Check"):
+        cluster_address()
 
 
 def test_a_port_where_something_else_listens_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
