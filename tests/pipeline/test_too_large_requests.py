@@ -65,7 +65,8 @@ def settings(tmp_path: Path, tiny_clips: Path, tiny_model: dict[str, Any]) -> Ca
             torch.manual_seed(0)
             model = Safa(sizes, load_head_assets(sizes.head))
             save_model(tmp_path / "run" / "model", model, ModelInfo("full", sizes, 7, "test"))
-            return {"model": str(tmp_path / "run"), "clips": str(tiny_clips), "out": str(tmp_path / "out")}
+            given = {"model": str(tmp_path / "run"), "clips": str(tiny_clips), "out": str(tmp_path / "out")}
+            return {**given, "modes": ["reconstruction"]}
         return {"clips": str(tiny_clips), "name": "sharpness", "column": {"kind": "quality"}}
 
     return make
