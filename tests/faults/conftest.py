@@ -214,9 +214,9 @@ def program(inputs: dict[str, Path], tmp_path: Path, tiny_model: dict[str, Any])
                 **{"runs": str(folder.parent), "name": folder.name, "model": tiny_model},
                 "data": {"clips": str(inputs["clips"]), "batch_size": 2, "num_repeats": 2, "cache_mb": 1},
                 "stage": {"kind": "head"},
-                "schedule": {"unit": "steps", "length": 300},
+                "schedule": {"unit": "steps", "length": 60},
                 "checkpoint": {"every": 5},
-                "log_every": 1,
+                "log_every": 10,  # on Ray, two lines of the log are at least two seconds apart
                 "scale": {"num_workers": 1, "cpus_per_worker": 0.5, "max_failures": 3},
             }
         else:

@@ -6,6 +6,7 @@ Skipped in one line where the kernel allows no namespaces. All are of the long s
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from pipelines import KEEPALIVE
 from tests.faults.conftest import PROGRAMS, Program
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
+COUNT = itertools.count()
 PORT = 6391
 HEAD = "10.213.7.1"
 # A machine that does not answer is given up after about 10 s instead of 30 s, so that the tests are quicker.
@@ -38,7 +40,8 @@ class Machines:
     """A head without CPUs where the programs run, and two machines of one CPU each at a switch."""
 
     def __init__(self) -> None:
-        self._tag = f"safa{os.getpid() % 100_000}"
+        # New names for each test: the kernel takes down a network when its last process is gone, not at once.
+        self._tag = f"sf{os.getpid() % 10_000}{next(COUNT)}"
         self._names = [f"{self._tag}n{number}" for number in range(3)]
         self.address = f"{HEAD}:{PORT}"
 

@@ -124,6 +124,7 @@ def test_workers_that_find_faces_get_absolute_paths(
 
     monkeypatch.setattr(preprocess, "_rows", rows)
     monkeypatch.setattr(preprocess, "ray_session", preprocess.ExitStack)
+    monkeypatch.setattr(preprocess, "room_for", lambda *_: preprocess.ExitStack())
     monkeypatch.setattr(preprocess, "_progress", lambda *_: iter(()))
     with preprocess.ExitStack() as stack:
         quarantine = preprocess.Quarantine(config.out / "quarantine")
