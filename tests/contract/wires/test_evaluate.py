@@ -559,6 +559,11 @@ def _rows() -> Iterator[Row]:
     yield Row("history", [], _history, page, lambda a, b: "77 steps" in b and "77 steps" not in a)
     yield Row("max_unexpected", 0.25, 0.1, raises, are(False, True), {"clips": lambda w: w.faces})
     yield from tracking_rows(_evaluate_all)
+    yield from _rows_of_scale()
+    yield Row("report.videos", 200, 2, clips_shown, are(3, 2), {**four, "splits": ["train"]})
+
+
+def _rows_of_scale() -> Iterator[Row]:
     yield Row("scale.actors", [1, 2], [2, 5], ray_options("actors"), are((1, 2), (2, 5)))
     yield Row("scale.actors", None, [1, 5], ray_options("actors"), are((1, 3), (1, 5)))
     yield Row("scale.cpus_per_actor", 1.0, 0.5, ray_options("num_cpus"), are(1.0, 0.5))
@@ -573,7 +578,6 @@ def _rows() -> Iterator[Row]:
         *("scale.cpus_per_task", 1.0, 0.5, ray_options("num_tasks_cpus"), are(1.0, 0.5)),
         {"scale.gpus_per_actor": 0.5},
     )
-    yield Row("report.videos", 200, 2, clips_shown, are(3, 2), {**four, "splits": ["train"]})
 
 
 TABLE = Table("evaluate", _rows(), {})
