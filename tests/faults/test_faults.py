@@ -145,7 +145,7 @@ def test_a_worker_killed_once(
     disturbed = program(name, "disturbed", cluster.address)
     process = disturbed.start()
     disturbed.until_halfway(process)
-    cluster.kill_a_worker(WORKERS)
+    until(lambda: cluster.kill_a_worker(WORKERS), process, disturbed)
     assert disturbed.end(process) == 0, disturbed.tail()
     assert outcome(disturbed) == undisturbed(name)
 
