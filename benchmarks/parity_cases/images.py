@@ -67,7 +67,7 @@ def face_swap(golden: Golden) -> Iterator[Row]:
     features = golden.safa.generator.encode(golden.driving)
     down = AntiAlias(1, features.shape[-1] / mask.shape[-1])
     yield exact("faceswap", "blend_mask_down", down(mask).numpy(), reference["blend_mask_down"])
-    out = _reenact(golden, Blend(features, mask))
+    out = _reenact(golden, Blend(golden.driving, features, mask))
     yield picture("faceswap", "prediction", out.prediction.numpy(), reference["prediction"])
 
 

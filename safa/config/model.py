@@ -45,6 +45,8 @@ class HeadConfig(Settings):
     # px; None = the published AntiAlias rule, i.e. the image as it is
     encoder_input: int | None = Field(default=None, ge=32, le=2048)
     encoder_weights: Location | None = None  # ImageNet MobileNetV2 state dict; None = random start
+    # Channels that keep their place in the encoder's last map, beside the mean over it; 0 as in the paper.
+    spatial_channels: int = Field(default=0, ge=0, le=4096)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     uv_size: int = Field(default=256, ge=16, le=4096)  # texels a side of the albedo
     rasterizer: RasterizerName = "native"  # in training; a program that runs the model chooses its own
@@ -69,6 +71,7 @@ class GeneratorConfig(Settings):
     dense_motion: HourglassConfig = HourglassConfig(block_expansion=64, num_blocks=5, max_features=1024)
     attention: AttentionConfig = AttentionConfig()
     render_features: bool = False  # the driving frame's render enters the decoder, too; not in the paper
+    source_pixels: bool = False  # the prediction may show the warped source's own pixels; not in the paper
 
 
 class DiscriminatorConfig(Settings):

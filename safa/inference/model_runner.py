@@ -189,7 +189,7 @@ class ModelRunner:
             if mask is None:
                 return AnimatedBatch(driving, face, self.model.reenact(source, transfer(face)))
             region = mask.of(driving)
-            blend = Blend(self.model.generator.encode(driving), region)
+            blend = Blend(driving, self.model.generator.encode(driving), region)
             result = self.model.reenact(source, transfer(face), blend=blend)
             return AnimatedBatch(driving, face, result, region)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from safa.config.model import GeneratorConfig, ModelConfig
 from safa.geometry.gaussians import AntiAlias
-from safa.geometry.grids import resize, warp
+from safa.geometry.grids import identity_grid, resize, warp
 from safa.head.render import HeadRender
 from safa.models.attention import ContextualAttention
 from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS
@@ -34,10 +34,12 @@ class Blend:
     """What a face swap adds: the driving frame is kept outside the mask.
 
     Attributes:
-        features: (B, C, h, w), ``Generator.encode`` of the driving image.
+        image: (B, 3, H, W), the driving image.
+        features: (B, C, h, w), ``Generator.encode`` of it.
         mask: (B, 1, M, M) in [0, 1], 1 where the generated face goes; M is a multiple of h.
     """
 
+    image: Tensor
     features: Tensor
     mask: Tensor
 
@@ -82,6 +84,7 @@ class Generator(nn.Module):
         )
         self.concat_conv = _conv_norm_relu(wide + branch * len(DILATIONS), wide, 1)
         self.render_encoder = RenderEncoder(widths) if sizes.render_features else None
+        self.source_share = nn.Conv2d(narrow, 1, 3, padding=1) if sizes.source_pixels else None
 
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) to features (B, C, H/4, W/4); a still source needs this once."""
@@ -131,6 +134,9 @@ class Generator(nn.Module):
         if drawn is not None:
             out = out + drawn.large
         prediction = torch.sigmoid(at_least_float32(self.final(out)))  # (B, 64, H, W) -> (B, 3, H, W)
+        if self.source_share is not None:
+            share = torch.sigmoid(at_least_float32(self.source_share(out)))  # (B, 64, H, W) -> (B, 1, H, W)
+            prediction = torch.lerp(prediction, _own_pixels(source, motion.deformation, blend), share)
 
         with torch.no_grad():
             image_size = (source.shape[-2], source.shape[-1])
@@ -217,6 +223,26 @@ def _blend(out: Tensor, blend: Blend) -> Tensor:
     mask = down(blend.mask).to(out).expand_as(out)  # (1 or B, 1, h, w) -> (B, C, h, w)
     # Under autocast the convolved features are of lower precision than what has been modulated.
     return torch.lerp(blend.features.to(out), out, mask)
+
+
+def _own_pixels(source: Tensor, deformation: Tensor, blend: Blend | None) -> Tensor:
+    """The source image (B, 3, H, W) moved; of a swap, the driving image outside the mask.
+
+    What the decoder paints has passed through features of a quarter of the size. What only moves needs no
+    painting. Resized is the flow and not its positions, and these are read as corner-aligned, so that what
+    does not move stays as it is. It is not part of SAFA.
+    """
+    height, width = source.shape[-2:]
+    h, w = deformation.shape[1:3]
+    like = {"dtype": source.dtype, "device": source.device}
+    flow = _resize_grid(deformation - identity_grid(h, w, **like), (height, width))
+    grid = identity_grid(height, width, **like) + flow  # (H, W, 2) + (B, H, W, 2)
+    grid = grid * grid.new_tensor([(width - 1) / width, (height - 1) / height])  # what ``warp`` reads by
+    moved = warp(source, grid, "reflection")
+    if blend is None:
+        return moved
+    mask = resize(blend.mask, (height, width)).to(moved).expand_as(moved)  # (1 or B, 1, M, M) -> (B, 3, H, W)
+    return torch.lerp(blend.image, moved, mask)
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:

@@ -8,6 +8,7 @@ Source: SAFA (Wang et al., 2021), section 3.1; docs/model.md, section 3.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,12 @@ from safa.head.assets import HeadAssets
 from safa.head.model import RAW_SIZE, HeadCode, HeadGeometry, HeadModel, landmarks_px
 from safa.head.raster import Fragments, make_rasterizer, rasterize
 from safa.head.render import HeadRender, RenderedSide, Surface, bake_texture, render_pair, render_side
-from safa.models.backbones.mobilenet_v2 import FEATURE_CHANNELS, load_imagenet_weights, mobilenet_v2_features
+from safa.models.backbones.mobilenet_v2 import (
+    FEATURE_CHANNELS,
+    STEM_STRIDE,
+    load_imagenet_weights,
+    mobilenet_v2_features,
+)
 from safa.precision import at_least_float32, full_precision
 
 PUBLISHED_SCALE = 224 / 256  # of AntiAlias; so near 1 that its kernel is one pixel wide and its stride 1
@@ -60,22 +66,48 @@ class MobileNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(config.dropout), linear)
 
 
-class HeadEncoder(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] to ``feature`` (B, 1280) and ``raw`` (B, 159)."""
+class PlacedFeatures(nn.Module):
+    """What the mean over the encoder's last map (B, 1280, h, w) forgets: where each feature is.
 
-    def __init__(self, config: HeadConfig) -> None:
+    Lips and lids move by a pixel or two, and a mean over the picture says little of that. It starts by adding
+    nothing to the code. It is not part of SAFA.
+    """
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.narrow = nn.Conv2d(FEATURE_CHANNELS, channels, 1)
+        self.linear = nn.Linear(channels * side**2, RAW_SIZE)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        # (B, 1280, h, w) -> (B, C, h, w) -> (B, C*h*w) -> (B, 159)
+        raw: Tensor = self.linear(self.narrow(maps).flatten(1))
+        return raw
+
+
+class HeadEncoder(nn.Module):
+    """Images (B, 3, S, S) in [0, 1] to ``feature`` (B, 1280) and ``raw`` (B, 159)."""
+
+    def __init__(self, config: HeadConfig, image_size: int) -> None:
         super().__init__()
         self.input_size = config.encoder_input
         self.model = MobileNet(config)
         self.fc = self.model.classifier[-1]  # released checkpoints name this layer twice
         self.down = AntiAlias(3, PUBLISHED_SCALE)
+        side = config.encoder_input or image_size
+        for stride in (STEM_STRIDE, *config.encoder_strides):
+            side = math.ceil(side / stride)
+        self.placed = PlacedFeatures(config.spatial_channels, side) if config.spatial_channels else None
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         image = self.down(image)
         if self.input_size is not None:
             image = resize(image, (self.input_size, self.input_size))
-        feature = self.model.features(image).mean(dim=(2, 3))  # (B, 1280, h, w) -> (B, 1280)
-        return feature, self.model.classifier(feature)
+        maps = self.model.features(image)
+        feature = maps.mean(dim=(2, 3))  # (B, 1280, h, w) -> (B, 1280)
+        raw = self.model.classifier(feature)
+        return feature, raw if self.placed is None else raw + self.placed(maps)
 
 
 class Tdmm(nn.Module):
@@ -110,7 +142,7 @@ class Tdmm(nn.Module):
         self.register_buffer("faces", assets.faces[None].clone())  # (1, F, 3)
         self.register_buffer("uv_face_eye_mask", self._mask(assets.face_eye_mask))
         self.register_buffer("uv_face_mask", self._mask(assets.face_mask))
-        self.encoder = HeadEncoder(config.head)
+        self.encoder = HeadEncoder(config.head, config.image_size)
         self.flame = HeadModel(assets)
         for name in ("texel_face_index", "texel_zbuf", "texel_bary"):
             self.register_buffer(name, torch.empty(0), persistent=False)

@@ -15,6 +15,7 @@ from safa.weights import read_weights
 
 FEATURE_CHANNELS = 1280  # of the last layer, whatever the width
 STEM_CHANNELS = 32  # of the first layer at width 1
+STEM_STRIDE = 2
 CHANNEL_MULTIPLE = 8  # every count of channels is a multiple of this
 MIN_KEPT = 0.9  # share of the channels that rounding has to keep
 
@@ -36,7 +37,7 @@ def mobilenet_v2_features(
         strides: of the first block of each stage; they and the first layer's 2 shrink the image.
     """
     channels = _scaled(STEM_CHANNELS, width)
-    layers: list[nn.Module] = [_conv_bn_relu(3, channels, kernel_size=3, stride=2)]
+    layers: list[nn.Module] = [_conv_bn_relu(3, channels, kernel_size=3, stride=STEM_STRIDE)]
     for expansion, full, count, first in zip(_EXPANSIONS, _CHANNELS, blocks, strides, strict=True):
         out_channels = _scaled(full, width)
         for stride in [first] + [1] * (count - 1):

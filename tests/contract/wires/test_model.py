@@ -163,6 +163,11 @@ def side_of_input(world: World, config: ModelConfig) -> int:
     return sides[0]
 
 
+def placed_channels(world: World, config: ModelConfig) -> int:
+    placed = _tdmm(world, config).encoder.placed
+    return 0 if placed is None else placed.narrow.out_channels
+
+
 @torch.no_grad()
 def share_dropped(world: World, config: ModelConfig) -> float:
     """Of the 1280 features, in training."""
@@ -203,6 +208,10 @@ def generator_layers(world: World, config: ModelConfig) -> tuple[int, int, int, 
 
 def encodes_the_render(world: World, config: ModelConfig) -> bool:
     return _built(Generator, config).render_encoder is not None
+
+
+def shows_the_source(world: World, config: ModelConfig) -> bool:
+    return _built(Generator, config).source_share is not None
 
 
 @torch.no_grad()
@@ -271,6 +280,7 @@ def _rows() -> Iterator[Row]:
         are(1, 4),
     )
     yield Row("head.encoder_input", None, 48, side_of_input, are(32, 48))
+    yield Row("head.spatial_channels", 0, 5, placed_channels, are(0, 5))
     yield Row("head.dropout", 0.2, 0.5, share_dropped, are(0.2, 0.5))
     yield Row("head.uv_size", 16, 24, sides_of_renders, are((32, 16), (32, 24)))
     yield Row("head.rasterizer", "native", "pytorch3d", rasteriser, are("rasterize", "rasterize_pytorch3d"))
@@ -280,6 +290,7 @@ def _rows() -> Iterator[Row]:
     yield Row("generator.num_down_blocks", 2, 1, generator_layers, are((4, 8, 2, 1), (4, 8, 1, 1)))
     yield Row("generator.num_bottleneck_blocks", 1, 3, generator_layers, are((4, 8, 2, 1), (4, 8, 2, 3)))
     yield Row("generator.render_features", False, True, encodes_the_render, are(False, True))
+    yield Row("generator.source_pixels", False, True, shows_the_source, are(False, True))
     attention = "generator.attention"
     yield Row(f"{attention}.rate", 2, 4, taken_side, are(True, False))
     yield Row(f"{attention}.kernel_size", 3, 1, attended, differ)

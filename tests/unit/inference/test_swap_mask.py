@@ -109,7 +109,9 @@ def test_a_swap_is_absolute_motion_blended_where_the_mask_is(
         shape = face.face.code.shape if source_shape else state.code.shape
         moved = FaceState(state.keypoints, state.code.replace(shape=shape), state.feature)
         mask = torch.full((1, 1, 64, 64), float(name == "skin"))
-        expected = model.reenact(face, moved, blend=Blend(model.generator.encode(image), mask)).prediction
+        expected = model.reenact(
+            face, moved, blend=Blend(image, model.generator.encode(image), mask)
+        ).prediction
         torch.testing.assert_close(swapped[t : t + 1], expected, rtol=0, atol=1e-4)
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from safa.config.model import ModelConfig
+from safa.geometry.grids import identity_grid
 from safa.head.render import HeadRender
+from safa.models.dense_motion import Motion
 from safa.models.generator import Blend, GadeUpBlock, Generated, Generator
 from safa.models.keypoints import Keypoints
 from safa.tensor_tree import map_tensors
@@ -65,6 +67,57 @@ def test_the_render_reaches_the_prediction_pixel_by_pixel(config: ModelConfig, r
 
 
 @torch.no_grad()
+def test_pixels_of_the_source_can_be_shown_as_they_are(config: ModelConfig, rng: torch.Generator) -> None:
+    sizes = config.generator.model_copy(update={"source_pixels": True})
+    network = Generator(config.model_copy(update={"generator": sizes})).eval()
+    assert network.source_share is not None
+    inputs = inputs_of(1, rng)
+    motion: Motion = network.dense_motion_network(*inputs[:4])
+    still = identity_grid(16, 16).expand(1, 16, 16, 2).clone()
+    aside = still + torch.tensor([2 * 8 / 63, 0])  # every pixel from 8 px to its right
+
+    def shown(grid: Tensor, blend: Blend | None = None) -> Tensor:
+        moved = dataclasses.replace(motion, deformation=grid)
+        with patch.object(network.dense_motion_network, "forward", lambda *_: moved):
+            out: Generated = network(*inputs, blend=blend)
+        return out.prediction
+
+    torch.nn.init.zeros_(network.source_share.weight)
+    torch.nn.init.constant_(network.source_share.bias, 1e4)  # type: ignore[arg-type]
+    torch.testing.assert_close(shown(still), inputs[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(shown(aside)[..., :-8], inputs[0][..., 8:], atol=1e-4, rtol=0)
+    other, features = torch.rand(1, 3, 64, 64, generator=rng), torch.randn(1, 16, 16, 16, generator=rng)
+    halves = torch.cat([torch.zeros(1, 1, 64, 32), torch.ones(1, 1, 64, 32)], dim=3)
+    swapped = shown(still, Blend(other, features, halves))
+    torch.testing.assert_close(swapped[..., :32], other[..., :32], atol=1e-5, rtol=0)
+    torch.testing.assert_close(swapped[..., 32:], inputs[0][..., 32:], atol=1e-5, rtol=0)
+    torch.nn.init.constant_(network.source_share.bias, -1e4)  # type: ignore[arg-type]
+    assert torch.equal(shown(still), shown(still, None))
+    assert (shown(still) - inputs[0]).abs().mean() > 0.1
+
+
+def test_shown_pixels_teach_the_motion(config: ModelConfig, rng: torch.Generator) -> None:
+    sizes = config.generator.model_copy(update={"source_pixels": True})
+    inputs = inputs_of(1, rng)
+    gradients = []
+    for network in (Generator(config), Generator(config.model_copy(update={"generator": sizes}))):
+        network.eval()
+        motion = network.dense_motion_network(*inputs[:4])
+        grid = motion.deformation.detach().requires_grad_(True)
+        moved = dataclasses.replace(motion, deformation=grid)
+        with (
+            patch.object(network.dense_motion_network, "forward", lambda *_, moved=moved: moved),
+            patch.object(network, "encode", lambda _: torch.zeros(1, 16, 16, 16)),
+        ):
+            network(*inputs).prediction.square().mean().backward()
+        gradients.append(grid.grad)
+    assert gradients[0] is not None
+    assert gradients[0].abs().max() == 0  # it moves the features alone
+    assert gradients[1] is not None
+    assert gradients[1].abs().max() > 0
+
+
+@torch.no_grad()
 def test_known_source_features_give_the_same_prediction(network: Generator, rng: torch.Generator) -> None:
     inputs = inputs_of(2, rng)
     cached = network(*inputs, source_features=network.encode(inputs[0]))
@@ -99,10 +152,11 @@ def test_channels_last_changes_nothing(network: Generator, rng: torch.Generator)
 @torch.no_grad()
 def test_blend_keeps_the_driving_features_outside_its_mask(network: Generator, rng: torch.Generator) -> None:
     inputs = inputs_of(1, rng)
-    features = torch.randn(1, 16, 16, 16, generator=rng)
-    nowhere = network(*inputs, blend=Blend(features, torch.zeros(1, 1, 128, 128))).prediction
-    other = network(*inputs_of(1, rng)[:3], *inputs[3:], blend=Blend(features, torch.zeros(1, 1, 128, 128)))
-    everywhere = network(*inputs, blend=Blend(features, torch.ones(1, 1, 128, 128))).prediction
+    image, features = torch.rand(1, 3, 64, 64, generator=rng), torch.randn(1, 16, 16, 16, generator=rng)
+    without, within = (Blend(image, features, torch.full((1, 1, 128, 128), share)) for share in (0.0, 1.0))
+    nowhere = network(*inputs, blend=without).prediction
+    other = network(*inputs_of(1, rng)[:3], *inputs[3:], blend=without)
+    everywhere = network(*inputs, blend=within).prediction
     plain = network(*inputs).prediction
     # The generated face has no say where the mask is 0 (only occlusion 2 still depends on it) ...
     assert (nowhere - plain).abs().mean() > 10 * (nowhere - other.prediction).abs().mean()

@@ -137,6 +137,26 @@ def test_small_images_can_be_enlarged_for_the_encoder(toy_head: HeadAssets, conf
     assert seen == [(2, 3, 96, 96)]
 
 
+def test_features_can_keep_their_place(toy_head: HeadAssets, config: ModelConfig) -> None:
+    head = config.head.model_copy(
+        update={"spatial_channels": 4, "encoder_strides": (1, 1, 2, 2, 1, 2, 1), "dropout": 0.0}
+    )
+    tdmm = Tdmm(config.model_copy(update={"head": head}), toy_head).eval()
+    placed = tdmm.encoder.placed
+    assert placed is not None
+    assert torch.equal(tdmm(_images()).raw, torch.zeros(2, 159))  # the average head, as without it
+    nn.init.normal_(placed.linear.weight)
+    nn.init.normal_(tdmm.encoder.fc.weight)
+    maps = torch.rand(1, 1280, 4, 4)
+    turned = maps.rot90(1, (2, 3))
+    estimates = []
+    for each in (maps, turned):
+        tdmm.encoder.model.features.forward = lambda _, each=each: each  # type: ignore[assignment]
+        estimates.append(tdmm(_images(1)))
+    torch.testing.assert_close(estimates[0].feature, estimates[1].feature)
+    assert (estimates[0].raw - estimates[1].raw).abs().max() > 0.1
+
+
 def test_loading_another_layout_lays_out_its_texels(tdmm: Tdmm) -> None:
     state = {name: value.clone() for name, value in tdmm.state_dict().items()}
     state["uvcoords"][..., :2] *= 0.5
