@@ -65,7 +65,10 @@ def add_parser(subparsers: Any) -> None:
     output = add_video_flags(parser)
     output.add_argument("--fps", type=float, help="read the video at this frame rate (default: its own)")
     output.add_argument(
-        "--size", type=int, metavar="N", help="enlarge results to N x N px, by Lanczos's filter"
+        "--size",
+        type=int,
+        metavar="N",
+        help="make results of N x N px: enlarged, with the photo's details where the model shows its pixels",
     )
     output.add_argument("--no-sound", action="store_true", help="write no sound")
     parser.set_defaults(run=_animate)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from safa.batching import batched
+from safa.inference.detail import PhotoDetail
 from safa.inference.face_crop import CropBox, crop_face, paste_face
 from safa.inference.face_tracking import TrackedVideo
 from safa.inference.video_output import RenderedFrame
@@ -61,12 +62,22 @@ def enlargement_note(source: Source, size: int) -> tuple[str, ...]:
 
 
 def animated_frames(
-    batches: Iterator[AnimatedBatch], source: Source, *, paste_back: bool
+    batches: Iterator[AnimatedBatch], source: Source, *, paste_back: bool, size: int | None = None
 ) -> Iterator[RenderedFrame]:
-    """Yield the predictions one by one, as (S, S, 3) crops or pasted into the whole photo."""
+    """Yield the predictions one by one, as crops or pasted into the whole photo.
+
+    Args:
+        size: px, side of the crops, enlarged with the photo's details where the model can show them; None is
+            the model's own. What is pasted back has the size of its place in the photo.
+    """
+    side = max(1, round(float(source.crop_box[2]))) if paste_back else size
+    detail = None
+    if side is not None and side > len(source.face):
+        detail = PhotoDetail(source.cache.image, crop_face(source.photo, source.crop_box, side))
     for batch in batches:
         for i in range(len(batch.driving)):
-            image = from_tensor(batch.result.prediction[i])
+            shows_photo = detail is not None and batch.result.source_share is not None
+            image = from_tensor(detail.of(batch.result, i) if shows_photo else batch.result.prediction[i])
             if paste_back:
                 image = paste_face(source.photo, source.crop_box, image)
             yield RenderedFrame(image, from_tensor(batch.driving[i]), True, _grid(source, batch, i))

@@ -142,7 +142,8 @@ class FaceAnimator:
                 photo; None is the largest. Landmarks beside the file know of one face, and don't count then.
             driving_face: which face of the video, the same way, in the first frame that shows it.
             paste_back: return the whole photo instead of the crop.
-            size: px, side that results are enlarged to; None is the model's own.
+            size: px, side that results are enlarged to, with the photo's details where the model shows its
+                pixels (``safa.inference.detail``); None is the model's own.
             side_by_side: show source, driving frame and result beside each other.
             fps: frames per second to read the video at; None is its own rate.
             max_frames: stop after this many frames.
@@ -178,7 +179,7 @@ class FaceAnimator:
         def frames() -> Iterator[RenderedFrame]:
             crops = self._crops(tracked)
             batches = self.runner.animate(prepared.cache, crops, transfer, reference)
-            results = animated_frames(batches, prepared, paste_back=paste_back)
+            results = animated_frames(batches, prepared, paste_back=paste_back, size=size)
             shown = prepared.photo if paste_back else prepared.face
             return presented(results, shown, size, beside=side_by_side)
 

@@ -52,11 +52,14 @@ class Generated:
         prediction: (B, 3, H, W) in [0, 1].
         deformed: (B, 3, H, W), the warped source; it is there to look at and carries no gradient.
         motion: the dense motion behind both.
+        source_share: (B, 1, H, W) in [0, 1], how much of the prediction is the source's own pixels; None
+            where ``source_pixels`` is off.
     """
 
     prediction: Tensor
     deformed: Tensor
     motion: Motion
+    source_share: Tensor | None
 
 
 class Generator(nn.Module):
@@ -134,14 +137,18 @@ class Generator(nn.Module):
         if drawn is not None:
             out = out + drawn.large
         prediction = torch.sigmoid(at_least_float32(self.final(out)))  # (B, 64, H, W) -> (B, 3, H, W)
+        share = None
         if self.source_share is not None:
             share = torch.sigmoid(at_least_float32(self.source_share(out)))  # (B, 64, H, W) -> (B, 1, H, W)
-            prediction = torch.lerp(prediction, _own_pixels(source, motion.deformation, blend), share)
+            shown = moved_pixels(source, motion.deformation)
+            if blend is not None:
+                shown = torch.lerp(blend.image, shown, _over_image(blend.mask, shown))
+            prediction = torch.lerp(prediction, shown, share)
 
         with torch.no_grad():
             image_size = (source.shape[-2], source.shape[-1])
             deformed = warp(source, _resize_grid(motion.deformation, image_size))
-        return Generated(prediction, deformed, motion)
+        return Generated(prediction, deformed, motion, share)
 
     def _fill_in(self, x: Tensor, occlusion2: Tensor) -> Tensor:
         """Contextual attention beside dilated convolutions: (B, 256, h, w) -> the same shape."""
@@ -225,8 +232,8 @@ def _blend(out: Tensor, blend: Blend) -> Tensor:
     return torch.lerp(blend.features.to(out), out, mask)
 
 
-def _own_pixels(source: Tensor, deformation: Tensor, blend: Blend | None) -> Tensor:
-    """The source image (B, 3, H, W) moved; of a swap, the driving image outside the mask.
+def moved_pixels(source: Tensor, deformation: Tensor) -> Tensor:
+    """The source image (B, 3, H, W) of any size, moved by a deformation (B, h, w, 2).
 
     What the decoder paints has passed through features of a quarter of the size. What only moves needs no
     painting. Resized is the flow and not its positions, and these are read as corner-aligned, so that what
@@ -234,15 +241,16 @@ def _own_pixels(source: Tensor, deformation: Tensor, blend: Blend | None) -> Ten
     """
     height, width = source.shape[-2:]
     h, w = deformation.shape[1:3]
-    like = {"dtype": source.dtype, "device": source.device}
+    like = {"dtype": deformation.dtype, "device": source.device}
     flow = _resize_grid(deformation - identity_grid(h, w, **like), (height, width))
     grid = identity_grid(height, width, **like) + flow  # (H, W, 2) + (B, H, W, 2)
     grid = grid * grid.new_tensor([(width - 1) / width, (height - 1) / height])  # what ``warp`` reads by
-    moved = warp(source, grid, "reflection")
-    if blend is None:
-        return moved
-    mask = resize(blend.mask, (height, width)).to(moved).expand_as(moved)  # (1 or B, 1, M, M) -> (B, 3, H, W)
-    return torch.lerp(blend.image, moved, mask)
+    return warp(source, grid, "reflection")
+
+
+def _over_image(mask: Tensor, image: Tensor) -> Tensor:
+    """A mask (1 or B, 1, M, M) at the size of an image: (B, 3, H, W)."""
+    return resize(mask, (image.shape[-2], image.shape[-1])).to(image).expand_as(image)
 
 
 def _conv_norm_relu(in_channels: int, out_channels: int, dilation: int) -> nn.Sequential:

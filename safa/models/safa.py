@@ -67,6 +67,7 @@ class Reenactment:
         motion: dense motion.
         render: the 3D head in both poses.
         kp_driving: the driving keypoints used.
+        source_share: (B, 1, H, W), of the source's own pixels in the prediction, or None; see ``Generated``.
     """
 
     prediction: Tensor
@@ -74,6 +75,7 @@ class Reenactment:
     motion: Motion
     render: HeadRender
     kp_driving: Keypoints
+    source_share: Tensor | None
 
 
 class Safa(nn.Module):
@@ -121,7 +123,8 @@ class Safa(nn.Module):
             blend=blend,
         )
         return Reenactment(
-            generated.prediction, generated.deformed, generated.motion, render, driving.keypoints
+            *(generated.prediction, generated.deformed, generated.motion),
+            *(render, driving.keypoints, generated.source_share),
         )
 
 
