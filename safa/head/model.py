@@ -6,10 +6,12 @@ Source: FLAME (Li et al., 2017), equations (2) to (5); docs/model.md, section 3.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from safa.geometry.rotations import axis_angle_to_matrix
@@ -200,6 +202,32 @@ class HeadModel(nn.Module):
         sample = torch.arange(len(vertices), device=vertices.device)[:, None, None]  # (B, 1, 1)
         # (B, L, 3 corners, 3) * (B, L, 3, 1) -> (B, L, 3)
         return (vertices[sample, corners] * bary.unsqueeze(-1)).sum(dim=2)
+
+
+def head_of_landmarks(head: HeadModel) -> HeadModel:
+    """The same head with the few vertices alone that a landmark lies on: it gives the same landmarks.
+
+    Joints are sums over all vertices, and these are linear in the code, so the joints become vertices, too,
+    which no weight moves. Nothing is saved of it.
+    """
+    landmark_faces = (head.lmk_faces_idx, head.dynamic_lmk_faces_idx, head.full_lmk_faces_idx)
+    used = torch.cat([index.flatten() for index in landmark_faces])  # three of (...) -> (N,)
+    kept = head.faces_tensor[used].unique()
+    place = torch.zeros(len(head.v_template), dtype=torch.long, device=kept.device)
+    place[kept] = torch.arange(len(kept), device=kept.device)
+    few = copy.deepcopy(head)
+    few.faces_tensor = place[head.faces_tensor]  # faces without landmarks are never looked at
+    joints = head.J_regressor
+    few.v_template = torch.cat([head.v_template[kept], joints @ head.v_template])
+    # (J, V) and (V, 3, 150) -> (J, 3, 150)
+    directions = torch.einsum("jv,vcd->jcd", joints, head.shapedirs)
+    few.shapedirs = torch.cat([head.shapedirs[kept], directions])
+    count = len(kept) + NUM_JOINTS
+    few.J_regressor = torch.eye(count, dtype=joints.dtype, device=joints.device)[-NUM_JOINTS:]  # (J, V')
+    posedirs = head.posedirs.reshape(len(head.posedirs), -1, 3)[:, kept]  # (36, V*3) -> (36, V, 3)
+    few.posedirs = F.pad(posedirs, (0, 0, 0, NUM_JOINTS)).flatten(1)  # (36, V', 3) -> (36, V'*3)
+    few.lbs_weights = F.pad(head.lbs_weights[kept], (0, 0, 0, NUM_JOINTS))  # (V', J)
+    return few
 
 
 def weak_perspective(points: Tensor, scale: Tensor, translation: Tensor) -> Tensor:

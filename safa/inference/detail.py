@@ -27,7 +27,7 @@ class PhotoDetail:
     """
 
     def __init__(self, face: Tensor, photo: RgbImage) -> None:
-        pixels = torch.from_numpy(np.ascontiguousarray(photo)).to(face.device)
+        pixels = torch.from_numpy(np.array(photo)).to(face.device)
         # (N, N, 3) -> (1, 3, N, N), [0, 1]
         self._face, self._photo = face.float(), pixels.permute(2, 0, 1)[None].float() / 255
 

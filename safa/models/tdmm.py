@@ -22,7 +22,7 @@ from safa.files import Location
 from safa.geometry.gaussians import AntiAlias
 from safa.geometry.grids import resize
 from safa.head.assets import HeadAssets
-from safa.head.model import RAW_SIZE, HeadCode, HeadGeometry, HeadModel, landmarks_px
+from safa.head.model import RAW_SIZE, HeadCode, HeadGeometry, HeadModel, head_of_landmarks, landmarks_px
 from safa.head.raster import Fragments, make_rasterizer, rasterize
 from safa.head.render import HeadRender, RenderedSide, Surface, bake_texture, render_pair, render_side
 from safa.models.backbones.mobilenet_v2 import (
@@ -128,6 +128,8 @@ class Tdmm(nn.Module):
         self.image_size, self.uv_size = config.image_size, config.head.uv_size
         self._rasterizer = make_rasterizer(config.head.rasterizer)
         self._encoder_bn_frozen = False
+        # One head at most, made when it is asked for. In a list, since it is no part of the model's state.
+        self._head_of_landmarks: list[HeadModel] = []
         uv_coords = torch.cat(  # three of (T, 1) -> (T, 3)
             [
                 assets.uv_coords[:, :1] * 2 - 1,
@@ -166,6 +168,17 @@ class Tdmm(nn.Module):
         """Vertices and landmarks on the screen."""
         geometry: HeadGeometry = self.flame(code)
         return geometry
+
+    def landmarks(self, code: HeadCode) -> Tensor:
+        """The 68 landmarks (B, 68, 2) in pixels that ``geometry`` gives, without the rest of the head."""
+        template, few = self.flame.v_template, self._head_of_landmarks
+        if (
+            not few
+            or few[0].v_template.device != template.device
+            or few[0].v_template.dtype != template.dtype
+        ):
+            few[:] = [head_of_landmarks(self.flame)]
+        return landmarks_px(few[0](code), self.image_size)
 
     def texture(self, image: Tensor, geometry: HeadGeometry, *, with_eyes: bool = False) -> Tensor:
         """Albedo (B, 3, uv_size, uv_size) of heads that have this geometry in the images (B, 3, H, W)."""
@@ -218,6 +231,7 @@ class Tdmm(nn.Module):
 
 def lay_out_texels(tdmm: Tdmm, _loaded: Any = None) -> None:
     """Rasterise the texture layout, which is the same for all heads, once; again when one is loaded."""
+    tdmm._head_of_landmarks.clear()
     with torch.no_grad():
         texels = rasterize(tdmm.uvcoords, tdmm.uvfaces[0], tdmm.uv_size)
     tdmm.texel_face_index, tdmm.texel_zbuf, tdmm.texel_bary = texels.face_index, texels.zbuf, texels.bary

@@ -166,7 +166,7 @@ def head_step(tdmm: nn.Module, batch: FrameBatch, config: HeadLossConfig) -> Los
     with full_precision(batch.image):
         code = map_tensors(at_least_float32, estimate.code)
         if weights.landmark > 0 or weights.expression > 0:
-            predicted = landmarks_px(_tdmm(tdmm).geometry(code), batch.image.shape[-1])
+            predicted = _tdmm(tdmm).landmarks(code)
             terms.add("landmark", weights.landmark, lambda: losses.landmark(predicted, batch.landmarks))
             terms.add("expression", weights.expression, lambda: losses.expression(predicted, batch.landmarks))
         terms.add("tdmm_param", weights.tdmm_param, lambda: losses.tdmm_param(code))

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from safa.config.model import HeadConfig, ModelConfig
+from safa.head import load_head_assets
 from safa.head.assets import HeadAssets
-from safa.head.model import HeadCode, landmarks_px
+from safa.head.model import HeadCode, HeadModel, head_of_landmarks, landmarks_px
 from safa.models.tdmm import Tdmm
 
 
@@ -135,6 +136,32 @@ def test_small_images_can_be_enlarged_for_the_encoder(toy_head: HeadAssets, conf
     tdmm.encoder.model.features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     tdmm(_images())
     assert seen == [(2, 3, 96, 96)]
+
+
+def test_landmarks_need_no_whole_head(tdmm: Tdmm) -> None:
+    code = _with_output(tdmm)(_images(4)).code.detach()
+    code.rotation[:, 1] = torch.tensor([-0.5, -0.1, 0.2, 0.6])  # the contour slides
+    wanted = landmarks_px(tdmm.geometry(code), 64)
+    torch.testing.assert_close(tdmm.landmarks(code), wanted, atol=1e-4, rtol=0)
+    assert wanted.std(dim=0).max() > 0.1
+    names = set(tdmm.state_dict())
+    state = {name: value.clone() for name, value in tdmm.state_dict().items()}
+    state["flame.v_template"][:, 1] *= 1.2
+    tdmm.load_state_dict(state)  # another head, other landmarks
+    assert set(state) == names
+    torch.testing.assert_close(tdmm.landmarks(code), landmarks_px(tdmm.geometry(code), 64), atol=1e-4, rtol=0)
+    assert (tdmm.landmarks(code) - wanted).abs().max() > 0.1
+
+
+def test_landmarks_of_the_built_in_head_take_few_vertices() -> None:
+    head = HeadModel(load_head_assets(HeadConfig()))
+    few = head_of_landmarks(head)
+    assert len(few.v_template) < len(head.v_template) / 4
+    code = HeadCode(
+        *(0.3 * torch.randn(3, size) for size in (100, 50, 3, 3)), torch.full((3, 1), 9.0), torch.zeros(3, 2)
+    )
+    torch.testing.assert_close(few(code).landmarks, head(code).landmarks, atol=1e-5, rtol=0)
+    torch.testing.assert_close(few(code).landmarks3d, head(code).landmarks3d, atol=1e-5, rtol=0)
 
 
 def test_features_can_keep_their_place(toy_head: HeadAssets, config: ModelConfig) -> None:
