@@ -402,7 +402,7 @@ def _check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], where: str)
         networks = {
             "kp_detector.": KeypointDetector(config),
             "generator.": Generator(config),
-            "tdmm.encoder.": HeadEncoder(config.head),
+            "tdmm.encoder.": HeadEncoder(config.head, config.image_size),
         }
     expected = {
         prefix + name: value for prefix, net in networks.items() for name, value in net.state_dict().items()

@@ -84,7 +84,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="MODEL",
         help="path or URI of a training run's folder, a converted checkpoint, or a released file "
-        "(default: the only model below runs/, else the one that comes with safa)",
+        "(default: the only model below runs/)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(

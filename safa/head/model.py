@@ -212,7 +212,7 @@ def head_of_landmarks(head: HeadModel) -> HeadModel:
     """
     landmark_faces = (head.lmk_faces_idx, head.dynamic_lmk_faces_idx, head.full_lmk_faces_idx)
     used = torch.cat([index.flatten() for index in landmark_faces])  # three of (...) -> (N,)
-    kept = head.faces_tensor[used].unique()
+    kept = torch.unique(head.faces_tensor[used])
     place = torch.zeros(len(head.v_template), dtype=torch.long, device=kept.device)
     place[kept] = torch.arange(len(kept), device=kept.device)
     few = copy.deepcopy(head)

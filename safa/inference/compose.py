@@ -76,8 +76,10 @@ def animated_frames(
         detail = PhotoDetail(source.cache.image, crop_face(source.photo, source.crop_box, side))
     for batch in batches:
         for i in range(len(batch.driving)):
-            shows_photo = detail is not None and batch.result.source_share is not None
-            image = from_tensor(detail.of(batch.result, i) if shows_photo else batch.result.prediction[i])
+            if detail is None or batch.result.source_share is None:
+                image = from_tensor(batch.result.prediction[i])
+            else:
+                image = from_tensor(detail.of(batch.result, i))
             if paste_back:
                 image = paste_face(source.photo, source.crop_box, image)
             yield RenderedFrame(image, from_tensor(batch.driving[i]), True, _grid(source, batch, i))

@@ -1,7 +1,4 @@
-"""Choice of the model: a run's folder, the run inside a demo's folder, or the only model below ``runs/``.
-
-Where there is none, it is the one in the box: what ``make demo`` made, packed, part of the package.
-"""
+"""Choice of the model: a run's folder, the run inside a demo's folder, or the only model below ``runs/``."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from safa.errors import UserError
 from safa.files import Location, shown
 
 RUNS = Path("runs")
-IN_THE_BOX = Path(__file__).parents[1] / "demo_model"
 DEPTH = 3  # folders below RUNS that are looked into
 LISTED = 5  # models that a message names
 
@@ -32,15 +28,13 @@ def find_model(path: Path) -> Path:
 
 
 def only_model(folder: Path = RUNS) -> Path:
-    """Return the only trained model below a folder, or the one in the box where there is none.
+    """Return the only trained model below a folder.
 
     Raises:
-        UserError: there is none at all, or there are several.
+        UserError: there is none, or there are several.
     """
     found = _models_in(folder, DEPTH)
     if not found:
-        if holds_checkpoint(IN_THE_BOX):
-            return IN_THE_BOX
         fix = "Give checkpoint=PATH; `make demo` trains a small one."
         raise UserError("no model was named, and there is none", f"{folder}/", fix)
     if len(found) > 1:
@@ -52,8 +46,7 @@ def only_model(folder: Path = RUNS) -> Path:
 def described(path: Location, info: ModelInfo) -> str:
     """Say which model it is, what comes out, and what can be expected."""
     size = info.config.image_size
-    name = "the one that comes with safa" if path == IN_THE_BOX else f"{shown(path)}, step {info.step}"
-    line = f"the model is {name}; it makes {size} x {size} px"
+    line = f"the model is {shown(path)}, step {info.step}; it makes {size} x {size} px"
     if info.trained_on == "synthetic":
         line += (
             "; it learned from synthetic heads only: expect of a real photo no more than a rough, "

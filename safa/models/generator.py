@@ -241,9 +241,9 @@ def moved_pixels(source: Tensor, deformation: Tensor) -> Tensor:
     """
     height, width = source.shape[-2:]
     h, w = deformation.shape[1:3]
-    like = {"dtype": deformation.dtype, "device": source.device}
-    flow = _resize_grid(deformation - identity_grid(h, w, **like), (height, width))
-    grid = identity_grid(height, width, **like) + flow  # (H, W, 2) + (B, H, W, 2)
+    dtype, device = deformation.dtype, source.device
+    flow = _resize_grid(deformation - identity_grid(h, w, dtype=dtype, device=device), (height, width))
+    grid = identity_grid(height, width, dtype=dtype, device=device) + flow  # (H, W, 2) + (B, H, W, 2)
     grid = grid * grid.new_tensor([(width - 1) / width, (height - 1) / height])  # what ``warp`` reads by
     return warp(source, grid, "reflection")
 

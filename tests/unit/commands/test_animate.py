@@ -16,7 +16,6 @@ from safa.checkpoint.native import load_model, save_model
 from safa.cli import build_parser
 from safa.commands.flags import UPSTREAM, translate_upstream_flags
 from safa.data.video import probe, read_frames, write_video
-from safa.inference import model_choice
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -179,9 +178,8 @@ def test_a_result_may_be_a_gif_or_a_picture(
 def test_the_model_is_found(
     safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a demo's folder, below runs/ where it is the only one, else in the box; a line says which it is."""
+    """In a demo's folder, and below runs/ where it is the only one; a line says which, and what it makes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(model_choice, "IN_THE_BOX", tmp_path / "box")
     words = ("animate", photo, video, "-o", tmp_path / "a.png", "--no-crop")
     code, _, err = safa(*words)
     assert code == 2
@@ -189,10 +187,6 @@ def test_the_model_is_found(
     demo = tmp_path / "runs" / "demo"
     network, info = load_model(model)
     info = dataclasses.replace(info, step=50, trained_on="synthetic")
-    save_model(tmp_path / "box", network, info)
-    code, out, err = safa(*words)
-    assert code == 0, err
-    assert "the model is the one that comes with safa; it makes 32 x 32 px; it learned from synthetic" in out
     save_model(demo / "train" / "model", network, info)
     save_model(demo / "pretrain" / "model", network.tdmm, dataclasses.replace(info, stage="head"))
     for more in ((), ("--checkpoint", "runs/demo")):
