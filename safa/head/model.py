@@ -218,10 +218,11 @@ def head_of_landmarks(head: HeadModel) -> HeadModel:
     few = copy.deepcopy(head)
     few.faces_tensor = place[head.faces_tensor]  # faces without landmarks are never looked at
     joints = head.J_regressor
+    # (K, 3) and (J, V) @ (V, 3) -> (K + J, 3)
     few.v_template = torch.cat([head.v_template[kept], joints @ head.v_template])
     # (J, V) and (V, 3, 150) -> (J, 3, 150)
     directions = torch.einsum("jv,vcd->jcd", joints, head.shapedirs)
-    few.shapedirs = torch.cat([head.shapedirs[kept], directions])
+    few.shapedirs = torch.cat([head.shapedirs[kept], directions])  # two of (..., 3, 150) -> (K + J, 3, 150)
     count = len(kept) + NUM_JOINTS
     few.J_regressor = torch.eye(count, dtype=joints.dtype, device=joints.device)[-NUM_JOINTS:]  # (J, V')
     posedirs = head.posedirs.reshape(len(head.posedirs), -1, 3)[:, kept]  # (36, V*3) -> (36, V, 3)

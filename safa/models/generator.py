@@ -250,6 +250,7 @@ def moved_pixels(source: Tensor, deformation: Tensor) -> Tensor:
 
 def _over_image(mask: Tensor, image: Tensor) -> Tensor:
     """A mask (1 or B, 1, M, M) at the size of an image: (B, 3, H, W)."""
+    # (1 or B, 1, M, M) -> (1 or B, 1, H, W) -> (B, 3, H, W)
     return resize(mask, (image.shape[-2], image.shape[-1])).to(image).expand_as(image)
 
 
