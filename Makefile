@@ -68,10 +68,11 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What the tests that need no torch import.
+# What the tests that need no torch (and no Ray) import.
 WITHOUT_TORCH := pytest pytest-timeout hypothesis numpy scipy pillow pyarrow pydantic pyyaml jinja2 av imageio-ffmpeg ffmpeg-python
-NEED_NO_TORCH := $(filter-out %/test_cluster_doc.py %/test_cluster_file.py %/test_kuberay_files.py %/test_layering.py,$(wildcard tests/contract/test_*.py)) \
-  tests/unit/config tests/unit/report/test_titles.py tests/unit/data/test_face_tracks.py
+NEED_TORCH := cluster_doc cluster_file kuberay_files layering graphs job_package
+NEED_NO_TORCH := $(filter-out $(NEED_TORCH:%=tests/contract/test_%.py),$(wildcard tests/contract/test_*.py)) \
+  $(filter-out %/test_demo.py,$(wildcard tests/unit/config/test_*.py)) tests/unit/report/test_titles.py tests/unit/data/test_face_tracks.py
 
 pythons: install ## lint, types and the tests that need no torch, on each Python from 3.11 to 3.13
 	@set -e; for version in $(VERSIONS); do \

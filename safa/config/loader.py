@@ -169,9 +169,12 @@ def _nearest(key: str, model: type[Settings]) -> str | None:
     return next(iter(difflib.get_close_matches(key, keys, n=1) or elsewhere), None)
 
 
-def _explain(error: ValidationError, model: type[Settings], where: str) -> UserError:
+def _explain(
+    error: ValidationError, model: type[Settings], where: str, data: object, overrides: Sequence[str]
+) -> UserError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = _as_written(first["loc"], data)
+    where = next((f"--set {each}" for each in overrides if _is_about(each, key)), where)
     kind = first["type"]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if kind == "extra_forbidden":
@@ -187,6 +190,26 @@ def _explain(error: ValidationError, model: type[Settings], where: str) -> UserE
     return UserError(f"key '{key}' is {shown}: {message}{more}", where, fix)
 
 
+def _as_written(place: Sequence[int | str], data: object) -> str:
+    """The key of an error as the file has it, without the branches that pydantic names beside ``kind``."""
+    parts: list[str] = []
+    for part in place:
+        if isinstance(data, dict) and part not in data and data.get("kind") == part:
+            continue
+        parts.append(str(part))
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list):
+            data = data[part] if isinstance(part, int) and part < len(data) else None
+    return ".".join(parts)
+
+
+def _is_about(override: str, key: str) -> bool:
+    """Whether ``a.b=value`` set this key, a section that it is in, or a part of it."""
+    changed = override.partition("=")[0]
+    return f"{key}.".startswith(f"{changed}.") or changed.startswith(f"{key}.")
+
+
 def _refuse_uris(value: Any, where: str, key: str = "") -> None:
     """Refuse a URI under a key that takes a path only, which would else be a folder named ``s3:``."""
     if isinstance(value, Path):
@@ -199,8 +222,11 @@ def _refuse_uris(value: Any, where: str, key: str = "") -> None:
             _refuse_uris(item, where, f"{key}.{number}")
 
 
-def parse_settings(data: object, model: type[S], where: str) -> S:
+def parse_settings(data: object, model: type[S], where: str, overrides: Sequence[str] = ()) -> S:
     """Validate plain data (as YAML or JSON gives it) as ``model``; ``where`` names its origin in errors.
+
+    Args:
+        overrides: ``a.b=c``, which are in the data already, to be named where they are wrong.
 
     Raises:
         UserError: as ``load_settings``.
@@ -211,7 +237,7 @@ def parse_settings(data: object, model: type[S], where: str) -> S:
             plain = json.dumps(data)
         settings = model.model_validate_json(plain)
     except ValidationError as error:
-        raise _explain(error, model, where) from None
+        raise _explain(error, model, where, data, overrides) from None
     _refuse_uris(settings, where)
     return settings
 
@@ -228,7 +254,7 @@ def load_settings(path: Location, model: type[S], overrides: Sequence[str] = ())
         data = {}
     if not isinstance(data, dict):
         raise UserError("the config is not a mapping of keys to values", where)
-    return parse_settings(_with_preset(data, overrides, model, where), model, where)
+    return parse_settings(_with_preset(data, overrides, model, where), model, where, overrides)
 
 
 # ---- presets -----------------------------------------------------------------------------------------------

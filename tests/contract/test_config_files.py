@@ -56,6 +56,35 @@ def test_a_misspelt_key_is_reported_in_one_line_with_file_and_key(path: Path, tm
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "overrides", "message"),
+    [
+        ("train", ["stage.lrr=3"], "--set stage.lrr=3: unknown key 'stage.lrr'. Did you mean 'stage.lr'?"),
+        ("demo", ["train.stage.lrr=3"], "--set train.stage.lrr=3: unknown key 'train.stage.lrr'. Did you"),
+        ("train", ["stage.lr.generator=x"], "--set stage.lr.generator=x: key 'stage.lr.generator' is 'x'"),
+        ("train", ["seed=1", "step.bf16=2"], "--set step.bf16=2: key 'step.bf16' is 2"),
+        (
+            "train",
+            ["stage={kind: full, lrr: 3}"],
+            "--set stage={kind: full, lrr: 3}: unknown key 'stage.lrr'",
+        ),
+        ("demo", ["train.data.batch_size=4"], "--set train.data.batch_size=4: key 'train.data' is {'batch_"),
+    ],
+)
+def test_a_wrong_override_is_named_as_it_was_written(file: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_settings(CONFIGS / f"{file}.yaml", KINDS[file], overrides)
+    assert str(error.value).startswith(message)
+
+
+def test_a_wrong_key_of_the_file_is_not_blamed_on_an_override(tmp_path: Path) -> None:
+    changed = tmp_path / "train.yaml"
+    changed.write_text((CONFIGS / "train.yaml").read_text().replace("  init:", "  innit:"))
+    with pytest.raises(UserError) as error:
+        load_settings(changed, TrainConfig, ["seed=1", "stage.ema_decay=0.9"])
+    assert str(error.value).startswith(f"{changed}: unknown key 'stage.innit'. Did you mean 'stage.init'?")
+
+
 # Folders whose configs are steps of one chain, and the one that makes the clips.
 CHAINS = {
     "configs": "preprocess",
