@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -83,6 +84,23 @@ class Address:
             raise UserError("does not hold USER:PASSWORD", str(self.auth), "Write one line of this form.")
         return user, password
 
+    def check_free(self) -> None:
+        """Refuse a port where nobody can be served, before a model is loaded.
+
+        Raises:
+            UserError: another program serves there, or the host is none of this machine's.
+        """
+        try:
+            family, kind, protocol, _, where = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM
+            )[0]
+            with socket.socket(family, kind, protocol) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(where)
+        except OSError as error:
+            what = f"cannot serve there ({error.strerror})"
+            raise UserError(what, f"{self.host}:{self.port}", "Give another --port.") from None
+
 
 def serve(open_model: Callable[[], FaceAnimator], limits: Limits, address: Address) -> None:
     """Load the model, then serve the page until Ctrl-C or SIGTERM; uploads and results are removed then.
@@ -95,6 +113,7 @@ def serve(open_model: Callable[[], FaceAnimator], limits: Limits, address: Addre
             the page without a password.
     """
     login = address.login()
+    address.check_free()
     host, port = address.host, address.port
     if importlib.util.find_spec("gradio") is None:
         raise UserError("Gradio is not installed", "safa app", f"Install it: {INSTALL_APP}.")

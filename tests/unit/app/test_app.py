@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safa.app.page import Address, _error_line, build_page, in_page_words
+from safa.app.page import Address, _error_line, build_page, in_page_words, serve
 from safa.app.work import KEPT_RESULTS, Limits, Workshop
 from safa.config import ModelConfig, parse_settings
 from safa.data.video import probe, write_video
@@ -174,6 +175,18 @@ def test_strangers_need_a_password(tmp_path: Path) -> None:
         Address("0.0.0.0", 1, auth=tmp_path / "auth").login()
     with pytest.raises(UserError, match="cannot be read"):
         Address("0.0.0.0", 1, auth=tmp_path / "gone").login()
+
+
+def test_a_port_that_is_taken_is_reported_before_the_model_is_loaded() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(
+            UserError, match=rf"^127\.0\.0\.1:{port}: cannot serve there \(.*in use.*Give another"
+        ):
+            serve(lambda: pytest.fail("loaded"), Limits(), Address("127.0.0.1", port))
+    Address("127.0.0.1", port).check_free()
 
 
 @pytest.mark.slow
