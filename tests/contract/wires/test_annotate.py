@@ -147,7 +147,11 @@ def complains(world: World, config: AnnotateConfig) -> bool:
         maker(pa.table({"id": ids[1:]}))
         yield program.Failure(ids[0], program.FailureCode.UNEXPECTED, "test")
 
-    with patch.object(program, "_run", run), patch.object(program, "ray_session", nullcontext):
+    with (
+        patch.object(program, "_run", run),
+        patch.object(program, "ray_session", nullcontext),
+        patch.object(program, "room_for", lambda *_: nullcontext()),
+    ):
         try:
             program.annotate(config)
         except UserError as error:

@@ -528,6 +528,7 @@ class _Near:
 
     def detect(self, frames: Any) -> list[Any]:
         self.whole.append(self._number)
+        self._number += 1
         return [(Face(10, 10, 40, 40, 0.9),)]
 
     def near(self, frame: Any, face: Face) -> tuple[Face, ...]:
@@ -624,6 +625,7 @@ def options_of_finder(name: str) -> Callable[..., Any]:
         with (
             patch.object(program, "_rows", lambda rows: data),
             patch.object(program, "ray_session", nullcontext),
+            patch.object(program, "room_for", lambda *_: nullcontext()),
             patch.object(program, "pool_for", lambda *asked: pool_for(*asked[:4], 9)),
             patch.object(program, "_progress", lambda *_: ()),
             ExitStack() as stack,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.summary.writer import event_file_writer
 
 from safa.config import parse_settings
 from safa.config.training import TrainConfig
@@ -69,7 +70,11 @@ def test_pictures_are_in_tensorboard(tmp_path: Path) -> None:
     assert (image.step, image.width, image.height) == (3, 20, 10)
 
 
-def test_steps_that_will_be_taken_again_are_forgotten(tmp_path: Path) -> None:
+def test_steps_that_will_be_taken_again_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Names of two files of one process and second end in a count, and TensorBoard reads 10 before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     first = _logger(tmp_path, 0)
     for step in (1, 2, 3):
         first.log_training(step, _row(float(step)))
