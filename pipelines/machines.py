@@ -31,6 +31,8 @@ ANSWERS_WITHIN = 15.0  # seconds, for Ray on it; together, and with Ray's own ch
 LONGEST_SOCKET = 107  # bytes of a path that the system takes for a socket
 # What Ray adds to its temporary folder, with the date, the time, microseconds and a process.
 SOCKET_BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+# What Python adds to its own, in Ray's dashboard.
+PYTHONS_SOCKET = len("/pymp-12345678/listener-12345678")
 DASHBOARD_PORT = 8265
 ROUNDING = 1e-6  # CPUs that sums of fractions may be off by
 SAY_EVERY = 60.0  # seconds between lines that say what is waited for
@@ -105,13 +107,9 @@ def _temporary_folder() -> Path:
     """Ray's folder; another one where that belongs to somebody who lets nobody in."""
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "")
     parent = Path(os.environ[name] if name else "/tmp").absolute()
-    if len(os.fsencode(parent)) + SOCKET_BELOW > LONGEST_SOCKET:
-        room = LONGEST_SOCKET - SOCKET_BELOW
-        raise UserError(
-            f"the path is too long for Ray's sockets: {len(os.fsencode(parent))} characters, at most {room}",
-            f"{name}={parent}",
-            "Set RAY_TMPDIR to a short one, e.g. RAY_TMPDIR=/tmp.",
-        )
+    _check_length(parent, name, SOCKET_BELOW, "Set RAY_TMPDIR to a short one, e.g. RAY_TMPDIR=/tmp.")
+    if other := os.environ.get("TMPDIR"):
+        _check_length(Path(other).absolute(), "TMPDIR", PYTHONS_SOCKET, "Set TMPDIR to a short one.")
     folder = parent / "ray"
     if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         log.info("%s belongs to another user; Ray's files go into %s-%d", folder, folder, os.getuid())
@@ -122,6 +120,18 @@ def _temporary_folder() -> Path:
         fix = "Set RAY_TMPDIR to a folder that you may write to."
         raise UserError(f"Ray cannot write there ({error.strerror})", str(folder), fix) from None
     return folder
+
+
+def _check_length(parent: Path, name: str, below: int, fix: str) -> None:
+    """Refuse a folder for temporary files whose path leaves sockets in it no room.
+
+    Raises:
+        UserError: it does not; ``name`` is the variable that says so.
+    """
+    length, room = len(os.fsencode(parent)), LONGEST_SOCKET - below
+    if length > room:
+        what = f"the path is too long for Ray's sockets: {length} characters, at most {room}"
+        raise UserError(what, f"{name}={parent}", fix)
 
 
 def free_port(wanted: int) -> int:

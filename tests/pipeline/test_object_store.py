@@ -27,6 +27,7 @@ from safa.training.metrics_logger import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32  # px
+SCRATCH = "s"  # temporary files, below a path that may be long: Python's own sockets lie there
 STEP_WITHIN = 900  # seconds, on a busy machine
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -70,9 +71,9 @@ def start(settings: dict[str, Any], config: str, folder: Path) -> subprocess.Pop
     """The demo with a cluster of its own, in an empty folder, with its config in the store."""
     atomic_write(config, yaml.safe_dump(settings))
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder / "scratch")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TMPDIR": str(folder / SCRATCH)}
     environment |= {"RAY_TMPDIR": tempfile.gettempdir()}  # a socket has a short path
-    for name in ("scratch", "work"):
+    for name in (SCRATCH, "work"):
         (folder / name).mkdir(exist_ok=True)
     with (folder / "log").open("ab") as log:
         command = [sys.executable, "-m", "pipelines.demo", "--config", config]
@@ -95,9 +96,9 @@ def test_the_chain_in_a_store_killed_in_the_middle(
     killed.wait()
     assert not exists(join(run, "pretrain", "manifest.json"))
     wait_until_gone(folder)
-    left = set((folder / "scratch").glob("safa-*"))  # by the killed one
+    left = set((folder / SCRATCH).glob("safa-*"))  # by the killed one
     assert start(settings, config, folder).wait(STEP_WITHIN) == 0, (folder / "log").read_text()[-4000:]
-    assert set((folder / "scratch").glob("safa-*")) <= left
+    assert set((folder / SCRATCH).glob("safa-*")) <= left
     assert list((folder / "work").iterdir()) == []
     log = (folder / "log").read_text()
     assert "resuming from" in log
@@ -135,7 +136,7 @@ def wait_for_state(states: str, process: subprocess.Popen[bytes], folder: Path) 
 
 def wait_until_gone(folder: Path) -> None:
     """Until the workers of the killed program have ended, which know its scratch folder by a variable."""
-    deadline, mark = time.monotonic() + 60, f"TMPDIR={folder / 'scratch'}".encode()
+    deadline, mark = time.monotonic() + 60, f"TMPDIR={folder / SCRATCH}".encode()
     while time.monotonic() < deadline and any(mark in _environment(each) for each in Path("/proc").iterdir()):
         time.sleep(0.2)
 

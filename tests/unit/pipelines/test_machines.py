@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -79,6 +80,13 @@ def test_the_limits_of_waiting_add_up_to_less_than_half_a_minute() -> None:
 
 
 # ---- Ray on this machine -----------------------------------------------------------------------------------
+
+
+def test_pythons_own_sockets_need_a_short_path_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", tempfile.gettempdir())
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 60)))
+    with pytest.raises(UserError, match=r"TMPDIR=.*too long for Ray's sockets: .* Set TMPDIR to a short one"):
+        machines.local_options()
 
 
 def test_a_temporary_folder_with_too_long_a_path_is_one_line(
