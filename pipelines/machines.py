@@ -21,6 +21,7 @@ from ray._private.services import get_ray_address_from_environment
 from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
+from safa.cores import ROUNDING
 from safa.decimals import whole
 from safa.errors import UserError
 
@@ -34,7 +35,6 @@ SOCKET_BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plas
 # What Python adds to its own, in Ray's dashboard.
 PYTHONS_SOCKET = len("/pymp-12345678/listener-12345678")
 DASHBOARD_PORT = 8265
-ROUNDING = 1e-6  # CPUs that sums of fractions may be off by
 SAY_EVERY = 60.0  # seconds between lines that say what is waited for
 LOOK_EVERY = 2.0  # seconds between looks at what has come
 CHECK_ADDRESS = "Check RAY_ADDRESS, or unset it to work on this machine alone."
