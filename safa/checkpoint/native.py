@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
+from torch.overrides import TorchFunctionMode
 
 from safa.config import ModelConfig, parse_settings
 from safa.config.model import HeadConfig
@@ -392,13 +393,27 @@ def load_model(
     return model.to(device).eval(), info
 
 
+class _Undrawn(TorchFunctionMode):
+    """No random numbers are drawn for weights: on the meta device the first ones import sympy, for a second.
+
+    Other functions that would are those of small fixed tensors, which the networks make on the CPU.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def _check_sizes(config: ModelConfig, weights: Mapping[str, Tensor], where: str) -> None:
     """Compare the learned weights with the networks of these sizes before memory is taken for them.
 
     Raises:
         UserError: as ``check_weights``.
     """
-    with torch.device("meta"), boundary(where, "its settings make no network"):  # shapes alone
+    with _Undrawn(), torch.device("meta"), boundary(where, "its settings make no network"):  # shapes alone
         networks = {
             "kp_detector.": KeypointDetector(config),
             "generator.": Generator(config),

@@ -60,7 +60,7 @@ class AntiAlias(nn.Module):
 
 def _gaussian_kernel(sigma: float, radius: int) -> Tensor:
     """A normalised Gaussian (1, 1, 2 radius + 1, 2 radius + 1); a single 1 for radius 0."""
-    offset = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    line = torch.exp(-offset.square() / (2 * sigma**2)) if radius else torch.ones(1)
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float32, device="cpu")
+    line = torch.exp(-offset.square() / (2 * sigma**2)) if radius else torch.ones(1, device="cpu")
     kernel = line[:, None] * line[None, :]  # (k, 1) * (1, k) -> (k, k)
     return (kernel / kernel.sum())[None, None]  # (k, k) -> (1, 1, k, k)

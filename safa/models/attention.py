@@ -45,7 +45,7 @@ class ContextualAttention(nn.Module):
         self.softmax_scale = config.softmax_scale
         # Released checkpoints carry the identity kernel of the fusion. Convolving with it adds diagonal
         # neighbours, which ``_add_diagonals`` does without a convolution; only its size is read.
-        kernel = torch.eye(config.fuse_kernel)[None, None]  # (1, 1, 3, 3)
+        kernel = torch.eye(config.fuse_kernel, device="cpu")[None, None]  # (1, 1, 3, 3)
         self.register_buffer("fuse_weight", kernel)
 
     def forward(self, foreground: Tensor, background: Tensor, mask: Tensor) -> Tensor:

@@ -51,7 +51,9 @@ class KeypointDetector(nn.Module):
         nn.init.zeros_(self.jacobian.weight)
         with torch.no_grad():  # every Jacobian starts as the identity
             assert self.jacobian.bias is not None
-            self.jacobian.bias.copy_(torch.eye(2).flatten().repeat(self.num_keypoints))  # (2, 2) -> (4K,)
+            self.jacobian.bias.copy_(
+                torch.eye(2, device="cpu").flatten().repeat(self.num_keypoints)
+            )  # (2, 2) -> (4K,)
         self.down = AntiAlias(3, glass.scale_factor)
 
     def forward(self, *images: Tensor) -> tuple[Keypoints, ...]:

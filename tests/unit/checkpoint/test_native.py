@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,6 +250,20 @@ def test_a_model_trained_with_pytorch3d_opens_without_it(
     assert opened("auto") is opened("pytorch3d") is raster.rasterize_pytorch3d
     assert opened("native") is raster.rasterize
     assert not caplog.text
+
+
+def test_a_model_is_loaded_without_what_takes_a_second_to_import(
+    tiny_model: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its sizes are compared on the meta device, of which many functions import sympy when first called."""
+    config = parse_settings(tiny_model, ModelConfig, "test")
+    save_model(tmp_path, Safa(config, load_head_assets(config.head)), ModelInfo("full", config, 7, "a-run"))
+    code = "import sys\nfrom safa.checkpoint.native import load_model\nload_model(sys.argv[1])\n"
+    code += "print(sorted({'sympy'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_packed_model_has_no_head_and_gives_the_same_numbers(
