@@ -51,7 +51,7 @@ from safa.evaluation.windows import Window, windows_of
 
 OF_A_PERSON = 20  # clips
 CPUS, GPUS = 16, 2  # logical ones
-BUSY_WINDOWS, BUSY_PIECES = 3000, 800
+BUSY_WINDOWS, BUSY_PIECES = 9000, 2400
 PAYLOAD = 2**20  # bytes of a window, or a piece, between stages
 BUSY_LOG = "BENCHMARK_BUSY"  # names the folder where workers note when their model was busy
 HOUR = 25 * 3600  # frames
@@ -122,6 +122,19 @@ def busy_share(folder: Path, processes: int) -> float:
     return sum(end - begin for begin, end in noted_times(folder)) / (processes * (last - first))
 
 
+def busy_late(folder: Path, processes: int) -> float:
+    """The same in the second half of that time, when all workers have started."""
+    first, last = span(folder)
+    middle = (first + last) / 2
+    late = sum(max(0.0, end - max(begin, middle)) for begin, end in noted_times(folder))
+    return late / (processes * (last - middle))
+
+
+def busy(folder: Path) -> str:
+    """Both shares of the GPUs, in words."""
+    return f"GPUs busy {busy_share(folder, GPUS):.2f}, in the second half {busy_late(folder, GPUS):.2f}"
+
+
 def span(folder: Path) -> tuple[float, float]:
     """When the first noted time begins, and when the last one ends."""
     times = noted_times(folder)
@@ -172,8 +185,7 @@ def busy_evaluate(_: int, work: Path) -> None:
         windows = [Window(job, number, 0, 0, 2, 2, False) for number in range(BUSY_WINDOWS)]
         scale = {"gpus_per_actor": 1.0, "cpus_per_actor": 0.5, "actors": [GPUS, GPUS]}
         spent = evaluate_windows(windows, out, scale)
-        share = busy_share(noted, GPUS)
-        print(f"evaluate, run {attempt}: GPUs busy {share:.2f}; {spent:.1f} s for {len(windows)} windows")
+        print(f"evaluate, run {attempt}: {busy(noted)}; {spent:.1f} s for {len(windows)} windows", flush=True)
 
 
 def hour(_: int, work: Path) -> None:
@@ -307,8 +319,8 @@ def busy_preprocess(_: int, work: Path) -> None:
             for table in outcomes.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 done += sum(not isinstance(item, Failure) for item in clip_stages.items_of(table))
         assert done == len(jobs)
-        spent, share = time.perf_counter() - began, busy_share(noted, GPUS)
-        print(f"preprocess, run {attempt}: GPUs busy {share:.2f}; {spent:.1f} s for {done} pieces")
+        spent = time.perf_counter() - began
+        print(f"preprocess, run {attempt}: {busy(noted)}; {spent:.1f} s for {done} pieces", flush=True)
         noted.rename(work / f"noted{attempt}")
 
 

