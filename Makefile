@@ -27,11 +27,11 @@ $(BASE): pyproject.toml constraints.txt
 	{ echo "error: $(or $(PYTHON),no Python here) is not Python 3.11, 3.12 or 3.13. Install one, or set PYTHON=FILE"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(PIP) --index-url "$(TORCH_INDEX)" torch)
-	$(PIP) -e '.[dlib]' || { echo "note: dlib cannot be installed here: no face detector (see docs/cli.md)"; $(PIP) -e .; }
+	$(PIP) -e '.[dlib,imagenet]' || { echo "note: dlib cannot be installed here: no face detector (see docs/cli.md)"; $(PIP) -e '.[imagenet]'; }
 	@touch $@
 
 $(DEV): $(BASE)
-	$(PIP) -e '.[app,dev,download,faces,imagenet,mlflow,onnx,wandb]'
+	$(PIP) -e '.[app,dev,download,faces,mlflow,onnx,wandb]'
 	@touch $@
 
 demo: $(BASE) ## everything on a built-in data set; report: runs/demo/report/index.html

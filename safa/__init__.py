@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 
 def load(
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | None = None,
     *,
     device: str | torch.device = "auto",
     precision: str = "float32",
@@ -30,7 +30,8 @@ def load(
     """Load a model that takes photos and videos; docs/python.md shows what it can do.
 
     Args:
-        checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file.
+        checkpoint: a training run's folder, its ``model/``, one of its checkpoints, or a released file. None
+            is the only model below ``runs/``, else the small one that comes with safa.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: of convolutions: ``float32``, ``bfloat16``, ``float16`` (on GPUs), or ``auto``: bfloat16 on
             machines that are fast at it, else float32.

@@ -84,7 +84,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         metavar="MODEL",
         help="path or URI of a training run's folder, a converted checkpoint, or a released file "
-        "(default: the only model below runs/)",
+        "(default: the only model below runs/, else the small one that comes with safa)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument(
@@ -185,10 +185,9 @@ def add_face(group: Any, *, driving: bool = True) -> None:
 def load_animator_from_flags(arguments: argparse.Namespace) -> FaceAnimator:
     """Load the model that the flags of ``add_model_flags`` describe."""
     from safa.inference.loading import open_animator
-    from safa.inference.model_choice import only_model
 
     animator = open_animator(
-        arguments.checkpoint or only_model(),
+        arguments.checkpoint,
         device=arguments.device,
         precision=arguments.precision,
         rasterizer=arguments.rasterizer,

@@ -13,7 +13,7 @@ from safa.errors import UserError
 from safa.files import Location, is_file, is_uri, location
 from safa.inference.device_choice import choose_device, choose_precision
 from safa.inference.face_animator import FaceAnimator
-from safa.inference.model_choice import described, find_model
+from safa.inference.model_choice import default_model, described, find_model
 from safa.inference.options import check_whole_number
 from safa.inference.pictures import PathLike, path_of
 from safa.inference.trackers import BACKENDS, Backend, load_face_tracker
@@ -21,7 +21,7 @@ from safa.models.safa import Safa
 
 
 def open_animator(
-    checkpoint: PathLike,
+    checkpoint: PathLike | None = None,
     *,
     device: str | torch.device = "auto",
     precision: str = "float32",
@@ -34,7 +34,8 @@ def open_animator(
 
     Args:
         checkpoint: path or URI of a training run's folder, its ``model/``, one of its checkpoints or a
-            released file; or a local folder that has one such run in it (``runs/demo``).
+            released file; or a local folder that has one such run in it (``runs/demo``). None is the only
+            model below ``runs/``, else the small one that comes with safa.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         precision: of convolutions: ``float32``, ``bfloat16``, ``float16`` (on GPUs), or ``auto``: bfloat16 on
             machines that are fast at it, else float32.
@@ -64,7 +65,7 @@ def open_animator(
     )
 
 
-def open_model(checkpoint: PathLike, rasterizer: str = "auto") -> tuple[Safa, str]:
+def open_model(checkpoint: PathLike | None = None, rasterizer: str = "auto") -> tuple[Safa, str]:
     """Load a model as it was trained, on the CPU, and say which one it is.
 
     Args:
@@ -73,7 +74,7 @@ def open_model(checkpoint: PathLike, rasterizer: str = "auto") -> tuple[Safa, st
     Raises:
         UserError: there is no such model or rasteriser.
     """
-    path = _location("checkpoint", checkpoint)
+    path = default_model() if checkpoint is None else _location("checkpoint", checkpoint)
     if is_file(path):
         return released_model(path, rasterizer), ""
     path = path if is_uri(path) else find_model(Path(path))

@@ -1,4 +1,4 @@
-"""Choice of the model: a run's folder, the run inside a demo's folder, or the only model below ``runs/``."""
+"""Choice of the model: a run's folder, a demo's, the only model below ``runs/``, or the one in the box."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from safa.errors import UserError
 from safa.files import Location, shown
 
 RUNS = Path("runs")
+IN_THE_BOX = Path(__file__).parents[1] / "demo_model"  # its README.md says what it can do
 DEPTH = 3  # folders below RUNS that are looked into
 LISTED = 5  # models that a message names
 
@@ -27,16 +28,15 @@ def find_model(path: Path) -> Path:
     return found[0] if found else path
 
 
-def only_model(folder: Path = RUNS) -> Path:
-    """Return the only trained model below a folder.
+def default_model(folder: Path = RUNS) -> Path:
+    """Return the only trained model below a folder; where there is none, the one that comes with safa.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there are several.
     """
     found = _models_in(folder, DEPTH)
     if not found:
-        fix = "Give checkpoint=PATH; `make demo` trains a small one."
-        raise UserError("no model was named, and there is none", f"{folder}/", fix)
+        return IN_THE_BOX
     if len(found) > 1:
         fix = "Give checkpoint=PATH."
         raise UserError(f"no model was named, and there are several: {_listed(found)}", f"{folder}/", fix)
@@ -46,7 +46,8 @@ def only_model(folder: Path = RUNS) -> Path:
 def described(path: Location, info: ModelInfo) -> str:
     """Say which model it is, what comes out, and what can be expected."""
     size = info.config.image_size
-    line = f"the model is {shown(path)}, step {info.step}; it makes {size} x {size} px"
+    name = "the small one that comes with safa" if path == IN_THE_BOX else f"{shown(path)}, step {info.step}"
+    line = f"the model is {name}; it makes {size} x {size} px"
     if info.trained_on == "synthetic":
         line += (
             "; it learned from synthetic heads only: expect of a real photo no more than a rough, "

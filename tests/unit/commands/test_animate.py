@@ -178,12 +178,12 @@ def test_a_result_may_be_a_gif_or_a_picture(
 def test_the_model_is_found(
     safa: Run, model: Path, photo: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a demo's folder, and below runs/ where it is the only one; a line says which, and what it makes."""
+    """In a demo's folder, below runs/ where it is the only one, or in the box; a line says which."""
     monkeypatch.chdir(tmp_path)
     words = ("animate", photo, video, "-o", tmp_path / "a.png", "--no-crop")
-    code, _, err = safa(*words)
-    assert code == 2
-    assert "runs/: no model was named, and there is none. Give --checkpoint PATH" in err
+    code, out, err = safa(*words)
+    assert code == 0, err
+    assert "the model is the small one that comes with safa; it makes 64 x 64 px; it learned from" in out
     demo = tmp_path / "runs" / "demo"
     network, info = load_model(model)
     info = dataclasses.replace(info, step=50, trained_on="synthetic")
