@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 GRACE = 15.0  # seconds that a job has to end by itself once it is late or cancelled
 LOOK_EVERY = 0.25  # seconds
 REPORTING = ("animate", "swap")  # jobs that say how far they are, and that can be cancelled
+NOT_BEGUN = ("cancelled", "", "It had not begun.")
 FIX = "Give a smaller photo or a shorter video; who serves this page can raise the limit."
 
 
@@ -53,6 +54,8 @@ class JobProcess:
         self._arguments, self._limits = (open_model, limits, folder), limits
         self._one_job, self._one_message = threading.Lock(), threading.Lock()
         self._session: str | None = None  # whose job runs
+        self._waiting, self._cancelled = set[str](), set[str]()  # sessions whose job has not begun
+        self._turns = threading.Lock()  # of these three
         self._is_over = False
         self._end_at, self._end_why = 0.0, ""
         self._start()
@@ -107,6 +110,12 @@ class JobProcess:
 
     # ---- jobs ------------------------------------------------------------------------------------------
 
+    def expect(self, session: str) -> None:
+        """Let ``cancel`` reach a job from here on, while it still waits for its turn."""
+        with self._turns:
+            self._waiting.add(session)
+            self._cancelled.discard(session)
+
     def do(
         self,
         job: str,
@@ -132,7 +141,7 @@ class JobProcess:
             minutes = self._limits.max_minutes
             self._end_at = time.monotonic() + 60 * minutes + GRACE
             self._end_why = f"took longer than {minutes:g} minutes"
-            self._session = session
+            self._begin(session)
             try:
                 self._send(job, inputs, session, options)
                 return self._outcome(report)
@@ -144,12 +153,30 @@ class JobProcess:
             finally:
                 self._session = None
 
-    def cancel(self, session: str) -> None:
-        """End the running job of a session: at the next frame that it reads or makes, or after ``GRACE``."""
-        if session == self._session:
+    def _begin(self, session: str) -> None:
+        with self._turns:
+            self._waiting.discard(session)
+            if session in self._cancelled:
+                self._cancelled.discard(session)
+                raise UserError(*NOT_BEGUN)
+            self._session = session
+
+    def cancel(self, session: str) -> bool:
+        """End the job of a session: at the next frame that it reads or makes, or after ``GRACE``.
+
+        Returns:
+            Whether the job had not begun, and will not.
+        """
+        with self._turns:
+            runs = session == self._session
+            waits = session in self._waiting and not runs
+            if waits:
+                self._cancelled.add(session)
+        if runs:
             self._end_at, self._end_why = min(self._end_at, time.monotonic() + GRACE), "cancelled"
             with suppress(OSError):  # it has just ended
                 self._send("cancel", (), session, {})
+        return waits
 
     def _send(self, *request: object) -> None:
         with self._one_message:
@@ -208,6 +235,7 @@ def _listen(pipe: Connection, workshop: Workshop, requests: SimpleQueue[tuple[An
         if request[0] == "cancel":
             workshop.cancel(request[2])
         else:
+            workshop.expect(request[2])  # not when it begins: a request to cancel may be here by then
             requests.put(request)
 
 

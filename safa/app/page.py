@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safa.app.guard import LOOPBACK, Guard, is_loopback
-from safa.app.job_process import JobProcess
+from safa.app.job_process import NOT_BEGUN, JobProcess
 from safa.app.work import Limits, Result, make_example
 from safa.errors import Terminated, UserError
 from safa.inference.face_animator import FaceAnimator
@@ -296,17 +296,24 @@ def _run_with(
     photo, video = inputs[:2]
     message = outputs[-1]
 
-    def load() -> tuple[str, str, bool, str]:
+    def begin(request: gr.Request) -> str:
+        jobs.expect(str(request.session_hash))
+        return WORKING
+
+    def load(request: gr.Request) -> tuple[str, str, bool, str]:
+        jobs.expect(str(request.session_hash))
         example_files = make_example(examples)
         return str(example_files.photo), str(example_files.video), False, WORKING
 
-    def stop(request: gr.Request) -> None:
-        jobs.cancel(str(request.session_hash))
+    def stop(request: gr.Request) -> Any:
+        is_over = jobs.cancel(str(request.session_hash))
+        return _error_line(UserError(*NOT_BEGUN)) if is_over else gr.skip()  # a running job says it itself
 
-    stop.__annotations__["request"] = gr.Request
-    start = run.click(lambda: WORKING, None, message)
+    for function in (begin, load, stop):
+        function.__annotations__["request"] = gr.Request
+    start = run.click(begin, None, message)
     start.then(work, inputs, outputs, concurrency_id=MODEL)
-    cancel.click(stop, None, None, queue=False)
+    cancel.click(stop, None, message, queue=False, show_progress="hidden")
     loaded = example.click(load, None, [photo, video, crop, message])
     loaded.then(work, inputs, outputs, concurrency_id=MODEL)
 

@@ -170,6 +170,10 @@ class Workshop:
             faces = "no face detector is here (`safa doctor`): give pictures that are cropped to a face"
         return f"{animator.about or f'the model makes {animator.size} x {animator.size} px'}; {faces}"
 
+    def expect(self, session: str) -> None:
+        """Forget that a former job of a session was cancelled, before the next one is handed over."""
+        self._cancelled.discard(session)
+
     def cancel(self, session: str) -> None:
         """End the running job of a session at the next frame that is read or made."""
         self._cancelled.add(session)
@@ -264,7 +268,6 @@ class Workshop:
         return HeadFiles(by_name["overlay.png"], by_name["turntable.mp4"], archive, message)
 
     def _new_job(self, session: str) -> _Job:
-        self._cancelled.discard(session)
         return _Job(self._limits.max_minutes, lambda: session in self._cancelled)
 
     def _write(

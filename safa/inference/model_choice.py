@@ -50,8 +50,8 @@ def described(path: Location, info: ModelInfo) -> str:
     line = f"the model is {name}; it makes {size} x {size} px"
     if info.trained_on == "synthetic":
         line += (
-            "; it learned from synthetic heads only: expect of a real photo no more than a rough, "
-            "blurred head that moves"
+            "; it learned from synthetic heads only: expect of a real photo a head that turns and a mouth "
+            "that moves a little"
         )
     return line
 

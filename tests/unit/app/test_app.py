@@ -153,6 +153,7 @@ def test_a_job_ends_at_its_deadline_or_when_it_is_cancelled(
 
     with pytest.raises(UserError, match=r"^cancelled\. 2 frames had been made"):
         workshop.animate(photo, video(6), cancel, **OPTIONS, session="me")
+    workshop.expect("me")
     assert workshop.animate(photo, video(6), _check_progress, **OPTIONS, session="me")  # the next one runs
     workshop._limits = Limits(max_minutes=0)
     # The faces of a video are looked for before its first frame is made: that is part of the job.

@@ -82,6 +82,16 @@ def test_a_job_ends_and_the_next_one_runs(jobs: JobProcess, tmp_path: Path) -> N
 
     with pytest.raises(UserError, match=r"^cancelled"):
         jobs.do("animate", small, video, report=hang, session="me", **OPTIONS)
+
+    assert not jobs.cancel("me")  # nothing of it is waiting
+    jobs.expect("me")
+    assert jobs.cancel("me")
+    with pytest.raises(UserError, match=r"^cancelled\. It had not begun"):
+        jobs.do("animate", small, video, session="me", **OPTIONS)
+    jobs.expect("me")
+    assert jobs.cancel("me")
+    jobs.expect("me")  # the button was pressed again
+    assert jobs.do("animate", small, video, session="me", **OPTIONS).video.is_file()
     assert jobs.do("animate", small, video, **OPTIONS).video.is_file()
 
 
