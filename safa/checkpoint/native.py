@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,18 @@ _NAME = re.compile(f"{_PREFIX}[0-9]{{1,18}}")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: optimiser steps, samples of all workers, whole epochs, seconds of training."""
+    """How far a run is: optimiser steps, samples of all workers, whole epochs, seconds of training.
+
+    ``unlogged`` are sums of the losses of all workers since the last row of the metrics, and
+    ``unlogged_steps`` the steps of all workers that are in them: the next row is a mean over these, too.
+    """
 
     step: int = 0
     samples: int = 0
     epoch: int = 0
     seconds: float = 0.0
+    unlogged: Mapping[str, float] = field(default_factory=dict)
+    unlogged_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,11 +222,22 @@ def _read_state(folder: Path) -> StoredState:
             ema=read_tensors(ema) if ema.is_file() else None,
             moments=_separated(read_tensors(folder / _OPTIMISERS)),
             optimisers=record["optimisers"],
-            progress=Progress(record["step"], record["samples"], record["epoch"], record["seconds"]),
+            progress=_progress(record, folder / STATE_FILE),
             info=_info(record, folder / STATE_FILE),
         )
     except KeyError as error:
         raise _damaged(folder / STATE_FILE, f"{error} is missing") from None
+
+
+def _progress(record: Mapping[str, Any], path: Path) -> Progress:
+    unlogged = record.get("unlogged", {})  # states of older versions have none
+    if not isinstance(unlogged, dict) or not all(isinstance(each, int | float) for each in unlogged.values()):
+        raise _damaged(path, "'unlogged' has no numbers by names")
+    return Progress(
+        *(record["step"], record["samples"], record["epoch"], record["seconds"]),
+        unlogged=unlogged,
+        unlogged_steps=int(record.get("unlogged_steps", 0)),
+    )
 
 
 def latest_state(root: Location) -> Location | None:

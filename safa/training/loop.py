@@ -14,8 +14,8 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -101,7 +101,8 @@ class _Run:
     def _take_all_steps(self) -> None:
         batches = self._loader.batches(self._progress.samples, self._total - self._progress.step)
         self._stage.train_mode()
-        self._window.restart()
+        done = self._progress
+        self._window.restart(done.unlogged if self._context.rank == 0 else None, done.unlogged_steps)
         while self._progress.step < self._total:
             self._take_step(batches)
             step = self._progress.step
@@ -114,6 +115,9 @@ class _Run:
                 self._validate()
             due = step % self._config.checkpoint.every == 0 or last or stopping
             due = self._context.save_requested() or due
+            if due or validated:  # which states are the best rank 0 knows alone, and sums are taken by all
+                unlogged, steps = self._window.sums(self._context)
+                self._progress = replace(self._progress, unlogged=unlogged, unlogged_steps=steps)
             if due or (validated and step in self._best_steps()):
                 self._save()
             if stopping and not last:
@@ -251,28 +255,46 @@ class _Row:
 
 
 class _Window:
-    """Sums since the last log line, kept on the device so that no step waits for a transfer."""
+    """Sums since the last log line, kept on the device so that no step waits for a transfer.
 
-    def restart(self) -> None:
-        """Reset the sums."""
+    They have 64 bits: so many float32 numbers add up without rounding, in whatever order a run that was
+    interrupted adds them.
+    """
+
+    def restart(self, before: Mapping[str, float] | None = None, steps_before: int = 0) -> None:
+        """Reset the sums, or begin with those of a run that ended between two lines.
+
+        Args:
+            before: sums of all workers; None on all but one of them.
+            steps_before: of all workers that are in these sums.
+        """
+        self._before, self._steps_before = dict(before or {}), steps_before
         self._terms: dict[str, Tensor] = {}
         self._steps, self._factor, self._waited, self._seconds = 0, 1.0, 0.0, 0.0
 
     def add(self, terms: dict[str, Tensor], factor: float, *, waited: float, seconds: float) -> None:
         """Add one step."""
         for name, value in terms.items():
-            self._terms[name] = self._terms[name] + value if name in self._terms else value
+            self._terms[name] = self._terms.get(name, 0.0) + value.double()
         self._steps += 1
         self._factor = factor
         self._waited += waited
         self._seconds += seconds
 
+    def sums(self, context: TrainContext) -> tuple[dict[str, float], int]:
+        """Sums of the losses over the window and the group, and the steps that are in them."""
+        if not self._terms:
+            return {}, 0
+        own = [value + self._before.get(name, 0.0) for name, value in self._terms.items()]
+        sums = context.sum(torch.stack(own)).tolist()
+        steps = self._steps * context.world_size + self._steps_before
+        return dict(zip(self._terms, sums, strict=True)), steps
+
     def row(self, context: TrainContext) -> _Row:
         """Compute the means over the window and the group."""
-        sums = context.sum(torch.stack(list(self._terms.values())).double()).tolist()
-        share = self._steps * context.world_size
+        sums, steps = self.sums(context)
         return _Row(
-            {name: value / share for name, value in zip(self._terms, sums, strict=True)},
+            {name: value / steps for name, value in sums.items()},
             self._factor,
             self._steps / self._seconds,
             self._waited / self._seconds,

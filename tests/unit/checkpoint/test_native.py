@@ -82,11 +82,12 @@ def _assert_same(a: TrainState, b: TrainState) -> None:
 def test_resuming_from_a_state_equals_never_stopping(tmp_path: Path, fused: bool) -> None:
     straight = _state(0, fused=fused)
     _train(straight, 3, seed=1)
-    save_state(tmp_path, straight, Progress(3, 24, 0, 1.5), INFO)
+    done = Progress(3, 24, 0, 1.5, {"landmark": 0.1}, 2)
+    save_state(tmp_path, straight, done, INFO)
     _train(straight, 3, seed=2)
 
     resumed = _state(99, fused=fused)
-    assert load_state(tmp_path / "step-00000003", resumed) == Progress(3, 24, 0, 1.5)
+    assert load_state(tmp_path / "step-00000003", resumed) == done
     _train(resumed, 3, seed=2)
     _assert_same(straight, resumed)
 

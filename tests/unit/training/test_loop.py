@@ -80,11 +80,14 @@ def test_curves_are_drawn_while_training_continues(
     assert set(threads) == {"checkpoint"}  # the one that writes states
 
 
+@pytest.mark.parametrize("log_every", [1, 4])  # 4: a row is a mean over steps before and after the stop
 @pytest.mark.parametrize("kind", STAGES)
-def test_stopped_and_resumed_equals_straight_through(make_config: MakeConfig, kind: str) -> None:
-    straight = make_config(kind, {"name": "straight"}, length=6)
+def test_stopped_and_resumed_equals_straight_through(
+    make_config: MakeConfig, kind: str, log_every: int
+) -> None:
+    straight = make_config(kind, {"name": "straight", "log_every": log_every}, length=6)
     fit(straight, LocalContext())
-    resumed = make_config(kind, {"name": "resumed"}, length=6)
+    resumed = make_config(kind, {"name": "resumed", "log_every": log_every}, length=6)
     with pytest.raises(InterruptedRun):
         fit(resumed, StopAfter(3))
     assert latest_state(resumed.folder / "checkpoints") == resumed.folder / "checkpoints" / "step-00000003"
