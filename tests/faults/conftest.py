@@ -261,7 +261,7 @@ def outcome(stored_rows: Callable[[Path], dict[str, str]]) -> Callable[[Program]
 
 
 def _rounded(value: Any) -> Any:
-    """Numbers to ten digits: the windows of a clip are added in the order of the parts, which a fault changes."""
+    """Numbers to ten digits: windows are added in the order of the parts, which a fault changes."""
     if isinstance(value, dict):
         return {key: _rounded(each) for key, each in value.items()}
     if isinstance(value, list):
