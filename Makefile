@@ -70,7 +70,7 @@ lint: install ## ruff and mypy
 
 # What the tests that need no torch (and no Ray) import.
 WITHOUT_TORCH := pytest pytest-timeout hypothesis numpy scipy pillow pyarrow pydantic pyyaml jinja2 av imageio-ffmpeg ffmpeg-python
-NEED_TORCH := cluster_doc cluster_file kuberay_files layering graphs job_package
+NEED_TORCH := help cluster_doc cluster_file kuberay_files layering graphs job_package
 NEED_NO_TORCH := $(filter-out $(NEED_TORCH:%=tests/contract/test_%.py),$(wildcard tests/contract/test_*.py)) \
   $(filter-out %/test_demo.py,$(wildcard tests/unit/config/test_*.py)) tests/unit/report/test_titles.py tests/unit/data/test_face_tracks.py
 

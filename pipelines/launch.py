@@ -86,7 +86,8 @@ def launch(
         default=[],
         help="change one setting, e.g. --set size=128; may be repeated",
     )
-    choice = parser.add_mutually_exclusive_group()
+    # An empty group is a traceback in --help of Python 3.11.
+    choice = parser.add_mutually_exclusive_group() if alternatives else parser
     for flag, (help_text, other) in (alternatives or {}).items():
         choice.add_argument(
             flag, dest="body", action="store_const", const=other, default=body, help=help_text

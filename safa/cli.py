@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from safa import __version__
 from safa.commands import (
     animate,
     app,
@@ -36,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Structure-aware face animation: animate the face in a photo with the motion of a video.",
         epilog="For whole data sets: python -m pipelines.{preprocess,train,evaluate,demo} --config FILE",
     )
+    parser.add_argument("--version", action="version", version=f"safa {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(subparsers)

@@ -93,12 +93,12 @@ def times(factor: float) -> Relation:
 
 
 def options_of(parser: argparse.ArgumentParser, command: str = "") -> Iterator[str]:
-    """``animate --fps``, ``animate source``: every argument of every command, by its longest name."""
+    """``animate --fps``, ``animate source``: every argument of every command, by its longest name, less those that only say something."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, child in action.choices.items():
                 yield from options_of(child, f"{command} {name}".strip())
-        elif not isinstance(action, argparse._HelpAction):
+        elif not isinstance(action, argparse._HelpAction | argparse._VersionAction):
             names = action.option_strings or [action.dest]
             yield f"{command} {max(names, key=len)}"
 
