@@ -93,7 +93,7 @@ def times(factor: float) -> Relation:
 
 
 def options_of(parser: argparse.ArgumentParser, command: str = "") -> Iterator[str]:
-    """``animate --fps``, ``animate source``: every argument of every command, by its longest name, less those that only say something."""
+    """``animate --fps``, ``animate source``: each argument of each command by its longest name, less help."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, child in action.choices.items():
