@@ -112,7 +112,7 @@ def test_a_swap_is_absolute_motion_blended_where_the_mask_is(
         expected = model.reenact(
             face, moved, blend=Blend(image, model.generator.encode(image), mask)
         ).prediction
-        torch.testing.assert_close(swapped[t : t + 1], expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(swapped[t : t + 1], expected, rtol=0, atol=2e-4)
 
 
 @torch.no_grad()
