@@ -116,23 +116,21 @@ def note_busy(folder: Path, began: float) -> None:
         file.write(f"{began} {time.time()}\n")
 
 
-def busy_share(folder: Path, processes: int) -> float:
-    """The noted time over that of all processes, from the first beginning to the last end."""
-    first, last = span(folder)
-    return sum(end - begin for begin, end in noted_times(folder)) / (processes * (last - first))
+def busy_share(folder: Path, processes: int, after: float = 0.0) -> float:
+    """The noted time over that of all processes, from the first beginning to the last end.
 
-
-def busy_late(folder: Path, processes: int) -> float:
-    """The same in the second half of that time, when all workers have started."""
+    Args:
+        after: share of that time that is left out at its start, when not all workers are there.
+    """
     first, last = span(folder)
-    middle = (first + last) / 2
-    late = sum(max(0.0, end - max(begin, middle)) for begin, end in noted_times(folder))
-    return late / (processes * (last - middle))
+    start = first + after * (last - first)
+    noted = sum(max(0.0, end - max(begin, start)) for begin, end in noted_times(folder))
+    return noted / (processes * (last - start))
 
 
 def busy(folder: Path) -> str:
     """Both shares of the GPUs, in words."""
-    return f"GPUs busy {busy_share(folder, GPUS):.2f}, in the second half {busy_late(folder, GPUS):.2f}"
+    return f"GPUs busy {busy_share(folder, GPUS):.2f}, in the second half {busy_share(folder, GPUS, after=0.5):.2f}"
 
 
 def span(folder: Path) -> tuple[float, float]:

@@ -1,7 +1,8 @@
-"""The model in the box: small, complete, and what its README.md says of it is what a demo measured."""
+"""The model in the box: small, complete, in the package, and taken where nothing was trained."""
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from safa.checkpoint.native import load_model
 from safa.inference.model_choice import IN_THE_BOX, default_model
 
 MOST = 10 * 10**6  # bytes
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
 def test_it_is_small_and_says_what_it_is() -> None:
@@ -18,6 +20,8 @@ def test_it_is_small_and_says_what_it_is() -> None:
     text = (IN_THE_BOX / "README.md").read_text()
     assert "Apache-2.0" in text
     assert "synthetic" in text
+    packaged = tomllib.loads(PROJECT.read_text())["tool"]["setuptools"]["package-data"]["safa"]
+    assert "demo_model/*" in packaged
 
 
 def test_it_has_learned_something() -> None:
