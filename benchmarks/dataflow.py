@@ -130,7 +130,8 @@ def busy_share(folder: Path, processes: int, after: float = 0.0) -> float:
 
 def busy(folder: Path) -> str:
     """Both shares of the GPUs, in words."""
-    return f"GPUs busy {busy_share(folder, GPUS):.2f}, in the second half {busy_share(folder, GPUS, after=0.5):.2f}"
+    whole, late = busy_share(folder, GPUS), busy_share(folder, GPUS, after=0.5)
+    return f"GPUs busy {whole:.2f}, in the second half {late:.2f}"
 
 
 def span(folder: Path) -> tuple[float, float]:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from safa.inference.winograd import WinogradConv, fits, worth_it
 from safa.models.blocks import (
@@ -24,6 +23,7 @@ from safa.models.blocks import (
     SameBlock,
     UpBlock,
     UpConv,
+    fold_norm,
     four_kernels,
 )
 from safa.models.generator import GadeUpBlock
@@ -67,18 +67,13 @@ def norms_folded(model: Safa) -> Safa:
 def _fold_norms(module: nn.Module) -> None:
     """Fold the BatchNorm layers that this module applies right behind a convolution of its own."""
     if isinstance(module, SameBlock | DownBlock | UpBlock | GadeUpBlock):
-        _fold_pair(module, "conv", "norm")
+        fold_norm(module, "conv", "norm")
     elif isinstance(module, ResBlock):
-        _fold_pair(module, "conv1", "norm2")  # norm1 stands before a ReLU, and stays
+        fold_norm(module, "conv1", "norm2")  # norm1 stands before a ReLU, and stays
     elif isinstance(module, nn.Sequential):
         for (first, conv), (second, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold_pair(module, first, second)
-
-
-def _fold_pair(module: nn.Module, conv: str, norm: str) -> None:
-    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
-    setattr(module, norm, nn.Identity())
+                fold_norm(module, first, second)
 
 
 class ChannelsLast(nn.Module):

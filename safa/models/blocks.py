@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from safa.config.model import HourglassConfig
 from safa.geometry.gaussians import AntiAlias
@@ -201,3 +202,13 @@ class ImagePyramid(nn.Module):
 
     def forward(self, image: Tensor) -> Pyramid:
         return Pyramid(self.scales, tuple(down(image) for down in self.downs))
+
+
+def fold_norm(module: nn.Module, conv: str, norm: str) -> None:
+    """Put a BatchNorm that is fixed into the convolution before it, in place: the same numbers in one pass.
+
+    Args:
+        conv, norm: names of two layers of the module; the second becomes the identity.
+    """
+    setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+    setattr(module, norm, nn.Identity())

@@ -61,7 +61,7 @@ def test_images_carry_the_installed_ray_version(cluster: dict[str, object]) -> N
 @pytest.mark.parametrize("name", ["cluster.yaml", "deploy/cluster-local.yaml"])
 def test_calls_to_a_machine_that_vanished_end(name: str) -> None:
     """Ray's own patience is seven minutes, or endless; the programs set the same for themselves."""
-    assert int(KEEPALIVE["RAY_grpc_client_keepalive_time_ms"]) > 60_000  # Ray's servers take a ping a minute
+    assert int(KEEPALIVE["RAY_grpc_client_keepalive_time_ms"]) > 60_000  # Ray takes one a minute
     file = yaml.safe_load((ROOT / name).read_text())
     starts = [
         command

@@ -11,12 +11,12 @@ from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from safa.asset_catalogue import CATALOGUE, package_file
 from safa.errors import UserError
 from safa.files import Location, shown
 from safa.messages import INSTALL
+from safa.models.blocks import fold_norm
 from safa.weights import load_layers, read_weights
 
 WEIGHTS = "efficientnet-lite0-57934424.pth"
@@ -56,7 +56,7 @@ class EfficientNetLiteFeatures(nn.Module):
 
     def fold_norms(self) -> None:
         """Put each BatchNorm into the convolution before it: both are fixed, and one pass is quicker."""
-        _fold(self, "_conv_stem", "_bn0")
+        fold_norm(self, "_conv_stem", "_bn0")
         for block in self._blocks:
             for conv, norm in (
                 ("_expand_conv", "_bn0"),
@@ -64,7 +64,8 @@ class EfficientNetLiteFeatures(nn.Module):
                 ("_project_conv", "_bn2"),
             ):
                 if hasattr(block, conv):
-                    _fold(block, conv, norm)
+                    fold_norm(block, conv, norm)
+        self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x = F.relu6(self._bn0(_same(self._conv_stem, image * 2 - 1)))
@@ -97,12 +98,6 @@ class _Block(nn.Module):
         out = F.relu6(self._bn1(_same(self._depthwise_conv, out)))
         narrow: Tensor = self._bn2(self._project_conv(out))
         return x + narrow if self.is_residual else narrow
-
-
-def _fold(module: nn.Module, conv: str, norm: str) -> None:
-    fused = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
-    setattr(module, conv, fused.requires_grad_(False))
-    setattr(module, norm, nn.Identity())
 
 
 def _same(conv: nn.Conv2d, x: Tensor) -> Tensor:
