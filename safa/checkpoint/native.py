@@ -403,7 +403,9 @@ def load_model(
     packed = config.head.assets is None and not any(_is_of_head(name) for name in weights)
     head = strip_prefix(weights, "tdmm.")
     _check_sizes(config, weights, shown(path))
-    model = Safa(config, load_head_assets(config.head) if packed else HeadAssets.from_state_dict(head))
+    assets = load_head_assets(config.head) if packed else HeadAssets.from_state_dict(head)
+    with _Undrawn():  # every weight is read, so none is drawn before: half a second
+        model = Safa(config, assets)
     if packed:
         weights |= {name: value for name, value in model.state_dict().items() if _is_of_head(name)}
     load_weights(model, weights, shown(path))
@@ -411,7 +413,7 @@ def load_model(
 
 
 class _Undrawn(TorchFunctionMode):
-    """No random numbers are drawn for weights: on the meta device the first ones import sympy, for a second.
+    """No random numbers are drawn for weights; on the meta device the first ones import sympy, for a second.
 
     Other functions that would are those of small fixed tensors, which the networks make on the CPU.
     """
@@ -421,6 +423,8 @@ class _Undrawn(TorchFunctionMode):
     ) -> Any:
         if func in (Tensor.normal_, Tensor.uniform_):
             return args[0]
+        if func is nn.init.kaiming_uniform_:  # passed on as a whole, with its arguments by name
+            return (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -27,7 +28,6 @@ from safa.data.detectors.dlib_faces import (
     DlibIdentity,
     DlibLandmarks,
 )
-from safa.data.detectors.dlib_faces import check as check_dlib
 from safa.data.detectors.dlib_faces import missing as missing_of_dlib
 from safa.data.detectors.face_alignment import DETECTOR_FILES, LibraryDetector
 from safa.data.detectors.person_tracker import NO_POINTS, FaceChoice, PersonTracker, choose_face
@@ -165,17 +165,31 @@ def load_face_tracker(
 class DlibTracker:
     """Follows one person by dlib's detector, landmarks and identity network.
 
-    Raises:
-        UserError: dlib is not here.
+    They are loaded when the first face is looked for, which takes a second: pictures with landmarks beside
+    them, or without a crop, need none. Every method raises ``UserError`` where dlib is not here, or damaged.
     """
 
     name = "dlib"
 
-    def __init__(self) -> None:
-        check_dlib()
-        self._detector, self._of_photos = DlibDetector(), DlibDetector(PHOTO_SIDES)
-        self._of_crops = DlibDetector(CROP_SIDES)
-        self._landmarks, self._identity = DlibLandmarks(), DlibIdentity()
+    @cached_property
+    def _detector(self) -> DlibDetector:
+        return DlibDetector()
+
+    @cached_property
+    def _of_photos(self) -> DlibDetector:
+        return DlibDetector(PHOTO_SIDES)
+
+    @cached_property
+    def _of_crops(self) -> DlibDetector:
+        return DlibDetector(CROP_SIDES)
+
+    @cached_property
+    def _landmarks(self) -> DlibLandmarks:
+        return DlibLandmarks()
+
+    @cached_property
+    def _identity(self) -> DlibIdentity:
+        return DlibIdentity()
 
     def crop_boxes(self, frames: Iterable[RgbImage], choice: FaceChoice | None = None) -> Iterator[CropBox]:
         """Yield the crop box (3,) px of each frame in order; NaN where the person is not seen."""

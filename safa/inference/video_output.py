@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from queue import Queue
 
 from safa.data.video import Frame, FrameTimes, write_video
 from safa.errors import UserError
 from safa.files import check_output
 from safa.inference.inputs import Playback
 from safa.inference.picture_output import PICTURES, write_gif, write_picture
-from safa.inference.read_ahead import read_ahead
+from safa.inference.write_behind import WriteBehind
 from safa.messages import count
 from safa.visualize.images import RgbImage
 
 COMMENT = "synthetic: face animation by SAFA"  # stored in every video that is written
 CONTAINERS = (".mp4", ".mov", ".mkv")
 FORMATS = (*CONTAINERS, ".gif", *PICTURES)
-QUEUE_LENGTH = 4  # frames that the side video may lag behind
 
 
 @dataclass(frozen=True)
@@ -103,31 +101,32 @@ class RenderedVideo:
         """
         path, grid = output_path(path), None if grid is None else output_path(grid)
         check_outputs(path, grid, () if self.sound is None else (self.sound,))
+        side_times = FrameTimes(self.times.time_base) if self.times else None
+        one = path.suffix.lower() in PICTURES
+        rendered = islice(self.rendered_frames, 1) if one else self.rendered_frames
+        video = WriteBehind(lambda frames: self._write(path, frames))
+        side = (
+            None if grid is None else WriteBehind(lambda frames: self._write_side(grid, frames, side_times))
+        )
         unchanged = 0
-
-        def frames() -> Iterator[Frame]:
-            nonlocal unchanged
-            rendered = read_ahead(
-                self.rendered_frames, QUEUE_LENGTH
-            )  # the model does not wait for the encoder
+        try:
             for number, frame in enumerate(rendered, start=1):
-                if side_video is not None and frame.grid is not None:
-                    side_video.add(frame.grid(), self.times.ticks[number - 1] if self.times else 0)
+                if side is not None and frame.grid is not None:
+                    if side_times is not None and self.times is not None:
+                        side_times.ticks.append(self.times.ticks[number - 1])
+                    side.add(frame.grid())
                 unchanged += not frame.changed
-                yield frame.image
+                video.add(frame.image)
                 if progress is not None:
                     progress(number)
-
-        side_times = FrameTimes(self.times.time_base) if self.times else None
-        side_video = SideVideoWriter(grid, self.fps, side_times) if grid is not None else None
-        try:
-            n_frames = self._write(path, frames())
+            n_frames = video.finish()
         except BaseException:
-            if side_video is not None:
-                side_video.abort()
+            for each in (video, side):
+                if each is not None:
+                    each.abort()
             raise
-        if side_video is not None:
-            side_video.finish()
+        if side is not None:
+            side.finish()
         return SavedVideo(n_frames, unchanged, self._notes_of_damage())
 
     def _write(self, path: Path, frames: Iterator[Frame]) -> int:
@@ -137,6 +136,9 @@ class RenderedVideo:
         if suffix == ".gif":
             return write_gif(path, frames, self.fps, COMMENT, self.times)
         return write_video(path, frames, self.fps, times=self.times, comment=COMMENT, sound_from=self.sound)
+
+    def _write_side(self, path: Path, frames: Iterator[Frame], times: FrameTimes | None) -> int:
+        return write_video(path, frames, self.fps, times=times, comment=COMMENT)
 
     def _notes_of_damage(self) -> tuple[str, ...]:
         lost = self.playback.lost if self.playback else ()
@@ -196,55 +198,3 @@ def check_container(path: Path, formats: Sequence[str] = CONTAINERS) -> None:
     if path.suffix.lower() not in formats:
         supported = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise UserError(f"unsupported format; use {supported}", str(path))
-
-
-class SideVideoWriter:
-    """Writes a video beside another one, in a thread that takes frames as they come.
-
-    Args:
-        times: empty, to be filled; None for frames at a constant rate.
-    """
-
-    def __init__(self, path: Path, fps: float, times: FrameTimes | None = None) -> None:
-        self._times = times
-        self._queue: Queue[Frame | None] = Queue(QUEUE_LENGTH)  # None is the end
-        self._ended = self._aborted = False
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._write, args=(path, fps), daemon=True)
-        self._thread.start()
-
-    def add(self, frame: Frame, ticks: int = 0) -> None:
-        """Write the next frame, to be shown at ``ticks`` of the time base."""
-        if self._times is not None:
-            self._times.ticks.append(ticks)
-        self._queue.put(frame)
-
-    def finish(self) -> None:
-        """Wait until all frames are written; raise the error if writing failed."""
-        self._end()
-        if self._error is not None:
-            raise self._error
-
-    def abort(self) -> None:
-        """Leave no file, since the main video failed."""
-        self._aborted = True
-        self._end()
-
-    def _end(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-
-    def _write(self, path: Path, fps: float) -> None:
-        try:
-            write_video(path, self._frames(), fps, times=self._times, comment=COMMENT)
-        except BaseException as error:  # raised again in `finish`, where somebody waits
-            self._error = error
-        while not self._ended:  # the main video must not wait for a reader that has failed
-            self._ended = self._queue.get() is None
-
-    def _frames(self) -> Iterator[Frame]:
-        while (frame := self._queue.get()) is not None:
-            yield frame
-        self._ended = True
-        if self._aborted:
-            raise RuntimeError("the main video failed")

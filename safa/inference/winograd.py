@@ -53,10 +53,11 @@ class WinogradConv(nn.Module):
         self._bias = None if conv.bias is None else conv.bias.detach()
         self._to_points, self._from_points = to_points.float(), from_points.float()  # (36, 36), (16, 36)
         with torch.no_grad():
-            kernels = conv.weight.detach().flatten(2).double()  # (cout, cin, 3, 3) -> (cout, cin, 9)
-            # (cout, cin, 9) @ (9, 36) -> (36, cout, cin) -> (36 * cout, cin, 1, 1)
-            products = (kernels @ kernel_to_points.T).movedim(2, 0).flatten(0, 1)[..., None, None]
-        self._weight = products.float().contiguous()
+            # (cout, cin, 3, 3) -> (cout, cin, 9) -> (9, cout, cin) -> (9, cout * cin)
+            kernels = conv.weight.detach().flatten(2).movedim(2, 0).flatten(1).double()
+            # (36, 9) @ (9, cout * cin) -> (36 * cout, cin, 1, 1)
+            products = (kernel_to_points @ kernels).float().view(-1, conv.in_channels, 1, 1)
+        self._weight = products
         self._channels = conv.out_channels
         self._is_packed = False
 

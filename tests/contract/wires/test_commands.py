@@ -309,7 +309,6 @@ def _animator_arguments(world: World, command: str, options: dict[str, Any]) -> 
         patch.object(torch.cpu, "_is_amx_tile_supported", lambda: True),
         patch.object(raster, "find_spec", lambda name: object()),
         patch("safa.inference.trackers.LibraryDetector", detector),
-        patch("safa.inference.trackers.check_dlib", lambda: None),
         patch.multiple("safa.inference.trackers", DlibDetector=Recorder, DlibLandmarks=Recorder),
         patch.multiple("safa.inference.trackers", DlibIdentity=Recorder, missing_of_dlib=lambda: ""),
         patch("safa.app.serve", serve),
