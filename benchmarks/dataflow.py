@@ -105,7 +105,7 @@ class Sleeper:
             note_busy(self.noted, began)
         window = made if isinstance(made, Window) else made[0]
         if self.stage != SCORE:
-            return window, bytes(self.payload)  # a window on its way has as many bytes as a real one
+            return window, np.zeros(self.payload, np.uint8)  # as many bytes as a real one, and an array, too
         scores = np.zeros((window.last - window.first, len(SCORES)))
         return ScoredWindow(window, "a", "a", 25.0, scores, None, {}, self.seconds)
 

@@ -8,6 +8,7 @@ row.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 import uuid
@@ -26,6 +27,7 @@ from pipelines.lease import job_id
 from safa.config import Settings
 from safa.errors import UserError
 from safa.files import Location, absolute, atomic_write, delete, entries, exists, is_uri, join, shown
+from safa.memory import freeze_what_is_loaded, keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,9 @@ class Probe:
         return ""
 
 
+_calls = itertools.count()  # of all stages in this process; a task makes its worker anew
+
+
 class Checked:
     """What Ray Data runs on a worker, and a look for the probes of all its folders before its first row.
 
@@ -84,7 +89,11 @@ class Checked:
         """
         for probe in self._probes:
             probe.check()
-        self._worker = self._worker or self._make()
+        if self._worker is None:
+            keep_freed_memory()  # a stage makes and frees many megabytes for each of its rows
+            self._worker = self._make()
+        if next(_calls) == 1:
+            freeze_what_is_loaded()  # by the first call
         return self._worker(row)
 
 

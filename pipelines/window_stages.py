@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from pipelines import packed
 from pipelines.stage_clock import StageClock
 from pipelines.worker_deaths import Attempts
 from safa.checkpoint.native import load_model
@@ -262,7 +262,7 @@ def part_name(block: str, number: int) -> str:
 ITEM_SCHEMA = pa.schema(
     [
         ("window", pa.string()),
-        ("made", pa.large_binary()),  # pickled by one of our processes for another; null at first and last
+        ("made", packed.TYPE),  # by one of our processes for another; null at first and last
         ("code", pa.string()),  # of a failure
         ("detail", pa.string()),
     ]
@@ -271,30 +271,25 @@ ITEM_SCHEMA = pa.schema(
 
 def table_of(items: Iterable[Item]) -> pa.Table:
     """Items as a table."""
-    rows = [
-        {
-            "window": item.window.to_json(),
-            "made": None if item.made is None else pickle.dumps(item.made, protocol=5),
-            "code": "" if item.failure is None else str(item.failure.code),
-            "detail": "" if item.failure is None else item.failure.detail,
-        }
-        for item in items
-    ]
-    return pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
+    items = list(items)
+    columns = {
+        "window": [item.window.to_json() for item in items],
+        "made": packed.column_of([None if item.made is None else packed.packed(item.made) for item in items]),
+        "code": ["" if item.failure is None else str(item.failure.code) for item in items],
+        "detail": ["" if item.failure is None else item.failure.detail for item in items],
+    }
+    return pa.table(columns, schema=ITEM_SCHEMA)
 
 
 def items_of(table: pa.Table) -> list[Item]:
     """What ``table_of`` made a table of."""
-    rows = table.select([name for name in table.column_names if name != "made"]).to_pylist()
-    return [_item(row, made) for row, made in zip(rows, table["made"], strict=True)]
+    rows = table.drop_columns("made").to_pylist()
+    return [_item(row, made) for row, made in zip(rows, packed.buffers_of(table["made"]), strict=True)]
 
 
-def _item(row: dict[str, Any], made: pa.LargeBinaryScalar) -> Item:
+def _item(row: dict[str, Any], made: pa.Buffer | None) -> Item:
     window = Window.from_json(row["window"])
     if row["code"]:
         stage = f"evaluate/{window.job.mode}"
         return Item(window, failure=Failure(window.job.title, FailureCode(row["code"]), row["detail"], stage))
-    if not made.is_valid:
-        return Item(window)
-    # One of our own processes has made it. It is read where it lies: a window of pictures has many megabytes.
-    return Item(window, pickle.loads(made.as_buffer()))  # noqa: S301
+    return Item(window, None if made is None else packed.unpacked(made))

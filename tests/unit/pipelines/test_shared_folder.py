@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -103,3 +104,16 @@ def test_relative_outputs_are_refused_in_jobs_alone(
 def test_a_process_of_no_job_has_no_id(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
     assert job_id() == ""
+
+
+def test_a_worker_keeps_its_memory_and_freezes_what_the_first_call_has_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(shared_folder, "_calls", itertools.count())
+    monkeypatch.setattr(shared_folder, "keep_freed_memory", lambda: done.append("keep"))
+    monkeypatch.setattr(shared_folder, "freeze_what_is_loaded", lambda: done.append("freeze"))
+    worker = Checked((), lambda: lambda row: done.append(f"row {row}"))
+    for row in range(3):
+        worker(row)
+    assert done == ["keep", "row 0", "freeze", "row 1", "row 2"]
