@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from safa.metrics import expression, frechet, identity, images, landmarks, lpips
@@ -19,7 +20,7 @@ from safa.metrics.expression import MOVEMENTS, ExpressionSums
 from safa.metrics.identity import cosine, euclidean
 from safa.metrics.images import flicker, l1, ms_ssim, psnr, ssim
 from safa.metrics.landmarks import akd, detected, landmark_nme
-from safa.metrics.statistics import Interval, bootstrap_interval, clip_score, overall_score
+from safa.metrics.statistics import Interval, Scores, bootstrap_interval, clip_score, overall_score
 
 __all__ = [
     "AED",
@@ -75,6 +76,7 @@ class Metric:
         label: its name in reports.
         unit: of the number that reports show, which is the score times ``display_scale``.
         digits: decimals that reports show.
+        best: the right value, where neither more nor less is better; None where more, or less, always is.
     """
 
     key: str
@@ -84,6 +86,20 @@ class Metric:
     unit: str = ""
     display_scale: float = 1.0
     digits: int = 3
+    best: float | None = None
+
+    @property
+    def direction(self) -> str:
+        """Which numbers are better, in words."""
+        if self.best is not None:
+            return f"nearer to {self.best:g} is better"
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+    def advantage(self, scores: Scores, others: Scores) -> Scores:
+        """How much better scores are than others, (N,) each: positive is better for every metric."""
+        if self.best is not None:
+            return np.abs(others - self.best) - np.abs(scores - self.best)
+        return scores - others if self.higher_is_better else others - scores
 
     @property
     def definition(self) -> str:
@@ -121,7 +137,7 @@ CLIP_METRICS = tuple(
     for name in MOVEMENTS
     for metric in (
         Metric(f"{name}_correlation", f"{_words(name)}, correlation", expression.correlation, True),
-        Metric(f"{name}_gain", f"{_words(name)}, gain", expression.gain, True),
+        Metric(f"{name}_gain", f"{_words(name)}, gain", expression.gain, True, best=1.0),
     )
 )
 PER_CLIP = (*FRAME_METRICS, *CLIP_METRICS)  # one number of each clip

@@ -101,8 +101,8 @@ def correlation(prediction: float, target: float, both: float) -> float:
 def gain(prediction: float, target: float) -> float:
     """Gain of a movement: its standard deviation in the predictions over that in the driving frames.
 
-    0 (the face is still) upwards; 1 is right, so up to 1 higher is better. No unit. Over the same frames as
-    the correlation. Noise of the detector in the predictions adds to it: read it with the correlation.
+    0 (the face is still) upwards; nearer to 1 is better. No unit. Over the same frames as the correlation.
+    Noise of the detector in the predictions adds to it: read it with the correlation.
 
     Args:
         prediction, target: variances of the movement.

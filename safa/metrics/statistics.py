@@ -34,6 +34,10 @@ class Interval:
         """Whether there is an interval."""
         return math.isfinite(self.low)
 
+    def holds(self, value: float) -> bool:
+        """Whether the value lies between the ends."""
+        return self.low <= value <= self.high
+
 
 def clip_score(frames: Scores) -> float:
     """Return the mean over a clip's frames (F,); NaN if no frame has a number."""

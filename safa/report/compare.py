@@ -252,14 +252,15 @@ def _run_score(
         interval,
         difference,
         difference_interval,
-        _verdict(metric, difference, difference_interval),
+        _verdict(metric.advantage(values, reference)),
     )
 
 
-def _verdict(metric: Metric, difference: float, difference_interval: Interval) -> str:
-    if not difference_interval.known or difference_interval.low <= 0 <= difference_interval.high:
+def _verdict(gains: NDArray[np.float64]) -> str:
+    interval = bootstrap_interval(gains)
+    if not interval.known or interval.holds(0.0):
         return "unclear"
-    return "better" if (difference > 0) == metric.higher_is_better else "worse"
+    return "better" if overall_score(gains) > 0 else "worse"
 
 
 def _fid(runs: Sequence[Run]) -> tuple[Comparison, ...]:
@@ -311,7 +312,7 @@ def _comparison_row(comparison: Comparison) -> ComparisonRow:
     metric = comparison.metric
     return ComparisonRow(
         label=f"{metric.label} {metric.unit}".rstrip(),
-        direction="higher is better" if metric.higher_is_better else "lower is better",
+        direction=metric.direction,
         n_clips=comparison.n_clips,
         scores=tuple(
             RunScoreView(

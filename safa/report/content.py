@@ -98,19 +98,26 @@ class ReportContent:
 
 @dataclass(frozen=True)
 class Headline:
-    """A metric over all clips, beside copying the source; intervals are 95 % intervals over clips."""
+    """A metric over all clips, beside copying the source; intervals are 95 % intervals over clips.
+
+    Attributes:
+        gain: how much better the model is than copying the source, clip by clip; positive is better.
+    """
 
     metric: Metric
     value: float
     copy_source: float
     interval: Interval = UNKNOWN_INTERVAL
     copy_interval: Interval = UNKNOWN_INTERVAL
+    gain: float = math.nan
+    gain_interval: Interval = UNKNOWN_INTERVAL
 
-    @property
-    def gain(self) -> float:
-        """How much better the model is than copying the source; positive is better for every metric."""
-        difference = self.value - self.copy_source
-        return difference if self.metric.higher_is_better else -difference
+
+def _headline(metric: Metric, model: NDArray[np.float64], copied: NDArray[np.float64]) -> Headline:
+    gains = metric.advantage(model, copied)
+    score, copied_score, gain = map(overall_score, (model, copied, gains))
+    interval, copied_interval, gain_interval = map(bootstrap_interval, (model, copied, gains))
+    return Headline(metric, score, copied_score, interval, copied_interval, gain, gain_interval)
 
 
 def headlines(
@@ -124,14 +131,8 @@ def headlines(
     def clips(key: str) -> NDArray[np.float64]:
         return np.array([score.get(key, math.nan) for score in scores], dtype=np.float64)
 
-    lines = [
-        Headline(
-            metric, overall_score(model), overall_score(copied), *map(bootstrap_interval, (model, copied))
-        )
-        for metric in PER_CLIP
-        for model, copied in [(clips(metric.key), clips(metric.key + COPY_SOURCE))]
-    ]
-    lines.append(Headline(FID, *fid))
+    lines = [_headline(metric, clips(metric.key), clips(metric.key + COPY_SOURCE)) for metric in PER_CLIP]
+    lines.append(Headline(FID, *fid, gain=overall_score(FID.advantage(*np.array(fid)[:, None]))))
     return tuple(line for line in lines if math.isfinite(line.value))
 
 

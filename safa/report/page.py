@@ -13,7 +13,7 @@ from safa.metrics import COPY_SOURCE, FID, FRAME_METRICS, METRICS, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
 from safa.report.clip_views import ClipViewer, psnr_gain
 from safa.report.content import Headline, ReportContent, headlines
-from safa.report.rendering import format_interval, format_score, render
+from safa.report.rendering import format_interval, format_number, format_score, render
 from safa.report.titles import full_ids
 from safa.report.views import (
     Card,
@@ -155,15 +155,22 @@ def _headings(metrics: Sequence[Metric]) -> tuple[str, ...]:
 
 
 def _card(line: Headline) -> Card:
-    metric, gain = line.metric, format_score(line.metric, abs(line.gain))
-    verdict = "same" if gain == format_score(metric, 0.0) else "better" if line.gain > 0 else "worse"
+    metric = line.metric
+    gain = format_score(metric, abs(line.gain)).replace("%", "points")  # a difference of shares is no share
+    better = "better" if line.gain > 0 else "worse"
+    if not math.isfinite(line.gain):  # copying the source has no number
+        better = verdict = "none"
+    elif float(format_number(metric, line.gain)) == 0:
+        verdict = "same"
+    else:
+        verdict = "unclear" if line.gain_interval.holds(0.0) else better
     return Card(
         label=metric.label,
         value=format_score(metric, line.value),
         interval=format_interval(metric, line.interval),
         copy_source=format_score(metric, line.copy_source),
-        gain=gain,
-        verdict=verdict if math.isfinite(line.gain) else "none",  # copying the source has no number
+        gain=f"{better} by {gain}",
+        verdict=verdict,
     )
 
 

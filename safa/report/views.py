@@ -140,8 +140,9 @@ class Card:
 
     Attributes:
         interval: of the value; empty if there is none.
-        gain: how much better or worse the value is than copying the source.
-        verdict: ``better``, ``worse``, ``same``, or ``none`` where copying the source has no number.
+        gain: how much better or worse the model is than copying the source, in words.
+        verdict: ``better``, ``worse``, ``same``; ``unclear`` where the interval of the difference contains 0;
+            ``none`` where copying the source has no number.
     """
 
     label: str
@@ -233,7 +234,7 @@ class ComparisonRow:
     """A metric over the clips that all runs share.
 
     Attributes:
-        direction: ``higher is better`` or ``lower is better``.
+        direction: which numbers are better, in words.
     """
 
     label: str

@@ -131,7 +131,7 @@ def test_identity_scores_of_known_vectors() -> None:
 
 def test_every_metric_says_range_and_direction() -> None:
     for metric in METRICS:
-        assert ("higher" if metric.higher_is_better else "lower") + " is better" in metric.definition, metric
+        assert metric.direction in metric.definition, metric
         assert "Args" not in metric.definition
     assert len({metric.key for metric in METRICS}) == len(METRICS)
 

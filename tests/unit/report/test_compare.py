@@ -91,6 +91,16 @@ def test_better_knows_which_way_a_metric_goes(make_run: MakeRun, shift: float, v
     assert lines[0].scores[1].verdict == verdict
 
 
+def test_a_movement_is_better_the_nearer_its_gain_is_to_one(make_run: MakeRun) -> None:
+    first, second = (
+        make_run("a", mouth_opening_gain=[0.9, 1.1, 0.95]),
+        make_run("b", mouth_opening_gain=[1.5] * 3),
+    )
+    (line,) = compare(runs(first, second))
+    assert line.scores[1].difference > 0
+    assert line.scores[1].verdict == "worse"
+
+
 def test_what_could_be_chance_is_unclear(make_run: MakeRun) -> None:
     folders = make_run("a", psnr=[20.0, 20.0, 20.0, 20.0]), make_run("b", psnr=[25.0, 16.0, 24.0, 16.5])
     assert compare(runs(*folders))[0].scores[1].verdict == "unclear"

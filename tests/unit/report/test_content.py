@@ -5,8 +5,10 @@ import json
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
+from safa.metrics import METRICS
 from safa.report.content import ReportContent, headlines, metrics_json, tracked_numbers
 
 Make = Callable[..., ReportContent]
@@ -22,6 +24,11 @@ def test_a_gain_is_positive_where_the_model_is_better(content: Make) -> None:
     assert gains["psnr"] == 1.0
     assert gains["l1"] == pytest.approx(0.02)
     assert gains["landmark_nme"] == pytest.approx(0.15)
+
+
+def test_a_gain_of_expression_is_better_the_nearer_it_is_to_one() -> None:
+    metric = next(metric for metric in METRICS if metric.key == "mouth_opening_gain")
+    assert metric.advantage(np.array([0.8, 1.2, 3.0]), np.zeros(3)) == pytest.approx([0.8, 0.8, -1.0])
 
 
 def test_clips_without_a_number_are_no_part_of_its_mean(content: Make) -> None:

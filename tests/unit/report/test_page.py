@@ -98,7 +98,7 @@ def test_headline_names_the_baseline_and_the_difference(content: Make, lay_out: 
     text = " ".join(render(content(2.0, 4.0), lay_out).text.split())
     assert "metric model copy the source difference" in text
     assert "PSNR 23.00 dB 22.00 to 24.00 20.00 dB better by 3.00 dB" in text
-    assert "Landmark NME 5.00 % 5.00 to 5.00 20.00 % better by 15.00 %" in text
+    assert "Landmark NME 5.00 % 5.00 to 5.00 20.00 % better by 15.00 points" in text
     assert "beats copying the source by 3.00 dB" in text
 
 
@@ -106,6 +106,12 @@ def test_a_model_that_is_worse_is_said_to_be_worse(content: Make, lay_out: LayOu
     text = " ".join(render(content(-1.5), lay_out).text.split())
     assert "worse by 1.50 dB" in text
     assert "falls behind copying the source by 1.50 dB" in text
+
+
+def test_a_difference_that_could_be_chance_is_not_certain(content: Make, lay_out: LayOut) -> None:
+    report = content(-1.0, 2.0, -1.5, 1.0)
+    text = render_page(report, lay_out(report))
+    assert '<span class="unclear">better by 0.12 dB, not certain</span>' in text
 
 
 def test_few_clips_are_shown_once_and_of_many_both_ends(content: Make, lay_out: LayOut) -> None:
