@@ -48,7 +48,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             cluster = yaml.safe_load(file.read(LARGEST))
-    except (OSError, yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise UserError(f"cannot be read ({reason})", str(path), "Check the path.") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"cannot be read ({' '.join(str(error).split())})", str(path), "") from None
     if not isinstance(cluster, dict):
         raise UserError("is not a cluster file", str(path), "Start from cluster.yaml of this project.")

@@ -20,7 +20,8 @@ from pipelines.actor_pool import cores_of_driver
 from pipelines.chain import Stage, run_chain
 from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
-from safa.files import absolute, join, read_bytes, shown
+from safa.errors import UserError
+from safa.files import absolute, exists, join, read_bytes, shown
 from safa.metrics import COPY_SOURCE, METRICS
 from safa.report.rendering import format_score
 from safa.synthetic import write_dataset
@@ -34,6 +35,8 @@ def demo(config: DemoConfig) -> str:
     Raises:
         UserError: as the stages.
     """
+    if config.videos is not None and not exists(config.videos):  # before Ray, and a run folder
+        raise UserError("no such folder", f"videos={shown(config.videos)}", "Give the folder of your videos.")
     seconds = run_chain(config.run, stages_of(config), ray_session)
     numbers = json.loads(read_bytes(join(config.evaluate.out, evaluate.NUMBERS)))
     return summary(numbers, seconds, config)

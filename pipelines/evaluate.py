@@ -18,7 +18,6 @@ run does what is missing, and tries failures again.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -67,6 +66,7 @@ from pipelines.window_stages import (
 )
 from pipelines.worker_deaths import forget_attempts
 from safa.checkpoint.native import load_model
+from safa.command_line import Parser
 from safa.config import dump_settings, load_settings
 from safa.config.inference import EvaluateConfig, Mode
 from safa.config.training import TrainConfig
@@ -538,7 +538,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``python -m pipelines.evaluate``."""
     arguments = sys.argv[1:] if argv is None else argv
     if "--compare" in arguments:
-        parser = argparse.ArgumentParser(
+        parser = Parser(
             prog="python -m pipelines.evaluate", description="Put finished evaluations side by side."
         )
         help_text = "folders of evaluations, paths or URIs"

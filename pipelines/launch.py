@@ -7,7 +7,6 @@ They are called as ``python -m pipelines.X --config Y.yaml [--set a.b=c ...]``, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -35,6 +34,7 @@ from pipelines.machines import (
     machines_seen,
 )
 from pipelines.shared_folder import refuse_relative_outputs
+from safa.command_line import Parser
 from safa.config import Settings, load_settings
 from safa.errors import UserError, run_reporting_errors, storage_error
 from safa.files import location
@@ -76,7 +76,7 @@ def launch(
     Returns:
         The exit code; 2 for an error that the user can fix, which is reported in one line.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=description)
+    parser = Parser(prog=f"python -m pipelines.{name}", description=description)
     parser.add_argument("--config", required=True, help="YAML file with the settings, a path or a URI")
     parser.add_argument(
         "--set",
@@ -315,7 +315,7 @@ def honest_interrupts() -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``python -m pipelines.launch --check cluster.yaml``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m pipelines.launch", description="Check a file for `ray up`; nothing is started."
     )
     parser.add_argument("--check", type=Path, required=True, metavar="FILE", help="the cluster's file")

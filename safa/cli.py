@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safa import __version__
+from safa.command_line import Parser
 from safa.commands import (
     animate,
     app,
@@ -32,7 +33,7 @@ COMMANDS = (animate, swap, reconstruct3d, app, doctor, inspect, dataset, assets,
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line; nothing heavy is imported."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="safa",
         description="Structure-aware face animation: animate the face in a photo with the motion of a video.",
         epilog="For whole data sets: python -m pipelines.{preprocess,train,evaluate,demo} --config FILE",

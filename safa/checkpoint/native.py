@@ -39,6 +39,7 @@ from safa.files import (
     atomic_dir,
     delete_dir,
     dir_names,
+    exists,
     is_file,
     join,
     local_dir,
@@ -487,9 +488,8 @@ def read_model_weights(path: Location) -> tuple[dict[str, Tensor], ModelInfo]:
         found = read_latest_state(root)
         if found is not None:
             return _inference_part(found[1]), found[1].info
-    raise UserError(
-        "no model or checkpoint here", shown(path), "Give a run folder, its model/ or a checkpoint."
-    )
+    what = "no model or checkpoint here" if exists(path) else "there is no such file or folder"
+    raise UserError(what, shown(path), "Give a run folder, its model/ or a checkpoint.")
 
 
 def _inference_part(stored: StoredState) -> dict[str, Tensor]:

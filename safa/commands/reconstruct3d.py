@@ -98,6 +98,7 @@ def _is_still(path: Path) -> bool:
 
 def _photo(animator: FaceAnimator, path: Path, folder: Path, arguments: argparse.Namespace) -> None:
     heads = animator.meshes(path, crop=not arguments.no_crop, face=arguments.face)
+    sys.stderr.write(f"{path}: {count(len(heads), 'face')}; drawing the files of one takes some seconds\n")
     for number, head in enumerate(heads, start=1):
         target = folder if len(heads) == 1 else folder / f"face-{number}"
         head.save(target)

@@ -57,9 +57,11 @@ class DemoConfig(Settings):
     def _one_source(cls, synthetic: SyntheticConfig | None, info: ValidationInfo) -> SyntheticConfig | None:
         """Videos or a synthetic data set; before the sections, whose settings depend on which it is."""
         if "videos" in info.data and (synthetic is None) == (info.data["videos"] is None):
-            given = "it and 'videos' exclude each other" if synthetic else "it or 'videos' is needed"
-            fix = "Remove one of them." if synthetic else "Give the folder of your videos: --set videos=DIR."
-            raise PydanticCustomError("demo", given, {"fix": fix})
+            if synthetic is None:
+                fix = "Give the folder of your videos: --set videos=DIR."
+                raise PydanticCustomError("demo", "no videos are named", {"fix": fix, "says_all": True})
+            given = "it and 'videos' exclude each other"
+            raise PydanticCustomError("demo", given, {"fix": "Remove one of them."})
         return synthetic
 
     @field_validator(*_STAGES, mode="before")

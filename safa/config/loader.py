@@ -184,6 +184,8 @@ def _explain(
     if kind == "missing":
         return UserError(f"missing key '{key}'{more}", where, "Add it.")
     message = first["msg"].removeprefix("Value error, ")
+    if first.get("ctx", {}).get("says_all"):  # it is not about this key alone
+        return UserError(message, where, first["ctx"]["fix"])
     shown = repr(first.get("input"))
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     fix = first.get("ctx", {}).get("fix", "Correct the value.")

@@ -66,9 +66,10 @@ Progress = Callable[[int], None]  # called with the frames of each clip that is 
 
 
 def clips_folder(dataset: str | Location) -> Location:
-    """The data set that a person means: a run folder of preprocessing, or its ``clips/``."""
+    """The data set that a person means: a run folder of preprocessing or of the chain, or its ``clips/``."""
     where = location(str(dataset))
-    return join(where, "clips") if exists(join(where, "clips", MANIFEST)) else where
+    places = (join(where, "clips"), join(where, "data", "clips"))
+    return next((place for place in places if exists(join(place, MANIFEST))), where)
 
 
 def _record(info: ClipInfo) -> ClipRecord:

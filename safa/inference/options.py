@@ -28,6 +28,9 @@ def check_animate_options(
     Raises:
         UserError: one is not of its type or range, or needs ``relative``.
     """
+    if isinstance(best_frame, str) and best_frame != "find":
+        fix = 'Give a frame\'s number, counted from 0, or "find".'
+        raise UserError(f"there is no way {best_frame!r} to choose one", "best_frame", fix)
     if best_frame is not None and best_frame != "find":
         check_whole_number("best_frame", best_frame, 0)
     wanting = [("adapt_scale=True", adapt_scale), ('best_frame="find"', best_frame == "find")]
@@ -97,8 +100,10 @@ def check_whole_number(name: str, value: Any, least: int) -> None:
     Raises:
         UserError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{value!r} is no whole number from {least} on", name, f"Give {least} or more.")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"must be a whole number, not {value!r}", name, f"Give {least} or more.")
+    if value < least:
+        raise UserError(f"must be {least} or more, not {value}", name)
 
 
 def check_face(name: str, face: Any, *, crop: bool) -> None:

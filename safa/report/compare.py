@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safa.config.inference import Mode
 from safa.errors import UserError
 from safa.evaluation.clip_files import VIDEO
-from safa.files import Location, atomic_write, is_uri, join, shown
+from safa.files import Location, atomic_write, exists, is_uri, join, shown
 from safa.messages import count
 from safa.metrics import FID, PER_CLIP, PSNR, Interval, Metric, bootstrap_interval, overall_score
 from safa.reading import read_json
@@ -101,12 +101,15 @@ class Comparison:
 
 
 def read_run(folder: Location) -> Run:
-    """Read a folder that ``pipelines.evaluate`` finished.
+    """Read a folder that ``pipelines.evaluate`` finished, or the run folder of a chain with its ``report/``.
 
     Raises:
         UserError: the folder holds no finished evaluation.
     """
-    clips = read_clips(join(folder, "clips.parquet"))
+    table = "clips.parquet"
+    if not exists(join(folder, table)) and exists(join(folder, "report", table)):
+        folder = join(folder, "report")
+    clips = read_clips(join(folder, table))
     try:
         numbers = read_json(join(folder, "metrics.json"))
         settings = read_json(join(folder, "manifest.json"))["settings"]

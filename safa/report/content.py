@@ -260,7 +260,7 @@ def read_clips(path: Location) -> tuple[ClipRecord, ...]:
         return tuple(map(_clip_record, rows))
     except (UserError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"no table of evaluated clips ({type(error).__name__})",
+            f"no table of evaluated clips ({error.what if isinstance(error, UserError) else error})",
             shown(path),
             "Give folders that pipelines.evaluate wrote.",
         ) from None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from pathlib import Path
 
+from safa.command_line import Parser
 from safa.config import load_settings
 from safa.config.synthetic import SyntheticConfig
 from safa.cores import cores_here
@@ -15,7 +15,7 @@ from safa.synthetic.writer import write_dataset
 
 
 def _body() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m safa.synthetic", description="Make a synthetic data set of talking heads."
     )
     parser.add_argument("--config", type=Path, required=True, help="e.g. configs/synthetic.yaml")

@@ -126,7 +126,7 @@ def test_own_clips() -> None:
 
 
 def test_videos_or_a_synthetic_data_set() -> None:
-    with pytest.raises(UserError, match=r"it or 'videos' is needed .*Give the folder .* --set videos=DIR"):
+    with pytest.raises(UserError, match=r"yaml: no videos are named. Give the folder .* --set videos=DIR"):
         load_settings(OWN, DemoConfig)
     with pytest.raises(UserError, match=r"it and 'videos' exclude each other"):
         load_settings(CONFIG, DemoConfig, ["videos=x"])

@@ -170,7 +170,7 @@ def test_motion_is_measured_from_the_first_frame_with_a_face(
 def test_a_face_that_is_not_there_cannot_be_chosen(animator: FaceAnimator) -> None:
     with pytest.raises(UserError, match=r"there is no face 2, only 1; tried: the face detector red squares"):
         animator.animate(_frame(8), [_frame(9)], face=2)
-    for wrong, line in ((0, "face: 0 is no whole number"), ((1.0,), r"face: \(1.0,\) is no place")):
+    for wrong, line in ((0, "face: must be 1 or more, not 0"), ((1.0,), r"face: \(1.0,\) is no place")):
         with pytest.raises(UserError, match=line):
             animator.animate(_frame(8), [_frame(9)], face=wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"driving_face=1 and crop=False exclude each other"):

@@ -106,6 +106,13 @@ def test_what_could_be_chance_is_unclear(make_run: MakeRun) -> None:
     assert compare(runs(*folders))[0].scores[1].verdict == "unclear"
 
 
+def test_the_run_folder_of_a_chain_is_taken_for_its_report(make_run: MakeRun, tmp_path: Path) -> None:
+    report = make_run("report", psnr=[1.0, 2.0])
+    assert [run.folder for run in runs(report.parent, report)] == [report, report]
+    with pytest.raises(UserError, match=r"no table of evaluated clips .no such file"):
+        read_run(tmp_path / "nowhere")
+
+
 def test_fid_has_a_difference_but_no_interval(make_run: MakeRun) -> None:
     folders = (
         make_run(name, psnr=[1.0, 2.0], numbers={"fid": fid}) for name, fid in (("a", 30.0), ("b", 20.0))

@@ -1,0 +1,48 @@
+"""Command lines: what cannot be parsed is one line, with the flag that was most likely meant."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from safa.errors import EXIT_USER_ERROR, printable
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, and that knows flags by their whole names alone.
+
+    An abbreviation that works today would name two flags after the next one is added.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"allow_abbrev": False})
+
+    def parse_args(  # type: ignore[override]  # of two overloads
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Parse the arguments; the program ends with code 2 where they cannot be understood."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # Values of an unknown flag look like arguments of their own, so the flag is named first.
+            word = next((each for each in unknown if each.startswith("-")), unknown[0])
+            meant = difflib.get_close_matches(word.partition("=")[0], sorted(_flags(self)), n=1)
+            self.error(f"unknown argument {word}" + (f"; did you mean {meant[0]}?" if meant else ""))
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with one line."""
+        text = message if message.endswith("?") else f"{message}."
+        sys.stderr.write(f"error: {printable(text)} See `{self.prog} --help`.\n")
+        sys.exit(EXIT_USER_ERROR)
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """All flags of a parser and its commands."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _flags(command)
