@@ -42,8 +42,10 @@ CSS = """
 footer {display: none !important}
 .form {flex-wrap: wrap !important}
 .form > .block {flex: 1 1 13rem !important; min-width: min(13rem, 100%) !important}
+.moving video {max-height: 230px}  /* or the buttons below it are cut off */
 button[role=tab].selected {color: var(--body-text-color) !important}
 """
+WIDTH = 240  # px, least of a picture: on a phone each has a line of its own
 MODEL = "model"  # one job at a time uses it
 QUEUE_LENGTH = 16  # jobs that may wait for it; more are refused
 WORKING = "Working ..."
@@ -246,26 +248,26 @@ def _swap_tab(gr: Any, jobs: JobProcess, examples: Path) -> None:
 def _head_tab(gr: Any, jobs: JobProcess, examples: Path) -> None:
     with gr.Row():
         photo = _photo(gr)
-        overlay = gr.Image(label="Photo with the head over it", interactive=False, height=300)
-        turntable = gr.Video(label="Turntable", interactive=False, height=300, loop=True)
+        fixed = {"interactive": False, "height": 300, "min_width": WIDTH}
+        overlay = gr.Image(label="Photo with the head over it", **fixed)
+        turntable = gr.Video(label="Turntable", loop=True, **fixed)
     with gr.Row():
         example = gr.Button("Run an example", size="sm")
         crop = _option(gr, True, label=CROP, info=CROP_INFO)
-    run = gr.Button("Reconstruct", variant="primary", elem_id="head-run")
-    message = gr.Markdown()
+    run, cancel = _buttons(gr, "Reconstruct", "head")
+    message = gr.Markdown(elem_id="head-message")
     download = gr.DownloadButton("Download mesh, texture and landmarks (.zip)")
 
-    def work(path: str | None, find: bool) -> Any:
+    def work(request: gr.Request, path: str | None, find: bool) -> Any:
         try:
-            result = jobs.do("reconstruct", path, crop=find)
+            result = jobs.do("reconstruct", path, session=str(request.session_hash), crop=find)
         except Exception as error:
             return gr.skip(), gr.skip(), gr.skip(), _error_line(error)
         return str(result.overlay), str(result.turntable), str(result.archive), result.message
 
+    work.__annotations__["request"] = gr.Request
     outputs = [overlay, turntable, download, message]
-    run.click(lambda: WORKING, None, message).then(work, [photo, crop], outputs, concurrency_id=MODEL)
-    loaded = example.click(lambda: (str(make_example(examples).photo), False), None, [photo, crop])
-    loaded.then(lambda: WORKING, None, message).then(work, [photo, crop], outputs, concurrency_id=MODEL)
+    _run_with(gr, jobs, examples, (run, cancel, example), crop, work, [photo, crop], outputs)
 
 
 def _option(gr: Any, value: bool, label: str, info: str | None = None) -> Any:
@@ -293,17 +295,18 @@ def _run_with(
 ) -> None:
     """Let a job start by its button or with the example, and end by another button."""
     run, cancel, example = buttons
-    photo, video = inputs[:2]
+    files = inputs[: inputs.index(crop)][:2]  # a photo, and a video where one is needed
     message = outputs[-1]
 
     def begin(request: gr.Request) -> str:
         jobs.expect(str(request.session_hash))
         return WORKING
 
-    def load(request: gr.Request) -> tuple[str, str, bool, str]:
+    def load(request: gr.Request) -> tuple[str | bool, ...]:
         jobs.expect(str(request.session_hash))
         example_files = make_example(examples)
-        return str(example_files.photo), str(example_files.video), False, WORKING
+        paths = (str(example_files.photo), str(example_files.video))[: len(files)]
+        return *paths, False, WORKING
 
     def stop(request: gr.Request) -> Any:
         is_over = jobs.cancel(str(request.session_hash))
@@ -314,7 +317,7 @@ def _run_with(
     start = run.click(begin, None, message)
     start.then(work, inputs, outputs, concurrency_id=MODEL)
     cancel.click(stop, None, message, queue=False, show_progress="hidden")
-    loaded = example.click(load, None, [photo, video, crop, message])
+    loaded = example.click(load, None, [*files, crop, message])
     loaded.then(work, inputs, outputs, concurrency_id=MODEL)
 
 
@@ -322,10 +325,14 @@ def _inputs(gr: Any) -> tuple[Any, ...]:
     """Add photo, video, and a preview of what the model will see."""
     with gr.Row():
         photo = _photo(gr)
-        video = gr.Video(label="Video", height=300, sources=["upload", "webcam"])
+        video = gr.Video(
+            label="Video", height=300, sources=["upload", "webcam"], elem_classes="moving", min_width=WIDTH
+        )
         # As it is, too: Gradio would convert it, or fail on a broken one without a word.
         video.preprocess = lambda payload: None if payload is None else payload.path
-        seen = gr.Gallery(label="What the model will see", columns=2, height=300, object_fit="contain")
+        seen = gr.Gallery(
+            label="What the model will see", columns=2, height=300, object_fit="contain", min_width=WIDTH
+        )
     with gr.Row():
         example = gr.Button("Run an example", size="sm")
         preview = gr.Button("Preview crop and landmarks", size="sm")
@@ -334,7 +341,9 @@ def _inputs(gr: Any) -> tuple[Any, ...]:
 
 def _photo(gr: Any) -> Any:
     sources = ["upload", "clipboard"]
-    photo = gr.Image(label="Photo", type="filepath", image_mode=None, height=300, sources=sources)
+    photo = gr.Image(
+        label="Photo", type="filepath", image_mode=None, height=300, sources=sources, min_width=WIDTH
+    )
     # Keep the file as it is: Gradio would fail on a bad one, and convert others silently.
     photo.preprocess = lambda payload: None if payload is None else payload.path
     return photo
@@ -346,12 +355,11 @@ def _outputs(gr: Any, name: str) -> tuple[Any, ...]:
 
     message = gr.Markdown(elem_id=f"{name}-message")
     with gr.Row():
-        driving = gr.Video(label="Driving video", interactive=False, height=340)
+        driving = gr.Video(label="Driving video", interactive=False, height=340, min_width=WIDTH)
         # As it is: where ffmpeg is installed, Gradio would run it on an upload, without a bound.
         driving.postprocess = lambda value: None if value is None else FileData(path=str(value))
-        result = gr.Video(
-            label="Result", interactive=False, height=340, elem_id=f"{name}-result", autoplay=True
-        )
+        options = {"elem_id": f"{name}-result", "autoplay": True, "min_width": WIDTH}
+        result = gr.Video(label="Result", interactive=False, height=340, **options)
     second = gr.Video(label="Intermediate results", interactive=False, visible=False)
     download = gr.DownloadButton("Download the result", elem_id=f"{name}-download")
     return driving, result, second, download, message

@@ -98,7 +98,7 @@ def test_a_job_ends_and_the_next_one_runs(jobs: JobProcess, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_the_programs_error(tmp_path: Path) -> None:
     opened = partial(open_animator, tmp_path / "none", device="cpu", detector="none")
-    with pytest.raises(UserError, match="no model or checkpoint here"):
+    with pytest.raises(UserError, match="no such file or folder"):
         JobProcess(opened, Limits(), tmp_path)
 
 
