@@ -234,10 +234,13 @@ def _progress(record: Mapping[str, Any], path: Path) -> Progress:
     unlogged = record.get("unlogged", {})  # states of older versions have none
     if not isinstance(unlogged, dict) or not all(isinstance(each, int | float) for each in unlogged.values()):
         raise _damaged(path, "'unlogged' has no numbers by names")
+    steps = record.get("unlogged_steps", 0)
+    if type(steps) is not int or steps < 0:
+        raise _damaged(path, "'unlogged_steps' is no number of steps")
     return Progress(
         *(record["step"], record["samples"], record["epoch"], record["seconds"]),
         unlogged=unlogged,
-        unlogged_steps=int(record.get("unlogged_steps", 0)),
+        unlogged_steps=steps,
     )
 
 

@@ -18,6 +18,7 @@ from safa.models.safa import AnimatedBatch, SourceCache
 from safa.visualize.grids import grid_image
 from safa.visualize.images import RgbImage, from_tensor
 
+LARGEST_PICTURE = 1024  # px, of a source beside a result
 RunSwap = Callable[[list[RgbImage]], Iterator[AnimatedBatch]]  # driving crops (S, S, 3) to swapped faces
 
 
@@ -38,6 +39,11 @@ class Source:
     face: RgbImage
     cache: SourceCache
     notes: tuple[str, ...]
+
+    def picture(self, size: int | None) -> RgbImage:
+        """The face as the photo shows it, (size, size, 3); None is the size of the photo's own pixels."""
+        side = min(round(float(self.crop_box[2])), LARGEST_PICTURE)
+        return crop_face(self.photo, self.crop_box, size or max(side, len(self.face)))
 
 
 def fit_photo(photo: RgbImage, crop_box: CropBox, longest_side: int | None) -> tuple[RgbImage, CropBox]:

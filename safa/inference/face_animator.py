@@ -180,7 +180,7 @@ class FaceAnimator:
             crops = self._crops(tracked)
             batches = self.runner.animate(prepared.cache, crops, transfer, reference)
             results = animated_frames(batches, prepared, paste_back=paste_back, size=size)
-            shown = prepared.photo if paste_back else prepared.face
+            shown = prepared.photo if paste_back else prepared.picture(size or self.size)
             return presented(results, shown, size, beside=side_by_side)
 
         notes = prepared.notes + tracked.notes
@@ -259,7 +259,7 @@ class FaceAnimator:
 
         def frames() -> Iterator[RenderedFrame]:
             results = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
-            return presented(results, prepared.face, None, beside=side_by_side)
+            return presented(results, prepared.picture(None), None, beside=side_by_side)
 
         return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
 

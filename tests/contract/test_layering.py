@@ -65,3 +65,18 @@ def test_workers_that_crop_and_write_load_no_torch() -> None:
         [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_animator_and_a_frame_import_nothing_that_they_do_not_need() -> None:
+    """torch.onnx is for exports, sympy for shapes that are symbols: they take 0.15 and 1.3 s."""
+    code = (
+        "import sys, numpy, safa\n"
+        "animator = safa.load(device='cpu')\n"
+        "photo = numpy.zeros((64, 64, 3), numpy.uint8)\n"
+        "next(iter(animator.animate(photo, [photo], crop=False)))\n"
+        "print(sorted({'ray', 'pandas', 'sympy', 'torch.onnx'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr

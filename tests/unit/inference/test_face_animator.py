@@ -175,3 +175,11 @@ def test_a_face_that_is_not_there_cannot_be_chosen(animator: FaceAnimator) -> No
             animator.animate(_frame(8), [_frame(9)], face=wrong)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"driving_face=1 and crop=False exclude each other"):
         animator.swap(_frame(8), [_frame(9)], driving_face=1, crop=False)
+
+
+def test_the_source_beside_a_result_is_as_sharp_as_the_photo(model: Safa) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    animator = FaceAnimator(model, torch.device("cpu"))
+    (frame,) = animator.animate(photo, [photo], crop=False, size=96, side_by_side=True)
+    assert frame.shape[0] == 96
+    np.testing.assert_array_equal(frame[:, :96], photo)
