@@ -132,18 +132,25 @@ class Raylets:
 
     def drain_the_worker(self, of: re.Pattern[str]) -> int:
         """Give the node that runs such a process notice that it will be taken away. Returns its number."""
+        deadline = time.monotonic() + 60
+        while (number := self._runs(of)) is None:  # between two tasks a worker has another name
+            assert time.monotonic() < deadline, "no node runs such a process"
+            time.sleep(0.05)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
+        command += ["--address", self.address, "--node-id", self._nodes[number].node_id]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
+        command += ["--deadline-remaining-seconds", "30"]
+        subprocess.run(command, check=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+        return number
+
+    def _runs(self, of: re.Pattern[str]) -> int | None:
+        """The number of the first node that runs such a process now."""
         listed = subprocess.run(["ps", "-eo", "ppid=,args="], capture_output=True, text=True, check=True)
         parents = {int(line.split(maxsplit=1)[0]) for line in listed.stdout.splitlines() if of.search(line)}
         for number, node in enumerate(self._nodes):
-            pids = {info.process.pid for infos in node.all_processes.values() for info in infos}
-            if pids & parents:
-                command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node"]
-                command += ["--address", self.address, "--node-id", node.node_id]
-                command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test"]
-                command += ["--deadline-remaining-seconds", "30"]
-                subprocess.run(command, check=True, env={**os.environ, "RAY_AUTH_MODE": "disabled"})
+            if parents & {info.process.pid for infos in node.all_processes.values() for info in infos}:
                 return number
-        raise AssertionError("no node runs such a process")
+        return None
 
     def add_without(self, folder: Path) -> None:
         """Add a node that has something else mounted at a folder, or skip where no mounts are allowed."""
