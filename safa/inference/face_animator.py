@@ -180,8 +180,10 @@ class FaceAnimator:
             crops = self._crops(tracked)
             batches = self.runner.animate(prepared.cache, crops, transfer, reference)
             results = animated_frames(batches, prepared, paste_back=paste_back, size=size)
-            shown = prepared.photo if paste_back else prepared.picture(size or self.size)
-            return presented(results, shown, size, beside=side_by_side)
+            shown = None
+            if side_by_side:
+                shown = prepared.photo if paste_back else prepared.picture(size or self.size)
+            return presented(results, shown, size)
 
         notes = prepared.notes + tracked.notes
         if relative and best_frame is None and tracked.first_seen:
@@ -259,7 +261,7 @@ class FaceAnimator:
 
         def frames() -> Iterator[RenderedFrame]:
             results = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
-            return presented(results, prepared.picture(None), None, beside=side_by_side)
+            return presented(results, prepared.picture(None) if side_by_side else None, None)
 
         return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
 

@@ -23,18 +23,17 @@ def enlarged(image: RgbImage, height: int) -> RgbImage:
 
 
 def presented(
-    frames: Iterator[RenderedFrame], source: RgbImage, size: int | None, *, beside: bool
+    frames: Iterator[RenderedFrame], source: RgbImage | None, size: int | None
 ) -> Iterator[RenderedFrame]:
     """Enlarge results to ``size`` px, and put source, driving frame and result side by side.
 
     Args:
-        source: (H, W, 3), what stands at the left.
+        source: (H, W, 3), what stands at the left; None for the result alone.
         size: px, height of the results; None keeps theirs.
-        beside: whether the three stand side by side.
     """
     for frame in frames:
         image = frame.image if size is None else enlarged(frame.image, size)
-        if beside:
+        if source is not None:
             panels = (enlarged(panel, image.shape[0]) for panel in (source, frame.driving))
             image = side_by_side([*panels, image], GAP)
         yield dataclasses.replace(frame, image=image)
