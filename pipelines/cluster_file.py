@@ -14,6 +14,7 @@ import jsonschema
 import yaml
 
 from safa.errors import UserError
+from safa.files import reporting_errors
 
 # What is to be filled in: ids of nothing but zeros, addresses that exist for documentation alone (RFC 5737).
 PLACEHOLDER = re.compile(r"\b(?:ami|fs|sg|subnet)-0{8,}\b|::0{12}:|\b192\.0\.2\.\d+\b")
@@ -46,11 +47,8 @@ def check_cluster_file(path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with reporting_errors(path), path.open("rb") as file:
             cluster = yaml.safe_load(file.read(LARGEST))
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise UserError(f"cannot be read ({reason})", str(path), "Check the path.") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"cannot be read ({' '.join(str(error).split())})", str(path), "") from None
     if not isinstance(cluster, dict):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.demo import stages_of
+from pipelines.demo import demo, stages_of
 from safa.config import dump_settings, load_settings, parse_settings
 from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
@@ -130,6 +130,13 @@ def test_videos_or_a_synthetic_data_set() -> None:
         load_settings(OWN, DemoConfig)
     with pytest.raises(UserError, match=r"it and 'videos' exclude each other"):
         load_settings(CONFIG, DemoConfig, ["videos=x"])
+
+
+def test_a_missing_folder_of_videos_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    config = load_settings(OWN, DemoConfig, [f"videos={tmp_path / 'none'}", f"run={tmp_path / 'run'}"])
+    with pytest.raises(UserError, match=r"videos=.*none: no such folder"):
+        demo(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_own_videos_skip_the_rendering() -> None:
