@@ -50,6 +50,9 @@ USER_ERROR = re.compile(r"^(?:safa\.errors\.UserError|[\w.]+\.WorkerOutOfMemoryE
 STORAGE = re.compile(r"^(?:OSError|PermissionError): \[Errno (\d+)\] [^:\n]*(?:: '([^'\n]+)')?", re.MULTILINE)
 # Ray Data logs an error that it raises as well; the program prints that.
 LOGS_WHAT_IT_RAISES = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+# Where the port of its dashboard is taken, Ray prints twenty lines of the dashboard's log; work needs none.
+STARTS_SERVERS = "ray._private.services"
+NO_DASHBOARD = "Failed to start the dashboard"
 # Ray says that all is as it should be, as warnings.
 ALL_IS_WELL = re.compile(r"Token authentication is enabled for this|Progress bars disabled")
 LOGS_THAT_ALL_IS_WELL = (
@@ -115,6 +118,16 @@ def set_up_logging() -> None:
         logging.getLogger(name).addFilter(_hide)
     for name in LOGS_THAT_ALL_IS_WELL:
         logging.getLogger(name).addFilter(_is_news)
+    logging.getLogger(STARTS_SERVERS).addFilter(_of_dashboard)
+
+
+def _of_dashboard(record: logging.LogRecord) -> bool:
+    """Say in one line that there is no dashboard, and leave out the log of it."""
+    text = record.getMessage()
+    if text.startswith(NO_DASHBOARD):
+        record.msg, record.args = "note: Ray runs without its dashboard, which did not start", ()
+        return True
+    return "dashboard" not in text
 
 
 def _is_news(record: logging.LogRecord) -> bool:

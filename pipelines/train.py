@@ -37,6 +37,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines.actor_pool import machines
+from pipelines.controller import ShortGoodbye
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
 from pipelines.machines import Need, room_for
@@ -292,6 +293,7 @@ def _on_ray(config: TrainConfig) -> StopSignals:
                 storage_filesystem=store,
                 worker_runtime_env={"env_vars": _thread_settings(config)},
                 failure_config=FailureConfig(max_failures=scale.max_failures),
+                callbacks=[ShortGoodbye()],
                 logging_config=LoggingConfig(log_level="WARNING"),  # the loop has its own line of progress
             ),
         )

@@ -132,10 +132,14 @@ def test_unusable_uploads_are_refused(
     assert "not a readable photo" in refused(str(tmp_path / "text.mp4"), video(5))
 
 
-def test_old_results_are_deleted(workshop: Workshop, photo: str, tmp_path: Path) -> None:
-    for _ in range(KEPT_RESULTS + 2):
+def test_old_results_are_deleted(
+    workshop: Workshop, photo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert KEPT_RESULTS > 10
+    monkeypatch.setattr("safa.app.work.KEPT_RESULTS", 2)
+    for _ in range(4):
         workshop.reconstruct(photo, crop=False)
-    assert len(list((tmp_path / "runs").iterdir())) == KEPT_RESULTS
+    assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
 def test_errors_have_text_without_paths_of_the_server_and_without_options() -> None:

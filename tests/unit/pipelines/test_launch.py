@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 from types import SimpleNamespace
 
 import pytest
 import ray
 import ray.exceptions as of_ray
+import ray.train.v2._internal.callbacks.backend_setup as of_train
 from ray.data import DataContext
 from ray.train import WorkerGroupError
 
-from pipelines.launch import ray_session, reporting_ray_errors, set_up_ray_data, user_error_in
+from pipelines.controller import SAYS_GOODBYE, ShortGoodbye
+from pipelines.launch import (
+    NO_DASHBOARD,
+    STARTS_SERVERS,
+    ray_session,
+    reporting_ray_errors,
+    set_up_logging,
+    set_up_ray_data,
+    user_error_in,
+)
 from safa.errors import UserError
 
 BLIND = UserError("node 10.0.0.5 does not see /out", "", "Mount it.")
@@ -105,3 +117,30 @@ def test_ray_data_draws_bars_where_there_is_a_terminal(
     assert context.enable_progress_bars is looked_at
     assert context.memory_usage_poll_interval_s is None
     assert context.issue_detectors_config.detectors == []
+
+
+def test_a_dashboard_that_does_not_start_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    set_up_logging()
+    logging.getLogger().addHandler(caplog.handler)  # which that has replaced
+    log = logging.getLogger(STARTS_SERVERS)
+    log.error("Failed to start the dashboard , return code 1")
+    log.error(Exception("\nThe last 20 lines of /tmp/ray/session/logs/dashboard.log (...)\nOSError: in use"))
+    log.error("Failed to start something else")
+    assert caplog.messages == [
+        "note: Ray runs without its dashboard, which did not start",
+        "Failed to start something else",
+    ]
+    assert NO_DASHBOARD in inspect.getsource(ray._private.services)  # what Ray says, word for word
+
+
+def test_workers_that_are_left_are_ended_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger(SAYS_GOODBYE)
+    assert inspect.getmodule(of_train.BackendSetupCallback).__name__ == SAYS_GOODBYE
+    ShortGoodbye().after_exception(None, {0: ValueError("died")})
+    try:
+        log.warning("Graceful shutdown of backend failed.", exc_info=ValueError("of a dead worker"))
+    finally:
+        log.filters.clear()
+    assert [(each.message, each.exc_info) for each in caplog.records] == [
+        ("Graceful shutdown of backend failed.", None)
+    ]
