@@ -30,6 +30,10 @@ from pydantic import PlainValidator
 from safa.errors import ClipError, FailureCode, UserError
 
 UPLOAD_BYTES = 8 * 2**20  # in memory while a file is uploaded
+STORE_FIX = "Check the store's address, your keys and the network, then start again."
+DISK_FIX = "Check the location, and that you may read and write there."
+# "When getting information for key 'a' in bucket 'b': AWS Error CODE during OPERATION operation: message"
+_OF_STORE = re.compile(r"AWS Error (.+?) during (\w+) operation: (.*)")
 TEMPORARY = ".tmp-"  # what the name of a file that is not complete begins with; no reader looks at those
 
 
@@ -447,8 +451,16 @@ def reporting_errors(location: Location) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError("no such file or folder", shown(location), "Check the location.") from None
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that holds a NUL
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
-        raise UserError(f"cannot be read or written ({reason})", shown(location)) from None
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        fix = STORE_FIX if is_uri(location) else DISK_FIX
+        raise UserError(f"cannot be read or written ({reason})", shown(location), fix) from None
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong; of a store's long sentence the end, which says it."""
+    line = str(error).partition("\n")[0]
+    found = _OF_STORE.search(line)
+    return "{} in {}: {}".format(*found.groups())[:200] if found else line[:200]
 
 
 def shown(location: Location) -> str:

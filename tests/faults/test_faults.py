@@ -147,6 +147,7 @@ def test_a_worker_killed_once(
     disturbed.until_halfway(process)
     until(lambda: cluster.kill_a_worker(WORKERS), process, disturbed)
     assert disturbed.end(process) == 0, disturbed.tail()
+    assert not re.search(r"TrainController pid=.*Traceback", disturbed.log.read_text()), disturbed.tail()
     assert outcome(disturbed) == undisturbed(name)
 
 

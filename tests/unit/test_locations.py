@@ -109,7 +109,8 @@ def test_a_writer_killed_in_the_middle_of_an_upload_leaves_no_object(s3: str) ->
 
 
 def test_a_store_that_is_not_there_is_one_line(s3: str) -> None:
-    with pytest.raises(UserError, match="cannot be read or written"):
+    refused = r"cannot be read or written \(SIGNATURE_DOES_NOT_MATCH in \w+: .*\)\. Check the store's address"
+    with pytest.raises(UserError, match=refused):
         atomic_write(join(s3.replace("://test:test@", "://test:wrong@"), "x"), b"")
     with pytest.raises(UserError, match="no such file"):
         size_of(join(s3, "nothing"))
