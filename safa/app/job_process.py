@@ -54,8 +54,8 @@ class JobProcess:
         self._arguments, self._limits = (open_model, limits, folder), limits
         self._one_job, self._one_message = threading.Lock(), threading.Lock()
         self._session: str | None = None  # whose job runs
-        self._waiting, self._cancelled = set[str](), set[str]()  # sessions whose job has not begun
-        self._turns = threading.Lock()  # of these three
+        self._waiting: dict[str, bool] = {}  # sessions whose job has not begun: whether it was cancelled
+        self._turns = threading.Lock()  # of these two
         self._is_over = False
         self._end_at, self._end_why = 0.0, ""
         self._start()
@@ -113,8 +113,7 @@ class JobProcess:
     def expect(self, session: str) -> None:
         """Let ``cancel`` reach a job from here on, while it still waits for its turn."""
         with self._turns:
-            self._waiting.add(session)
-            self._cancelled.discard(session)
+            self._waiting[session] = False
 
     def do(
         self,
@@ -155,9 +154,7 @@ class JobProcess:
 
     def _begin(self, session: str) -> None:
         with self._turns:
-            self._waiting.discard(session)
-            if session in self._cancelled:
-                self._cancelled.discard(session)
+            if self._waiting.pop(session, False):
                 raise UserError(*NOT_BEGUN)
             self._session = session
 
@@ -171,7 +168,7 @@ class JobProcess:
             runs = session == self._session
             waits = session in self._waiting and not runs
             if waits:
-                self._cancelled.add(session)
+                self._waiting[session] = True
         if runs:
             self._end_at, self._end_why = min(self._end_at, time.monotonic() + GRACE), "cancelled"
             with suppress(OSError):  # it has just ended
