@@ -27,7 +27,7 @@ $(BASE): pyproject.toml constraints.txt
 	{ echo "error: $(or $(PYTHON),no Python here) is not Python 3.11, 3.12 or 3.13. Install one, or set PYTHON=FILE"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(PIP) --index-url "$(TORCH_INDEX)" torch)
-	$(PIP) -e '.[dlib,imagenet]' || { echo "note: dlib cannot be installed here: no face detector (see docs/cli.md)"; $(PIP) -e '.[imagenet]'; }
+	@$(PIP) -e '.[dlib,imagenet]' || { echo "note: dlib cannot be installed here: no face detector (see docs/cli.md)"; $(PIP) -e '.[imagenet]'; }
 	@touch $@
 
 $(DEV): $(BASE)

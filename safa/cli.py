@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise error_in_flags(error) from None
         return code
 
-    return run_reporting_errors(run)
+    # A command has no state to continue from, as a run has.
+    return run_reporting_errors(run, "the same command starts anew")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -28,15 +29,40 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             # Values of an unknown flag look like arguments of their own, so the flag is named first.
             word = next((each for each in unknown if each.startswith("-")), unknown[0])
-            meant = difflib.get_close_matches(word.partition("=")[0], sorted(_flags(self)), n=1)
-            self.error(f"unknown argument {word}" + (f"; did you mean {meant[0]}?" if meant else ""))
+            command = _command(self, sys.argv[1:] if args is None else args)
+            meant = difflib.get_close_matches(word.partition("=")[0], sorted(_flags(command)), n=1)
+            command.error(f"unknown argument {word}" + (f"; did you mean {meant[0]}?" if meant else ""))
         return found
 
     def error(self, message: str) -> NoReturn:
         """End the program with one line."""
+        message = _in_plain_words(message)
         text = message if message.endswith("?") else f"{message}."
         sys.stderr.write(f"error: {printable(text)} See `{self.prog} --help`.\n")
         sys.exit(EXIT_USER_ERROR)
+
+
+def _in_plain_words(message: str) -> str:
+    """What argparse says of values, in words for people who do not program; the nearest choice is named."""
+    message = re.sub(r"invalid int value: (.*)", r"\1 is not a whole number", message)
+    message = re.sub(r"invalid float value: (.*)", r"\1 is not a number", message)
+    found = re.fullmatch(r"argument ([^ ]+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+    if found is None:
+        return message
+    name, word, choices = found.groups()
+    meant = difflib.get_close_matches(word, [each.strip("' ") for each in choices.split(",")], n=1)
+    hint = f"; did you mean {meant[0]}?" if meant else f"; there are {choices}"
+    return f"unknown {name.lower() if name.isupper() else f'value of {name}:'} {word}{hint}"
+
+
+def _command(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of the command that the words name; the one that is given if they name none."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for number, word in enumerate(words):
+                if word in action.choices:
+                    return _command(action.choices[word], words[number + 1 :])
+    return parser
 
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:

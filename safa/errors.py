@@ -124,10 +124,14 @@ def ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_reporting_errors(body: Callable[[], int | None]) -> int:
+RESUME = "run the same command again to resume"
+
+
+def run_reporting_errors(body: Callable[[], int | None], after_interrupt: str = RESUME) -> int:
     """Run a command's body; turn a ``UserError`` or an interrupt into one line on stderr and an exit code.
 
-    A ``ClipError`` that comes this far is of the one input that the command was given.
+    A ``ClipError`` that comes this far is of the one input that the command was given. ``after_interrupt`` is
+    what to do once it was interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -140,7 +144,7 @@ def run_reporting_errors(body: Callable[[], int | None]) -> int:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt as error:
-        sys.stderr.write(f"{str(error) or 'interrupted'}; run the same command again to resume\n")
+        sys.stderr.write(f"{str(error) or 'interrupted'}; {after_interrupt}\n")
         return EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader has enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit fails again

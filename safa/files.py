@@ -78,6 +78,9 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
 def _reporting_writes(location: Location) -> Iterator[None]:
     try:
         yield
+    except (FileExistsError, NotADirectoryError):
+        what = "cannot be written (a file is in the place of a folder)"
+        raise UserError(what, shown(location), "Give another path.") from None
     except (OSError, ValueError) as error:  # ValueError: a name that holds a NUL
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         fix = "Check the path, its permissions and the room on the disk."

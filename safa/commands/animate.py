@@ -12,6 +12,7 @@ from safa.commands.flags import (
     add_model_flags,
     add_no_crop,
     add_video_flags,
+    check_inputs,
     load_animator_from_flags,
     print_notes,
     write_video_file,
@@ -89,7 +90,7 @@ def _animate(arguments: argparse.Namespace) -> int:
     check_animate_options(**options, max_frames=arguments.max_frames)
     check_size(arguments.size, paste_back=arguments.paste_back)
     check_max_seconds(arguments.max_seconds)
-    inputs = (Path(arguments.source), Path(arguments.driving))
+    inputs = check_inputs(arguments.source, arguments.driving)
     check_outputs(arguments.output, arguments.grid, inputs)
     animator = load_animator_from_flags(arguments)
     is_camera = whole(arguments.driving) is not None and not Path(arguments.driving).exists()

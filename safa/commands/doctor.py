@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from safa.files import absolute, shown
     from safa.inference.trackers import detector_status
 
+    status = detector_status(asset_folders(arguments.assets))
+    for line in _verdict(status.chosen != "none"):
+        _line("", line)
     _line("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in PACKAGES:
         _line(package, _version(package))
@@ -54,7 +58,6 @@ def _doctor(arguments: argparse.Namespace) -> int:
     folders = asset_folders(arguments.assets)
     for folder in folders:
         _line("folder of assets", shown(folder))
-    status = detector_status(folders)
     fan = f"{status.detector} of face-alignment"
     _line("face detector", {"fan": fan, "dlib": "dlib", "none": NONE}[status.chosen])
     _line("  dlib", f"missing: {status.dlib}; {INSTALL}" if status.dlib else DLIB)
@@ -65,6 +68,22 @@ def _doctor(arguments: argparse.Namespace) -> int:
         _line(asset.asset.file, f"{asset.state}: {asset.asset.purpose} ({absolute(asset.path)})")
     _line("", "`safa assets check` lists licences, owners and addresses; `make demo` needs none but dlib's")
     return 0
+
+
+def _verdict(finds_faces: bool) -> Iterator[str]:
+    """What can be done here and now, before all that is there and is not."""
+    from safa.errors import UserError
+    from safa.files import shown
+    from safa.inference.model_choice import IN_THE_BOX, default_model
+
+    try:
+        model = default_model()
+        name = "the small model that comes with safa" if model == IN_THE_BOX else f"the model {shown(model)}"
+        yield f"ready: `safa animate PHOTO VIDEO -o out.mp4` uses {name}"
+    except UserError as error:
+        yield f"name a model with --checkpoint: {error}"
+    yield "faces are found" if finds_faces else "no faces are found: see the face detector below"
+    yield "what is missing below is for other things, which its line names"
 
 
 def _line(name: str, text: str) -> None:

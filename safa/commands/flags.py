@@ -142,6 +142,20 @@ def add_video_flags(parser: argparse.ArgumentParser) -> Any:
     return group
 
 
+def check_inputs(source: str, driving: str) -> tuple[Path, Path]:
+    """Look for the inputs before a model is loaded, which takes seconds; return their paths.
+
+    Raises:
+        UserError: one is not there. A number that is no file is a camera.
+    """
+    photo, video = Path(source), Path(driving)
+    if not photo.exists():
+        raise UserError("no such photo", source, "Check the path.")
+    if not video.exists() and whole(driving) is None:
+        raise UserError("no such video", driving, "Check the path.")
+    return photo, video
+
+
 def add_no_crop(group: Any) -> None:
     """Add ``--no-crop`` to a parser or a group of flags."""
     group.add_argument(

@@ -50,6 +50,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from safa.files import join
     from safa.files import split as split_location
 
+    if arguments.output:
+        _check_sheet(arguments.output)
     folder = clips_folder(arguments.dataset)
     store = ClipStore(folder)
     for split in sorted(store.column("split").unique().to_pylist()):
@@ -108,16 +110,22 @@ def _print_quarantine(folder: Location) -> None:
         sys.stdout.write(f"quarantine: {count(codes.total(), 'clip')} ({printable(reasons)})\n")
 
 
+def _check_sheet(path: Path) -> None:
+    from safa.errors import UserError
+    from safa.files import check_output
+
+    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise UserError("unsupported format", str(path), "Use .jpg or .png.")
+    check_output(path)
+
+
 def _write_sheet(store: ClipStore, path: Path, num_clips: int) -> None:
     """Draw one frame of each of ``num_clips`` clips, spread over the data set, with its landmarks."""
     from PIL import Image
 
-    from safa.errors import UserError
     from safa.visualize.images import stacked
     from safa.visualize.panels import GAP, Panel, captioned
 
-    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise UserError("unsupported format; use .jpg or .png", str(path))
     spread = np.linspace(0, len(store) - 1, max(1, num_clips)).astype(int)
     chosen = [store.info(int(number)) for number in np.unique(spread)]
     columns = min(8, len(chosen))

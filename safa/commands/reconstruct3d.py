@@ -63,7 +63,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
             skipped += 1
     sys.stdout.write(f"reconstructed {done} of {count(done + skipped, 'input')} in {arguments.output}\n")
     if not done:
-        raise UserError("no input could be reconstructed", "safa reconstruct3d")
+        raise UserError("no input could be reconstructed", "safa reconstruct3d", "The lines above say why.")
     return 0
 
 

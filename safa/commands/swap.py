@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safa.commands.flags import (
@@ -12,6 +11,7 @@ from safa.commands.flags import (
     add_model_flags,
     add_no_crop,
     add_video_flags,
+    check_inputs,
     load_animator_from_flags,
     print_notes,
     write_video_file,
@@ -72,7 +72,7 @@ def _swap(arguments: argparse.Namespace) -> int:
         )
     check_max_frames(arguments.max_frames)
     check_max_seconds(arguments.max_seconds)
-    inputs = (Path(arguments.source), Path(arguments.driving))
+    inputs = check_inputs(arguments.source, arguments.driving)
     check_outputs(arguments.output, arguments.grid, inputs)
     animator = load_animator_from_flags(arguments)
     video = animator.swap(

@@ -9,6 +9,7 @@ import torch
 
 from safa.config.inference import PrecisionChoice
 from safa.errors import UserError
+from safa.messages import count
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FIRST_WITH_BFLOAT16 = (8, 0)  # compute capability of the first tensor cores for it (Ampere)
@@ -47,7 +48,8 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"{name} is not supported", "device", "Use auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"there is no CUDA device {name}", "device", "Use auto or cpu.")
+        what = f"{name} is not here, where PyTorch finds {count(torch.cuda.device_count(), 'GPU')}"
+        raise UserError(what, "device", "Use auto or cpu.")
     return device
 
 

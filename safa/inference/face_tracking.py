@@ -57,15 +57,17 @@ class FaceSearch:
             return None
         return sidecar_there(path)
 
-    def not_found(self, what: str, name: str, path: Path | None, choice: FaceChoice | None) -> UserError:
-        """Return the error of an input that shows no face, with what was tried."""
+    def not_found(
+        self, what: str, name: str, path: Path | None, choice: FaceChoice | None, number: int = 0
+    ) -> UserError:
+        """Return the error of an input that shows no such face among ``number``, with what was tried."""
         sidecar = self.sidecar(path, choice)
         tried = []
         if sidecar is not None:
             tried = [f"landmarks beside it ({sidecar.name})"]
         elif self.sidecars and choice is None and path is not None:
             tried = [f"landmarks beside it ({sidecar_of(path).name} is not there)"]
-        fix = NO_CROP_HINT
+        fix = NO_CROP_HINT if number == 0 else "Leave the choice out for the largest, or choose another one."
         if sidecar is None and self.tracker is None:
             tried.append("no face detector is here")
             fix = f"`safa doctor` says what a face detector needs. {fix}"
@@ -146,7 +148,8 @@ def crop_photo(
     chosen = _chosen_box(crop_boxes, face)
     if chosen is None:
         name = path.name if path else "the photo"
-        raise search.not_found(_no_face(len(crop_boxes), face), name, path, face)
+        number = len(crop_boxes)
+        raise search.not_found(_no_face(number, face), name, path, face, number)
     return CroppedPhoto(chosen, _several_note(len(crop_boxes), face, path))
 
 

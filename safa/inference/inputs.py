@@ -136,7 +136,8 @@ def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSou
     if path.is_dir():
         return _folder(path, fps or DEFAULT_FPS)
     if is_photo(path.name) and path.is_file() and not moves(path):
-        return _images(path.name, [path], fps or DEFAULT_FPS)
+        photo = _images(path.name, [path], fps or DEFAULT_FPS)
+        return dataclasses.replace(photo, notes=(f"{path.name} is a photo: a video of one frame",))
     camera = whole(str(driving))
     if camera is not None and not path.exists():
         return _camera(camera, fps or DEFAULT_FPS)
@@ -153,6 +154,8 @@ def moves(path: Path) -> bool:
 
 
 def _video(path: Path, fps: float | None) -> FrameSource:
+    if not path.exists():
+        raise UserError("no such video", str(path), "Check the path.")
     try:
         with VideoReader(path, tolerant=True, count=True) as reader:
             info, time_base = reader.info, reader.time_base

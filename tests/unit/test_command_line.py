@@ -16,7 +16,15 @@ CASES = [
     ),
     (["animate", "a", "b", "c", "-o", "c.mp4"], "unknown argument c."),
     (["animate"], "required: source, driving, -o/--output"),
-    (["animat"], "invalid choice: 'animat'"),
+    (["animat"], "unknown command animat; did you mean animate? See `safa --help`."),
+    (["checkpoint", "conv"], "unknown action conv; did you mean convert? See `safa checkpoint --help`."),
+    (
+        ["inspect", "x", "--face", "2"],
+        "unknown argument --face; did you mean --faces? See `safa inspect --help`.",
+    ),
+    (["inspect", "x", "--faces", "two"], "argument --faces: 'two' is not a whole number."),
+    (["animate", "a", "b", "-o", "c.mp4", "--fps", "x"], "argument --fps: 'x' is not a number."),
+    (["swap", "a", "b", "-o", "c", "--detector", "x"], "unknown value of --detector: x; there are 'auto"),
 ]  # fmt: skip
 
 
