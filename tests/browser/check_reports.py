@@ -47,7 +47,7 @@ def test_nothing_is_cut_off_and_the_console_is_silent(site: Path, visit: Any, na
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     if width == 1400:  # on a phone tables and strips scroll by themselves
         inside = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className)"
-        assert page.eval_on_selector_all(".wide, .strip", inside) == []
+        assert page.eval_on_selector_all(".wide, .strip, .side-by-side > *", inside) == []
     unsized = "all => all.filter(e => !e.getAttribute('width') || !e.getAttribute('height')).length"
     assert page.eval_on_selector_all("video, img", unsized) == 0
     assert page.eval_on_selector_all("video", "all => all.filter(e => !e.poster).length") == 0
