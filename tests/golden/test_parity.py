@@ -18,8 +18,8 @@ from safa.errors import EXIT_USER_ERROR, run_reporting_errors
 
 # What takes minutes (float64) is left to the benchmark itself.
 BENCHMARK_ONLY = {"float64"}
-# A soak: the same steps with another mask; what animation_rel and animation_rel_adapt pass through as well.
-LONG = {"train_soft", "animation_abs", "batch2"}
+# A soak: the same steps with another mask, or what animation_rel passes through as well.
+LONG = {"train_soft", "animation_abs", "animation_rel_adapt", "batch2"}
 MARKS = {"train": [pytest.mark.slow]} | {name: [pytest.mark.soak] for name in LONG}
 CASES = [
     pytest.param(name, marks=MARKS.get(name, [])) for name, *_ in parity.CASES if name not in BENCHMARK_ONLY

@@ -102,6 +102,7 @@ def test_a_clip_that_kills_its_worker_is_given_up_after_two_deaths_alone(
     assert not (tmp_path / "out" / ".attempts").exists()
 
 
+@pytest.mark.soak  # tests/faults has it on several raylets
 def test_a_worker_killed_once_costs_nothing_but_time(
     crops: Path,
     tmp_path: Path,
