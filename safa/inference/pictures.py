@@ -106,7 +106,14 @@ def _in_memory(frames: Any, fps: float | None) -> FrameSource:
             fix = "Give a list, or ask for a new video."
             raise UserError("come from a generator, which can be read only once", "the frames", fix)
         begun = True
-        return (photo_of(frame, f"frame {number}").pixels for number, frame in enumerate(frames))
+        return pictures()
+
+    def pictures() -> Iterator[RgbImage]:
+        number = -1
+        for number, frame in enumerate(frames):
+            yield photo_of(frame, f"frame {number}").pixels
+        if number < 0:
+            raise UserError("are none", "the frames", "Give at least one.")
 
     count = len(frames) if isinstance(frames, Sized) else None
     return FrameSource("frames", fps or DEFAULT_FPS, count, repeatable, None, False, frames_again)

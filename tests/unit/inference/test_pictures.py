@@ -155,3 +155,11 @@ def test_a_wrong_frame_is_named(wrong: Callable[[], Any]) -> None:
     next(frames)
     with pytest.raises(UserError, match=r"frame 1: |gone\.png: no such"):
         next(frames)
+
+
+@pytest.mark.parametrize(
+    "nothing", [[], iter(()), np.zeros((0, 16, 16, 3), np.uint8)], ids=lambda v: type(v).__name__
+)
+def test_no_frames_are_refused(nothing: Any) -> None:
+    with pytest.raises(UserError, match=r"^the frames: are none\. Give at least one"):
+        list(frame_source_of(nothing).frames())
