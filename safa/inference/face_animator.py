@@ -7,8 +7,10 @@ crop it, choose the frame that motion is measured from, and paste the result bac
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -191,7 +193,7 @@ class FaceAnimator:
             notes += (f"{frame_source.name}: motion is measured from {where}",)
         if paste_back:
             notes += enlargement_note(prepared, self.size)
-        return _rendered_video(frame_source, notes, frames)
+        return _rendered_video(frame_source, notes, frames, _files((source, driving)))
 
     def reconstruct(self, clip: Video, *, crop: bool = True) -> RenderedVideo:
         """Reconstruct a video from its first frame with a face, which shows how well the model knows it.
@@ -211,7 +213,7 @@ class FaceAnimator:
             batches = self.runner.reconstruct(prepared.cache, self._crops(tracked))
             return animated_frames(batches, prepared, paste_back=False)
 
-        return _rendered_video(frame_source, tracked.notes, frames)
+        return _rendered_video(frame_source, tracked.notes, frames, _files((clip,)))
 
     def swap(
         self,
@@ -263,7 +265,8 @@ class FaceAnimator:
             results = swapped_frames(prepared, tracked, run_swap, self.size, self.batch_size)
             return presented(results, prepared.picture(None) if side_by_side else None, None)
 
-        return _rendered_video(frame_source, prepared.notes + tracked.notes, frames)
+        notes = prepared.notes + tracked.notes
+        return _rendered_video(frame_source, notes, frames, _files((source, driving)))
 
     def swap_mask(
         self,
@@ -438,8 +441,12 @@ class FaceAnimator:
 
 
 def _rendered_video(
-    frame_source: FrameSource, notes: tuple[str, ...], open_frames: Callable[[], Iterator[RenderedFrame]]
+    frame_source: FrameSource,
+    notes: tuple[str, ...],
+    open_frames: Callable[[], Iterator[RenderedFrame]],
+    inputs: tuple[Path, ...],
 ) -> RenderedVideo:
+
     def frames() -> Iterator[RenderedFrame]:
         try:
             yield from open_frames()
@@ -454,4 +461,19 @@ def _rendered_video(
         frame_source.file if frame_source.has_sound else None,
         frames,
         frame_source.playback,
+        inputs,
     )
+
+
+def _files(inputs: Iterable[object]) -> tuple[Path, ...]:
+    """The files among inputs, those of folders and lists, too, which a result must not replace."""
+    files: list[Path] = []
+    for each in inputs:
+        if isinstance(each, FrameSource):
+            files += [each.file] if each.file else []
+        elif isinstance(each, list | tuple):
+            files += _files(each)
+        elif isinstance(each, str | os.PathLike):
+            path = Path(each)
+            files += path.iterdir() if path.is_dir() else [path]
+    return tuple(files)

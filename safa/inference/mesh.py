@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from safa.data.video import write_video
+from safa.files import check_folder
 from safa.geometry.grids import warp
 from safa.head.model import HeadCode, HeadGeometry
 from safa.head.raster import make_rasterizer
@@ -280,7 +281,7 @@ class Head:
             UserError: the folder is no path, or cannot be made.
         """
         folder = output_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder)
         mesh = self.mesh
         export_mesh(mesh, folder / "head", ("obj", "ply"))
         write_glb(folder / "head.glb", mesh.vertices, mesh.faces, mesh.uv, mesh.uv_faces, mesh.texture)

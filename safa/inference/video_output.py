@@ -52,6 +52,7 @@ class RenderedVideo:
         sound: file whose sound track goes with it; None if there is none.
         open_frames: starts anew to compute the frames, with intermediate results.
         playback: when the frames are shown, if not at a constant rate, and which ones are missing.
+        inputs: files that it is made of, which ``save`` does not write over.
     """
 
     fps: float
@@ -60,6 +61,7 @@ class RenderedVideo:
     sound: Path | None
     open_frames: Callable[[], Iterator[RenderedFrame]]
     playback: Playback | None = None
+    inputs: tuple[Path, ...] = ()
 
     @property
     def times(self) -> FrameTimes | None:
@@ -97,10 +99,10 @@ class RenderedVideo:
             progress: called with the number of frames that are finished.
 
         Raises:
-            UserError: a suffix is not supported, or there is no frame.
+            UserError: a suffix is not supported, the file is one of the inputs, or there is no frame.
         """
         path, grid = output_path(path), None if grid is None else output_path(grid)
-        check_outputs(path, grid, () if self.sound is None else (self.sound,))
+        check_outputs(path, grid, self.inputs)
         side_times = FrameTimes(self.times.time_base) if self.times else None
         one = path.suffix.lower() in PICTURES
         rendered = islice(self.rendered_frames, 1) if one else self.rendered_frames

@@ -183,3 +183,25 @@ def test_the_source_beside_a_result_is_as_sharp_as_the_photo(model: Safa) -> Non
     (frame,) = animator.animate(photo, [photo], crop=False, size=96, side_by_side=True)
     assert frame.shape[0] == 96
     np.testing.assert_array_equal(frame[:, :96], photo)
+
+
+def test_no_input_is_written_over(animator: FaceAnimator, tmp_path: Path) -> None:
+    photo, folder = tmp_path / "me.png", tmp_path / "frames"
+    folder.mkdir()
+    for path in (photo, folder / "1.png", tmp_path / "other.png"):
+        Image.fromarray(_frame(8)).save(path)
+    before = photo.read_bytes()
+    for driving in (str(folder), [photo, _frame(9)], photo):
+        for result in (animator.animate(photo, driving), animator.swap(_frame(8), [photo, _frame(9)])):
+            with pytest.raises(UserError, match=r"me\.png: is an input, too"):
+                result.save(photo)
+    with pytest.raises(UserError, match=r"1\.png: is an input, too"):
+        animator.animate(_frame(8), folder).save(str(folder / "1.png"))
+    assert photo.read_bytes() == before
+    animator.animate(photo, folder).save(tmp_path / "other.png")
+
+
+def test_a_head_is_not_saved_where_a_file_is(animator: FaceAnimator, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("")
+    with pytest.raises(UserError, match=r"a file is in the place of a folder"):
+        animator.meshes(_frame(8))[0].save(tmp_path / "text")
