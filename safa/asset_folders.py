@@ -8,7 +8,8 @@ from pathlib import Path
 
 import platformdirs
 
-from safa.files import Location, is_file, join, location
+from safa.errors import UserError
+from safa.files import Location, is_file, is_folder, is_uri, join, location, shown
 
 VARIABLE = "SAFA_ASSETS"
 
@@ -34,8 +35,15 @@ def asset_folders(given: Location | None = None) -> tuple[Location, ...]:
     Returns:
         Else ``assets/`` here, the clone's, the folder in the environment variable ``SAFA_ASSETS``, the user's
         data folder, and torch.hub's cache.
+
+    Raises:
+        UserError: the folder that was named is not there.
     """
     if given is not None:
+        if not is_uri(given) and not is_folder(given):
+            raise UserError(
+                "no such folder", shown(given), "Give the folder that holds a detector's weights."
+            )
         return (given,)
     named = os.environ.get(VARIABLE)
     folders: list[Location] = [Path("assets"), Path(__file__).parents[1] / "assets"]

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(translate_upstream_flags(sys.argv[1:] if argv is None else argv))
 
     def run() -> int | None:
-        from safa.files import refuse_uri
+        from safa.paths import refuse_uri
 
         for name, value in vars(arguments).items():
             for item in value if isinstance(value, list) else [value]:

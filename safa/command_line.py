@@ -7,9 +7,11 @@ import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from safa.errors import EXIT_USER_ERROR, printable
+from safa.paths import expanded
 
 
 class Parser(argparse.ArgumentParser):
@@ -20,6 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options | {"allow_abbrev": False})
+        self.register("type", Path, _path)  # a shell leaves the ~ of --output=~/a.mp4 as it is
 
     def parse_args(  # type: ignore[override]  # of two overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -40,6 +43,13 @@ class Parser(argparse.ArgumentParser):
         text = message if message.endswith("?") else f"{message}."
         sys.stderr.write(f"error: {printable(text)} See `{self.prog} --help`.\n")
         sys.exit(EXIT_USER_ERROR)
+
+
+def _path(text: str) -> Path:
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _in_plain_words(message: str) -> str:

@@ -25,9 +25,10 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
-from pydantic import PlainValidator
+from pydantic import AfterValidator, PlainValidator
 
 from safa.errors import ClipError, FailureCode, UserError
+from safa.paths import expanded
 
 UPLOAD_BYTES = 8 * 2**20  # in memory while a file is uploaded
 STORE_FIX = "Check the store's address, your keys and the network, then start again."
@@ -344,23 +345,13 @@ def _location(value: object) -> Path | str:
     if isinstance(value, str):
         if "://" in value:
             raise ValueError(f"must be a path, or begin with {', '.join(STORES)}")
-        return Path(value)
+        return expanded(value)
     raise ValueError("must be a path or a URI")
 
 
-# The type of a setting: a path, or a URI in an object store.
+# Types of settings: a path, or a URI in an object store; a path on this machine.
 Location = Annotated[Path | str, PlainValidator(_location)]
-
-
-def refuse_uri(path: Path, where: str) -> None:
-    """Refuse a path that was written as a URI, where only a path works.
-
-    Raises:
-        UserError: it begins with a scheme, as ``s3:/`` (``Path`` joins the two slashes).
-    """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        uri = str(path).replace(":/", "://", 1)
-        raise UserError(f"only a path works here, not the URI {uri}", where, "Copy it to a disk first.")
+LocalPath = Annotated[Path, AfterValidator(expanded)]
 
 
 @dataclass(frozen=True, order=True)

@@ -132,7 +132,7 @@ class _Job:
 
     def open(self, video: Path) -> FrameSource:
         """Open a video of which each frame that is read asks whether the job is to end."""
-        return open_frame_source(video).watched(self.look)
+        return open_frame_source(video).watched(lambda *_: self.look())
 
     def look(self) -> None:
         """End the job if that is asked for.

@@ -20,6 +20,7 @@ from safa.commands.flags import (
 from safa.decimals import whole
 from safa.messages import count
 
+LARGE_ENOUGH = 256  # px, side of results that need no word about enlarging them
 CAMERA_FRAMES = 250  # unless --max-frames is given, since a camera never ends by itself
 
 
@@ -112,7 +113,11 @@ def _animate(arguments: argparse.Namespace) -> int:
     if arguments.no_sound:
         video = dataclasses.replace(video, sound=None)
     saved = write_video_file(video, arguments.output, arguments.grid)
-    sys.stdout.write(f"wrote {arguments.output}: {count(saved.n_frames, 'frame')} at {video.fps:g} fps\n")
+    hint = ""
+    if arguments.size is None and not arguments.paste_back and animator.size < LARGE_ENOUGH:
+        hint = f" (--size {LARGE_ENOUGH} enlarges them)"
+    line = f"{count(saved.n_frames, 'frame')} at {video.fps:g} fps, {saved.width} x {saved.height} px{hint}"
+    sys.stdout.write(f"wrote {arguments.output}: {line}\n")
     if arguments.grid:
         sys.stdout.write(f"wrote {arguments.grid}\n")
     return 0

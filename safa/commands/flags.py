@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safa.decimals import whole
 from safa.errors import UserError, printable
 from safa.messages import Progress, TerminalLine
+from safa.paths import local_path
 
 if TYPE_CHECKING:
     from safa.inference.face_animator import FaceAnimator
@@ -148,7 +149,7 @@ def check_inputs(source: str, driving: str) -> tuple[Path, Path]:
     Raises:
         UserError: one is not there. A number that is no file is a camera.
     """
-    photo, video = Path(source), Path(driving)
+    photo, video = local_path(source, "the photo"), local_path(driving, "the video")
     if not photo.exists():
         raise UserError("no such photo", source, "Check the path.")
     if not video.exists() and whole(driving) is None:

@@ -123,14 +123,14 @@ def _write_sheet(store: ClipStore, path: Path, num_clips: int) -> None:
     """Draw one frame of each of ``num_clips`` clips, spread over the data set, with its landmarks."""
     from PIL import Image
 
-    from safa.visualize.images import stacked
+    from safa.visualize.images import BACKGROUND, stacked
     from safa.visualize.panels import GAP, Panel, captioned
 
     spread = np.linspace(0, len(store) - 1, max(1, num_clips)).astype(int)
     chosen = [store.info(int(number)) for number in np.unique(spread)]
     columns = min(8, len(chosen))
     panels = [Panel(f"{clip.person_id} ({clip.split})", _face(store, clip)) for clip in chosen]
-    panels += [Panel("", np.zeros_like(panels[0].image))] * (-len(panels) % columns)
+    panels += [Panel("", np.full_like(panels[0].image, BACKGROUND))] * (-len(panels) % columns)
     rows = [captioned(row, PANEL) for row in batched(panels, columns)]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(stacked(rows, GAP)).save(path)

@@ -90,8 +90,8 @@ def _swap(arguments: argparse.Namespace) -> int:
     print_notes(video.notes + (() if arguments.parser else (OUTLINE_NOTE,)))
     saved = write_video_file(video, arguments.output, arguments.grid)
     unchanged = f", {saved.unchanged} of them unchanged (no face)" if saved.unchanged else ""
-    frames = count(saved.n_frames, "frame")
-    sys.stdout.write(f"wrote {arguments.output}: {frames} at {video.fps:g} fps{unchanged}\n")
+    frames, size = count(saved.n_frames, "frame"), f"{saved.width} x {saved.height} px"
+    sys.stdout.write(f"wrote {arguments.output}: {frames} at {video.fps:g} fps, {size}{unchanged}\n")
     return 0
 
 

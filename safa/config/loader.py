@@ -18,8 +18,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from safa.errors import UserError
-from safa.files import Location, refuse_uri, shown
+from safa.files import Location, shown
 from safa.limits import check_limit
+from safa.paths import refuse_uri
 from safa.reading import boundary, read_text_limited
 
 LONGEST_NUMBER = 64  # characters; 1:1:1:1 is one in YAML, and takes time that grows with their square

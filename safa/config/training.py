@@ -12,7 +12,7 @@ from safa.config.loader import Settings
 from safa.config.losses import HeadLossConfig, LossConfig
 from safa.config.model import ModelConfig
 from safa.config.tracking import TrackingConfig
-from safa.files import Location, join
+from safa.files import LocalPath, Location, join
 
 Rate = Annotated[float, Field(gt=0)]  # a learning rate
 Beta = Annotated[float, Field(ge=0, lt=1)]  # a decay rate of Adam's moments
@@ -39,7 +39,7 @@ class DataConfig(Settings):
     num_repeats: int = Field(default=150, ge=1)  # how often each identity comes up in an epoch
     loader_workers: int = Field(default=0, ge=0)  # processes that prepare batches; 0 = the training process
     landmarks: str | None = None  # a column of landmarks (pipelines/annotate); None = those stored first
-    stage_to: Path | None = None  # node-local folder that shards are copied to when first needed
+    stage_to: LocalPath | None = None  # node-local folder that shards are copied to when first needed
     stage_gb: float = Field(default=100.0, gt=0)  # most that may lie there
     cache_mb: int = Field(default=0, ge=0)  # decoded frames kept in memory, per loading process
     jitter: JitterConfig = JitterConfig()

@@ -36,15 +36,18 @@ from safa.inference.options import (
     check_max_frames,
     check_max_seconds,
     check_size,
+    check_switches,
 )
-from safa.inference.pictures import PathLike, Picture, Video, frame_source_of, path_of, photo_of
+from safa.inference.pictures import PathLike, Picture, Video, frame_source_of, path_of, photo_of, to_location
 from safa.inference.presentation import presented
 from safa.inference.read_ahead import read_ahead
 from safa.inference.swap_mask import HeadOutline, SwapMask, load_mask, parse_classes
 from safa.inference.trackers import FaceTracker
 from safa.inference.video_output import RenderedFrame, RenderedVideo
+from safa.messages import count
 from safa.models.safa import AnimatedBatch, Safa, SourceCache
 from safa.models.tdmm import Tdmm
+from safa.paths import local_path
 from safa.visualize.images import RgbImage
 
 READ_AHEAD = 4  # frames that are decoded and cropped beyond a batch while the model runs
@@ -164,6 +167,7 @@ class FaceAnimator:
             fps=fps,
             max_frames=max_frames,
         )
+        check_switches(with_eyes=with_eyes, crop=crop, paste_back=paste_back, side_by_side=side_by_side)
         check_size(size, paste_back=paste_back)
         check_max_seconds(max_seconds)
         check_face("face", face, crop=crop)
@@ -201,6 +205,7 @@ class FaceAnimator:
         Raises:
             UserError: as ``animate``.
         """
+        check_switches(crop=crop)
         frame_source = frame_source_of(clip)
         tracked = self.track_video(frame_source, crop=crop)
         first = next((item for item in tracked.open() if item.seen), None)
@@ -246,6 +251,7 @@ class FaceAnimator:
         Raises:
             UserError: as ``animate``.
         """
+        check_switches(source_shape=source_shape, crop=crop, side_by_side=side_by_side)
         check_max_frames(max_frames)
         check_max_seconds(max_seconds)
         check_face("face", face, crop=crop)
@@ -287,10 +293,10 @@ class FaceAnimator:
         Raises:
             UserError: the file holds no face parser, or it has no such class.
         """
-        words = classes if classes is None or isinstance(classes, str) else ",".join(map(str, classes))
+        check_switches(hard=hard)
         settings = {
-            "weights": None if weights is None else str(path_of(weights)),
-            "classes": None if words is None else parse_classes(words),
+            "weights": None if weights is None else str(to_location("weights", weights)),
+            "classes": None if classes is None else parse_classes(classes),
             "hard": hard,
         }
         return load_mask(parse_settings(settings, SwapConfig, "swap_mask"), self.tdmm, self.device)
@@ -316,6 +322,7 @@ class FaceAnimator:
         Raises:
             UserError: the photo cannot be read or shows no face.
         """
+        check_switches(crop=crop)
         check_face("face", face, crop=crop)
         pixels = photo_of(photo).pixels
         crop_boxes = crop_people(pixels, path_of(photo), self._search, crop=crop, face=face)
@@ -401,7 +408,9 @@ class FaceAnimator:
         number = tracked.first_seen if number is None else number
         item = next(islice(tracked.open(), number, None), None) if number >= 0 else None
         if item is None:
-            raise UserError(f"has no frame {number}", frame_source.name, "Frames are counted from 0.")
+            total = sum(1 for _ in tracked.open())
+            fix = f"Frames are counted from 0, so the last one is {total - 1}."
+            raise UserError(f"has no frame {number}, only {count(total, 'frame')}", frame_source.name, fix)
         if not item.seen:
             fix = f"Frame {tracked.first_seen} is the first that shows one."
             raise UserError(f"frame {number} shows no face", frame_source.name, fix)
@@ -474,6 +483,6 @@ def _files(inputs: Iterable[object]) -> tuple[Path, ...]:
         elif isinstance(each, list | tuple):
             files += _files(each)
         elif isinstance(each, str | os.PathLike):
-            path = Path(each)
+            path = local_path(each, "an input")
             files += path.iterdir() if path.is_dir() else [path]
     return tuple(files)

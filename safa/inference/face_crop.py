@@ -9,7 +9,9 @@ times as large as the box of the 68 landmarks, and its centre lies a tenth of it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,24 +65,43 @@ def centre_crop_box(width: int, height: int) -> CropBox:
     return np.array([width / 2, height / 2, min(width, height)], np.float64)
 
 
-def smooth_track(crop_boxes: CropBoxes, fps: float) -> CropTrack:
+def smooth_track(crop_boxes: CropBoxes, fps: float, cuts: Sequence[int] = ()) -> CropTrack:
     """Smooth crop boxes that were detected frame by frame.
 
-    Single wrong detections are dropped, gaps are filled linearly, then a Gaussian runs over time.
+    Within each scene single wrong detections are dropped, gaps are filled linearly, then a Gaussian runs over
+    time. Scenes that show no face are filled linearly, too.
+
+    Args:
+        cuts: the frames that begin a scene, ascending; the first frame always does.
 
     Raises:
         ValueError: no face in any frame.
     """
-    from scipy.ndimage import gaussian_filter1d  # 0.3 s, which workers without faces to track go without
-
     seen = np.asarray(np.isfinite(crop_boxes).all(axis=1))
     if not seen.any():
         raise ValueError("no face in any frame")
+    smooth = np.full(crop_boxes.shape, np.nan)
+    for first, end in pairwise(sorted({0, *cuts, len(crop_boxes)})):
+        if seen[first:end].any():
+            smooth[first:end] = _smooth_scene(crop_boxes[first:end], seen[first:end], fps)
+    return CropTrack(_filled(smooth, np.isfinite(smooth[:, 0])), seen)
+
+
+def _smooth_scene(crop_boxes: CropBoxes, seen: NDArray[np.bool_], fps: float) -> CropBoxes:
+    from scipy.ndimage import gaussian_filter1d  # 0.3 s, which workers without faces to track go without
+
     kept = seen & ~_outliers(crop_boxes, seen, fps)
+    if not kept.any():  # as many places as frames: none of them is the wrong one
+        kept = seen
+    filled = _filled(crop_boxes, kept)
+    smooth: CropBoxes = gaussian_filter1d(filled, SMOOTHING_SECONDS * fps, axis=0, mode="nearest")
+    return smooth
+
+
+def _filled(crop_boxes: CropBoxes, known: NDArray[np.bool_]) -> CropBoxes:
+    """Crop boxes (T, 3) with those that are not known (T,) interpolated between their neighbours."""
     times = np.arange(len(crop_boxes))
-    filled = np.stack([np.interp(times, times[kept], crop_boxes[kept, i]) for i in range(3)], axis=1)
-    smooth = gaussian_filter1d(filled, SMOOTHING_SECONDS * fps, axis=0, mode="nearest")
-    return CropTrack(smooth, seen)
+    return np.stack([np.interp(times, times[known], crop_boxes[known, i]) for i in range(3)], axis=1)
 
 
 def jitter(crop_boxes: CropBoxes) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 
 from safa.data.detectors import Face
 from safa.data.detectors.person_tracker import FaceChoice, choose_face
+from safa.data.detectors.scene_cuts import SceneCuts
 from safa.data.landmarks import read_sidecar, sidecar_of, sidecar_there
 from safa.data.video import Frame
 from safa.errors import ClipError, UserError
@@ -28,11 +29,13 @@ from safa.inference.face_crop import (
     smooth_track,
 )
 from safa.inference.inputs import FrameSource, first_frame
+from safa.inference.options import check_place
 from safa.inference.trackers import NO_FACE, FaceTracker
 from safa.messages import count
 from safa.visualize.images import RgbImage
 
 NO_CROP_HINT = "Use crop=False if it is already cropped around the face."
+OTHER_FACE = "Leave the choice out for the largest, or choose another one."
 LIVE_SHARE = 0.1  # share of the way to the newest detection that a camera's crop box moves each frame
 
 
@@ -58,16 +61,15 @@ class FaceSearch:
         return sidecar_there(path)
 
     def not_found(
-        self, what: str, name: str, path: Path | None, choice: FaceChoice | None, number: int = 0
+        self, what: str, name: str, path: Path | None, choice: FaceChoice | None, fix: str = NO_CROP_HINT
     ) -> UserError:
-        """Return the error of an input that shows no such face among ``number``, with what was tried."""
+        """Return the error of an input that shows no such face, with what was tried."""
         sidecar = self.sidecar(path, choice)
         tried = []
         if sidecar is not None:
             tried = [f"landmarks beside it ({sidecar.name})"]
         elif self.sidecars and choice is None and path is not None:
             tried = [f"landmarks beside it ({sidecar_of(path).name} is not there)"]
-        fix = NO_CROP_HINT if number == 0 else "Leave the choice out for the largest, or choose another one."
         if sidecar is None and self.tracker is None:
             tried.append("no face detector is here")
             fix = f"`safa doctor` says what a face detector needs. {fix}"
@@ -142,14 +144,15 @@ def crop_photo(
         UserError: no face was found, or not so many.
     """
     height, width = pixels.shape[:2]
+    check_place("face", face, width, height)
     if not crop:
         return CroppedPhoto(centre_crop_box(width, height))
     crop_boxes = _boxes_of_photo(pixels, path, search, face)
     chosen = _chosen_box(crop_boxes, face)
     if chosen is None:
         name = path.name if path else "the photo"
-        number = len(crop_boxes)
-        raise search.not_found(_no_face(number, face), name, path, face, number)
+        fix = OTHER_FACE if crop_boxes else NO_CROP_HINT
+        raise search.not_found(_no_face(len(crop_boxes), face), name, path, face, fix)
     return CroppedPhoto(chosen, _several_note(len(crop_boxes), face, path))
 
 
@@ -213,21 +216,28 @@ def track_video(
     if not crop:
         return _centre_of_video(frame_source)
     path, tracker = frame_source.file, search.tracker
-    known = _along_video(frame_source) if search.sidecar(path, face) is not None else None
+    scenes, cuts = SceneCuts(), []
+
+    def look(number: int, frame: Frame) -> None:
+        if number == 0:
+            check_place("driving_face", face, frame.shape[1], frame.shape[0])
+        if scenes.is_cut(frame):
+            cuts.append(number)
+
+    watched = frame_source.watched(look)
+    known = _along_video(watched) if search.sidecar(path, face) is not None else None
     crop_boxes: CropBoxes = NO_FACE[None]
     notes: tuple[str, ...] = ()
     if known is not None:
         crop_boxes, notes = known
     elif tracker is not None and not frame_source.repeatable:
-        return TrackedVideo(partial(_live, frame_source, tracker, face), None)
+        return TrackedVideo(partial(_live, watched, search, tracker, face), None)
     elif tracker is not None:
-        crop_boxes = np.stack(list(tracker.crop_boxes(frame_source.frames(), face)) or [NO_FACE])
+        crop_boxes = np.stack(list(tracker.crop_boxes(watched.frames(), face)) or [NO_FACE])
     try:
-        track = smooth_track(crop_boxes, frame_source.fps)
+        track = smooth_track(crop_boxes, frame_source.fps, cuts)
     except ValueError:
-        which = f"face {face}" if isinstance(face, int) else "face"
-        what = f"no {which} found in any frame"
-        raise search.not_found(what, frame_source.name, path, face) from None
+        raise _no_face_in_video(frame_source, search, face) from None
     num_without = int((~track.seen).sum())
     note = (
         f"{frame_source.name}: no face in {num_without} of {count(len(track.seen), 'frame')}; "
@@ -237,13 +247,20 @@ def track_video(
     return TrackedVideo(partial(_tracked, frame_source, track), track, notes)
 
 
+def _no_face_in_video(frame_source: FrameSource, search: FaceSearch, face: FaceChoice | None) -> UserError:
+    which, fix = "face", NO_CROP_HINT
+    if face is not None and not isinstance(face, tuple):
+        which, fix = f"face {face}", OTHER_FACE
+    return search.not_found(f"no {which} found in any frame", frame_source.name, frame_source.file, face, fix)
+
+
 def _tracked(frame_source: FrameSource, track: CropTrack) -> Iterator[TrackedFrame]:
     for number, frame in enumerate(frame_source.frames()):
         yield TrackedFrame(frame, track.crop_box(number), track.was_seen(number))
 
 
 def _live(
-    frame_source: FrameSource, face_tracker: FaceTracker, face: FaceChoice | None
+    frame_source: FrameSource, search: FaceSearch, face_tracker: FaceTracker, face: FaceChoice | None
 ) -> Iterator[TrackedFrame]:
     """Track with the past alone, as a camera needs it; frames before the first face are left out."""
     crop_box: CropBox | None = None
@@ -254,6 +271,8 @@ def _live(
             crop_box = detected if crop_box is None else crop_box + LIVE_SHARE * (detected - crop_box)
         if crop_box is not None:
             yield TrackedFrame(frame, crop_box, seen)
+    if crop_box is None:
+        raise _no_face_in_video(frame_source, search, face)
 
 
 def _centre_of_video(frame_source: FrameSource) -> TrackedVideo:

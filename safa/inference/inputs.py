@@ -27,6 +27,7 @@ from safa.inference.photos import read_photo
 from safa.media_types import PHOTOS, is_photo
 from safa.messages import count as counted
 
+NOT_READABLE = "Open it in another program and save it as MP4."
 DEFAULT_FPS = 25.0  # of images and frames, which have no rate of their own
 MOST_GAPS = 1_000_000  # numbers that are looked at for gaps
 CAMERA_SIZE = (640, 480)  # px, width and height
@@ -84,7 +85,7 @@ class FrameSource:
         try:
             yield from self._open()
         except DecodeError as error:
-            raise UserError(str(error), "", "Give a video that ffmpeg can read.") from None
+            raise UserError(str(error), "", NOT_READABLE) from None
 
     def limited(self, count: int | None, seconds: float | None = None) -> FrameSource:
         """Return a source of the first ``count`` frames and of the first ``seconds``; None keeps all.
@@ -110,35 +111,34 @@ class FrameSource:
 
         return dataclasses.replace(self, count=known, whole=False, _open=part)
 
-    def watched(self, look: Callable[[], None]) -> FrameSource:
-        """Return a source that calls ``look`` before each frame; what that raises ends the reading."""
+    def watched(self, look: Callable[[int, Frame], None]) -> FrameSource:
+        """Return a source that calls ``look`` with each frame and its number; what that raises ends it."""
         whole = self._open
 
         def frames() -> Iterator[Frame]:
-            for frame in whole():
-                look()
+            for number, frame in enumerate(whole()):
+                look(number, frame)
                 yield frame
 
         return dataclasses.replace(self, _open=frames)
 
 
-def open_frame_source(driving: str | Path, fps: float | None = None) -> FrameSource:
+def open_frame_source(path: Path, fps: float | None = None) -> FrameSource:
     """Open any kind of moving input that is not in memory (for that, see ``safa.inference.pictures``).
 
     Args:
-        driving: path of a video, GIF, photo or folder of images; or the number of a camera.
+        path: of a video, GIF, photo or folder of images; where there is none, the number of a camera.
         fps: rate to bring a video to (None keeps its frames and their times), or of images (None is 25).
 
     Raises:
         UserError: there is no such file, or nothing readable in it.
     """
-    path = Path(driving)
     if path.is_dir():
         return _folder(path, fps or DEFAULT_FPS)
     if is_photo(path.name) and path.is_file() and not moves(path):
         photo = _images(path.name, [path], fps or DEFAULT_FPS)
         return dataclasses.replace(photo, notes=(f"{path.name} is a photo: a video of one frame",))
-    camera = whole(str(driving))
+    camera = whole(str(path))
     if camera is not None and not path.exists():
         return _camera(camera, fps or DEFAULT_FPS)
     return _video(path, fps)
@@ -160,7 +160,7 @@ def _video(path: Path, fps: float | None) -> FrameSource:
         with VideoReader(path, tolerant=True, count=True) as reader:
             info, time_base = reader.info, reader.time_base
     except DecodeError as error:
-        raise UserError(str(error), "", "Give a video that ffmpeg can read.") from None
+        raise UserError(str(error), "", NOT_READABLE) from None
     playback = Playback(FrameTimes(time_base) if fps is None else None)
 
     def frames() -> Iterator[Frame]:

@@ -10,12 +10,12 @@ from safa.asset_folders import asset_folders
 from safa.checkpoint.native import load_model
 from safa.checkpoint.released import released_model
 from safa.errors import UserError
-from safa.files import Location, is_file, is_uri, location
+from safa.files import is_file, is_uri
 from safa.inference.device_choice import choose_device, choose_precision
 from safa.inference.face_animator import FaceAnimator
 from safa.inference.model_choice import default_model, described, find_model
 from safa.inference.options import check_whole_number
-from safa.inference.pictures import PathLike, path_of
+from safa.inference.pictures import PathLike, to_location
 from safa.inference.trackers import BACKENDS, Backend, load_face_tracker
 from safa.models.safa import Safa
 
@@ -55,7 +55,7 @@ def open_animator(
     if batch_size is not None:
         check_whole_number("batch_size", batch_size, 1)
     backend = _backend(detector)
-    folders = asset_folders(None if assets is None else _location("assets", assets))
+    folders = asset_folders(None if assets is None else to_location("assets", assets))
     model, about = open_model(checkpoint, rasterizer)
     face_tracker = load_face_tracker(torch_device, folders, backend)
     sidecars = backend in ("auto", "none")
@@ -74,7 +74,7 @@ def open_model(checkpoint: PathLike | None = None, rasterizer: str = "auto") -> 
     Raises:
         UserError: there is no such model or rasteriser.
     """
-    path = default_model() if checkpoint is None else _location("checkpoint", checkpoint)
+    path = default_model() if checkpoint is None else to_location("checkpoint", checkpoint)
     if is_file(path):
         return released_model(path, rasterizer), ""
     path = path if is_uri(path) else find_model(Path(path))
@@ -87,12 +87,3 @@ def _backend(name: str) -> Backend:
     if backend is None:
         raise UserError(f"there is no {name!r}", "detector", f"Use one of {', '.join(BACKENDS)}.")
     return backend
-
-
-def _location(name: str, value: PathLike) -> Location:
-    if isinstance(value, str) and "://" in value:
-        return location(value)
-    path = path_of(value)
-    if path is None:
-        raise UserError(f"is of type {type(value).__name__}", name, "Give a path.")
-    return path

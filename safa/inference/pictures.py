@@ -18,9 +18,12 @@ from PIL import Image, ImageOps, ImageSequence
 from torch import Tensor
 
 from safa.errors import UserError
+from safa.files import Location, location
 from safa.inference.inputs import DEFAULT_FPS, FrameSource, open_frame_source
+from safa.inference.options import is_whole_number
 from safa.inference.photos import SMALLEST_SIDE, Photo, read_photo, to_pixels
 from safa.limits import check_limit
+from safa.paths import local_path
 from safa.visualize.images import RgbImage
 
 PathLike = str | os.PathLike[str]
@@ -30,17 +33,38 @@ Video = Picture | int | Iterable[Picture] | FrameSource
 CHANNELS = (1, 3, 4)
 ROUNDING = 1e-3  # how far floating-point values may leave [0, 1], as after a bicubic filter
 TAKEN = "Give a path, a PIL image, or an array (H, W, 3) of uint8 or of floats in [0, 1]."
+VIDEOS_TAKEN = "Give a path, a camera's number, or pictures: an array (T, H, W, 3), a list, a generator."
 
 
-def path_of(value: object) -> Path | None:
+def path_of(value: object, name: str = "the photo") -> Path | None:
     """Return the path that a caller gave; None where a picture or frames were given instead.
 
+    Args:
+        name: what it is the path of, for messages.
+
     Raises:
-        UserError: it is a path of bytes.
+        UserError: it is a path of bytes, empty, or an address in a network.
     """
     if isinstance(value, bytes):
         raise UserError("a path must be text, not bytes", repr(value)[:80], "Decode it first.")
-    return Path(value) if isinstance(value, str | os.PathLike) else None
+    return local_path(value, name) if isinstance(value, str | os.PathLike) else None
+
+
+def to_location(name: str, value: object) -> Location:
+    """Return the path or URI that a caller gave.
+
+    Args:
+        name: what it is for, for messages.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if isinstance(value, str) and "://" in value:
+        return location(value)
+    path = path_of(value, name)
+    if path is None:
+        raise UserError(f"is of type {type(value).__name__}", name, "Give a path.")
+    return path
 
 
 def photo_of(source: Picture, name: str = "the photo") -> Photo:
@@ -53,7 +77,7 @@ def photo_of(source: Picture, name: str = "the photo") -> Photo:
     Raises:
         UserError: it cannot be read, or is nothing that could be a picture.
     """
-    path = path_of(source)
+    path = path_of(source, name)
     if path is not None:
         return read_photo(path)
     if isinstance(source, Image.Image):
@@ -76,11 +100,11 @@ def frame_source_of(driving: Video, fps: float | None = None) -> FrameSource:
     """
     if isinstance(driving, FrameSource):
         return driving
-    path = path_of(driving)
+    path = path_of(driving, "the video")
     if path is not None:
-        return open_frame_source(driving if isinstance(driving, str) else path, fps)
-    if isinstance(driving, int) and not isinstance(driving, bool):
-        return open_frame_source(str(driving), fps)
+        return open_frame_source(path, fps)
+    if is_whole_number(driving):
+        return open_frame_source(Path(str(int(driving))), fps)
     if isinstance(driving, Image.Image):
         return _in_memory([each.copy() for each in ImageSequence.Iterator(driving)], fps)
     if isinstance(driving, Tensor | np.ndarray):
@@ -91,7 +115,8 @@ def frame_source_of(driving: Video, fps: float | None = None) -> FrameSource:
             raise UserError(f"have the shape {shape}", "the frames", "Give (T, H, W, 3).")
         return _in_memory(driving, fps)
     if isinstance(driving, Mapping | Set) or not isinstance(driving, Iterable):
-        raise UserError(f"are of type {type(driving).__name__}, which is no video", "the frames", TAKEN)
+        what = f"are of type {type(driving).__name__}, which is no video"
+        raise UserError(what, "the frames", VIDEOS_TAKEN)
     return _in_memory(driving, fps)
 
 
@@ -159,11 +184,16 @@ def _eight_bits(array: NDArray[Any], name: str) -> tuple[NDArray[np.uint8], str]
     if array.dtype == np.uint8:
         return array, ""
     if array.dtype == np.uint16:
+        if 0 < array.max() < 256:
+            fix = "Convert it to uint8."
+            raise UserError("holds 8-bit values as uint16, whose white is 65535", name, fix)
         return np.rint(array / 257).astype(np.uint8), "has 16 bits per channel; reduced to 8"
     if not np.issubdtype(array.dtype, np.floating):
         fix = "Convert it to uint8, or to floats in [0, 1]."
         raise UserError(f"holds values of type {array.dtype}", name, fix)
     low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        raise UserError("holds values that are no numbers (NaN or infinity)", name, "Remove them.")
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # not so for NaN, too
         fix = "Floats must lie in [0, 1]: divide by 255, or convert to uint8."
         raise UserError(f"holds values from {low:.4g} to {high:.4g}", name, fix)

@@ -8,9 +8,9 @@ Source: SAFA (Wang et al., 2021), face swapping; docs/model.md, sections 5 (step
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class FaceMask:
         hard: threshold the mask to 0 or 1.
     """
 
-    parser: FaceParser
+    parser: FaceParser = field(repr=False)
     classes: tuple[int, ...]
     hard: bool
 
@@ -72,7 +72,7 @@ class HeadOutline:
         hard: threshold the mask to 0 or 1.
     """
 
-    tdmm: Tdmm
+    tdmm: Tdmm = field(repr=False)
     hard: bool = False
 
     @torch.inference_mode()
@@ -110,14 +110,21 @@ def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def parse_classes(text: str) -> tuple[FaceClass, ...]:
-    """Read classes of the face parser from ``skin,nose,eyes`` or, as upstream writes them, ``1,10,4,5``.
+def parse_classes(named: Any) -> tuple[FaceClass, ...]:
+    """Read classes of the face parser.
+
+    Args:
+        named: a list of names, or a text such as ``skin,nose,eyes`` or, as upstream writes it, ``1,10,4,5``.
 
     Raises:
-        UserError: the parser has no such class.
+        UserError: the parser has no such class, or these are no names.
     """
+    if not isinstance(named, Iterable):
+        what = f"are of type {type(named).__name__}"
+        raise UserError(what, "classes", 'Give names, as in ("skin", "nose").')
+    words = named.split(",") if isinstance(named, str) else map(str, named)
     classes: list[FaceClass] = []
-    for word in (word.strip() for word in text.split(",")):
+    for word in (word.strip() for word in words):
         if word in GROUPS:
             classes += GROUPS[word]
         elif (number := whole(word)) is not None and number < len(FACE_CLASS_NAMES):

@@ -150,7 +150,7 @@ def load_face_tracker(
         return DlibTracker()
     if wanted == "fan":
         if status.detector is None or status.folder is None or status.fan:
-            fix = "`safa assets check` says where they are looked for."
+            fix = f"Run `safa assets download {DETECTOR_FILES['sfd'][0]}`."
             raise UserError(status.fan, "detector fan", fix if status.package else f"Run {INSTALL_FACES}.")
         config = DetectorConfig(
             name=status.detector, weights=status.folder, batch=DETECTOR_BATCH, device=str(device)

@@ -12,9 +12,11 @@ from safa.data.video import Frame, FrameTimes, write_video
 from safa.errors import UserError
 from safa.files import check_output
 from safa.inference.inputs import Playback
+from safa.inference.options import check_progress
 from safa.inference.picture_output import PICTURES, write_gif, write_picture
 from safa.inference.write_behind import WriteBehind
 from safa.messages import count
+from safa.paths import local_path
 from safa.visualize.images import RgbImage
 
 COMMENT = "synthetic: face animation by SAFA"  # stored in every video that is written
@@ -37,6 +39,9 @@ class RenderedFrame:
     driving: RgbImage
     changed: bool
     grid: Callable[[], RgbImage] | None
+
+    def __repr__(self) -> str:
+        return f"RenderedFrame({self.image.shape[1]} x {self.image.shape[0]} px)"
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,12 @@ class RenderedVideo:
             progress: called with the number of frames that are finished.
 
         Raises:
-            UserError: a suffix is not supported, the file is one of the inputs, or there is no frame.
+            UserError: a suffix is not supported, the file is one of the inputs, there is no frame, or frames
+                differ in size.
         """
         path, grid = output_path(path), None if grid is None else output_path(grid)
         check_outputs(path, grid, self.inputs)
+        check_progress(progress)
         side_times = FrameTimes(self.times.time_base) if self.times else None
         one = path.suffix.lower() in PICTURES
         rendered = islice(self.rendered_frames, 1) if one else self.rendered_frames
@@ -110,14 +117,15 @@ class RenderedVideo:
         side = (
             None if grid is None else WriteBehind(lambda frames: self._write_side(grid, frames, side_times))
         )
-        unchanged = 0
+        unchanged = width = height = 0
         try:
-            for number, frame in enumerate(rendered, start=1):
+            for number, frame in enumerate(_of_one_size(rendered), start=1):
                 if side is not None and frame.grid is not None:
                     if side_times is not None and self.times is not None:
                         side_times.ticks.append(self.times.ticks[number - 1])
                     side.add(frame.grid())
                 unchanged += not frame.changed
+                height, width = frame.image.shape[:2]
                 video.add(frame.image)
                 if progress is not None:
                     progress(number)
@@ -129,7 +137,7 @@ class RenderedVideo:
             raise
         if side is not None:
             side.finish()
-        return SavedVideo(n_frames, unchanged, self._notes_of_damage())
+        return SavedVideo(n_frames, unchanged, width, height, self._notes_of_damage())
 
     def _write(self, path: Path, frames: Iterator[Frame]) -> int:
         suffix = path.suffix.lower()
@@ -150,6 +158,18 @@ class RenderedVideo:
         return (f"the video is damaged: {count(len(lost), 'frame')} lost at {where}; the others were used",)
 
 
+def _of_one_size(frames: Iterable[RenderedFrame]) -> Iterator[RenderedFrame]:
+    """Frames for one file; those of a swap have the sizes of the driving frames."""
+    first: Frame | None = None
+    for number, frame in enumerate(frames):
+        first = frame.image if first is None else first
+        if frame.image.shape != first.shape:
+            (height, width), (first_height, first_width) = frame.image.shape[:2], first.shape[:2]
+            what = f"is {width} x {height} px, but the first is {first_width} x {first_height} px"
+            raise UserError(what, f"frame {number}", "Give driving frames of one size.")
+        yield frame
+
+
 @dataclass(frozen=True)
 class SavedVideo:
     """What ``RenderedVideo.save`` wrote.
@@ -157,11 +177,14 @@ class SavedVideo:
     Attributes:
         n_frames: number of frames.
         unchanged: how many of them show no face and passed through unchanged.
+        width, height: px, of each frame.
         notes: what was found out about the input while it was read, one sentence each.
     """
 
     n_frames: int
     unchanged: int
+    width: int
+    height: int
     notes: tuple[str, ...] = ()
 
 
@@ -169,11 +192,11 @@ def output_path(path: str | Path) -> Path:
     """Return where something is written, as a path.
 
     Raises:
-        UserError: it is no path.
+        UserError: it is no path on this machine.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"is of type {type(path).__name__}", "the output", "Give a path.")
-    return Path(path)
+    return local_path(path, "the output")
 
 
 def check_outputs(path: Path, grid: Path | None, inputs: Iterable[Path] = ()) -> None:

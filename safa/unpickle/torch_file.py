@@ -136,6 +136,7 @@ class OtherKind:
 _AGAIN = "Get the file from its owner again."
 _UNPACK = "Unpack it, and give the file inside."
 _PAGE = "A download saved the page instead of the file; download the file itself."
+_PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*")
 _STARTS: tuple[tuple[bytes, OtherKind], ...] = (
     (
         b"version https://git-lfs",
@@ -150,7 +151,11 @@ _STARTS: tuple[tuple[bytes, OtherKind], ...] = (
     (b"\x89HDF", OtherKind("is an HDF5 file, not one of PyTorch", "Get the weights for PyTorch.")),
     (b"\x93NUMPY", OtherKind("is a NumPy array (.npy), not weights of PyTorch", "Check the path.")),
     (b"%PDF", OtherKind("is a PDF document", "Check the path.")),
+    *((begins, OtherKind("is a picture", "Check the path.")) for begins in _PICTURES),
+    (b"\x1a\x45\xdf\xa3", OtherKind("is a video", "Check the path.")),
 )
+_FTYP = b"ftyp"  # MP4, MOV, HEIC and AVIF
+_FTYP_AT = 4
 _TAR = b"ustar"
 _TAR_AT = 257
 _SAFETENSORS = re.compile(rb"[\s\S]{8}\{\s*\"")
@@ -165,6 +170,8 @@ def kind_of_start(start: bytes) -> OtherKind | None:
     for begins, kind in _STARTS:
         if start.startswith(begins):
             return kind
+    if start[_FTYP_AT : _FTYP_AT + len(_FTYP)] == _FTYP:
+        return OtherKind("is a video or a picture", "Check the path.")
     if start[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
         return OtherKind("is a tar archive", _UNPACK)
     if _SAFETENSORS.match(start):

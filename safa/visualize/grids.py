@@ -8,7 +8,7 @@ from torch import Tensor
 from safa.batching import batched
 from safa.geometry.grids import identity_grid
 from safa.models.safa import AnimatedBatch
-from safa.visualize.images import RgbImage, from_tensor, resized, stacked
+from safa.visualize.images import BACKGROUND, RgbImage, from_tensor, resized, stacked
 from safa.visualize.overlays import flow, heat, normalised_to_px, with_keypoints
 from safa.visualize.panels import GAP, Panel, captioned
 
@@ -28,7 +28,7 @@ def grid_image(source: RgbImage, source_keypoints: np.ndarray, batch: AnimatedBa
     """
     panels = [_fitted(panel) for panel in _panels(source, source_keypoints, batch, i)]
     missing = -len(panels) % PER_ROW
-    panels += [Panel("", np.zeros_like(panels[0].image))] * missing
+    panels += [Panel("", np.full_like(panels[0].image, BACKGROUND))] * missing
     return stacked([captioned(row, PANEL) for row in batched(panels, PER_ROW)], GAP)
 
 

@@ -1,9 +1,15 @@
 """Command lines that cannot be parsed: one line, code 2, and the flag that was meant."""
 
+from pathlib import Path
+
 import pytest
 
 from pipelines import demo
-from safa.cli import main
+from safa.cli import build_parser, main
+from safa.config import parse_settings
+from safa.config.training import DataConfig
+from safa.errors import UserError
+from safa.files import location
 
 CASES = [
     (
@@ -24,6 +30,7 @@ CASES = [
     ),
     (["inspect", "x", "--faces", "two"], "argument --faces: 'two' is not a whole number."),
     (["animate", "a", "b", "-o", "c.mp4", "--fps", "x"], "argument --fps: 'x' is not a number."),
+    (["animate", "a", "b", "-o", ""], "argument -o/--output: is empty: give a path."),
     (["swap", "a", "b", "-o", "c", "--detector", "x"], "unknown value of --detector: x; there are 'auto"),
 ]  # fmt: skip
 
@@ -47,3 +54,20 @@ def test_pipelines_know_flags_by_their_whole_names_alone(capsys: pytest.CaptureF
         demo.main(["--config", "a.yaml", "--se", "run=b"])
     assert ending.value.code == 2
     assert "did you mean --set?" in capsys.readouterr().err
+
+
+def test_the_home_folder_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ``--output=~/out.mp4`` and ``--set key=~/folder`` as they are."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parsed = build_parser().parse_args(
+        ["animate", "~/a", "b", "--output=~/out.mp4", "--grid", "~no-such-person/g"]
+    )
+    assert parsed.output == tmp_path / "out.mp4"
+    assert parsed.grid == Path("~no-such-person/g")  # no such person: the name of a folder
+    assert location("~/data") == tmp_path / "data"
+    assert location("s3://bucket/~/data") == "s3://bucket/~/data"
+    written = {"clips": "~/data", "batch_size": 1, "stage_to": "~/scratch"}
+    settings = parse_settings(written, DataConfig, "test")
+    assert (settings.clips, settings.stage_to) == (tmp_path / "data", tmp_path / "scratch")
+    with pytest.raises(UserError, match=r"clips.*is empty: give a path"):
+        parse_settings(written | {"clips": ""}, DataConfig, "test")

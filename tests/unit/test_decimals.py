@@ -34,7 +34,7 @@ def test_other_digits_are_no_number(text: str, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="neither a number nor X,Y"):
         face_choice(text)
     with pytest.raises(UserError):  # no camera of that number is looked for
-        open_frame_source(text)
+        open_frame_source(Path(text))
     check_address(f"127.0.0.1:{text}")  # left to Ray, which refuses it
 
 

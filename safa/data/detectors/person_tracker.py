@@ -22,6 +22,7 @@ from safa.data.detectors import (
     iou,
     unlike,
 )
+from safa.data.detectors.scene_cuts import SceneCuts
 from safa.data.schema import NUM_LANDMARKS
 
 Frame = NDArray[np.uint8]
@@ -37,8 +38,6 @@ RECHECK = 15  # frames after which a face that is followed is compared again
 JUMP = 0.5  # a face that overlaps its last place by less is compared at once
 LOST_FOR = 50  # frames for which the place counts in which a face was lost, as in a turn to the side
 STRANGERS_FOR = 5  # frames for which other people are known by their places: comparing takes 75 ms each
-CUT = 25.0  # mean difference of two frames, in levels of 255, from which on they are of two scenes
-CUT_POINTS = 48  # a side, at which frames are compared
 KEPT = 8  # embeddings of the person that are compared with, the first one among them
 NO_POINTS: Points = np.full((NUM_LANDMARKS, 2), np.nan, np.float32)
 
@@ -84,7 +83,7 @@ class PersonTracker:
         self._unseen = 0  # frames since then
         self._strangers: list[Face] = []  # in the frame before
         self._strangers_for = 0  # frames since they were compared with the person
-        self._small: NDArray[np.int16] | None = None  # the frame before
+        self._cuts = SceneCuts()
 
     def follow(self, frames: Iterable[Frame]) -> Iterator[SeenFace | None]:
         """Yield the person's face in each frame (H, W, 3) in order; None where it is not seen."""
@@ -93,7 +92,7 @@ class PersonTracker:
 
     def next(self, frame: Frame) -> SeenFace | None:
         """Find the person's face in the next frame (H, W, 3)."""
-        if self._is_cut(frame):
+        if self._cuts.is_cut(frame):
             self._last, self._place, self._strangers = None, None, []
         seen = self._nearby(frame) if self._last is not None else None
         if seen is None:
@@ -101,13 +100,6 @@ class PersonTracker:
         self._last = None if seen is None else seen.face
         self._place, self._unseen = self._last or self._place, 0 if seen else self._unseen + 1
         return seen
-
-    def _is_cut(self, frame: Frame) -> bool:
-        """Whether a frame is of another scene than the one before."""
-        rows, columns = (np.linspace(0, size - 1, CUT_POINTS).astype(int) for size in frame.shape[:2])
-        small, before = frame[rows[:, None], columns].astype(np.int16), self._small
-        self._small = small
-        return before is not None and float(np.abs(small - before).mean()) > CUT
 
     def _first(self, frame: Frame) -> SeenFace | None:
         """The chosen face of a frame: without a choice the largest."""

@@ -106,7 +106,7 @@ def _watching(seen: Seen, *, write: bool) -> Iterator[None]:
     def written(video: Any, output: Path, grid: Path | None = None) -> SavedVideo:
         seen.video = video
         seen.frames = list(video.rendered_frames)
-        return SavedVideo(len(seen.frames), 0)
+        return SavedVideo(len(seen.frames), 0, 32, 32)
 
     def reenacted(result: Any, _: Any, source: Any, driving: Any, **__: Any) -> None:
         own = torch.equal(driving.code.shape, source.face.code.shape.expand_as(driving.code.shape))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -92,11 +93,11 @@ def test_the_crop_of_a_video_is_smoothed() -> None:
     assert np.ptp(less) > 100 * np.ptp(steady)
 
 
-def test_load_passes_everything_on(world: World) -> None:
+def test_load_passes_everything_on(world: World, tmp_path: Path) -> None:
     animator = safa.load(
         *(world.checkpoint,),
         **{"device": "cpu", "precision": "bfloat16", "batch_size": 3, "rasterizer": "native"},
-        **{"assets": world.root / "none", "detector": "none"},
+        **{"assets": tmp_path, "detector": "none"},
     )
     assert animator.detector == ""
     assert (animator.device.type, animator.batch_size) == ("cpu", 3)
@@ -162,6 +163,16 @@ def test_a_video_can_be_gone_through_again(world: World, animator: FaceAnimator,
         ({"fps": "25"}, "fps: '25'"),
         ({"max_frames": 0}, "max_frames: must be 1 or more, not 0"),
         ({"max_frames": 1.5}, "max_frames: must be a whole number, not 1.5"),
+        ({"best_frame": 9, "relative": True}, "has no frame 9, only 6 frames. .*so the last one is 5"),
+        ({"relative": "no"}, "^relative: must be True or False, not 'no'"),
+        ({"relative": None}, "^relative: must be True or False"),
+        ({"adapt_scale": 1, "relative": True}, "^adapt_scale: must be"),
+        ({"with_eyes": "x"}, "^with_eyes: must be"),
+        ({"crop": "no"}, "^crop: must be"),
+        ({"paste_back": 0}, "^paste_back: must be"),
+        ({"side_by_side": []}, "^side_by_side: must be"),
+        ({"face": [1, 2], "crop": True}, r"^face: \[1, 2\] names no face"),
+        ({"face": (float("nan"), 1), "crop": True}, "is no place"),
     ],
 )
 def test_wrong_options_are_refused_in_words(
@@ -184,6 +195,10 @@ def test_wrong_options_are_refused_in_words(
         ({"batch_size": 0}, "^batch_size: must be 1 or more, not 0"),
         ({"batch_size": "8"}, "^batch_size: must be a whole number, not '8'"),
         ({"assets": 5}, "^assets: is of type int"),
+        ({"assets": "/nowhere"}, "^/nowhere: no such folder"),
+        ({"assets": __file__}, "no such folder"),
+        ({"checkpoint": ""}, "^checkpoint: is empty"),
+        ({"checkpoint": "https://host/a.pth"}, "must be a path, or begin with s3://"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_in_words(world: World, wrong: dict[str, Any], line: str) -> None:
@@ -195,6 +210,26 @@ def test_wrong_outputs_and_masks_are_refused_in_words(world: World, animator: Fa
     video = animator.animate(world.red, _frames(world), crop=False)
     with pytest.raises(UserError, match="the output: is of type int"):
         video.save(5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="the output: is empty"):
+        video.save("")
+    with pytest.raises(UserError, match=r"the output: only a path works here, not the address s3://b/a\.mp4"):
+        video.save("s3://b/a.mp4")
+    with pytest.raises(UserError, match="progress: is of type int, which cannot be called"):
+        video.save("out.mp4", progress=5)  # type: ignore[arg-type]
+    for wrong, line in (
+        ({"weights": 5}, "weights: is of type int"),
+        ({"hard": "no"}, "hard: must be True or"),
+    ):
+        with pytest.raises(UserError, match=line):
+            animator.swap_mask(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="classes: are of type int"):
+        animator.swap_mask("x.pth", classes=5)  # type: ignore[arg-type]
+    for option in ("source_shape", "crop", "side_by_side"):
+        with pytest.raises(UserError, match=f"{option}: must be True or False"):
+            animator.swap(world.red, _frames(world), **{option: "no"})  # type: ignore[arg-type]
+    for call in (animator.reconstruct, animator.mesh, animator.meshes):
+        with pytest.raises(UserError, match="crop: must be True or False"):
+            call(world.red, crop="no")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="unsupported format"):
         video.save("out.txt")
     with pytest.raises(UserError, match="the output: is of type NoneType"):
@@ -209,9 +244,41 @@ def test_names_and_representations(world: World, animator: FaceAnimator) -> None
     assert repr(animator) == "FaceAnimator(32 px, cpu, float32, no face detector)"
     video = animator.animate(world.red, _frames(world), crop=False)
     assert repr(video) == "RenderedVideo(6 frames at 25 fps)"
+    assert repr(next(video.rendered_frames)) == "RenderedFrame(32 x 32 px)"
+    assert repr(animator.swap_mask(hard=True)) == "HeadOutline(hard=True)"
     head = animator.mesh(world.red, crop=False)
     assert re.fullmatch(r"Head\(98 vertices, face of a photo of 50 x 40 px\)", repr(head))
     assert re.fullmatch(r"Mesh\(98 vertices, \d+ faces, texture \d+ x \d+ px\)", repr(head.mesh))
+
+
+def test_numbers_of_numpy_are_numbers(world: World, animator: FaceAnimator) -> None:
+    options: dict[str, Any] = {"best_frame": np.int64(1), "max_frames": np.int32(3), "size": np.int16(48)}
+    video = animator.animate(
+        *(world.red, _frames(world)),
+        **options,
+        **{"relative": np.True_, "crop": np.False_, "fps": np.float32(10), "max_seconds": np.float64(0.2)},
+    )
+    assert (video.fps, [frame.shape for frame in video]) == (10, [(48, 48, 3)] * 2)
+    with pytest.raises(UserError, match="camera 97"):
+        animator.animate(world.red, np.int64(97))  # type: ignore[arg-type]
+
+
+def test_the_home_folder_is_known(
+    world: World, animator: FaceAnimator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(world.red, tmp_path / "me.png")
+    shutil.copytree(world.checkpoint, tmp_path / "model")
+    animator.animate("~/me.png", "~/me.png", crop=False).save("~/out.png", grid="~/grid.mp4")
+    animator.mesh("~/me.png", crop=False).save("~/head")
+    assert {"out.png", "grid.mp4", "head"} <= {path.name for path in tmp_path.iterdir()}
+    assert safa.load("~/model", detector="none").size == animator.size
+    with pytest.raises(UserError, match=r"me\.png: is an input, too"):
+        animator.animate("~/me.png", "~/me.png", crop=False).save(tmp_path / "me.png")
+    with pytest.raises(UserError, match=rf"{tmp_path}/no\.pth: no such file"):
+        animator.swap_mask("~/no.pth")
+    assert not (tmp_path / "~").exists()
 
 
 def test_no_message_of_the_library_speaks_of_flags() -> None:

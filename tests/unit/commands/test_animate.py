@@ -218,7 +218,7 @@ def test_swap_leaves_frames_without_a_face_alone(
 ) -> None:
     code, out, err = safa("swap", *with_landmarks, "-o", tmp_path / "a.mp4", "--checkpoint", model)
     assert code == 0
-    assert "7 frames at 12.5 fps, 1 of them unchanged (no face)" in out
+    assert "7 frames at 12.5 fps, 64 x 48 px, 1 of them unchanged (no face)" in out
     assert "no --parser" in err
     driving, result = _frames(with_landmarks[1]).astype(int), _frames(tmp_path / "a.mp4").astype(int)
     assert result.shape == driving.shape

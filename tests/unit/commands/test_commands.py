@@ -116,5 +116,5 @@ def test_a_uri_is_refused_where_only_a_path_works(
 
     assert main(arguments) == 2
     error = capsys.readouterr().err
-    assert "only a path works here, not the URI s3://bucket/a." in error
+    assert "only a path works here, not the address s3://bucket/a." in error
     assert error.count("\n") == 1

@@ -58,7 +58,7 @@ def test_reads_and_overrides(tmp_path: Path) -> None:
         (
             "steps: 3\nfolder: s3://bucket/a",
             None,
-            "key 'folder': only a path works here, not the URI s3://bucket/a",
+            "key 'folder': only a path works here, not the address s3://bucket/a",
         ),
         ("steps: 3\nfolder: hdfs://a/b", None, "only a path works here"),
         ("steps: 3\ninner: {paths: ['https://a/b']}", None, "key 'inner.paths.0': only a path"),

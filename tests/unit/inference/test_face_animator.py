@@ -177,6 +177,57 @@ def test_a_face_that_is_not_there_cannot_be_chosen(animator: FaceAnimator) -> No
         animator.swap(_frame(8), [_frame(9)], driving_face=1, crop=False)
 
 
+def test_a_place_outside_of_the_picture_is_refused(animator: FaceAnimator) -> None:
+    """The pictures are 90 x 60 px."""
+    frames = [_frame(10 + n) for n in range(3)]
+    assert len(list(animator.animate(_frame(8), frames, face=(89, 59), driving_face=(0, 0)))) == 3
+    for options in ({"face": (90, 5)}, {"face": (5, 60)}, {"driving_face": (99.5, 5)}):
+        with pytest.raises(UserError, match=rf"^{next(iter(options))}: .* of the picture, 90 x 60 px"):
+            animator.animate(_frame(8), frames, **options)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="outside of the picture"):
+        animator.meshes(_frame(8), face=(5, 60))
+    with pytest.raises(UserError, match=r"^driving_face: .* outside of the picture"):
+        list(animator.animate(_frame(8), iter(frames), driving_face=(90, 5)))
+
+
+def test_a_stream_without_a_face_says_so(animator: FaceAnimator) -> None:
+    blank = _frame(8, face=False)
+    for video in (
+        animator.animate(_frame(8), iter([blank] * 3)),
+        animator.swap(_frame(8), iter([blank] * 3)),
+    ):
+        with pytest.raises(
+            UserError, match="no face found in any frame; tried: the face detector red squares"
+        ):
+            list(video)
+
+
+def test_frames_may_differ_in_size(animator: FaceAnimator, tmp_path: Path) -> None:
+    """Each size is a scene of its own, in whose px its crop boxes are."""
+    large = np.repeat(np.repeat(_frame(40), 3, axis=0), 3, axis=1)
+    frames = [_frame(10), _frame(11), large, large]
+    seen = [frame.driving for frame in animator.animate(_frame(8), frames).rendered_frames]
+    for picture in seen:
+        rows, columns = np.nonzero(picture[..., 0] > 200)
+        assert abs(rows.mean() - 15.5) < 2
+        assert abs(columns.mean() - 15.5) < 2
+    animator.animate(_frame(8), frames, side_by_side=True).save(tmp_path / "all.mp4")
+    with pytest.raises(UserError, match="frame 2: is 270 x 180 px, but the first is 90 x 60 px"):
+        animator.swap(_frame(8), frames).save(tmp_path / "swapped.mp4")
+    assert not (tmp_path / "swapped.mp4").exists()
+
+
+def test_a_scene_cut_moves_the_crop_at_once(animator: FaceAnimator) -> None:
+    """Two scenes with the face in other places, of other brightness, as a camera that looks elsewhere."""
+    dark, bright = _frame(5), np.maximum(_frame(70), 150)
+    bright[20:36, 70:86] = (255, 40, 40)
+    bright[..., 0] = np.where(bright[..., 0] == 255, 255, 150)
+    frames = [dark] * 4 + [bright] * 4
+    for picture in [frame.driving for frame in animator.animate(_frame(8), frames).rendered_frames]:
+        columns = np.nonzero(picture[..., 0] > 200)[1]
+        assert abs(columns.mean() - 15.5) < 1
+
+
 def test_the_source_beside_a_result_is_as_sharp_as_the_photo(model: Safa) -> None:
     photo = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     animator = FaceAnimator(model, torch.device("cpu"))

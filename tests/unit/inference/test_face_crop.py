@@ -59,6 +59,25 @@ def test_gaps_and_strangers_do_not_move_the_crop() -> None:
     assert np.isfinite(track.crop_box(10_000)).all()
 
 
+def test_faces_in_as_many_places_as_frames_are_all_kept() -> None:
+    boxes = np.array([[50.0, 50.0, 40.0], [500.0, 300.0, 90.0]])
+    assert smooth_track(boxes, 25.0).crop_boxes.mean(axis=0) == pytest.approx(boxes.mean(axis=0))
+
+
+def test_scenes_are_smoothed_each_for_itself() -> None:
+    first, second = _walk(40, 0.0), _walk(30, 0.0) + np.array([400.0, 100.0, 200.0])
+    both = np.concatenate([first, second])
+    track = smooth_track(both, FPS, [40])
+    for part, alone in ((track.crop_boxes[:40], first), (track.crop_boxes[40:], second)):
+        assert (part == smooth_track(alone, FPS).crop_boxes).all()
+    assert np.abs(smooth_track(both, FPS).crop_boxes[:40] - first).max() > 50  # else the box glides over
+    nowhere = np.concatenate([first, np.full((10, 3), np.nan), second])
+    track = smooth_track(nowhere, FPS, [40, 50])
+    assert np.isfinite(track.crop_boxes).all()
+    assert (track.crop_boxes[:40] == smooth_track(first, FPS).crop_boxes).all()
+    assert list(track.seen) == [True] * 40 + [False] * 10 + [True] * 30
+
+
 def test_a_video_without_a_face_is_refused() -> None:
     with pytest.raises(ValueError, match="no face"):
         smooth_track(np.full((4, 3), np.nan), FPS)

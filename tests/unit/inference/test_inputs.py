@@ -189,4 +189,4 @@ def test_inputs_that_do_not_exist_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such video"):
         open_frame_source(tmp_path / "gone.mp4")
     with pytest.raises(UserError, match="camera 97"):
-        open_frame_source("97")
+        open_frame_source(Path("97"))

@@ -53,7 +53,8 @@ def test_what_was_changed_is_noted() -> None:
     photo = photo_of(clear)
     assert (photo.pixels == 255).all()
     assert photo.notes == ("the photo has transparent parts; they are drawn white",)
-    assert "16 bits" in photo_of(RGB.astype(np.uint16)).notes[0]
+    assert "16 bits" in photo_of(RGB.astype(np.uint16) * 257).notes[0]
+    assert not photo_of(np.zeros((20, 20, 3), np.uint16)).pixels.any()
     assert photo_of(RGB).notes == ()
 
 
@@ -75,7 +76,11 @@ def test_a_turned_picture_is_upright() -> None:
         (RGB > 100, "values of type bool"),
         (RGB.astype(np.float32), "values from 0 to 254. Floats must lie in"),
         (RGB / 127.5 - 1, "values from -1 to"),
-        (np.full((20, 20, 3), np.nan), "values from nan"),
+        (np.full((20, 20, 3), np.nan), r"no numbers \(NaN or infinity\)"),
+        (np.full((20, 20, 3), np.inf), r"no numbers \(NaN or infinity\)"),
+        (RGB.astype(np.uint16), "8-bit values as uint16, whose white is 65535. Convert it to uint8"),
+        ("", "the photo: is empty"),
+        ("https://host/a.png", "the photo: only a path works here, not the address https://host/a.png"),
         (np.full((20, 20, 3), None), "values of type object"),
         (np.full((20, 20), "a"), "values of type <U1"),
         (np.zeros((20, 20), [("a", "u1")]), "values of type"),
@@ -140,6 +145,9 @@ def test_a_generator_is_read_once_and_says_so() -> None:
         (np.zeros((1, 2, 20, 20, 3), np.uint8), r"the shape \(1, 2, 20, 20, 3\)"),
         (np.zeros(20, np.uint8), r"the shape \(20,\)"),
         (97, "camera 97"),
+        (None, "a camera's number, or pictures"),
+        ("", "the video: is empty"),
+        ("https://host/a.mp4", "the video: only a path works here, not the address https://host/a.mp4"),
     ],
 )
 def test_what_is_no_video_is_refused(frames: Any, line: str) -> None:
