@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # A machine that vanishes without a word (its cable, a partition) leaves calls to it open: Ray gives it up
 # after half a minute, but a program may wait for its answer for seven minutes or for ever
@@ -16,3 +17,6 @@ KEEPALIVE = {
 }
 for _name, _value in KEEPALIVE.items():
     os.environ.setdefault(_name, _value)
+
+if not sys.stderr.isatty():  # else a log that is kept in a file, or shown by `ray job logs`, is full of codes
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")

@@ -4,7 +4,8 @@ The C++ parts of Ray write their errors straight to standard error, past Python'
 come to us as exceptions, too; the others say for every pool of actors that its arguments lie in the object
 store. And Ray Train has an actor that cleans up after trainings, which says at each start that it cannot ask
 yet whether the training runs, and at each end that it does what it is for. So what is written there during a
-session goes through a pipe, and such lines are left out; they are also in Ray's log files.
+session goes through a pipe, and such lines are left out; they are also in Ray's log files. Our own lines
+from workers on this machine lose the name and the number of the process that Ray puts before them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from contextlib import contextmanager
 # E.g. "(TrainController pid=1) [2026-01-01 10:00:00,000 E 1 2] core_worker.cc:2465: Actor with class ...";
 # a failed check (C) is shown.
 FROM_RAYS_CORE = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+ [DIWE] \d+ \d+\] (?:\([\w ]+\) )?\w+\.cc:\d+: ")
+# What Ray puts before a line of one of our processes on this machine; lines from other machines keep it.
+BEFORE_OURS = re.compile(rb"^(?:\033\[\d+m)?\(\w+ pid=\d+\)(?:\033\[0m)? (?=\d\d:\d\d:\d\d )")
 FROM_CLEANER = re.compile(rb"^(?:\033\[\d+m)?\(PlacementGroupCleaner pid=")
 STDERR = 2
 
@@ -46,7 +49,8 @@ def _copy(reading: int, real: int) -> None:
     rest = b""
     while chunk := os.read(reading, 65536):
         *lines, rest = (rest + chunk).split(b"\n")
-        _write(real, b"".join(line + b"\n" for line in lines if not _is_housekeeping(line)))
+        shown = (BEFORE_OURS.sub(b"", line) for line in lines if not _is_housekeeping(line))
+        _write(real, b"".join(line + b"\n" for line in shown))
     _write(real, rest)
     os.close(reading)
     os.close(real)

@@ -84,4 +84,5 @@ def test_killed_interrupted_and_started_again(tmp_path: Path) -> None:
     assert numbers["counts"] == {"in": 4, "ok": 4, "quarantined": 0}
     assert list(numbers["seconds"]) == ["synthetic", "preprocess", "pretrain", "train", "evaluate"]
     assert f"report: {demo.run / 'report' / 'index.html'}" in demo.lines()
+    assert "\x1b" not in demo.lines()  # no colours in a file
     assert (demo.run / "report" / "index.html").stat().st_size > 10_000

@@ -18,7 +18,10 @@ CLEANER = (
     "\033[36m(PlacementGroupCleaner pid=7)\033[0m Failed to query Ray Train Controller actor state. "
     "State API may be temporarily unavailable. Continuing to monitor."
 )
-OF_A_WORKER = "\033[36m(RayTrainWorker pid=8)\033[0m 10:00:00 step 2/2  (PlacementGroupCleaner pid=7)"
+SAID = "10:00:00 step 2/2  (PlacementGroupCleaner pid=7)"
+OF_A_WORKER = f"\033[36m(RayTrainWorker pid=8)\033[0m {SAID}"
+FROM_ELSEWHERE = f"(RayTrainWorker pid=8, ip=10.0.0.2) {SAID}"
+OF_ANOTHER = "(MapWorker pid=8) Traceback"
 FATAL = "[2026-11-26 11:55:13,740 C 31247 31247] raylet.cc:10: An unexpected system state"
 PROGRAM = """
 import os, subprocess, sys
@@ -38,10 +41,21 @@ sys.stderr.write(core + "\\n")
 def test_only_rays_housekeeping_is_left_out() -> None:
     command = [sys.executable, "-c", PROGRAM, CORE, CORE, "10:00:00 step 1/2", FROM_ACTOR, FATAL]
     command += [CLEANER, CLEANER + " [repeated 3x across cluster]", OF_A_WORKER]
+    command += [OF_A_WORKER.replace("\033[36m", "").replace("\033[0m", ""), FROM_ELSEWHERE, OF_ANOTHER]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
-    lines = ("10:00:00 step 1/2", FATAL, OF_A_WORKER, f"from C: {'x' * 200_000}", "child")
+    lines = ("10:00:00 step 1/2", FATAL, SAID, SAID, FROM_ELSEWHERE, OF_ANOTHER)
+    lines += (f"from C: {'x' * 200_000}", "child")
     expected = "".join(f"{line}\n" for line in lines) + f"no newline{CORE}\n"
     assert done.stderr == expected
+
+
+def test_a_log_that_is_kept_in_a_file_has_no_colours() -> None:
+    """Ray reads the variable as it prints."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_COLOR_PREFIX"}
+    program = "import os, pipelines; print(os.environ['RAY_COLOR_PREFIX'])"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "0\n"
 
 
 @pytest.mark.ray
