@@ -18,6 +18,7 @@ from safa.files import reporting_errors
 
 # What is to be filled in: ids of nothing but zeros, addresses that exist for documentation alone (RFC 5737).
 PLACEHOLDER = re.compile(r"\b(?:ami|fs|sg|subnet)-0{8,}\b|::0{12}:|\b192\.0\.2\.\d+\b")
+OF_REGION = re.compile(r"\bfs-\w+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
 TOKEN = ".ray/auth_token"
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 LARGEST = 2**20  # bytes of such a file
@@ -36,12 +37,10 @@ def check_cluster_file(path: Path) -> None:
         key = ".".join(map(str, error.absolute_path))
         fix = "See Ray's reference of cluster files."
         raise UserError(error.message.splitlines()[0], f"{path}: {key}".rstrip(": "), fix) from None
-    for key, value in _leaves(cluster):
-        if found := PLACEHOLDER.search(str(value)):
-            raise UserError(
-                f"'{found[0]}' is to be filled in", f"{path}: {key}", "The comment there says how."
-            )
+    _check_filled_in(path, cluster)
+    _check_head(path, cluster)
     _check_images(path, cluster)
+    _check_region(path, cluster)
     _check_access(path, cluster)
 
 
@@ -77,6 +76,32 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
+def _check_filled_in(path: Path, cluster: Mapping[str, Any]) -> None:
+    """Name all places that are to be filled in at once; most of AWS are used by several machines."""
+    found = {key: PLACEHOLDER.search(str(value)) for key, value in _leaves(cluster)}
+    places = [f"'{match[0]}' at {key}" for key, match in found.items() if match]
+    if places:
+        fix = "The comments there and docs/cluster.md say what belongs there."
+        raise UserError(f"to be filled in: {', '.join(dict.fromkeys(places))}", str(path), fix)
+
+
+def _check_head(path: Path, cluster: Mapping[str, Any]) -> None:
+    types, head = cluster.get("available_node_types"), cluster.get("head_node_type")
+    if types is not None and head not in types:
+        what = f"there is no node type '{head}'"
+        raise UserError(what, f"{path}: head_node_type", f"Use one of {', '.join(types)}.")
+
+
+def _check_region(path: Path, cluster: Mapping[str, Any]) -> None:
+    """A file system of another region is not reached from this one."""
+    region = cluster["provider"].get("region")
+    for key, value in _leaves(cluster):
+        found = OF_REGION.search(str(value))
+        if region and found and found[1] != region:
+            fix = f"Use a file system of {region}, or change provider.region."
+            raise UserError(f"'{found[0]}' is not in {region}", f"{path}: {key}", fix)
+
+
 def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
     """A machine image for each AWS node; containers of the Ray that is installed here."""
     if cluster["provider"]["type"] == "aws":
@@ -84,6 +109,13 @@ def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
             if not node["node_config"].get("ImageId"):
                 fix = "Name a current deep-learning image; Ray's default is too old for CUDA 13."
                 raise UserError("there is no ImageId", f"{path}: available_node_types.{name}", fix)
+    pythons = {key: re.search(r"-py\d+", str(image)) for key, image in cluster.get("docker", {}).items()}
+    tags = {key: found[0] for key, found in pythons.items() if found}
+    if len(set(tags.values())) > 1:
+        fix = "Use the same Python in all of them, and the one that submits."
+        raise UserError(
+            f"images of several Pythons: {', '.join(sorted(set(tags.values())))}", f"{path}: docker", fix
+        )
     ray = importlib.metadata.version("ray")
     for key, image in cluster.get("docker", {}).items():
         if key.endswith("image") and f":{ray}-" not in str(image):

@@ -40,6 +40,7 @@ from pipelines.machines import room_for
 from pipelines.operators import OPEN, Operator, applied, needs, with_room
 from pipelines.quarantine import SHOWN, counts_line, quarantine_row, write_quarantine
 from pipelines.ray_metrics import clip_finished, frames_made
+from pipelines.run_folder import CONFIG as TRAINING_CONFIG
 from pipelines.run_folder import (
     MANIFEST,
     check_counts,
@@ -71,6 +72,7 @@ from safa.config import dump_settings, load_settings
 from safa.config.inference import EvaluateConfig, Mode
 from safa.config.training import TrainConfig
 from safa.data.clip_store import ClipInfo, ClipStore
+from safa.data.detectors.dlib_faces import missing as missing_of_dlib
 from safa.errors import Failure, FailureCode, UserError, run_reporting_errors
 from safa.evaluation.clip_files import CLIPS, SEGMENTS, segments_folder
 from safa.evaluation.jobs import list_jobs
@@ -146,6 +148,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     """
     began = time.monotonic()
     refuse_missing_package(missing_package(config.tracking))
+    runs = _training_runs(config.history)
     with exclusive(config.out):  # whether that can be, before the model is loaded
         pass
     store = ClipStore(config.clips)
@@ -164,6 +167,8 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         record_settings(config.out, locked, NOT_HASHED, config)
         _clean_up(config.out)
         here = config.model_copy(update={"scorers": scorers_here(config.scorers)})
+        if here.scorers != config.scorers:
+            log.warning("evaluate: %s, so scores that need it are left out (scorers)", missing_of_dlib())
         totals, failed = _do_what_is_missing(here, jobs)
         results, failures = jobs.results(totals, failed), tuple(failed.values())
         _check_counts(config, len(jobs.jobs), results, failures)
@@ -172,7 +177,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         write_quarantine(join(config.out, "quarantine", "failures.parquet"), rows)
         spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
         write_clips(join(config.out, ALL_CLIPS), results, CLIPS)
-        content = _content(config, model, results, failures, {**seconds, STAGE: spent})
+        content = _content(config, model, results, failures, runs, {**seconds, STAGE: spent})
         content = replace(content, hashes=hashes, fid=fid_of_parts(config.out), step=info.step)
         numbers = metrics_json(content)
         write_page(content, join(config.out, PAGE))
@@ -461,6 +466,7 @@ def _content(
     model: Safa,
     results: tuple[ClipResult, ...],
     failures: tuple[Failure, ...],
+    runs: tuple[TrainingRun, ...],
     seconds: Mapping[str, float],
 ) -> ReportContent:
     return ReportContent(
@@ -468,7 +474,7 @@ def _content(
         results=results,
         failures=failures,
         settings=(*describe_model(model.config), *describe_evaluation(config)),
-        runs=tuple(_training_run(folder) for folder in config.history),
+        runs=runs,
         seconds=seconds,
         versions=versions(),
         config=dump_settings(config),
@@ -476,9 +482,18 @@ def _content(
     )
 
 
+def _training_runs(folders: Sequence[Location]) -> tuple[TrainingRun, ...]:
+    """The runs that the report shows: one that is not there costs its curves, not the evaluation."""
+    there = [folder for folder in folders if exists(join(folder, TRAINING_CONFIG))]
+    for folder in folders:
+        if folder not in there:
+            log.warning("evaluate: history: no training run at %s; the report goes without it", shown(folder))
+    return tuple(map(_training_run, there))
+
+
 def _training_run(folder: Location) -> TrainingRun:
     """Settings and metrics of a run folder of ``pipelines/train``."""
-    config = load_settings(join(folder, "config.yaml"), TrainConfig)
+    config = load_settings(join(folder, TRAINING_CONFIG), TrainConfig)
     return TrainingRun(config.name, describe_training(config), read_metrics(join(folder, METRICS_FILE)))
 
 

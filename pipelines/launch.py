@@ -36,7 +36,7 @@ from pipelines.machines import (
 from pipelines.shared_folder import refuse_relative_outputs
 from safa.command_line import Parser
 from safa.config import Settings, load_settings
-from safa.errors import UserError, run_reporting_errors, storage_error
+from safa.errors import UserError, ending_on_sigterm, run_reporting_errors, storage_error
 from safa.files import location
 from safa.limits import VARIABLE as LIMITS_VARIABLE
 
@@ -103,7 +103,8 @@ def launch(
         config = load_settings(location(arguments.config), settings, arguments.overrides)
         if arguments.body is body:
             refuse_relative_outputs(config)
-        code: int | None = arguments.body(config)
+        with ending_on_sigterm():
+            code: int | None = arguments.body(config)
         return code
 
     return run_reporting_errors(run)
@@ -159,7 +160,8 @@ def ray_session() -> Iterator[None]:
         _connect(address, options)
         set_up_ray_data()
         try:
-            with reporting_ray_errors():
+            # Ray's core has put its own handler there, which ends the program with a page of addresses.
+            with ending_on_sigterm(), reporting_ray_errors():
                 yield
         finally:
             with suppress(RayError, ConnectionError, RuntimeError):  # the cluster may be gone

@@ -159,7 +159,10 @@ def _lease(folder: Location) -> Iterator[None]:
         os.getpid(),
         job_id(),
     )
-    _write(folder, own)
+    try:
+        _write(folder, own)
+    except UserError as error:  # the first thing that is written: what is wrong is wrong with the folder
+        raise UserError(error.what, shown(folder), error.fix) from None
     try:
         _take(folder, own)
         stopped = threading.Event()

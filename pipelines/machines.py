@@ -37,7 +37,10 @@ PYTHONS_SOCKET = len("/pymp-12345678/listener-12345678")
 DASHBOARD_PORT = 8265
 SAY_EVERY = 60.0  # seconds between lines that say what is waited for
 LOOK_EVERY = 2.0  # seconds between looks at what has come
-CHECK_ADDRESS = "Check RAY_ADDRESS, or unset it to work on this machine alone."
+CHECK_ADDRESS = (
+    "Check RAY_ADDRESS and the token (~/.ray/auth_token, or RAY_AUTH_TOKEN_PATH), or unset RAY_ADDRESS "
+    "to work on this machine alone."
+)
 
 
 # ---- the cluster at an address -----------------------------------------------------------------------------

@@ -509,7 +509,14 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
 
 
 def print_cost_estimate(config: PreprocessConfig) -> None:
-    """Print what a run would take, without starting Ray or writing anything."""
+    """Print what a run would take, without starting Ray or writing anything.
+
+    Raises:
+        UserError: the source is raw videos, whose clips are known once their faces are found.
+    """
+    if isinstance(config.source, VideosSource):
+        fix = "Run it on a few videos and multiply: summary.html has the times."
+        raise UserError("how many clips raw videos hold is not known in advance", "source.kind: videos", fix)
     listed = list_inputs(config)
     done = stored_clips(join(config.out, CLIPS))
     left = [job for job in listed.jobs if job.clip_id not in done]

@@ -53,9 +53,9 @@ from pipelines.run_folder import (
     write_manifest,
 )
 from pipelines.shared_folder import FIX, shared
-from safa.checkpoint.native import read_model_weights
+from safa.checkpoint.native import holds_checkpoint, read_model_weights
 from safa.config import parse_settings
-from safa.config.training import ScaleConfig, TrainConfig
+from safa.config.training import FullStage, HeadStage, ScaleConfig, TrainConfig
 from safa.cores import LEAST_OF_A_WORKER, Machine, Workers, workers_of, workers_on_gpus
 from safa.errors import Terminated, UserError
 from safa.files import (
@@ -168,6 +168,8 @@ def _train(config: TrainConfig) -> Location:
         log.info("%s: already finished, nothing to do", shown(folder))
         return folder
     check_clips(config)  # here, where an error is one line, and not on a worker
+    if not worth_keeping:
+        _check_init(config.stage)
     refuse_missing_package(missing_package(config.tracking))
     record_settings(folder, config, NOT_HASHED)
     write_json(join(folder, VERSIONS), versions())  # of this start; the manifest has those of the last one
@@ -184,6 +186,13 @@ def _train(config: TrainConfig) -> Location:
     if signals.number is not None:
         raise _stopped(signals, "asked to stop when the training had just ended")
     return folder
+
+
+def _check_init(stage: HeadStage | FullStage) -> None:
+    """Refuse a start from a model that is not there, before machines are asked for."""
+    if isinstance(stage, FullStage) and stage.init is not None and not holds_checkpoint(stage.init):
+        fix = "Give a run folder, its model/ or a checkpoint: the first stage makes one."
+        raise UserError("no model or checkpoint here", f"stage.init: {shown(stage.init)}", fix)
 
 
 def _has_output(folder: Location) -> bool:
@@ -382,7 +391,9 @@ def _this_actor() -> Any:
 def _need(scale: ScaleConfig) -> Need:
     """The fewest workers with which the training starts."""
     each = {"CPU": scale.cpus_per_worker, "GPU": float(scale.use_gpu)}
-    fix = "Lower scale.num_workers, set scale.use_gpu=false, or submit it to a cluster."
+    fix = "Lower scale.num_workers or scale.cpus_per_worker, or use more or larger machines."
+    if scale.use_gpu:
+        fix = "Lower scale.num_workers, set scale.use_gpu=false, or use machines with more GPUs."
     return Need("training", each, "scale", fix, scale.min_workers or _number(scale))
 
 

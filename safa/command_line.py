@@ -22,24 +22,37 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options | {"allow_abbrev": False})
+        self._words: Sequence[str] = ()  # of the command line, once it is parsed
         self.register("type", Path, _path)  # a shell leaves the ~ of --output=~/a.mp4 as it is
 
     def parse_args(  # type: ignore[override]  # of two overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Parse the arguments; the program ends with code 2 where they cannot be understood."""
+        words = sys.argv[1:] if args is None else args
+        for parser in _parsers(self):
+            parser._words = words
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             # Values of an unknown flag look like arguments of their own, so the flag is named first.
             word = next((each for each in unknown if each.startswith("-")), unknown[0])
-            command = _command(self, sys.argv[1:] if args is None else args)
+            command = _command(self, words)
             meant = difflib.get_close_matches(word.partition("=")[0], sorted(_flags(command)), n=1)
             command.error(f"unknown argument {word}" + (f"; did you mean {meant[0]}?" if meant else ""))
         return found
 
+    def _meant(self, message: str) -> str:
+        """Which of the missing flags one on the command line stands for: ``--configs`` for ``--config``."""
+        missing = set(re.findall(r"--[\w-]+", message)) if "arguments are required" in message else set()
+        unknown = [word.partition("=")[0] for word in self._words if word.startswith("--")]
+        for word in (word for word in unknown if word not in set(_flags(self))):
+            if meant := difflib.get_close_matches(word, sorted(missing), n=1):
+                return f"; did you mean {meant[0]} by {word}?"
+        return ""
+
     def error(self, message: str) -> NoReturn:
         """End the program with one line."""
-        message = _in_plain_words(message)
+        message = _in_plain_words(message) + self._meant(message)
         text = message if message.endswith("?") else f"{message}."
         sys.stderr.write(f"error: {printable(text)} See `{self.prog} --help`.\n")
         sys.exit(EXIT_USER_ERROR)
@@ -75,10 +88,18 @@ def _command(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.
     return parser
 
 
-def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """All flags of a parser and its commands."""
+def _parsers(parser: argparse.ArgumentParser) -> Iterator[Parser]:
+    """A parser and those of its commands."""
+    assert isinstance(parser, Parser)
+    yield parser
     for action in parser._actions:
-        yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
-                yield from _flags(command)
+                yield from _parsers(command)
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """All flags of a parser and its commands."""
+    for each in _parsers(parser):
+        for action in each._actions:
+            yield from action.option_strings

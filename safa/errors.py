@@ -111,7 +111,11 @@ def _path_error(error: OSError) -> UserError | None:
 def ending_on_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block like Ctrl-C: by an exception, so that partial files are removed."""
 
+    received = False
+
     def terminate(number: int, frame: object) -> None:
+        nonlocal received
+        received = True
         raise Terminated("terminated")
 
     if threading.current_thread() is not threading.main_thread():
@@ -120,6 +124,10 @@ def ending_on_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
+    except KeyboardInterrupt as error:
+        if received and not isinstance(error, Terminated):  # Ray makes an interrupt of its own of any signal
+            raise Terminated("terminated") from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -423,7 +423,7 @@ def filesystem(location: Location) -> tuple[fs.FileSystem, str]:
     try:
         store, root = _store(urlunsplit(uri._replace(path="/" if uri.scheme == "file" else "")))
     except (ValueError, OSError, pa.ArrowException) as error:
-        raise UserError(f"names no store ({error})", str(location), "Check the URI.") from None
+        raise UserError(f"cannot be reached ({_first_line(error)})", shown(location), STORE_FIX) from None
     return store, root + unquote(uri.path) if uri.scheme != "file" else unquote(uri.path)
 
 
@@ -454,6 +454,8 @@ def _first_line(error: Exception) -> str:
     """What went wrong; of a store's long sentence the end, which says it."""
     line = str(error).partition("\n")[0]
     found = _OF_STORE.search(line)
+    if found and found[1] == "NO_SUCH_BUCKET":
+        return "there is no such bucket"
     return "{} in {}: {}".format(*found.groups())[:200] if found else line[:200]
 
 

@@ -460,11 +460,15 @@ def stage_of_model(file: Path) -> str | None:
     return stage if isinstance(stage, str) else None
 
 
-def holds_checkpoint(folder: Path) -> bool:
+def holds_checkpoint(folder: Location) -> bool:
     """Whether ``load_model`` would find something in this very folder."""
-    files = (folder / MODEL_FILE, folder / "model" / MODEL_FILE, folder / STATE_FILE)
-    return any(file.is_file() for file in files) or any(
-        any(root.glob(f"{_PREFIX}*/{STATE_FILE}")) for root in (folder / "checkpoints", folder)
+    names = ((MODEL_FILE,), ("model", MODEL_FILE), (STATE_FILE,))
+    if any(is_file(join(folder, *parts)) for parts in names):
+        return True
+    return any(
+        name.startswith(_PREFIX) and is_file(join(root, name, STATE_FILE))
+        for root in (join(folder, "checkpoints"), folder)
+        for name in dir_names(root)
     )
 
 

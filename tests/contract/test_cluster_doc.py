@@ -14,8 +14,9 @@ import yaml
 from ray.scripts.scripts import cli
 
 from pipelines.launch import main as launch
-from safa.config import load_settings
+from safa.config import Settings, load_settings
 from safa.config.demo import DemoConfig
+from safa.config.inference import EvaluateConfig
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -43,8 +44,7 @@ def test_ray_knows_its_commands_and_options(words: list[str]) -> None:
 
 
 def test_the_readme_submits_the_same_job() -> None:
-    jobs = [words[words.index("--") + 1 :] for t in (TEXT, README) for words in of_ray(t) if "--" in words]
-    assert len(jobs) == 2
+    jobs = [_jobs(text)[0] for text in (TEXT, README)]
     assert jobs[0] == jobs[1]
     assert jobs[0][:4] == ["python", "-m", "pipelines.demo", "--config"]
     load_settings(ROOT / jobs[0][4], DemoConfig, [jobs[0][6]])
@@ -52,10 +52,22 @@ def test_the_readme_submits_the_same_job() -> None:
     assert asked in of_ray(README)
 
 
+def _jobs(text: str) -> list[list[str]]:
+    return [words[words.index("--") + 1 :] for words in of_ray(text) if "--" in words]
+
+
+def test_all_jobs_have_settings_that_exist() -> None:
+    settings: dict[str, type[Settings]] = {"pipelines.demo": DemoConfig, "pipelines.evaluate": EvaluateConfig}
+    jobs = _jobs(TEXT)
+    assert [job[2] for job in jobs] == ["pipelines.demo", "pipelines.evaluate", "pipelines.demo"]
+    for job in jobs:
+        load_settings(ROOT / job[4], settings[job[2]], [word for word in job[5:] if word != "--set"])
+
+
 def test_the_check_is_that_of_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
     (words,) = [words for words in commands(TEXT) if words[:3] == ["python", "-m", "pipelines.launch"]]
     assert launch([*words[3:-1], str(ROOT / words[-1])]) == 2
-    assert "is to be filled in" in capsys.readouterr().err
+    assert "to be filled in: " in capsys.readouterr().err
 
 
 def test_the_rule_of_the_bucket_is_one_that_s3_takes() -> None:

@@ -135,7 +135,7 @@ def test_each_placeholder_is_refused_with_its_place(
     assert main(["--check", str(home / "cluster.yaml")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "is to be filled in" in error
+    assert "to be filled in: " in error
 
 
 WRONG = {
@@ -150,6 +150,15 @@ WRONG = {
     "open folder": (("sudo chmod 2770", "sudo chmod a+rwx"), "everyone could write"),
     "open folder in octal": (("sudo chmod 2770", "sudo chmod 777"), "everyone could write"),
     "another Ray": (("ray:2.60.0-py311\n", "ray:2.9.0-py311\n"), "is not of Ray 2.60.0"),
+    "no such head": (
+        ("head_node_type: head", "head_node_type: hed"),
+        "there is no node type 'hed'. Use one of head",
+    ),
+    "another region": (("efs.us-west-2", "efs.eu-west-1"), "is not in us-west-2"),
+    "another Python": (
+        ("2.60.0-py311-gpu", "2.60.0-py312-gpu"),
+        "several Pythons: -py311, -py312",
+    ),
     "no image": (("ImageId: *image", "KeyName: mine"), "there is no ImageId"),
     "no YAML": (("cluster_name: safa", "cluster_name: [safa"), "cannot be read"),
 }
@@ -180,7 +189,17 @@ def test_the_installed_extras_are_those_that_the_configs_need() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name in FILES:
         (found,) = re.findall(r"pip install .*\[([\w,]+)\]", (ROOT / name).read_text())
-        assert set(found.split(",")) == {"download", "faces"} <= set(extras)
+        assert set(found.split(",")) == {"dlib", "download", "faces", "imagenet"} <= set(extras)
+    (found,) = re.findall(r"pip install .*\[([\w,]+)\]", (ROOT / "docs" / "data.md").read_text())
+    assert found == "dlib,download,faces,imagenet"
+
+
+def test_all_places_that_are_to_be_filled_in_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--check", str(ROOT / "cluster.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for name in ("fs-00000000", "ami-00000000000000000", "sg-00000000000000000", "::000000000000:"):
+        assert f"'{name}' at " in error
 
 
 def test_the_readme_submits_into_the_folder_that_all_nodes_mount() -> None:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "deploy" / "kuberay").glob("*.yaml"))
 CONFIGS: dict[str, type[Settings]] = {
     "preprocess": PreprocessConfig,
+    "pretrain": TrainConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
 }
@@ -94,15 +95,46 @@ def test_calls_to_a_machine_that_vanished_end(job: dict[str, Any]) -> None:
         assert {each["name"]: each["value"] for each in container["env"]}.items() >= KEEPALIVE.items()
 
 
+def _paths(value: Any) -> list[Path]:
+    """All paths of the settings: a relative one is of the container's own disk."""
+    if isinstance(value, Settings):
+        value = [getattr(value, name) for name in type(value).model_fields]
+    if isinstance(value, tuple | list):
+        return [path for each in value for path in _paths(each)]
+    return [value] if isinstance(value, Path) else []
+
+
+def test_each_job_has_what_the_one_before_it_makes() -> None:
+    """Folders that are read are inputs that you bring, or outputs of another file."""
+    jobs = {path.stem: yaml.safe_load(path.read_text())["spec"]["entrypoint"] for path in FILES}
+    made = {"/mnt/shared/vox/clips", "/mnt/shared/runs/pretrain", "/mnt/shared/runs/train"}
+    assert "out=/mnt/shared/vox" in jobs["preprocess"]
+    assert all("runs=/mnt/shared/runs" in jobs[name] for name in ("pretrain", "train"))
+    for name in ("pretrain", "train", "evaluate"):
+        read = re.findall(r"(?:clips|init|model)=(\S+)|history=\[(\S+)\]", jobs[name])
+        assert {path for pair in read for text in pair for path in text.split(",") if path} <= made
+
+
+def test_scratch_is_on_the_disk_of_the_node(job: dict[str, Any]) -> None:
+    """What is spilled must not go to the container's disk, which is small."""
+    for group in _groups(job)[1:]:
+        mounts = [mount["mountPath"] for mount in group["template"]["spec"]["containers"][0]["volumeMounts"]]
+        assert group["rayStartParams"] == {"object-spilling-directory": "/mnt/nvme/spill"}
+        assert "/mnt/nvme" in mounts
+
+
 def test_the_entrypoint_is_a_program_and_its_settings(job: dict[str, Any]) -> None:
     words = job["spec"]["entrypoint"].split()
     name = job["metadata"]["name"].removeprefix("safa-")
-    assert words[:4] == ["python", "-m", f"pipelines.{name}", "--config"]
+    program = "train" if name == "pretrain" else name
+    assert words[:4] == ["python", "-m", f"pipelines.{program}", "--config"]
+    assert words[4] == f"/home/ray/safa/configs/{name}.yaml"
     config = ROOT / words[4].removeprefix("/home/ray/safa/")
     overrides = [word for word in words[5:] if word != "--set"]
     settings: Any = load_settings(config, CONFIGS[name], overrides)
-    assert all(value.partition("=")[2].startswith("/mnt/") for value in overrides if "/" in value)
-    if name == "train":
+    assert all(value.partition("=")[2].lstrip("[").startswith("/mnt/") for value in overrides if "/" in value)
+    assert not [path for path in _paths(settings) if not path.is_absolute()]
+    if program == "train":
         (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         workers = (settings.scale.min_workers, settings.scale.num_workers)
         assert (group["minReplicas"], group["maxReplicas"]) == workers

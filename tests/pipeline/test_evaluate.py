@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -344,6 +345,19 @@ def test_results_that_are_not_there_are_no_report(
     with pytest.raises(UserError, match="4 of 4 clips failed unexpectedly"):
         evaluate.evaluate(other, {})
     assert load_settings(config.out / "config.yaml", EvaluateConfig) == other
+
+
+def test_a_training_that_is_not_there_costs_its_curves_alone(
+    make: Callable[..., EvaluateConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    shutil.copy(Path(__file__).parents[2] / "configs" / "smoke" / "pretrain.yaml", there / "config.yaml")
+    (there / "metrics.jsonl").write_text("")
+    with caplog.at_level(logging.WARNING):
+        (found,) = evaluate._training_runs((tmp_path / "gone", there))
+    assert found.name == "pretrain"
+    assert f"history: no training run at {tmp_path / 'gone'}; the report goes without it" in caplog.text
 
 
 def test_what_cannot_work_is_reported_before_anything_starts(

@@ -229,6 +229,15 @@ def test_a_run_that_failed_later_keeps_what_it_has(
         pipeline.train(_config(settings | {"seed": 1}))
 
 
+def test_a_start_from_nothing_is_refused_before_workers_are_asked_for(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings |= {"stage": {"kind": "full", "init": str(tmp_path / "gone")}, "scale": {"num_workers": 2}}
+    with pytest.raises(UserError, match=r"^stage.init: .*gone: no model or checkpoint here"):
+        pipeline.train(_config(settings))
+    assert not _folder(settings).exists()
+
+
 @pytest.mark.parametrize("kind", ["head", "full"])
 def test_the_saved_config_can_be_used_again(settings: Settings, kind: str) -> None:
     settings |= {"schedule": {"unit": "steps", "length": 3}, "stage": {"kind": "head"}}

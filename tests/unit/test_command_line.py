@@ -30,6 +30,7 @@ CASES = [
     ),
     (["inspect", "x", "--faces", "two"], "argument --faces: 'two' is not a whole number."),
     (["animate", "a", "b", "-o", "c.mp4", "--fps", "x"], "argument --fps: 'x' is not a number."),
+    (["animate", "a", "b", "--outputs", "c"], "required: -o/--output; did you mean --output by --outputs?"),
     (["animate", "a", "b", "-o", ""], "argument -o/--output: is empty: give a path."),
     (["swap", "a", "b", "-o", "c", "--detector", "x"], "unknown value of --detector: x; there are 'auto"),
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pipelines.lease import exclusive
 from safa.errors import UserError
 from safa.files import exists, location, read_bytes, reporting_errors, write_json
 from tests.conftest import _uri
@@ -26,6 +27,14 @@ def test_errors_that_pass_are_tried_again(s3_server: str, status: int) -> None:
 def test_a_read_that_always_fails_is_one_line(s3_server: str) -> None:
     with failing_store(s3_server, 503) as store:
         _read(store.address, "HTTP status 503", within=60)
+
+
+def test_a_bucket_that_is_not_there_is_named_as_such(object_store: str) -> None:
+    """The first thing that a program writes into a folder is its lease: the line names the folder."""
+    folder = location(_uri(object_store, "nobody/runs"))
+    with pytest.raises(UserError, match="there is no such bucket") as caught, exclusive(folder):
+        pytest.fail("a folder in no bucket")
+    assert ".leases" not in str(caught.value)
 
 
 @pytest.mark.soak

@@ -26,7 +26,7 @@ from safa.data.detectors import Face
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import UserError
 from safa.files import check_regular
-from safa.messages import INSTALL
+from safa.messages import INSTALL_DLIB
 from safa.reading import boundary
 
 POINTS_FILE = "shape_predictor_68_face_landmarks.dat"
@@ -262,7 +262,7 @@ def _identity() -> Any:
 def _dlib() -> Any:
     why = missing()
     if why:
-        raise UserError(why, "dlib", f"Run `{INSTALL}`.")
+        raise UserError(why, "dlib", f"Run {INSTALL_DLIB}.")
     return importlib.import_module("dlib")
 
 

