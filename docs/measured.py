@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs" / "measured.json"
 CUDA = ("nvidia*", "triton*", "cuda*", "cusparselt*")  # packages that a plain torch brings on Linux
 # The picture of the demo: panels of each clip's strip, and the side in px that they get.
-PANELS = ("source", "driving", "deformed source", "occlusion 1", "prediction", "3D render", "normals")
-PLACES_IN_STRIP, PANELS_OF_STRIP = (0, 1, 2, 3, 5, 6, 7), 11
+PANELS = ("source", "driving", "warped source", "occlusion 1", "prediction", "3D render", "normals")
+PLACES_IN_STRIP, PANELS_OF_STRIP = (0, 1, 3, 4, 2, 6, 7), 11
 SIDE, CAPTION, QUALITY = 144, 24, 88
 
 Numbers = Mapping[str, Any]

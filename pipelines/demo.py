@@ -8,6 +8,7 @@ If it is stopped at any point, run the same command again to resume.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
 from safa.errors import UserError
 from safa.files import absolute, exists, join, read_bytes, shown
+from safa.messages import INSTALL_APP
 from safa.metrics import COPY_SOURCE, METRICS
 from safa.report.rendering import format_score
 from safa.synthetic import write_dataset
@@ -84,11 +86,14 @@ def summary(numbers: Mapping[str, Any], seconds: Mapping[str, float], config: De
     counts = numbers["counts"]
     lines.append("clips          {in}: {ok} ok, {quarantined} quarantined".format(**counts))
     lines += ["", f"report: {shown(absolute(join(config.evaluate.out, evaluate.PAGE)))}", ""]
+    checkpoint = f"--checkpoint {shown(config.run)}"
     lines += [
         "Now try a photo of your own:",
-        f"  .venv/bin/safa animate photo.jpg video.mp4 -o out.mp4 --checkpoint {shown(config.run)}",
-        f"  .venv/bin/safa app --checkpoint {shown(config.run)}    # the same in a browser",
+        f"  .venv/bin/safa animate photo.jpg video.mp4 -o out.mp4 --size 256 {checkpoint}",
     ]
+    if importlib.util.find_spec("gradio") is None:
+        lines.append(f"  {INSTALL_APP}    # once, for the page")
+    lines.append(f"  .venv/bin/safa app {checkpoint}    # the same in a browser")
     return "\n".join(lines) + "\n"
 
 

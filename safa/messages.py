@@ -105,7 +105,7 @@ class Progress:
 
 # How to install things from a clone of the repository: `safa` on the package index is another project.
 INSTALL = "make install"
-INSTALL_DLIB = "make install, or on a cluster add the extra `dlib` where its nodes are set up"
+INSTALL_DLIB = "`make install`, or on a cluster add the extra `dlib` where its nodes are set up"
 INSTALL_IMAGENET = INSTALL_DLIB.replace("dlib", "imagenet")
 INSTALL_APP = ".venv/bin/python -m pip install -e '.[app]'"
 INSTALL_FACES = ".venv/bin/python -m pip install -e '.[faces]'"

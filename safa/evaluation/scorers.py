@@ -108,7 +108,7 @@ def _missing(file: object, name: str) -> str:
     if file == "dlib":
         lacking = missing_of_dlib()
         return f"skipped: {lacking} (scorers.{name})" if lacking else ""
-    return "" if file is not None else f"skipped: weights missing (scorers.{name})"
+    return "" if file is not None else f"skipped: no weights are named (scorers.{name})"
 
 
 def _identity(

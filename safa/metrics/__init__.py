@@ -77,6 +77,9 @@ class Metric:
         unit: of the number that reports show, which is the score times ``display_scale``.
         digits: decimals that reports show.
         best: the right value, where neither more nor less is better; None where more, or less, always is.
+        chance: the score of a face whose movements have nothing to do with the driver's; None where copying
+            the source is what has to be beaten.
+        scored: what is scored, where that is not the picture.
     """
 
     key: str
@@ -87,6 +90,8 @@ class Metric:
     display_scale: float = 1.0
     digits: int = 3
     best: float | None = None
+    chance: float | None = None
+    scored: str = ""
 
     @property
     def direction(self) -> str:
@@ -95,11 +100,15 @@ class Metric:
             return f"nearer to {self.best:g} is better"
         return "higher is better" if self.higher_is_better else "lower is better"
 
-    def advantage(self, scores: Scores, others: Scores) -> Scores:
-        """How much better scores are than others, (N,) each: positive is better for every metric."""
+    def difference(self, scores: Scores, others: Scores) -> Scores:
+        """How scores differ from others, (N,) each; where there is a best value, their distances from it."""
         if self.best is not None:
-            return np.abs(others - self.best) - np.abs(scores - self.best)
-        return scores - others if self.higher_is_better else others - scores
+            return np.abs(scores - self.best) - np.abs(others - self.best)
+        return scores - others
+
+    def is_gain(self, difference: float) -> bool:
+        """Whether a ``difference`` is one to the better."""
+        return difference > 0 if self.higher_is_better and self.best is None else difference < 0
 
     @property
     def definition(self) -> str:
@@ -119,7 +128,14 @@ L1 = Metric("l1", "L1", images.l1, higher_is_better=False, digits=4)
 LPIPS = Metric("lpips", "LPIPS", lpips.Lpips.forward, higher_is_better=False)
 FLICKER = Metric("flicker", "Flicker", images.flicker, higher_is_better=False, digits=4)
 LANDMARK_NME = Metric(
-    "landmark_nme", "Landmark NME", landmarks.landmark_nme, False, unit="%", display_scale=100, digits=2
+    "landmark_nme",
+    "Landmark NME",
+    landmarks.landmark_nme,
+    higher_is_better=False,
+    unit="%",
+    display_scale=100,
+    digits=2,
+    scored="of the 3D head, not of the picture",
 )
 AKD = Metric("akd", "AKD", landmarks.akd, higher_is_better=False, unit="px", digits=2)
 DETECTION_RATE = Metric(
@@ -136,7 +152,9 @@ CLIP_METRICS = tuple(
     metric
     for name in MOVEMENTS
     for metric in (
-        Metric(f"{name}_correlation", f"{_words(name)}, correlation", expression.correlation, True),
+        Metric(
+            f"{name}_correlation", f"{_words(name)}, correlation", expression.correlation, True, chance=0.0
+        ),
         Metric(f"{name}_gain", f"{_words(name)}, gain", expression.gain, True, best=1.0),
     )
 )

@@ -24,8 +24,8 @@ from safa.messages import count
 from safa.metrics import FID, PER_CLIP, PSNR, Interval, Metric, bootstrap_interval, overall_score
 from safa.reading import read_json
 from safa.report.clip_views import video_view
-from safa.report.content import UNKNOWN_INTERVAL, ClipRecord, read_clips
-from safa.report.rendering import UNKNOWN, format_interval, format_number, render
+from safa.report.content import LEAST_CLIPS, UNKNOWN_INTERVAL, ClipRecord, read_clips
+from safa.report.rendering import UNKNOWN, definitions, format_interval, format_number, render
 from safa.report.titles import Pair, full_ids, short_titles
 from safa.report.views import (
     Cell,
@@ -41,6 +41,12 @@ from safa.report.views import (
 
 PAGE, NUMBERS = "index.html", "compare.json"
 SHOWN_VIDEOS = 3  # clips that gained most, and as many that lost most
+HEADINGS: dict[Mode, str] = {
+    "reconstruction": "Reconstruction",
+    "animation": "Animation",
+    "swap": "Face swap",
+    "mesh": "3D reconstruction",
+}
 MOST_ROWS = 2000  # in the page; the runs' tables have the numbers of all clips
 Key = tuple[str, str, str]  # mode, source, driving
 SAME_NUMBERS = frozenset({"title", "out", "scale", "history", "visuals", "report", "max_unexpected"})  # keys
@@ -77,10 +83,11 @@ class RunScore:
     Attributes:
         value: mean over clips.
         interval: of the value.
-        difference: mean over clips of (this run - first run); NaN for the first run.
+        difference: mean over clips of (this run - first run), or of their distances from the best value where
+            a metric has one; NaN for the first run.
         difference_interval: of the difference.
         verdict: ``reference`` for the first run; else ``better``, ``worse``, or ``unclear`` where the
-            interval of the difference contains 0.
+            interval of the difference contains 0, or of few clips.
     """
 
     value: float
@@ -226,8 +233,7 @@ def render_comparison(runs: Sequence[Run], comparisons: Sequence[Comparison], fo
     letters = string.ascii_uppercase[: len(runs)]
     reconstructed = [key for key in shared_clips(runs) if key[0] == "reconstruction"]
     titles = short_titles(key[1:] for key in reconstructed)
-    ranked = _ranked(runs)
-    ends = [*ranked[:SHOWN_VIDEOS], *ranked[max(SHOWN_VIDEOS, len(ranked) - SHOWN_VIDEOS) :]]
+    gained, lost = _most_different(runs)
     return render(
         "compare.html",
         runs=[_run_view(letter, run, folder) for letter, run in zip(letters, runs, strict=True)],
@@ -235,7 +241,10 @@ def render_comparison(runs: Sequence[Run], comparisons: Sequence[Comparison], fo
         differences=differences_of(runs),
         sections=_sections(comparisons),
         rows=[_paired_clip(runs, key, folder, titles, sized=False) for key in reconstructed[:MOST_ROWS]],
-        clips=[_paired_clip(runs, key, folder, titles, sized=True) for key in ends],
+        gained=[_paired_clip(runs, key, folder, titles, sized=True) for key in gained],
+        lost=[_paired_clip(runs, key, folder, titles, sized=True) for key in lost],
+        summary=_summary(letters, comparisons),
+        definitions=definitions(dict.fromkeys(comparison.metric for comparison in comparisons)),
     )
 
 
@@ -248,22 +257,12 @@ def _run_score(
     interval = bootstrap_interval(values)
     if first:
         return RunScore(overall_score(values), interval, math.nan, UNKNOWN_INTERVAL, "reference")
-    paired = values - reference
+    paired = metric.difference(values, reference)
     difference, difference_interval = overall_score(paired), bootstrap_interval(paired)
-    return RunScore(
-        overall_score(values),
-        interval,
-        difference,
-        difference_interval,
-        _verdict(metric.advantage(values, reference)),
-    )
-
-
-def _verdict(gains: NDArray[np.float64]) -> str:
-    interval = bootstrap_interval(gains)
-    if not interval.known or interval.holds(0.0):
-        return "unclear"
-    return "better" if overall_score(gains) > 0 else "worse"
+    verdict = "unclear"
+    if len(paired) >= LEAST_CLIPS and difference_interval.known and not difference_interval.holds(0.0):
+        verdict = "better" if metric.is_gain(difference) else "worse"
+    return RunScore(overall_score(values), interval, difference, difference_interval, verdict)
 
 
 def _fid(runs: Sequence[Run]) -> tuple[Comparison, ...]:
@@ -277,16 +276,21 @@ def _fid(runs: Sequence[Run]) -> tuple[Comparison, ...]:
     return (Comparison("reconstruction", FID, n_clips, (first, *others)),)
 
 
-def _ranked(runs: Sequence[Run]) -> list[Key]:
-    """Sort reconstructed clips by what the last run gained on the first, the largest gain first."""
+def _most_different(runs: Sequence[Run]) -> tuple[list[Key], list[Key]]:
+    """Clips whose reconstruction gained most from the first run to the last, and those that lost most."""
 
     def gain(key: Key) -> float:
         first, last = (run.clips[key].scores.get(PSNR.key, math.nan) for run in (runs[0], runs[-1]))
         return last - first
 
-    shown = [key for key in shared_clips(runs) if all(run.clips[key].shown for run in runs)]
-    keys = [key for key in shown if key[0] == "reconstruction" and math.isfinite(gain(key))]
-    return sorted(keys, key=gain, reverse=True)
+    there = [key for key in shared_clips(runs) if all(run.clips[key].shown for run in runs)]
+    ranked = sorted(
+        (key for key in there if key[0] == "reconstruction" and math.isfinite(gain(key))), key=gain
+    )
+    differs = [key for key in ranked if float(_signed(gain(key))) != 0]
+    gained = [key for key in reversed(differs) if gain(key) > 0]
+    lost = [key for key in differs if gain(key) < 0]
+    return gained[:SHOWN_VIDEOS], lost[:SHOWN_VIDEOS]
 
 
 # ---- views -------------------------------------------------------------------------------------------------
@@ -303,10 +307,25 @@ def _run_view(letter: str, run: Run, folder: Location) -> RunView:
     )
 
 
+def _summary(letters: str, comparisons: Sequence[Comparison]) -> list[str]:
+    """Count the verdicts of each run but the first."""
+    lines = []
+    for number, letter in enumerate(letters[1:], start=1):
+        shown = [_shown_verdict(each.metric, each.scores[number]) for each in comparisons]
+        better, worse = shown.count("better"), shown.count("worse")
+        lines.append(
+            f"{letter} is better than A in {better} and worse in {worse} of {count(len(shown), 'number')}; "
+            f"in the others no difference is certain."
+        )
+    return lines
+
+
 def _sections(comparisons: Sequence[Comparison]) -> list[ComparisonSection]:
     modes = dict.fromkeys(comparison.mode for comparison in comparisons)
     return [
-        ComparisonSection(mode, tuple(_comparison_row(item) for item in comparisons if item.mode == mode))
+        ComparisonSection(
+            HEADINGS[mode], tuple(_comparison_row(item) for item in comparisons if item.mode == mode)
+        )
         for mode in modes
     ]
 
@@ -315,7 +334,7 @@ def _comparison_row(comparison: Comparison) -> ComparisonRow:
     metric = comparison.metric
     return ComparisonRow(
         label=f"{metric.label} {metric.unit}".rstrip(),
-        direction=metric.direction,
+        direction=_direction(metric),
         n_clips=comparison.n_clips,
         scores=tuple(
             RunScoreView(
@@ -328,6 +347,12 @@ def _comparison_row(comparison: Comparison) -> ComparisonRow:
             for score in comparison.scores
         ),
     )
+
+
+def _direction(metric: Metric) -> str:
+    if metric.best is None:
+        return metric.direction
+    return f"{metric.direction}; the difference is of distances from {metric.best:g}"
 
 
 def _difference(metric: Metric, difference: float) -> str:

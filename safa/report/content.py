@@ -32,6 +32,7 @@ from safa.metrics import (
 )
 from safa.tables import read_table
 
+LEAST_CLIPS = 5  # of which a verdict is made: the bootstrap of fewer is too sure of itself
 UNKNOWN_INTERVAL = Interval(math.nan, math.nan)
 ROWS_AT_ONCE = 4096  # clips
 CLIPS_SCHEMA = pa.schema(
@@ -101,7 +102,9 @@ class Headline:
     """A metric over all clips, beside copying the source; intervals are 95 % intervals over clips.
 
     Attributes:
-        gain: how much better the model is than copying the source, clip by clip; positive is better.
+        n_clips: how many clips have a number; 0 of FID, which is one number of all.
+        gain: how much better the model is than copying the source, clip by clip; positive is better. NaN
+            where that is no contest: a face that stands still has no correlation, and a gain of 0.
     """
 
     metric: Metric
@@ -111,13 +114,19 @@ class Headline:
     copy_interval: Interval = UNKNOWN_INTERVAL
     gain: float = math.nan
     gain_interval: Interval = UNKNOWN_INTERVAL
+    n_clips: int = 0
 
 
 def _headline(metric: Metric, model: NDArray[np.float64], copied: NDArray[np.float64]) -> Headline:
-    gains = metric.advantage(model, copied)
+    gains = metric.difference(model, copied)
+    if metric.best is not None:
+        gains = np.full(len(model), np.nan)
+    elif not metric.higher_is_better:
+        gains = -gains
     score, copied_score, gain = map(overall_score, (model, copied, gains))
     interval, copied_interval, gain_interval = map(bootstrap_interval, (model, copied, gains))
-    return Headline(metric, score, copied_score, interval, copied_interval, gain, gain_interval)
+    n_clips = int(np.isfinite(model).sum())
+    return Headline(metric, score, copied_score, interval, copied_interval, gain, gain_interval, n_clips)
 
 
 def headlines(
@@ -132,7 +141,7 @@ def headlines(
         return np.array([score.get(key, math.nan) for score in scores], dtype=np.float64)
 
     lines = [_headline(metric, clips(metric.key), clips(metric.key + COPY_SOURCE)) for metric in PER_CLIP]
-    lines.append(Headline(FID, *fid, gain=overall_score(FID.advantage(*np.array(fid)[:, None]))))
+    lines.append(Headline(FID, *fid, gain=fid[1] - fid[0]))
     return tuple(line for line in lines if math.isfinite(line.value))
 
 

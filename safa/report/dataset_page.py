@@ -49,7 +49,7 @@ def _lead(stats: DatasetStats) -> str:
     sampled = f" Estimated from {count(stats.sampled, 'random clip')}." if stats.sampled < stats.clips else ""
     hours = f"{stats.hours:.1f} hours" if stats.hours >= 1 else f"{60 * stats.hours:.1f} minutes"
     return (
-        f"{count(stats.clips, 'clip')} of {hours} in all, {stats.bytes_per_frame / 1024:.1f} KiB per frame, "
+        f"{count(stats.clips, 'clip')}, together {hours}; {stats.bytes_per_frame / 1024:.1f} KiB per frame; "
         f"landmarks in {100 * stats.with_landmarks:.1f} % of the frames.{sampled}"
     )
 

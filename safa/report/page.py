@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from safa.config.inference import Mode
 from safa.evaluation.results import ClipResult
 from safa.files import Location, atomic_write, split
 from safa.messages import count, duration
-from safa.metrics import COPY_SOURCE, FID, FRAME_METRICS, METRICS, PSNR, Metric
+from safa.metrics import COPY_SOURCE, CSIM, FID, METRICS, PER_CLIP, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
 from safa.report.clip_views import ClipViewer, psnr_gain
-from safa.report.content import Headline, ReportContent, headlines
-from safa.report.rendering import format_interval, format_number, format_score, render
+from safa.report.content import LEAST_CLIPS, Headline, ReportContent, headlines
+from safa.report.rendering import definitions, format_interval, format_number, format_score, render
 from safa.report.titles import full_ids
 from safa.report.views import (
     Card,
@@ -25,6 +26,7 @@ from safa.report.views import (
     TrainingSection,
 )
 
+MOUTH = "mouth_opening_correlation"
 FEATURED = 3  # worst and best reconstructions, shown with video and strip
 FEATURED_OF_MODE = 12  # clips of every other mode, shown likewise; the tables list all
 MOST_ROWS = 2000  # of a table; the files beside the page have all
@@ -35,7 +37,7 @@ OTHER_MODES: tuple[tuple[Mode, str, str], ...] = (
         "animation",
         "Animation",
         "The face of one person (before the arrow) with the motion of another (after it). "
-        "There is no target to compare with: judge by eye.",
+        "There is no target to compare with: judge by eye. Copying the source has a CSIM of 1.",
     ),
     (
         "swap",
@@ -69,13 +71,13 @@ def render_page(content: ReportContent, folder: Location) -> str:
     few = len(shown) <= 2 * FEATURED
     worst, best = (shown, []) if few else (shown[:FEATURED], shown[-FEATURED:][::-1])
     lines = headlines(content.results, content.fid)
-    measured = [line.metric for line in lines if line.metric in FRAME_METRICS]
+    measured = [line.metric for line in lines if line.metric in PER_CLIP]
     viewer = ClipViewer(folder, content.results)
     return render(
         "page.html",
         content=content,
         opening=_opening(content, reconstructed, viewer),
-        cards=[_card(line) for line in lines],
+        cards=[_card(line, len(reconstructed)) for line in lines],
         summary=_summary(content, lines),
         skipped=[Definition(m.label, content.skipped[m.key]) for m in METRICS if m.key in content.skipped],
         worst=[viewer.view(result, measured) for result in worst],
@@ -109,29 +111,33 @@ def _opening(
     head.
     """
     choices = (
-        (content.of_mode("animation"), "the first of the animations"),
-        (content.of_mode("swap"), "the first of the face swaps"),
-        (reconstructed[len(reconstructed) // 2 :], "the reconstruction in the middle of all, by its gain"),
-        (content.of_mode("mesh"), "the first of the 3D heads"),
+        (content.of_mode("animation"), "An animation, the first of all"),
+        (content.of_mode("swap"), "A face swap, the first of all"),
+        (reconstructed[len(reconstructed) // 2 :], "A reconstruction, the one in the middle by its gain"),
+        (content.of_mode("mesh"), "A 3D head, the first of all"),
     )
     for results, rule in choices:
         for result in [result for result in results if result.shown][:1]:
             title = viewer.title(result)
             ids = full_ids((result.job.source, result.job.driving))
-            return OpeningView(f"{title}: {rule}.", ids, viewer.video(result))
+            return OpeningView(f"{rule}: {title}.", ids, viewer.video(result))
     return None
 
 
 def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, heading: str, note: str) -> ModeSection:
     results = content.of_mode(mode)
-    lines = headlines(results, mode=mode)
+    # Whoever copies the source has its identity: nobody can beat that.
+    lines = [
+        replace(line, gain=math.nan) if line.metric is CSIM else line
+        for line in headlines(results, mode=mode)
+    ]
     measured = [line.metric for line in lines]
     shown = [result for result in results if result.shown]
     return ModeSection(
         name=mode,
         heading=heading,
         note=note,
-        cards=tuple(_card(line) for line in lines),
+        cards=tuple(_card(line, len(results)) for line in lines),
         headings=_headings(measured),
         clips=tuple(viewer.view(result, measured) for result in shown[:FEATURED_OF_MODE]),
         rows=tuple(viewer.row(result, measured) for result in results[:MOST_ROWS]),
@@ -143,35 +149,46 @@ def _definitions(content: ReportContent) -> list[Definition]:
     """Define what the page has numbers of, or no numbers for a reason; equal definitions stand there once."""
     scores = [result.scores for result in content.results]
     shown = {key for each in scores for key, score in each.items() if math.isfinite(score)}
-    labels: dict[str, list[str]] = {}
-    for metric in METRICS:
-        if metric.key in shown | set(content.skipped) or (metric is FID and math.isfinite(content.fid[0])):
-            labels.setdefault(metric.definition, []).append(metric.label)
-    return [Definition("; ".join(names), text) for text, names in labels.items()]
+    has_fid = math.isfinite(content.fid[0])
+    keys = shown | set(content.skipped)
+    return definitions(m for m in METRICS if m.key in keys or (m is FID and has_fid))
 
 
 def _headings(metrics: Sequence[Metric]) -> tuple[str, ...]:
     return tuple(f"{metric.label} {metric.unit}".rstrip() for metric in metrics)
 
 
-def _card(line: Headline) -> Card:
+def _card(line: Headline, total: int) -> Card:
     metric = line.metric
-    gain = format_score(metric, abs(line.gain)).replace("%", "points")  # a difference of shares is no share
-    better = "better" if line.gain > 0 else "worse"
-    if not math.isfinite(line.gain):  # copying the source has no number
-        better = verdict = "none"
-    elif float(format_number(metric, line.gain)) == 0:
-        verdict = "same"
-    else:
-        verdict = "unclear" if line.gain_interval.holds(0.0) else better
+    gain, verdict = _verdict(line)
+    few = 0 < line.n_clips < total
     return Card(
         label=metric.label,
+        direction="; ".join(filter(None, (metric.direction, metric.scored))),
+        clips=f"{line.n_clips} of {count(total, 'clip')}" if few else "",
         value=format_score(metric, line.value),
         interval=format_interval(metric, line.interval),
         copy_source=format_score(metric, line.copy_source),
-        gain=f"{better} by {gain}",
+        gain=gain,
         verdict=verdict,
     )
+
+
+def _verdict(line: Headline) -> tuple[str, str]:
+    """How the model differs from what has to be beaten, in words, and the verdict (``Card``)."""
+    metric, few = line.metric, 0 < line.n_clips < LEAST_CLIPS
+    if metric.chance is not None:
+        if few or not line.interval.known or line.interval.holds(metric.chance):
+            return f"{'above' if line.value > metric.chance else 'below'} {metric.chance:g}", "unclear"
+        above = line.interval.low > metric.chance
+        return f"{'above' if above else 'below'} {metric.chance:g}", "better" if above else "worse"
+    if not math.isfinite(line.gain):
+        return "", "none"
+    if float(format_number(metric, line.gain)) == 0:
+        return "", "same"
+    better = "better" if line.gain > 0 else "worse"
+    gain = format_score(metric, abs(line.gain)).replace("%", "points")  # a difference of shares is no share
+    return f"{better} by {gain}", "unclear" if few or line.gain_interval.holds(0.0) else better
 
 
 def _summary(content: ReportContent, lines: Sequence[Headline]) -> str:
@@ -192,7 +209,13 @@ def _summary(content: ReportContent, lines: Sequence[Headline]) -> str:
     psnr = next((line for line in lines if line.metric is PSNR), None)
     if psnr is not None and math.isfinite(psnr.gain):
         verb = "beats" if psnr.gain > 0 else "falls behind"
-        text += f" Reconstruction {verb} copying the source by {abs(psnr.gain):.2f} dB PSNR."
+        text += (
+            f" Reconstruction {verb} copying the source, a still picture, by {abs(psnr.gain):.2f} dB PSNR."
+        )
+    mouth = next((line for line in lines if line.metric.key == MOUTH), None)
+    if mouth is not None:
+        opens = f"{mouth.value:.2f} (1 is exact, 0 is chance)"
+        text += f" Mouths open with the drivers' at a correlation of {opens}."
     return text
 
 
@@ -225,4 +248,4 @@ def _throughput(content: ReportContent) -> str:
     if not seconds:
         return ""
     work = f"{count(frames, 'frame')} in {duration(seconds)} of work"
-    return f"{work}: {frames / seconds:.1f} frames/s for one actor, writing of videos included."
+    return f"{work}: {frames / seconds:.1f} frames/s for one worker process, writing of videos included."

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import io
 import math
+from collections.abc import Iterable
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from safa.metrics import Interval, Metric
+from safa.report.views import Definition
 
 UNKNOWN = "–"
 JPEG_QUALITY = 85  # of images inside pages, 0 to 100
@@ -32,6 +34,14 @@ def render(template: str, /, **values: object) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     environment.globals |= {"script": Markup(script), "script_hash": f"sha256-{digest}"}
     return environment.get_template(template).render(values)
+
+
+def definitions(metrics: Iterable[Metric]) -> list[Definition]:
+    """Define metrics; equal definitions stand there once."""
+    labels: dict[str, list[str]] = {}
+    for metric in metrics:
+        labels.setdefault(metric.definition, []).append(metric.label)
+    return [Definition("; ".join(names), text) for text, names in labels.items()]
 
 
 def format_score(metric: Metric, value: float) -> str:

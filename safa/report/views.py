@@ -140,12 +140,16 @@ class Card:
 
     Attributes:
         interval: of the value; empty if there is none.
+        direction: which numbers are better, in words.
+        clips: of how many clips it is, where not all have a number.
         gain: how much better or worse the model is than copying the source, in words.
-        verdict: ``better``, ``worse``, ``same``; ``unclear`` where the interval of the difference contains 0;
-            ``none`` where copying the source has no number.
+        verdict: ``better``, ``worse``, ``same``; ``unclear`` where the interval of the difference contains 0,
+            or of few clips; ``none`` where there is nothing to compare with.
     """
 
     label: str
+    direction: str
+    clips: str
     value: str
     interval: str
     copy_source: str
@@ -247,7 +251,7 @@ class ComparisonRow:
 class ComparisonSection:
     """All metrics of one mode."""
 
-    mode: str
+    heading: str
     rows: tuple[ComparisonRow, ...]
 
 

@@ -113,10 +113,10 @@ def strip_panels(
     images = {
         "source": source,
         "driving": driving,
-        "deformed source": from_tensor(result.deformed[i]),
+        "prediction": prediction,
+        "warped source": from_tensor(result.deformed[i]),
         "occlusion 1": heat(motion.occlusion1[i, 0]),
         "occlusion 2": heat(motion.occlusion2[i, 0]),
-        "prediction": prediction,
         "3D render": from_tensor(render.reenact[i]),
         "normals": normals(render.driving_normals[i]),
         "flow": flow(motion.deformation[i]),

@@ -25,8 +25,7 @@ def test_links_land_on_their_headings(site: Path, visit: Any, name: str, width: 
     """Also after everything is loaded, and from anywhere on the page."""
     page = visit((site / name).as_uri(), width).page
     targets = page.eval_on_selector_all("nav a", "links => links.map(link => link.hash)")
-    if name != "both/index.html":  # which has no navigation
-        assert len(targets) >= 3
+    assert len(targets) >= 3
     for target in targets:
         page.evaluate("hash => document.querySelector(`nav a[href='${hash}']`).click()", target)
         page.evaluate("window.lastScroll = window.sameScroll = undefined")
@@ -61,16 +60,36 @@ def test_axe_finds_nothing(site: Path, visit: Any, axe: str, name: str, width: i
     assert visit((site / name).as_uri(), width, scheme).violations(axe) == "none"
 
 
-def test_posters_are_covered_by_controls_only_while_somebody_points_at_them(site: Path, visit: Any) -> None:
-    page = visit((site / "report/index.html").as_uri(), 1400).page
+PLAYING = "all => all.filter(video => !video.autoplay && !video.paused).length"
+
+
+@pytest.mark.parametrize("name", ["report/index.html", "both/index.html"])
+def test_a_video_plays_when_it_is_pressed_and_shows_its_poster_before(
+    site: Path, visit: Any, name: str
+) -> None:
+    page = visit((site / name).as_uri(), 1400).page
     with_controls = "all => all.filter(video => video.controls).length"
-    assert page.eval_on_selector_all("video", with_controls) == 0
     page.hover(".clip video >> nth=0")
+    assert page.eval_on_selector_all("video", with_controls) == 0
+    page.click(".clip video >> nth=0")
+    assert page.eval_on_selector_all("video", PLAYING) == 1
     assert page.eval_on_selector_all("video", with_controls) == 1
     page.hover("h1")
+    page.evaluate("document.activeElement.blur()")
     assert page.eval_on_selector_all("video", with_controls) == 0
     page.focus(".clip video >> nth=1")
-    assert page.eval_on_selector_all("video", with_controls) == 1
+    page.keyboard.press("Enter")
+    assert page.eval_on_selector_all("video", PLAYING) == 2
+
+
+def test_a_phone_plays_what_is_tapped_and_has_no_hints_for_a_mouse(site: Path, browser: Any) -> None:
+    context = browser.new_context(viewport={"width": 420, "height": 900}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto((site / "report/index.html").as_uri())
+    page.tap(".clip video >> nth=0")
+    assert page.eval_on_selector_all("video", PLAYING) == 1
+    assert not page.is_visible("text=Point at a clip")
+    context.close()
 
 
 def test_the_opening_video_plays(site: Path, visit: Any) -> None:
@@ -84,5 +103,10 @@ def test_tables_sort_and_filter_by_full_ids(site: Path, visit: Any) -> None:
     before = page.eval_on_selector_all("#clip-table tbody tr", rows)
     page.fill("input[data-filter]", "ann#v#")
     assert 0 < page.eval_on_selector_all("#clip-table tbody tr", rows) < before
+    assert not page.is_visible("text=No clip of that name")
+    page.fill("input[data-filter]", "4.8")  # a score is no name
+    assert page.eval_on_selector_all("#clips tbody tr", rows) == 0
+    assert page.is_visible("text=No clip of that name")
+    page.fill("input[data-filter]", "ann#v#")
     page.click("#clip-table th >> nth=3")
     assert page.get_attribute("#clip-table th >> nth=3", "aria-sort") == "ascending"

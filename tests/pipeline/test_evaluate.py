@@ -114,7 +114,7 @@ def test_swaps_and_meshes_go_through_and_two_reports_compare(
     numbers = evaluate.evaluate(config, {})
     assert numbers["counts"] == {"in": 7, "ok": 7, "quarantined": 0}
     assert {"akd", "detection_rate", "flicker"} <= set(numbers)
-    assert numbers["skipped"]["lpips"] == "skipped: weights missing (scorers.lpips)"
+    assert numbers["skipped"]["lpips"] == "skipped: no weights are named (scorers.lpips)"
     low, high = numbers["intervals"]["psnr"]
     assert low <= numbers["psnr"] <= high
     assert (config.out / "clips/swap/ann~v~000000~000006~~ben~v~000000~000006/video.mp4").exists()

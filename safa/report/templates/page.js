@@ -24,32 +24,46 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 for (const input of document.querySelectorAll("input[data-filter]")) {
-  const rows = [...document.getElementById(input.dataset.filter).tBodies[0].rows];
+  const section = document.getElementById(input.dataset.filter);
+  const rows = [...section.querySelectorAll("table.sortable tbody tr")];
+  const nothing = section.querySelector("[data-nothing]");
   input.addEventListener("input", () => {
     const wanted = input.value.toLowerCase();
     for (const row of rows) {
       const ids = row.querySelector("[title]")?.title ?? "";  // the text is short
-      row.hidden = !`${row.textContent} ${ids}`.toLowerCase().includes(wanted);
+      row.hidden = !`${row.cells[0].textContent} ${ids}`.toLowerCase().includes(wanted);
     }
+    nothing.hidden = rows.some((row) => !row.hidden);
   });
 }
-// Controls lie over a picture, so they are there while a video is pointed at, or reached by the keyboard, and on
-// screens without a pointer always.
-if (matchMedia("(hover: hover)").matches) {
-  for (const player of document.querySelectorAll(".player")) {
-    const video = player.querySelector("video");
-    const show = (wanted) => {
-      video.controls = wanted;
-      player.classList.toggle("still", !wanted && video.paused);
-    };
-    video.tabIndex = 0;
-    player.addEventListener("pointerenter", () => show(true));
-    player.addEventListener("pointerleave", () => show(player.contains(document.activeElement)));
-    player.addEventListener("focusin", () => show(true));
-    player.addEventListener("focusout", () => show(player.matches(":hover")));
-    for (const change of ["play", "pause"]) video.addEventListener(change, () => show(video.controls));
-    show(false);
-  }
+// Controls lie over a picture, so a video shows its poster until it is pressed; then they are there while it is pointed
+// at or reached by the keyboard, and on screens without a pointer always.
+const points = matchMedia("(hover: hover)").matches;
+for (const player of document.querySelectorAll(".player")) {
+  const video = player.querySelector("video");
+  let begun = video.autoplay;
+  const show = (wanted) => {
+    video.controls = begun && (wanted || !points);
+    player.classList.toggle("still", !begun);
+  };
+  const begin = () => {
+    if (begun) return;
+    begun = true;
+    show(true);
+    video.play();
+  };
+  video.tabIndex = 0;
+  video.addEventListener("click", begin);
+  video.addEventListener("keydown", (event) => {
+    if (begun || !["Enter", " "].includes(event.key)) return;
+    event.preventDefault();
+    begin();
+  });
+  player.addEventListener("pointerenter", () => show(true));
+  player.addEventListener("pointerleave", () => show(player.contains(document.activeElement)));
+  player.addEventListener("focusin", () => show(true));
+  player.addEventListener("focusout", () => show(player.matches(":hover")));
+  show(false);
 }
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
   for (const video of document.querySelectorAll("video[autoplay]")) {

@@ -340,9 +340,9 @@ def sidecar_rows(world: World, option: str, value: Any, command: str) -> list[fl
     found: list[Any] = []
     plain = face_tracking.smooth_track
 
-    def smooth(crop_boxes: Any, fps: float) -> Any:
+    def smooth(crop_boxes: Any, fps: float, cuts: Any) -> Any:
         found.append(crop_boxes[:, 0])
-        return plain(crop_boxes, fps)
+        return plain(crop_boxes, fps, cuts)
 
     options = {"checkpoint": world.checkpoint, "output": world.root / "unwritten.mp4", option: value}
     with patch.object(face_tracking, "smooth_track", smooth), _watching(Seen(), write=False):

@@ -43,6 +43,7 @@ class World:
 
     def __init__(self, folder: Path, head: HeadAssets, head_file: Path, clips: Path) -> None:
         self.root, self.head, self.head_file, self.clips = folder, head, head_file, clips
+        (folder / "none").mkdir(exist_ok=True)  # a folder of assets without any
         self._count = 0
         self.kept: dict[Any, Any] = {}
 

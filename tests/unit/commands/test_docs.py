@@ -63,11 +63,17 @@ def test_every_flag_of_upstream_is_documented() -> None:
 
 def test_the_python_page_names_what_is_there() -> None:
     options = re.findall(r"`(\w+)=", PYTHON[PYTHON.index("## Options") : PYTHON.index("## Heads")])
-    assert set(options) == set(inspect.signature(FaceAnimator.animate).parameters) - {
-        "self",
-        "source",
-        "driving",
+    of_both = {
+        name
+        for line in re.findall(r"^\| (`.*) \* \|", PYTHON, re.MULTILINE)
+        for name in re.findall(r"`(\w+)=", line)
     }
+    animate, swap = (
+        set(inspect.signature(method).parameters) - {"self", "source", "driving"}
+        for method in (FaceAnimator.animate, FaceAnimator.swap)
+    )
+    assert set(options) == animate | swap
+    assert of_both == animate & swap
     for name in re.findall(r"^\| `(\w+)\(", PYTHON, re.MULTILINE):
         assert callable(getattr(FaceAnimator, name))
     for name in re.findall(r"`video\.(\w+)", PYTHON):

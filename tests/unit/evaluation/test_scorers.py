@@ -128,7 +128,7 @@ def test_what_is_skipped_has_a_reason() -> None:
     expression = {f"{name}_{what}" for name in MOVEMENTS for what in ("correlation", "gain")}
     networks = {"lpips", "akd", "detection_rate", "aed", "csim", "fid"}
     assert set(reasons) == {"ms_ssim"} | networks | expression
-    assert reasons["fid"] == "skipped: weights missing (scorers.inception)"
+    assert reasons["fid"] == "skipped: no weights are named (scorers.inception)"
     assert reasons["ms_ssim"] == "skipped: images have 64 px, but it needs 176 px"
     everything = ScorerConfig(landmarks="model", identity=Path("i"), lpips=Path("l"), inception=Path("f"))
     assert skipped_metrics(everything, 256) == {}

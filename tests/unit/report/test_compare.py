@@ -14,8 +14,16 @@ from safa.errors import UserError
 from safa.evaluation.frame_scores import SCORES
 from safa.evaluation.jobs import EvaluationJob
 from safa.evaluation.results import ClipResult
-from safa.report.compare import Run, compare, differences_of, read_run, warnings_of, write_comparison
-from safa.report.content import write_clips
+from safa.report.compare import (
+    Run,
+    _most_different,
+    compare,
+    differences_of,
+    read_run,
+    warnings_of,
+    write_comparison,
+)
+from safa.report.content import LEAST_CLIPS, write_clips
 
 MakeRun = Callable[..., Path]
 
@@ -69,10 +77,11 @@ def runs(*folders: Path) -> list[Run]:
 
 
 def test_differences_are_paired_over_shared_clips(make_run: MakeRun) -> None:
-    first = make_run("a", psnr=[10.0, 30.0, 20.0, 25.0, 99.0])
-    second = make_run("b", psnr=[11.0, 31.5, 21.0, 26.5])  # a little better on every clip; one clip less
+    first = make_run("a", psnr=[10.0, 30.0, 20.0, 25.0, 20.0, 22.5, 99.0])
+    # A little better on every clip; one clip less.
+    second = make_run("b", psnr=[11.0, 31.5, 21.0, 26.5, 21.0, 24.0])
     (line,) = compare(runs(first, second))
-    assert (line.metric.key, line.n_clips) == ("psnr", 4)
+    assert (line.metric.key, line.n_clips) == ("psnr", 6)
     reference, other = line.scores
     assert reference.value == pytest.approx(21.25)
     assert other.difference == pytest.approx(1.25)
@@ -93,12 +102,39 @@ def test_better_knows_which_way_a_metric_goes(make_run: MakeRun, shift: float, v
 
 def test_a_movement_is_better_the_nearer_its_gain_is_to_one(make_run: MakeRun) -> None:
     first, second = (
-        make_run("a", mouth_opening_gain=[0.9, 1.1, 0.95]),
-        make_run("b", mouth_opening_gain=[1.5] * 3),
+        make_run("a", mouth_opening_gain=[0.9, 1.1, 0.95, 1.05, 1.0]),
+        make_run("b", mouth_opening_gain=[1.5, 0.5, 1.5, 0.5, 1.0]),
     )
     (line,) = compare(runs(first, second))
-    assert line.scores[1].difference > 0
+    # Both have a mean of 1: what is judged, and shown, is how far clips are from it.
+    assert line.scores[1].value == line.scores[0].value == pytest.approx(1.0)
+    assert line.scores[1].difference == pytest.approx(0.4 - 0.06)
+    assert line.scores[1].difference_interval.low > 0
     assert line.scores[1].verdict == "worse"
+
+
+def test_a_few_clips_make_no_verdict(make_run: MakeRun) -> None:
+    for number, verdict in ((LEAST_CLIPS - 1, "unclear"), (LEAST_CLIPS, "better")):
+        folders = (
+            make_run(f"{name}{number}", psnr=[gain] * number) for name, gain in (("a", 1.0), ("b", 2.0))
+        )
+        assert compare(runs(*folders))[0].scores[1].verdict == verdict
+
+
+def test_where_runs_differ_most_is_where_they_do(make_run: MakeRun, tmp_path: Path) -> None:
+    gains = [0.5, -0.07, 0.001, -0.3, 0.2, -0.45, 0.1, -0.2, 0.05]
+    both = runs(make_run("a", psnr=[20.0] * 9), make_run("b", psnr=[20.0 + gain for gain in gains]))
+    gained, lost = ([int(key[1][1:3]) for key in keys] for keys in _most_different(both))
+    assert (gained, lost) == ([0, 4, 6], [5, 3, 7])
+    assert _most_different([both[0], both[0]]) == ([], [])
+    write_comparison([both[0], both[0]], tmp_path / "same")
+    assert "Where they differ most" not in (tmp_path / "same" / "index.html").read_text()
+    write_comparison(both, tmp_path / "both")
+    text = " ".join(Page((tmp_path / "both" / "index.html").read_text()).text.split())
+    assert (
+        "B is better than A in 0 and worse in 0 of 1 number; in the others no difference is certain." in text
+    )
+    assert "Definitions PSNR" in text
 
 
 def test_what_could_be_chance_is_unclear(make_run: MakeRun) -> None:
@@ -177,7 +213,7 @@ def test_what_differs_is_named(make_run: MakeRun, tmp_path: Path) -> None:
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_verdict(make_run: MakeRun, tmp_path: Path) -> None:
-    values = [20.0, 21.0, 22.0, 23.0]
+    values = [20.0, 21.0, 22.0, 23.0, 24.0]
     folders = [make_run("a", psnr=values), make_run("b", psnr=[value + 0.001 for value in values])]
     write_comparison(runs(*folders), tmp_path / "out")
     text = (tmp_path / "out" / "index.html").read_text()

@@ -28,7 +28,8 @@ def test_a_gain_is_positive_where_the_model_is_better(content: Make) -> None:
 
 def test_a_gain_of_expression_is_better_the_nearer_it_is_to_one() -> None:
     metric = next(metric for metric in METRICS if metric.key == "mouth_opening_gain")
-    assert metric.advantage(np.array([0.8, 1.2, 3.0]), np.zeros(3)) == pytest.approx([0.8, 0.8, -1.0])
+    assert metric.difference(np.array([0.8, 1.2, 3.0]), np.zeros(3)) == pytest.approx([-0.8, -0.8, 1.0])
+    assert [metric.is_gain(difference) for difference in (-0.8, 1.0)] == [True, False]
 
 
 def test_clips_without_a_number_are_no_part_of_its_mean(content: Make) -> None:

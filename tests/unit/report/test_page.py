@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -97,21 +98,70 @@ def test_text_from_data_is_escaped(content: Make, lay_out: LayOut) -> None:
 def test_headline_names_the_baseline_and_the_difference(content: Make, lay_out: LayOut) -> None:
     text = " ".join(render(content(2.0, 4.0), lay_out).text.split())
     assert "metric model copy the source difference" in text
-    assert "PSNR 23.00 dB 22.00 to 24.00 20.00 dB better by 3.00 dB" in text
-    assert "Landmark NME 5.00 % 5.00 to 5.00 20.00 % better by 15.00 points" in text
-    assert "beats copying the source by 3.00 dB" in text
+    assert "PSNR higher is better 23.00 dB 22.00 to 24.00 20.00 dB better by 3.00 dB" in text
+    nme = "Landmark NME lower is better; of the 3D head, not of the picture 5.00 % 5.00 to 5.00 20.00 %"
+    assert f"{nme} better by 15.00 points" in text
+    assert "beats copying the source, a still picture, by 3.00 dB" in text
 
 
 def test_a_model_that_is_worse_is_said_to_be_worse(content: Make, lay_out: LayOut) -> None:
     text = " ".join(render(content(-1.5), lay_out).text.split())
     assert "worse by 1.50 dB" in text
-    assert "falls behind copying the source by 1.50 dB" in text
+    assert "falls behind copying the source, a still picture, by 1.50 dB" in text
 
 
 def test_a_difference_that_could_be_chance_is_not_certain(content: Make, lay_out: LayOut) -> None:
-    report = content(-1.0, 2.0, -1.5, 1.0)
+    report = content(-1.0, 2.0, -1.5, 1.0, 0.1)
     text = render_page(report, lay_out(report))
     assert '<span class="unclear">better by 0.12 dB, not certain</span>' in text
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([0.5, 0.6, 0.4, 0.55, 0.45], '<span class="better">above 0</span>'),
+        ([-0.5, -0.6, -0.4, -0.55, -0.45], '<span class="worse">below 0</span>'),
+        ([0.5, -0.6, 0.4, -0.5, 0.45], '<span class="unclear">above 0, not certain</span>'),
+        ([0.5, 0.6, 0.4, 0.55, math.nan], '<span class="unclear">above 0, not certain</span>'),  # four clips
+    ],
+)
+def test_movements_are_compared_with_chance(
+    content: Make, lay_out: LayOut, scores: list[float], said: str
+) -> None:
+    """A face that stands still has no correlation, and a gain of 0 that nobody has to beat."""
+    report = content(1.0, 2.0, 3.0, 4.0, 5.0)
+    moved = [
+        dataclasses.replace(
+            result,
+            scores=result.scores
+            | {
+                "mouth_opening_correlation": score,
+                "mouth_opening_gain": 1.2,
+                "mouth_opening_gain_copy_source": 0,
+            },
+        )
+        for result, score in zip(report.results, scores, strict=False)
+    ]
+    report = dataclasses.replace(report, results=(*moved, *report.results[5:]))
+    text = render_page(report, lay_out(report))
+    assert said in text
+    row = text[text.index(">Mouth opening, gain</a>") :]
+    assert row[: row.index("</tr>")].endswith("<td>–</td>")
+    assert ("4 of 5 clips" in text) == math.isnan(scores[-1])
+    mean = f"{np.nanmean(scores):.2f}"
+    assert f"Mouths open with the drivers&#39; at a correlation of {mean}" in text
+
+
+def test_nobody_has_to_beat_the_source_at_being_the_source(content: Make, lay_out: LayOut) -> None:
+    report = content(1.0)
+    results = [
+        dataclasses.replace(result, scores=result.scores | {"csim": 0.9, "csim_copy_source": 1.0})
+        for result in report.results
+    ]
+    text = render_page(dataclasses.replace(report, results=tuple(results)), lay_out(report))
+    section = text[text.index('<section id="animation">') :]
+    row = section[section.index(">CSIM</a>") :]
+    assert row[: row.index("</tr>")].endswith("<td>–</td>")
 
 
 def test_few_clips_are_shown_once_and_of_many_both_ends(content: Make, lay_out: LayOut) -> None:
@@ -136,7 +186,7 @@ def test_every_clip_is_in_the_table(content: Make, lay_out: LayOut) -> None:
 
 def test_failures_are_listed_with_their_reason(content: Make, lay_out: LayOut) -> None:
     text = " ".join(render(content(1.0), lay_out).text.split())
-    assert "3 jobs 2 ok 1 quarantined" in text
+    assert "3 results 2 ok 1 failed" in text
     assert "bad#v#000000#000009 reconstruction decode frame 3:" in text
 
 
@@ -267,10 +317,10 @@ def test_the_page_opens_with_a_moving_result_and_the_headline(content: Make, lay
     text = render_page(report, folder)
     body = text[text.index("<main>") :]
     assert body.index("<video") < body.index('class="headline"') < body.index("<h2")
-    assert "p00 ← q00: the first of the animations." in body
+    assert "An animation, the first of all: p00 ← q00." in body
     assert body.count(" autoplay></video>") == 1
     alone = dataclasses.replace(report, results=report.results[:3])
-    assert "p01: the reconstruction in the middle of all" in render_page(alone, folder)
+    assert "A reconstruction, the one in the middle by its gain: p01." in render_page(alone, folder)
 
 
 def test_pictures_and_videos_keep_their_place(content: Make, lay_out: LayOut) -> None:
@@ -283,7 +333,7 @@ def test_pictures_and_videos_keep_their_place(content: Make, lay_out: LayOut) ->
 
 def test_differences_that_round_to_nothing_are_the_same(content: Make, lay_out: LayOut) -> None:
     text = " ".join(render(content(0.001), lay_out).text.split())
-    assert "PSNR 20.00 dB 20.00 dB the same" in text
+    assert "PSNR higher is better 20.00 dB 20.00 dB the same" in text
 
 
 def test_loss_terms_are_in_words_and_a_rise_is_explained(content: Make, lay_out: LayOut) -> None:
