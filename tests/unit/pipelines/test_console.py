@@ -69,6 +69,7 @@ def test_the_pattern_is_that_of_rays_own_log() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.soak  # another Ray may have another prefix; nothing of ours changes it
 def test_the_prefix_is_that_of_the_real_cleaner() -> None:
     """A warning of Ray Train's own actor, which Ray brings from the worker's log to the driver."""
     program = """
