@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -167,6 +168,13 @@ def ray_session() -> Iterator[None]:
             with suppress(RayError, ConnectionError, RuntimeError):  # the cluster may be gone
                 machines_seen()
             ray.shutdown()
+            _restore_sigterm()
+
+
+def _restore_sigterm() -> None:
+    """Put Python's handler back, in whose place Ray's core leaves the system's, which ends the process."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def set_up_ray_data() -> None:

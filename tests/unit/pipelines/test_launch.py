@@ -153,7 +153,8 @@ def test_workers_that_are_left_are_ended_without_a_traceback(caplog: pytest.LogC
 
 
 WAITS = """
-import sys, time, ray
+import signal, sys, time, ray
+from pathlib import Path
 from pipelines.launch import ray_session, set_up_logging
 from safa.errors import run_reporting_errors
 
@@ -161,13 +162,21 @@ from safa.errors import run_reporting_errors
 def never():
     time.sleep(600)
 
+def caught():
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "SigCgt" in line]
+    return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
 def body():
+    with ray_session():
+        pass
+    assert caught(), "whoever ends the program after a session ends it in order, too"
     with ray_session():
         waiting = never.remote()
         print("waits", flush=True)
         ray.get(waiting)
 
 set_up_logging()
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 sys.exit(run_reporting_errors(body))
 """
 
