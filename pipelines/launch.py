@@ -156,25 +156,25 @@ def ray_session() -> Iterator[None]:
         with reporting_ray_errors():
             yield
         return
-    address = cluster_address()
+    address, on_sigterm = cluster_address(), signal.getsignal(signal.SIGTERM)
     with _environment(address) as options, without_rays_housekeeping():
         _connect(address, options)
+        _put_back(on_sigterm)
         set_up_ray_data()
         try:
-            # Ray's core has put its own handler there, which ends the program with a page of addresses.
             with ending_on_sigterm(), reporting_ray_errors():
                 yield
         finally:
             with suppress(RayError, ConnectionError, RuntimeError):  # the cluster may be gone
                 machines_seen()
             ray.shutdown()
-            _restore_sigterm()
+            _put_back(on_sigterm)
 
 
-def _restore_sigterm() -> None:
-    """Put Python's handler back, in whose place Ray's core leaves the system's, which ends the process."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+def _put_back(on_sigterm: Any) -> None:
+    """Put back what answers SIGTERM: Ray has handlers that end the process without a word, or with a page."""
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def set_up_ray_data() -> None:
