@@ -515,7 +515,7 @@ def print_cost_estimate(config: PreprocessConfig) -> None:
         UserError: the source is raw videos, whose clips are known once their faces are found.
     """
     if isinstance(config.source, VideosSource):
-        fix = "Run it on a few videos and multiply: summary.html has the times."
+        fix = "Run it on a few videos and multiply: manifest.json has the seconds."
         raise UserError("how many clips raw videos hold is not known in advance", "source.kind: videos", fix)
     listed = list_inputs(config)
     done = stored_clips(join(config.out, CLIPS))
