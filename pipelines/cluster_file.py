@@ -19,6 +19,7 @@ from safa.files import reporting_errors
 # What is to be filled in: ids of nothing but zeros, addresses that exist for documentation alone (RFC 5737).
 PLACEHOLDER = re.compile(r"\b(?:ami|fs|sg|subnet)-0{8,}\b|::0{12}:|\b192\.0\.2\.\d+\b")
 OF_REGION = re.compile(r"\bfs-\w+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
+PYTHON_TAG = re.compile(r"-py\d+")
 TOKEN = ".ray/auth_token"
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 LARGEST = 2**20  # bytes of such a file
@@ -78,11 +79,14 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _check_filled_in(path: Path, cluster: Mapping[str, Any]) -> None:
     """Name all places that are to be filled in at once; most of AWS are used by several machines."""
-    found = {key: PLACEHOLDER.search(str(value)) for key, value in _leaves(cluster)}
-    places = [f"'{match[0]}' at {key}" for key, match in found.items() if match]
+    places = [
+        f"'{found[0]}' at {key}"
+        for key, value in _leaves(cluster)
+        if (found := PLACEHOLDER.search(str(value)))
+    ]
     if places:
         fix = "The comments there and docs/cluster.md say what belongs there."
-        raise UserError(f"to be filled in: {', '.join(dict.fromkeys(places))}", str(path), fix)
+        raise UserError(f"to be filled in: {', '.join(places)}", str(path), fix)
 
 
 def _check_head(path: Path, cluster: Mapping[str, Any]) -> None:
@@ -109,13 +113,10 @@ def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
             if not node["node_config"].get("ImageId"):
                 fix = "Name a current deep-learning image; Ray's default is too old for CUDA 13."
                 raise UserError("there is no ImageId", f"{path}: available_node_types.{name}", fix)
-    pythons = {key: re.search(r"-py\d+", str(image)) for key, image in cluster.get("docker", {}).items()}
-    tags = {key: found[0] for key, found in pythons.items() if found}
-    if len(set(tags.values())) > 1:
+    pythons = {tag for image in cluster.get("docker", {}).values() for tag in PYTHON_TAG.findall(str(image))}
+    if len(pythons) > 1:
         fix = "Use the same Python in all of them, and the one that submits."
-        raise UserError(
-            f"images of several Pythons: {', '.join(sorted(set(tags.values())))}", f"{path}: docker", fix
-        )
+        raise UserError(f"images of several Pythons: {', '.join(sorted(pythons))}", f"{path}: docker", fix)
     ray = importlib.metadata.version("ray")
     for key, image in cluster.get("docker", {}).items():
         if key.endswith("image") and f":{ray}-" not in str(image):

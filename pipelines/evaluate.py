@@ -72,7 +72,6 @@ from safa.config import dump_settings, load_settings
 from safa.config.inference import EvaluateConfig, Mode
 from safa.config.training import TrainConfig
 from safa.data.clip_store import ClipInfo, ClipStore
-from safa.data.detectors.dlib_faces import missing as missing_of_dlib
 from safa.errors import Failure, FailureCode, UserError, run_reporting_errors
 from safa.evaluation.clip_files import CLIPS, SEGMENTS, segments_folder
 from safa.evaluation.jobs import list_jobs
@@ -154,7 +153,8 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
     store = ClipStore(config.clips)
     clips = [clip for clip in store.clips() if clip.split in config.splits]
     model, info = load_model(config.model, rasterizer=config.rasterizer)
-    _check(clips, model, config)
+    here = config.model_copy(update={"scorers": scorers_here(config.scorers)})
+    _check(clips, model, here)
     jobs = _Jobs(config, clips)
     hashes = {
         "model_sha256": _fingerprint(model),
@@ -166,9 +166,6 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         check_settings(config.out, locked, NOT_HASHED)
         record_settings(config.out, locked, NOT_HASHED, config)
         _clean_up(config.out)
-        here = config.model_copy(update={"scorers": scorers_here(config.scorers)})
-        if here.scorers != config.scorers:
-            log.warning("evaluate: %s, so scores that need it are left out (scorers)", missing_of_dlib())
         totals, failed = _do_what_is_missing(here, jobs)
         results, failures = jobs.results(totals, failed), tuple(failed.values())
         _check_counts(config, len(jobs.jobs), results, failures)
@@ -310,7 +307,7 @@ def _check(clips: Sequence[ClipInfo], model: Safa, config: EvaluateConfig) -> No
             f"Preprocess with size: {size}.",
         )
     # Loaded here first: a worker that cannot start would end the job with Ray's message instead of ours.
-    load_scorers(scorers_here(config.scorers), model.tdmm)
+    load_scorers(config.scorers, model.tdmm)
     if "swap" in config.modes:
         load_mask(config.swap, model.tdmm)
 
@@ -484,11 +481,13 @@ def _content(
 
 def _training_runs(folders: Sequence[Location]) -> tuple[TrainingRun, ...]:
     """The runs that the report shows: one that is not there costs its curves, not the evaluation."""
-    there = [folder for folder in folders if exists(join(folder, TRAINING_CONFIG))]
+    runs = []
     for folder in folders:
-        if folder not in there:
+        if exists(join(folder, TRAINING_CONFIG)):
+            runs.append(_training_run(folder))
+        else:
             log.warning("evaluate: history: no training run at %s; the report goes without it", shown(folder))
-    return tuple(map(_training_run, there))
+    return tuple(runs)
 
 
 def _training_run(folder: Location) -> TrainingRun:

@@ -162,7 +162,7 @@ def ray_session() -> Iterator[None]:
         _put_back(on_sigterm)
         set_up_ray_data()
         try:
-            with ending_on_sigterm(), reporting_ray_errors():
+            with reporting_ray_errors():
                 yield
         finally:
             with suppress(RayError, ConnectionError, RuntimeError):  # the cluster may be gone

@@ -12,6 +12,7 @@ TorchScript is no sandbox: use only files from people you trust.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ from safa.metrics.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from safa.metrics.lpips import Lpips, load_lpips
 from safa.models.tdmm import Tdmm
 from safa.torchscript import load_script
+
+log = logging.getLogger(__name__)
 
 Network = Callable[[Tensor], Tensor]  # images (B, 3, S, S) in [0, 1] to one row each
 
@@ -82,9 +85,10 @@ def scorers_here(config: ScorerConfig) -> ScorerConfig:
     The program that starts an evaluation decides that for all its workers: one of them that lacks dlib then
     fails, instead of leaving out scores.
     """
-    if not missing_of_dlib():
-        return config
     named = {name: None for name in ("landmarks", "identity") if getattr(config, name) == "dlib"}
+    if not named or not (lacking := missing_of_dlib()):
+        return config
+    log.warning("evaluate: %s, so scores that need it are left out (scorers)", lacking)
     return config.model_copy(update=named)
 
 

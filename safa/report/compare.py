@@ -25,7 +25,7 @@ from safa.metrics import FID, PER_CLIP, PSNR, Interval, Metric, bootstrap_interv
 from safa.reading import read_json
 from safa.report.clip_views import video_view
 from safa.report.content import LEAST_CLIPS, UNKNOWN_INTERVAL, ClipRecord, read_clips
-from safa.report.rendering import UNKNOWN, definitions, format_interval, format_number, render
+from safa.report.rendering import HEADINGS, UNKNOWN, definitions, format_interval, format_number, render
 from safa.report.titles import Pair, full_ids, short_titles
 from safa.report.views import (
     Cell,
@@ -41,12 +41,6 @@ from safa.report.views import (
 
 PAGE, NUMBERS = "index.html", "compare.json"
 SHOWN_VIDEOS = 3  # clips that gained most, and as many that lost most
-HEADINGS: dict[Mode, str] = {
-    "reconstruction": "Reconstruction",
-    "animation": "Animation",
-    "swap": "Face swap",
-    "mesh": "3D reconstruction",
-}
 MOST_ROWS = 2000  # in the page; the runs' tables have the numbers of all clips
 Key = tuple[str, str, str]  # mode, source, driving
 SAME_NUMBERS = frozenset({"title", "out", "scale", "history", "visuals", "report", "max_unexpected"})  # keys

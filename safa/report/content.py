@@ -118,11 +118,10 @@ class Headline:
 
 
 def _headline(metric: Metric, model: NDArray[np.float64], copied: NDArray[np.float64]) -> Headline:
-    gains = metric.difference(model, copied)
+    paired = metric.difference(model, copied)
+    gains = paired if metric.is_gain(1.0) else -paired
     if metric.best is not None:
         gains = np.full(len(model), np.nan)
-    elif not metric.higher_is_better:
-        gains = -gains
     score, copied_score, gain = map(overall_score, (model, copied, gains))
     interval, copied_interval, gain_interval = map(bootstrap_interval, (model, copied, gains))
     n_clips = int(np.isfinite(model).sum())

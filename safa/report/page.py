@@ -14,7 +14,7 @@ from safa.metrics import COPY_SOURCE, CSIM, FID, METRICS, PER_CLIP, PSNR, Metric
 from safa.report.charts import Histogram, histogram, training_charts
 from safa.report.clip_views import ClipViewer, psnr_gain
 from safa.report.content import LEAST_CLIPS, Headline, ReportContent, headlines
-from safa.report.rendering import definitions, format_interval, format_number, format_score, render
+from safa.report.rendering import HEADINGS, definitions, format_interval, format_number, format_score, render
 from safa.report.titles import full_ids
 from safa.report.views import (
     Card,
@@ -31,23 +31,20 @@ FEATURED = 3  # worst and best reconstructions, shown with video and strip
 FEATURED_OF_MODE = 12  # clips of every other mode, shown likewise; the tables list all
 MOST_ROWS = 2000  # of a table; the files beside the page have all
 
-# Modes without a target: heading, and what there is to see.
-OTHER_MODES: tuple[tuple[Mode, str, str], ...] = (
+# Modes without a target, and what there is to see.
+OTHER_MODES: tuple[tuple[Mode, str], ...] = (
     (
         "animation",
-        "Animation",
         "The face of one person (before the arrow) with the motion of another (after it). "
         "There is no target to compare with: judge by eye. Copying the source has a CSIM of 1.",
     ),
     (
         "swap",
-        "Face swap",
         "The face of one person (before the arrow) in the clip of another (after it); the last panel of "
         "a strip is bright where the face goes. There is no target to compare with: judge by eye.",
     ),
     (
         "mesh",
-        "3D reconstruction",
         "The 3D head of every frame. White landmarks came with the data, green ones are the 3DMM's. "
         "Parameters and vertices of all frames are in mesh.parquet in the clip's folder.",
     ),
@@ -124,7 +121,7 @@ def _opening(
     return None
 
 
-def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, heading: str, note: str) -> ModeSection:
+def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, note: str) -> ModeSection:
     results = content.of_mode(mode)
     # Whoever copies the source has its identity: nobody can beat that.
     lines = [
@@ -135,7 +132,7 @@ def _mode(content: ReportContent, viewer: ClipViewer, mode: Mode, heading: str, 
     shown = [result for result in results if result.shown]
     return ModeSection(
         name=mode,
-        heading=heading,
+        heading=HEADINGS[mode],
         note=note,
         cards=tuple(_card(line, len(results)) for line in lines),
         headings=_headings(measured),
@@ -178,10 +175,9 @@ def _verdict(line: Headline) -> tuple[str, str]:
     """How the model differs from what has to be beaten, in words, and the verdict (``Card``)."""
     metric, few = line.metric, 0 < line.n_clips < LEAST_CLIPS
     if metric.chance is not None:
-        if few or not line.interval.known or line.interval.holds(metric.chance):
-            return f"{'above' if line.value > metric.chance else 'below'} {metric.chance:g}", "unclear"
-        above = line.interval.low > metric.chance
-        return f"{'above' if above else 'below'} {metric.chance:g}", "better" if above else "worse"
+        side, better = ("above", "better") if line.value > metric.chance else ("below", "worse")
+        is_certain = not few and line.interval.known and not line.interval.holds(metric.chance)
+        return f"{side} {metric.chance:g}", better if is_certain else "unclear"
     if not math.isfinite(line.gain):
         return "", "none"
     if float(format_number(metric, line.gain)) == 0:

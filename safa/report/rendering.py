@@ -12,9 +12,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from safa.config.inference import Mode
 from safa.metrics import Interval, Metric
 from safa.report.views import Definition
 
+HEADINGS: dict[Mode, str] = {
+    "reconstruction": "Reconstruction",
+    "animation": "Animation",
+    "swap": "Face swap",
+    "mesh": "3D reconstruction",
+}
 UNKNOWN = "–"
 JPEG_QUALITY = 85  # of images inside pages, 0 to 100
 

@@ -20,6 +20,8 @@ class SceneCuts:
         """Say whether a frame (H, W, 3) is of another scene than the one before, or of another size."""
         rows, columns = (np.linspace(0, size - 1, CUT_POINTS).astype(int) for size in frame.shape[:2])
         small, before = frame[rows[:, None], columns].astype(np.int16), self._small
-        is_other_size = before is not None and frame.shape != self._shape
+        is_other_size = frame.shape != self._shape
         self._small, self._shape = small, frame.shape
-        return is_other_size or (before is not None and float(np.abs(small - before).mean()) > CUT)
+        if before is None:
+            return False
+        return is_other_size or float(np.abs(small - before).mean()) > CUT

@@ -45,7 +45,7 @@ def test_landmarks_beside_the_files_say_where_the_face_is(
 ) -> None:
     code, out, err = safa("animate", *with_landmarks, "-o", tmp_path / "a.mp4", "--checkpoint", model)
     assert code == 0
-    assert "7 frames at 12.5 fps" in out
+    assert "7 frames at 12.5 fps, 32 x 32 px (--size 256 enlarges them)" in out
     assert err == "note: driving.mp4: no face in 1 of 7 frames; the crop is interpolated there\n"
     assert (
         safa("animate", *with_landmarks, "-o", tmp_path / "b.mp4", "--checkpoint", model, "--no-crop")[2]

@@ -71,11 +71,14 @@ def tdmm(tiny_model: dict[str, Any], toy_head: HeadAssets) -> Tdmm:
 
 
 def test_without_dlib_its_metrics_are_skipped_with_the_reason(
-    tdmm: Tdmm, monkeypatch: pytest.MonkeyPatch
+    tdmm: Tdmm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     here = scorers.scorers_here(BOTH)
     monkeypatch.setattr(scorers, "missing_of_dlib", lambda: "the package dlib-bin is not installed")
+    caplog.clear()
     left = scorers.scorers_here(BOTH)
+    said = "evaluate: the package dlib-bin is not installed, so scores that need it are left out (scorers)"
+    assert caplog.messages == [said]
     assert (left.landmarks, left.identity, left.landmarks_every) == (None, None, 2)
     assert scorers.scorers_here(ScorerConfig(landmarks="model")).landmarks == "model"
     if not dlib_faces.missing():
