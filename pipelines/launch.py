@@ -34,10 +34,10 @@ from pipelines.machines import (
     local_options,
     machines_seen,
 )
-from pipelines.shared_folder import refuse_relative_outputs
+from pipelines.shared_folder import OUTPUT_KEYS, refuse_relative_outputs
 from safa.command_line import Parser
-from safa.config import Settings, load_settings
-from safa.errors import UserError, ending_on_sigterm, run_reporting_errors, storage_error
+from safa.config import Settings, load_settings, naming_keys
+from safa.errors import Terminated, UserError, ending_on_sigterm, run_reporting_errors, storage_error
 from safa.files import location
 from safa.limits import VARIABLE as LIMITS_VARIABLE
 
@@ -104,7 +104,7 @@ def launch(
         config = load_settings(location(arguments.config), settings, arguments.overrides)
         if arguments.body is body:
             refuse_relative_outputs(config)
-        with ending_on_sigterm():
+        with ending_on_sigterm(), naming_keys(config, OUTPUT_KEYS):
             code: int | None = arguments.body(config)
         return code
 
@@ -190,6 +190,7 @@ def _connect(address: str, options: Mapping[str, Any]) -> None:
 
     Raises:
         UserError: there is no cluster that lets us in.
+        Terminated: by SIGTERM.
     """
     forget_machines()
     try:
@@ -199,6 +200,8 @@ def _connect(address: str, options: Mapping[str, Any]) -> None:
             fix = "Read the logs in Ray's folder (session_latest/logs), or try again."
             raise UserError(f"Ray does not start here ({_first_line(error)})", "ray", fix) from None
         raise UserError(f"cannot connect to Ray ({_first_line(error)})", address, CHECK_ADDRESS) from None
+    except SystemExit:  # while it connects, Ray answers SIGTERM so
+        raise Terminated("terminated") from None
     context = ray.get_runtime_context()
     log.info(
         "Ray job %s on node %s (%s); dashboard: %s",

@@ -61,13 +61,19 @@ class _Lease:
 
 @contextmanager
 def exclusive(folder: Location) -> Iterator[None]:
-    """Hold a folder for the block; it is made if it is not there.
+    """Hold a folder for the block; it is made if it is not there, and those that it lies in.
 
     Raises:
         UserError: another program works there.
     """
-    with _lease(folder) if needs_lease(folder) else _lock(Path(folder)):
-        yield
+    made = [] if is_uri(folder) else [each for each in Path(folder).parents if not each.exists()]
+    try:
+        with _lease(folder) if needs_lease(folder) else _lock(Path(folder)):
+            yield
+    finally:
+        for parent in made:  # after a start that failed at once nothing is left
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def job_id() -> str:

@@ -68,6 +68,7 @@ from safa.files import (
     filesystem,
     is_uri,
     join,
+    missing,
     shown,
     write_json,
 )
@@ -192,7 +193,7 @@ def _check_init(stage: HeadStage | FullStage) -> None:
     """Refuse a start from a model that is not there, before machines are asked for."""
     if isinstance(stage, FullStage) and stage.init is not None and not holds_checkpoint(stage.init):
         fix = "Give a run folder, its model/ or a checkpoint: the first stage makes one."
-        raise UserError("no model or checkpoint here", f"stage.init: {shown(stage.init)}", fix)
+        raise UserError(missing(stage.init, "no model or checkpoint here"), shown(stage.init), fix)
 
 
 def _has_output(folder: Location) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from safa.errors import UserError
-from safa.files import Location, open_text, shown
+from safa.files import Location, missing, open_text, reporting_errors, shown
 from safa.limits import check_limit, limit, over_limit
 
 SEPARATORS = (",", ";", "\t")
@@ -50,7 +50,12 @@ def read_csv(location: Location, columns: Sequence[str]) -> Iterator[CsvRow]:
                 check_limit("list_rows", number - 1, shown(location))
                 if line.strip():
                     yield _row(number, line, separator, names)
-    except (OSError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise UserError(missing(location, "no such list"), shown(location), "Check the location.") from None
+    except OSError as error:
+        with reporting_errors(location):
+            raise error from None
+    except UnicodeDecodeError as error:
         raise UserError(f"cannot read the list ({error})", shown(location), "Save it as UTF-8 CSV.") from None
 
 

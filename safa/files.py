@@ -443,7 +443,7 @@ def reporting_errors(location: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise UserError("no such file or folder", shown(location), "Check the location.") from None
+        raise UserError(missing(location), shown(location), "Check the location.") from None
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a name that holds a NUL
         reason = getattr(error, "strerror", None) or _first_line(error)
         fix = STORE_FIX if is_uri(location) else DISK_FIX
@@ -474,6 +474,26 @@ def exists(location: Location) -> bool:
     store, path = filesystem(location)
     with reporting_errors(location):
         return bool(store.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def missing(location: Location, what: str = "no such file or folder") -> str:
+    """What to say of something that is not there: of a bucket that is not there, that it is not.
+
+    Args:
+        what: the words for all else.
+    """
+    if not is_uri(location):
+        return what
+    store, path = filesystem(location)
+    bucket = path.partition("/")[0]  # empty in file:///
+    try:
+        there = not bucket or store.get_file_info(bucket).type != fs.FileType.NotFound
+    except (
+        OSError,
+        pa.ArrowException,
+    ):  # whoever may read objects need not be allowed to ask for their bucket
+        return what
+    return what if there else f"there is no bucket '{bucket}'"
 
 
 def is_file(location: Location) -> bool:

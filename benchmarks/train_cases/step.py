@@ -65,7 +65,7 @@ class Case:
             for network in self.stage.networks.values():
                 use_published_operators(network)
         self.stage.train_mode()
-        size, count = config.model.image_size, config.data.batch_of(1)
+        size, count = config.model.image_size, config.data.batches_of(1)[0]
         images = torch.rand(2, count, 3, size, size)
         landmarks = torch.rand(2, count, 68, 2) * size
         ids = tuple("benchmark" for _ in range(count))

@@ -43,6 +43,7 @@ from safa.files import (
     is_file,
     join,
     local_dir,
+    missing,
     name_of,
     remove_leftovers,
     rename_dir,
@@ -495,7 +496,7 @@ def read_model_weights(path: Location) -> tuple[dict[str, Tensor], ModelInfo]:
         found = read_latest_state(root)
         if found is not None:
             return _inference_part(found[1]), found[1].info
-    what = "no model or checkpoint here" if exists(path) else "there is no such file or folder"
+    what = "no model or checkpoint here" if exists(path) else missing(path, "there is no such file or folder")
     raise UserError(what, shown(path), "Give a run folder, its model/ or a checkpoint.")
 
 

@@ -6,17 +6,17 @@ An unknown key, a missing key or a value of the wrong type is reported in one li
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from safa.config.mistakes import explained
 from safa.errors import UserError
 from safa.files import Location, shown
 from safa.limits import check_limit
@@ -151,68 +151,6 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     node[leaf] = _parse(value, f"--set {key}")
 
 
-def _keys(annotation: Any, prefix: str = "") -> Iterator[str]:
-    """Every key, dotted, that a settings model has, or that any of the models in a union has."""
-    if not (isinstance(annotation, type) and issubclass(annotation, Settings)):
-        for part in get_args(annotation):
-            yield from _keys(part, prefix)
-        return
-    for name, field in annotation.model_fields.items():
-        yield prefix + name
-        yield from _keys(field.annotation, f"{prefix}{name}.")
-
-
-def _nearest(key: str, model: type[Settings]) -> str | None:
-    """The key that somebody most likely meant: spelt alike, or the same name in another section."""
-    keys = sorted(set(_keys(model)))
-    leaf = key.rpartition(".")[2]
-    elsewhere = [known for known in keys if known.rpartition(".")[2] == leaf]
-    return next(iter(difflib.get_close_matches(key, keys, n=1) or elsewhere), None)
-
-
-def _explain(
-    error: ValidationError, model: type[Settings], where: str, data: object, overrides: Sequence[str]
-) -> UserError:
-    first = error.errors()[0]
-    key = _as_written(first["loc"], data)
-    where = next((f"--set {each}" for each in overrides if _is_about(each, key)), where)
-    kind = first["type"]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if kind == "extra_forbidden":
-        nearest = _nearest(key, model)
-        meant = f"Did you mean '{nearest}'?" if nearest else "Remove it."
-        return UserError(f"unknown key '{key}'{more}", where, meant)
-    if kind == "missing":
-        return UserError(f"missing key '{key}'{more}", where, "Add it.")
-    message = first["msg"].removeprefix("Value error, ")
-    if first.get("ctx", {}).get("says_all"):  # it is not about this key alone
-        return UserError(message, where, first["ctx"]["fix"])
-    shown = repr(first.get("input"))
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    fix = first.get("ctx", {}).get("fix", "Correct the value.")
-    return UserError(f"key '{key}' is {shown}: {message}{more}", where, fix)
-
-
-def _as_written(place: Sequence[int | str], data: object) -> str:
-    """The key of an error as the file has it, without the branches that pydantic names beside ``kind``."""
-    parts: list[str] = []
-    for part in place:
-        if isinstance(data, dict) and part not in data and data.get("kind") == part:
-            continue
-        parts.append(str(part))
-        if isinstance(data, dict):
-            data = data.get(part)
-        elif isinstance(data, list):
-            data = data[part] if isinstance(part, int) and part < len(data) else None
-    return ".".join(parts)
-
-
-def _is_about(override: str, key: str) -> bool:
-    """Whether ``a.b=value`` set this key, a section that it is in, or a part of it."""
-    changed = override.partition("=")[0]
-    return f"{key}.".startswith(f"{changed}.") or changed.startswith(f"{key}.")
-
-
 def _refuse_uris(value: Any, where: str, key: str = "") -> None:
     """Refuse a URI under a key that takes a path only, which would else be a folder named ``s3:``."""
     if isinstance(value, Path):
@@ -240,7 +178,7 @@ def parse_settings(data: object, model: type[S], where: str, overrides: Sequence
             plain = json.dumps(data)
         settings = model.model_validate_json(plain)
     except ValidationError as error:
-        raise _explain(error, model, where, data, overrides) from None
+        raise explained(error, model, where, overrides) from None
     _refuse_uris(settings, where)
     return settings
 

@@ -33,7 +33,7 @@ class DataConfig(Settings):
     clips: Location  # data set written by pipelines/preprocess: its clips/
     split: str = "train"
     min_identities: int = Field(default=2, ge=1)  # fewer people in the split are refused before training
-    # Samples in one forward pass: of one worker (batch_size), or of all, who share them evenly (batch_total).
+    # Samples in one forward pass: of one worker (batch_size), or of all, who share them (batch_total).
     batch_size: int | None = Field(default=None, ge=1)
     batch_total: int | None = Field(default=None, ge=1)
     num_repeats: int = Field(default=150, ge=1)  # how often each identity comes up in an epoch
@@ -50,12 +50,13 @@ class DataConfig(Settings):
             raise ValueError("give batch_size (of a worker) or batch_total (of all); the other one is null")
         return self
 
-    def batch_of(self, workers: int) -> int:
-        """Samples in one forward pass of one of so many workers; what cannot be shared evenly is left out."""
+    def batches_of(self, workers: int) -> tuple[int, ...]:
+        """Samples of each worker in one forward pass. What cannot be shared evenly goes to the first ones."""
         if self.batch_total is not None:
-            return max(1, self.batch_total // workers)
+            each, left = divmod(self.batch_total, workers)
+            return tuple(each + (rank < left) for rank in range(workers))
         assert self.batch_size is not None, "checked above"
-        return self.batch_size
+        return (self.batch_size,) * workers
 
 
 class SimilarityConfig(Settings):
@@ -211,8 +212,11 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _sharing_needs_a_total(self) -> Self:
-        if self.scale.num_workers == "auto" and self.data.batch_total is None:
+        workers, total = self.scale.num_workers, self.data.batch_total
+        if workers == "auto" and total is None:
             raise ValueError("scale.num_workers: auto needs data.batch_total, which the workers share")
+        if workers != "auto" and total is not None and total < workers:
+            raise ValueError(f"{workers} workers (scale.num_workers) cannot share data.batch_total {total}")
         return self
 
     @property

@@ -50,6 +50,7 @@ from safa.files import (
     is_uri,
     join,
     local_file,
+    missing,
     publish,
     shown,
     write_json,
@@ -604,7 +605,7 @@ def read_manifest(folder: Location) -> dict[str, Any]:
             if unfinished
             else "Give the clips/ of a data set."
         )
-        raise UserError("no data set here (index.json)", where, fix)
+        raise UserError(missing(folder, "no data set here (index.json)"), where, fix)
     try:
         record = read_json(join(folder, MANIFEST))
         if record["format"] not in READABLE:

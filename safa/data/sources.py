@@ -12,7 +12,7 @@ from safa.data.crop import Box
 from safa.data.people import Person, with_splits
 from safa.data.schema import ClipId, is_safe_name
 from safa.errors import Failure, FailureCode, UserError
-from safa.files import Entry, Location, entries, is_folder, join, name_of, shown
+from safa.files import Entry, Location, entries, is_folder, join, missing, name_of, shown
 from safa.media_types import COMPANIONS, VIDEOS, is_frame, is_hidden, is_video, suffix_of
 
 COLUMNS = ("video_id", "start", "end", "bbox", "fps", "width", "height", "partition", "person_id")
@@ -84,7 +84,8 @@ def list_jobs(source: MetadataSource | ClipsSource, known: Sequence[Person] = ()
 
 def _from_metadata(source: MetadataSource) -> Listing:
     if source.download is None and not is_folder(source.videos):
-        raise UserError("no such folder of videos", shown(source.videos), "Check source.videos.")
+        fix = "Check source.videos, or give source.download."
+        raise UserError(missing(source.videos, "no such folder of videos"), shown(source.videos), fix)
     jobs: dict[str, ClipJob] = {}
     lines: dict[str, int] = {}
     bad: list[Failure] = []
@@ -169,7 +170,10 @@ def contents(folder: Location, what: str) -> list[Entry]:
         return sorted(entries(folder))
     except (OSError, ValueError) as error:  # or a malformed URI
         reason = "" if isinstance(error, FileNotFoundError | NotADirectoryError) else f" ({error})"
-        raise UserError(f"no such folder of {what}{reason}", shown(folder), "Check source.folder.") from None
+        why = f"no such folder of {what}{reason}"
+        if isinstance(error, OSError):
+            why = missing(folder, why)
+        raise UserError(why, shown(folder), "Check the location.") from None
 
 
 def is_image_folder(entry: Entry) -> bool:

@@ -25,7 +25,7 @@ def describe_training(config: TrainConfig) -> tuple[str, ...]:
     """Describe one stage of training: how long, with which batch, and with which stand-ins."""
     workers = config.scale.num_workers
     count = 1 if workers == "auto" else max(1, workers)
-    batch = (config.data.batch_total or config.data.batch_of(1) * count) * config.step.accumulate
+    batch = sum(config.data.batches_of(count)) * config.step.accumulate
     length = f"{config.schedule.length} {config.schedule.unit}, batch {batch}."
     if isinstance(config.stage, HeadStage):
         return (f"3DMM only: {length}",)

@@ -55,8 +55,9 @@ class TrainingDataLoader:
             self._sampler = PairSampler(order, reader, data.jitter, config.stage.time_flip)
         self._config, self._context = config, context
         self.samples_per_epoch = order.samples_per_epoch
-        self._batch_size = data.batch_of(context.world_size)
-        self._samples_per_pass = self._batch_size * context.world_size
+        batches = data.batches_of(context.world_size)
+        self._batch_size, self._first = batches[context.rank], sum(batches[: context.rank])
+        self._samples_per_pass = sum(batches)
         self.samples_per_step = self._samples_per_pass * config.step.accumulate
         self.held_out: list[HeldOutClip] = []
         if config.validate_on is not None:
@@ -71,7 +72,7 @@ class TrainingDataLoader:
             UserError: while they are taken, if a stored frame is damaged.
         """
         data = self._config.data
-        begin = first_sample + self._context.rank * self._batch_size
+        begin = first_sample + self._first
         starts = range(begin, begin + steps * self.samples_per_step, self._samples_per_pass)
         loader: DataLoader[Any] = DataLoader(
             _BatchesByStart(self._sampler, self._batch_size),

@@ -39,9 +39,9 @@ def explain_out_of_memory(config: TrainConfig, workers: int = 1) -> Iterator[Non
 
 def _explained(config: TrainConfig, workers: int, what: str, detail: str) -> WorkerOutOfMemoryError:
     total, accumulate = config.data.batch_total, config.step.accumulate
-    key, size = ("batch_size", config.data.batch_of(1)) if total is None else ("batch_total", total)
+    key, size = ("batch_size", config.data.batches_of(1)[0]) if total is None else ("batch_total", total)
     steps = []
-    if config.data.batch_of(workers) > 1:
+    if config.data.batches_of(workers)[0] > 1:
         steps.append(
             f"Set data.{key} to {size // 2} and step.accumulate to {accumulate * 2} (BatchNorm sees "
             "smaller batches then)."

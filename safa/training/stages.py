@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 
 from safa.checkpoint.native import TrainState, read_model_weights
-from safa.config.training import FullStage, HeadStage, StepConfig, TrainConfig
+from safa.config.training import FullStage, HeadStage, TrainConfig
 from safa.data.sampler import FrameBatch, PairBatch
 from safa.files import shown
 from safa.head import load_head_assets
@@ -73,14 +73,17 @@ class Stage(ABC, Generic[B]):
     optimisers: dict[str, Adam]
     ema: EMA | None = None
 
-    def __init__(self, settings: StepConfig, context: TrainContext) -> None:
-        self._settings, self._context = settings, context
+    def __init__(self, config: TrainConfig, context: TrainContext) -> None:
+        self._settings, self._context = config.step, context
+        batches = config.data.batches_of(context.world_size)
+        # What a mean over this worker's samples counts in the mean over the workers.
+        self._weight = batches[context.rank] * len(batches) / sum(batches)
         self._passes: list[_Pass] = []  # of the step at hand
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if config.step.channels_last else torch.contiguous_format
 
     @abstractmethod
     def step(self, batches: Sequence[B], rng: torch.Generator) -> Terms:
-        """One optimiser step over the batches; the mean of each loss term.
+        """One optimiser step over the batches; this worker's share of the mean of each loss term.
 
         Raises:
             NotFiniteError: before any weight has changed.
@@ -134,9 +137,10 @@ class Stage(ABC, Generic[B]):
                     losses = losses_of(i, batch)
                 terms = {name: value.detach() for name, value in losses.terms.items()}
                 self._passes.append(_Pass(losses.total.detach(), terms, batch.clip_ids))
-                (losses.total / len(batches)).backward()  # type: ignore[no-untyped-call]
+                (losses.total * self._weight / len(batches)).backward()  # type: ignore[no-untyped-call]
             for name, value in terms.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value / len(batches)
+                share = value * self._weight / len(batches)
+                sums[name] = sums.get(name, torch.zeros_like(value)) + share
         return sums
 
     def _refuse_not_finite(self) -> None:
@@ -173,7 +177,7 @@ class HeadTraining(Stage[FrameBatch]):
     model: Tdmm
 
     def __init__(self, config: TrainConfig, stage: HeadStage, context: TrainContext) -> None:
-        super().__init__(config.step, context)
+        super().__init__(config, context)
         self._losses = stage.losses
         model = Tdmm(config.model, load_head_assets(config.model.head))
         if config.model.head.encoder_weights is not None:
@@ -204,7 +208,7 @@ class FullTraining(Stage[PairBatch]):
     model: Safa
 
     def __init__(self, config: TrainConfig, stage: FullStage, context: TrainContext) -> None:
-        super().__init__(config.step, context)
+        super().__init__(config, context)
         self._stage = stage
         model = _first_model(config, stage)
         self.model = self._in_memory_format(model)

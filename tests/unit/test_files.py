@@ -99,7 +99,7 @@ def test_lists_are_read_line_by_line(location: str) -> None:
 def test_a_folder_that_is_not_there(location: str) -> None:
     (video,) = [entry for entry in entries(location) if entry.suffix == ".mp4"]
     missing = video.location.replace("id1%23", "id9%23").replace("id1#", "id9#")
-    with pytest.raises(UserError, match=r"no such folder of clips.*Check source\.folder"):
+    with pytest.raises(UserError, match=r"no such folder of clips. Check the location"):
         contents(missing, "clips")
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from safa import files
+from safa.checkpoint.native import read_model_weights
+from safa.csv_files import read_csv
 from safa.data.clip_store import ClipStore
 from safa.data.dataset_files import compact, verify
 from safa.data.shards import SHARDS
@@ -114,6 +116,17 @@ def test_a_store_that_is_not_there_is_one_line(s3: str) -> None:
         atomic_write(join(s3.replace("://test:test@", "://test:wrong@"), "x"), b"")
     with pytest.raises(UserError, match="no such file"):
         size_of(join(s3, "nothing"))
+
+
+@pytest.mark.parametrize(
+    "read", [size_of, ClipStore, read_model_weights, lambda uri: list(read_csv(uri, ("video_id",)))]
+)
+def test_a_bucket_that_is_not_there_is_named(read: Callable[[str], Any], bucket: str) -> None:
+    with pytest.raises(UserError) as here:
+        read(join(bucket, "nothing"))
+    assert "bucket '" not in str(here.value)
+    with pytest.raises(UserError, match="there is no bucket 'no-such-bucket'"):
+        read(join(bucket.replace("@bucket-", "@no-such-bucket/"), "nothing"))
 
 
 def test_a_data_set_lies_in_a_bucket_alone(

@@ -25,7 +25,7 @@ from safa.data.detectors import Face, chosen
 from safa.data.landmarks import Landmarks
 from safa.data.schema import NUM_LANDMARKS
 from safa.errors import UserError
-from safa.files import Location, is_file, join, local_file, shown
+from safa.files import Location, is_file, join, local_file, missing, shown
 from safa.weights import read_weights
 
 # Names under which the weights are published. The first file is the network, the second its anchors.
@@ -227,7 +227,9 @@ def _file(folder: Location, name: str) -> Location:
     path = join(folder, name)
     if not is_file(path):
         raise UserError(
-            f"the weights {name} are missing", shown(folder), "docs/data.md says where to get them."
+            missing(folder, f"the weights {name} are missing"),
+            shown(folder),
+            "docs/data.md says where to get them.",
         )
     return path
 

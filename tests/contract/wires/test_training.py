@@ -616,7 +616,7 @@ def _data_rows() -> Iterator[Row]:
     yield Row("data.min_identities", 3, 4, refused, are(False, True))
     yield Row("data.batch_size", 2, 5, length_of_batch, are(2, 5))
     yield Row(
-        "data.batch_total", 4, 6, lengths_of_shared_batches, are([4, 2], [6, 3]), {"data.batch_size": None}
+        "data.batch_total", 4, 7, lengths_of_shared_batches, are([4, 2], [7, 4]), {"data.batch_size": None}
     )
     yield Row("data.num_repeats", 2, 7, samples, are((6, 2), (21, 2)))
     yield Row("data.loader_workers", 0, 3, loader_processes, are(0, 3))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
@@ -28,7 +29,7 @@ from pipelines.launch import (
     set_up_ray_data,
     user_error_in,
 )
-from safa.errors import UserError
+from safa.errors import Terminated, UserError
 
 ROOT = Path(__file__).parents[3]
 BLIND = UserError("node 10.0.0.5 does not see /out", "", "Mount it.")
@@ -201,3 +202,47 @@ def test_a_job_that_is_stopped_ends_in_order() -> None:
     assert said.splitlines()[-1] == "terminated; run the same command again to resume"
     assert "***" not in said
     assert "Traceback" not in said
+
+
+STOPPED_WHILE_IT_CONNECTS = """
+import os, signal, sys, threading
+from pipelines.launch import ray_session, set_up_logging
+from safa.errors import ending_on_sigterm, run_reporting_errors
+
+def body():
+    threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with ray_session():
+        signal.pause()
+
+set_up_logging()
+with ending_on_sigterm():
+    sys.exit(run_reporting_errors(body))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0, 3.0, 5.0])
+def test_a_program_that_is_stopped_while_it_connects_ends_in_order(seconds: float) -> None:
+    """Until it has connected, Ray answers SIGTERM with exit code 15 or 1, and no word."""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", STOPPED_WHILE_IT_CONNECTS, str(seconds)]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 143
+    assert ended.stderr.splitlines()[-1] == "terminated; run the same command again to resume"
+
+
+@pytest.mark.parametrize("code", [1, 15])
+def test_rays_answer_to_sigterm_while_it_connects_is_an_interrupt(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(*_: Any, **__: Any) -> None:
+        sys.exit(code)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(Terminated), ray_session():
+        pass

@@ -145,6 +145,14 @@ def test_a_start_under_a_lease_that_leaves_nothing_leaves_no_folder(kind: str, t
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["output"]
 
 
+@pytest.mark.parametrize("kind", ["lock", "lease"], indirect=True)
+def test_a_start_that_failed_at_once_leaves_no_folder_above_it_either(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(KeyError), exclusive(tmp_path / "mine" / "runs" / "name"):
+        raise KeyError
+    assert [each.name for each in tmp_path.rglob("*")] == ["mine"]
+
+
 @pytest.mark.parametrize("kind", ["lock"], indirect=True)
 def test_a_lock_that_is_deleted_meanwhile_lets_nobody_else_in(kind: str, tmp_path: Path) -> None:
     """The last holder deletes the file of an empty folder; whoever has opened it before must notice."""

@@ -43,6 +43,19 @@ def test_two_workers_share_what_one_with_the_double_batch_sees(make_config: Make
         torch.testing.assert_close(torch.cat(parts), whole, atol=0, rtol=0)
 
 
+def test_what_cannot_be_shared_evenly_is_seen_all_the_same(make_config: MakeConfig) -> None:
+    total = {"data.batch_size": None, "data.batch_total": 5}
+    config = make_config("full", total)
+    alone = _sources(config, LocalContext(), 0, 2)
+    shares = [_sources(config, Rank(rank, 3), 0, 2) for rank in range(3)]
+    assert [len(share[0]) for share in shares] == [2, 2, 1]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole, atol=0, rtol=0)
+    assert {TrainingDataLoader(config, Rank(rank, 3)).samples_per_step for rank in range(3)} == {5}
+    with pytest.raises(UserError, match=r"6 workers .scale.num_workers. cannot share data.batch_total 5"):
+        make_config("full", {**total, "scale.num_workers": 6})
+
+
 def test_accumulation_splits_a_step_into_passes(make_config: MakeConfig) -> None:
     whole = _sources(make_config("full", {"data.batch_size": 6}), LocalContext(), 0, 2)
     config = make_config("full", {"step.accumulate": 3})
