@@ -115,7 +115,7 @@ def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
                 raise UserError("there is no ImageId", f"{path}: available_node_types.{name}", fix)
     pythons = {tag for image in cluster.get("docker", {}).values() for tag in PYTHON_TAG.findall(str(image))}
     if len(pythons) > 1:
-        fix = "Use the same Python in all of them, and the one that submits."
+        fix = "Use the same Python in all of them."
         raise UserError(f"images of several Pythons: {', '.join(sorted(pythons))}", f"{path}: docker", fix)
     ray = importlib.metadata.version("ray")
     for key, image in cluster.get("docker", {}).items():

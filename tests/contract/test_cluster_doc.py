@@ -17,6 +17,8 @@ from pipelines.launch import main as launch
 from safa.config import Settings, load_settings
 from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
+from safa.config.preprocess import PreprocessConfig
+from safa.config.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -57,11 +59,30 @@ def _jobs(text: str) -> list[list[str]]:
 
 
 def test_all_jobs_have_settings_that_exist() -> None:
-    settings: dict[str, type[Settings]] = {"pipelines.demo": DemoConfig, "pipelines.evaluate": EvaluateConfig}
+    settings: dict[str, type[Settings]] = {
+        "pipelines.demo": DemoConfig,
+        "pipelines.preprocess": PreprocessConfig,
+        "pipelines.train": TrainConfig,
+        "pipelines.evaluate": EvaluateConfig,
+    }
     jobs = _jobs(TEXT)
-    assert [job[2] for job in jobs] == ["pipelines.demo", "pipelines.evaluate", "pipelines.demo"]
+    assert {job[2] for job in jobs} == set(settings)
+    assert len(jobs) == 8
     for job in jobs:
         load_settings(ROOT / job[4], settings[job[2]], [word for word in job[5:] if word != "--set"])
+
+
+def test_what_replaces_lines_of_the_kuberay_files_fits_them() -> None:
+    """Each `--set` of the section goes into the entrypoint of the program that has such a key."""
+    section = TEXT.partition("**Other inputs.**")[2].partition("\n## ")[0]
+    inputs = [shlex.split(text) for text in re.findall(r"`(--set '?(?:source|landmarks).*?)`", section)]
+    asked = [words[1] for words in inputs if "..." not in words[1]]
+    assert len(asked) == 4
+    for changes in (asked[:1], [*asked[1:2], *asked[:1]], asked[2:]):
+        load_settings(ROOT / "configs" / "preprocess.yaml", PreprocessConfig, changes)
+    (fewer,) = re.findall(r"`--set (data\..*?)`", section)
+    for name in ("pretrain", "train"):
+        load_settings(ROOT / "configs" / f"{name}.yaml", TrainConfig, [fewer])
 
 
 def test_the_check_is_that_of_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,6 +102,22 @@ def test_the_rule_of_the_bucket_is_one_that_s3_takes() -> None:
         s3.put_bucket_lifecycle_configuration(Bucket="data", LifecycleConfiguration=json.loads(rule))
         (stored,) = s3.get_bucket_lifecycle_configuration(Bucket="data")["Rules"]
     assert stored["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 2}
+
+
+def test_the_pod_for_copies_is_valid_and_has_the_volume() -> None:
+    pod = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "files.yaml").read_text())
+    client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
+    api = client.ApiClient()
+    known = api.deserialize(json.dumps(pod), "V1Pod", "application/json")
+    assert api.sanitize_for_serialization(known) == pod
+    assert f"pod/{known.metadata.name}" in TEXT
+    job = yaml.safe_load((ROOT / "deploy" / "kuberay" / "preprocess.yaml").read_text())
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert pod["spec"]["securityContext"] == head["securityContext"]
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == head["containers"][0]["image"]
+    assert container["volumeMounts"][0] in head["containers"][0]["volumeMounts"]
+    assert pod["spec"]["volumes"][0] in head["volumes"]
 
 
 def test_what_it_names_is_there() -> None:
