@@ -12,7 +12,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # What `make own` finds in VIDEOS: raw videos (`videos`), or videos already cropped to a face (`clips`).
 KIND ?= videos
 PRESET ?= demo
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# pip compiles on one core; here all share it. Some packages have templates in it that are no Python.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib >/dev/null 2>&1 || true
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo own own-videos test test-fast soak audit coverage check lint format pythons browser bench clean
@@ -28,10 +30,12 @@ $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(PIP) --index-url "$(TORCH_INDEX)" torch)
 	@$(PIP) -e '.[dlib,imagenet]' || { echo "note: dlib cannot be installed here: no face detector (see docs/cli.md)"; $(PIP) -e '.[imagenet]'; }
+	@$(COMPILE)
 	@touch $@
 
 $(DEV): $(BASE)
 	$(PIP) -e '.[app,dev,download,faces,mlflow,onnx,wandb]'
+	@$(COMPILE)
 	@touch $@
 
 demo: $(BASE) ## everything on a built-in data set; report: runs/demo/report/index.html

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipelines.launch import honest_interrupts
 from pipelines.lease import exclusive
+from pipelines.machines import Need, check_room
 from pipelines.run_folder import differences, has_output, in_words
 from safa.config import Settings, settings_hash
 from safa.errors import UserError
@@ -41,6 +42,7 @@ class Stage:
         not_hashed: top-level keys of ``settings`` that do not change the output.
         folder: where its output is.
         work: does or resumes the stage; it is called with the wall time of all stages so far.
+        needs: gives what it needs of the machines, for which no stage before it should have run in vain.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Stage:
     not_hashed: frozenset[str]
     folder: Location
     work: Callable[[Seconds], object]
+    needs: Callable[[], Sequence[Need]] = tuple  # of machines, looked at before the first stage
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ def run_chain(
         with ExitStack() as stack:
             if not all(record.done for record in records.values()):
                 stack.enter_context(session())
+                left = [stage for stage in stages if not records[stage.name].done]
+                check_room(*(need for stage in left for need in stage.needs()))
             for number, stage in enumerate(stages, start=1):
                 _run(run, records, stage, f"stage {number}/{len(stages)}: {stage.name}")
         return {stage.name: records[stage.name].seconds for stage in stages}

@@ -20,6 +20,9 @@ from safa.files import reporting_errors
 PLACEHOLDER = re.compile(r"\b(?:ami|fs|sg|subnet)-0{8,}\b|::0{12}:|\b192\.0\.2\.\d+\b")
 OF_REGION = re.compile(r"\bfs-\w+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
 PYTHON_TAG = re.compile(r"-py\d+")
+RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")  # of Ray's own; there may be others
+FORMS_OF_AWS = (("ImageId", r"ami-[0-9a-f]{8,17}"), ("Arn", r"arn:aws[\w-]*:iam::\d{12}:instance-profile/.+"))
+SHARED = "/mnt/shared"  # where all our documents have what nodes share
 TOKEN = ".ray/auth_token"
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 LARGEST = 2**20  # bytes of such a file
@@ -39,10 +42,11 @@ def check_cluster_file(path: Path) -> None:
         fix = "See Ray's reference of cluster files."
         raise UserError(error.message.splitlines()[0], f"{path}: {key}".rstrip(": "), fix) from None
     _check_filled_in(path, cluster)
-    _check_head(path, cluster)
+    _check_types(path, cluster)
     _check_images(path, cluster)
     _check_region(path, cluster)
     _check_access(path, cluster)
+    _check_shared(path, cluster)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -89,21 +93,45 @@ def _check_filled_in(path: Path, cluster: Mapping[str, Any]) -> None:
         raise UserError(f"to be filled in: {', '.join(places)}", str(path), fix)
 
 
-def _check_head(path: Path, cluster: Mapping[str, Any]) -> None:
+def _check_types(path: Path, cluster: Mapping[str, Any]) -> None:
+    """A head of a type that is there, and pools that can start and be asked for."""
     types, head = cluster.get("available_node_types"), cluster.get("head_node_type")
     if types is not None and head not in types:
         what = f"there is no node type '{head}'"
         raise UserError(what, f"{path}: head_node_type", f"Use one of {', '.join(types)}.")
+    most = cluster.get("max_workers")
+    for name, node in (types or {}).items():
+        where = f"{path}: available_node_types.{name}"
+        for resource in node.get("resources", {}):
+            known = next(
+                (each for each in RESOURCES if each.lower() == resource.lower().rstrip("s")), resource
+            )
+            if known != resource:
+                raise UserError(f"Ray knows no '{resource}'", f"{where}.resources", f"Write {known}.")
+        least, own = node.get("min_workers", 0), node.get("max_workers", most)
+        if own is not None and least > own:
+            raise UserError(f"min_workers {least} is above max_workers {own}", where, "Lower it.")
 
 
 def _check_region(path: Path, cluster: Mapping[str, Any]) -> None:
     """A file system of another region is not reached from this one."""
     region = cluster["provider"].get("region")
+    if cluster["provider"]["type"] == "aws" and not region:
+        raise UserError("there is no region", f"{path}: provider", "Write region: and yours, e.g. us-west-2.")
     for key, value in _leaves(cluster):
         found = OF_REGION.search(str(value))
         if region and found and found[1] != region:
             fix = f"Use a file system of {region}, or change provider.region."
             raise UserError(f"'{found[0]}' is not in {region}", f"{path}: {key}", fix)
+
+
+def _check_shared(path: Path, cluster: Mapping[str, Any]) -> None:
+    """A container sees the folder that our documents share, if it is mounted on the hosts."""
+    options = " ".join(map(str, cluster.get("docker", {}).get("run_options", [])))
+    mounted = SHARED in " ".join(map(str, cluster.get("initialization_commands", [])))
+    if cluster.get("docker") and mounted and f":{SHARED}" not in options:
+        fix = f"Add -v {SHARED}:{SHARED}."
+        raise UserError(f"the container sees no {SHARED}", f"{path}: docker.run_options", fix)
 
 
 def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
@@ -113,6 +141,11 @@ def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
             if not node["node_config"].get("ImageId"):
                 fix = "Name a current deep-learning image; Ray's default is too old for CUDA 13."
                 raise UserError("there is no ImageId", f"{path}: available_node_types.{name}", fix)
+            for key, form in FORMS_OF_AWS:
+                for place, value in _leaves(node["node_config"]):
+                    if place.endswith(key) and not re.fullmatch(form, str(value)):
+                        where = f"{path}: available_node_types.{name}.node_config.{place}"
+                        raise UserError(f"'{value}' is none", where, f"It has the form {form}.")
     pythons = {tag for image in cluster.get("docker", {}).values() for tag in PYTHON_TAG.findall(str(image))}
     if len(pythons) > 1:
         fix = "Use the same Python in all of them."

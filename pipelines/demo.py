@@ -21,6 +21,7 @@ from pipelines.actor_pool import cores_of_driver
 from pipelines.chain import Stage, run_chain
 from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
+from safa.config.training import TrainConfig
 from safa.errors import UserError
 from safa.files import absolute, exists, join, read_bytes, shown
 from safa.messages import INSTALL_APP
@@ -52,13 +53,23 @@ def stages_of(config: DemoConfig) -> tuple[Stage, ...]:
         Stage(
             *("preprocess", clips, preprocess.NOT_HASHED, clips.out),
             lambda _: preprocess.preprocess(clips),
+            lambda: preprocess.all_needs(clips),
         ),
-        Stage("pretrain", head, train.NOT_HASHED, head.folder, lambda _: train.train(head)),
-        Stage("train", full, train.NOT_HASHED, full.folder, lambda _: train.train(full)),
+        _training("pretrain", head),
+        _training("train", full),
         Stage(
             *(evaluate.STAGE, report, evaluate.NOT_HASHED, report.out),
             lambda seconds: evaluate.evaluate(report, seconds),
+            lambda: evaluate.all_needs(report),
         ),
+    )
+
+
+def _training(name: str, config: TrainConfig) -> Stage:
+    return Stage(
+        *(name, config, train.NOT_HASHED, config.folder),
+        lambda _: train.train(config),
+        lambda: train.all_needs(config),
     )
 
 

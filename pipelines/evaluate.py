@@ -36,7 +36,7 @@ import ray.data
 
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
-from pipelines.machines import room_for
+from pipelines.machines import Need, room_for
 from pipelines.operators import OPEN, Operator, applied, needs, with_room
 from pipelines.quarantine import SHOWN, counts_line, quarantine_row, write_quarantine
 from pipelines.ray_metrics import clip_finished, frames_made
@@ -372,6 +372,11 @@ def operators(config: EvaluateConfig) -> list[Operator]:
     ]
 
 
+def all_needs(config: EvaluateConfig) -> list[Need]:
+    """What the stages need of the machines, each by itself."""
+    return needs("evaluation", operators(config), LESS)
+
+
 def process(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> Iterator[Item]:
     """Send windows through the graph; yield each as it is finished. Logs the progress.
 
@@ -381,7 +386,7 @@ def process(config: EvaluateConfig, windows: Sequence[Window], probe: Probe) -> 
     if not windows:
         return
     graph = operators(config)
-    with room_for(*needs("evaluation", graph, LESS)), live_stages(STAGE, STAGES) as clock:
+    with room_for(*all_needs(config)), live_stages(STAGE, STAGES) as clock:
         progress, logged = _ClipProgress(windows), 0
         done = _through(config, graph, windows, probe, clock)
         for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

@@ -38,6 +38,7 @@ LOCK_FILE = ".lock"
 LEASES = ".leases"  # folder
 BEAT = 10.0  # seconds between renewals
 STALE = 60.0  # seconds without one after which a lease has lapsed
+MOST_TRIES = 100  # to make a folder, where others remove those above it
 SETTLE = 2.0  # seconds between two looks at who else is there
 NETWORK_MOUNTS = ("nfs", "cifs", "smb", "fuse", "lustre", "gpfs", "ceph", "beegfs", "glusterfs", "9p", "afs")
 
@@ -109,10 +110,15 @@ def _refusal(folder: Location, owner: str) -> UserError:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    path = folder / LOCK_FILE
+    path, tries = folder / LOCK_FILE, 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # somebody has just deleted a folder above it
+            tries += 1
+            if tries == MOST_TRIES:
+                raise
+            continue
         except FileExistsError:
             if folder.exists():  # and is no folder; otherwise its last holder has just deleted it
                 raise UserError("is no folder", str(folder), "Choose another one.") from None

@@ -188,9 +188,7 @@ def room_for(*needs: Need) -> Iterator[None]:
     Raises:
         UserError: there is no such room, and the cluster cannot grow to have it.
     """
-    for need in needs:
-        if missing := _missing(need, _alive()):
-            _refuse_never(need, missing)
+    check_room(*needs)
     stopped = threading.Event()
     thread = threading.Thread(target=_say_what_is_missing, args=(needs, stopped), daemon=True)
     thread.start()
@@ -199,6 +197,23 @@ def room_for(*needs: Need) -> Iterator[None]:
     finally:
         stopped.set()
         thread.join()
+
+
+def check_room(*needs: Need) -> None:
+    """Refuse what can never have room.
+
+    Raises:
+        UserError: as ``room_for``.
+    """
+    for need in needs:
+        if missing := _missing(need, _alive()):
+            _refuse_never(need, missing)
+
+
+def gpus_to_come() -> int:
+    """The GPUs of machines that the cluster may still start."""
+    limits = cluster_state.get_max_resources_from_cluster_config() or {}
+    return max(0, int(limits.get("GPU", 0) - _sum(_alive(), "GPU")))
 
 
 def _refuse_never(need: Need, missing: str) -> None:

@@ -45,7 +45,7 @@ from pipelines.clip_stages import (
 )
 from pipelines.launch import launch, ray_session
 from pipelines.lease import exclusive
-from pipelines.machines import room_for
+from pipelines.machines import Need, check_room, room_for
 from pipelines.operators import OPEN, Operator, applied, needs, with_room
 from pipelines.quarantine import Quarantine, counts_line
 from pipelines.ray_metrics import clip_finished, frames_made
@@ -268,12 +268,10 @@ def _with_face_tracks(
         stack.enter_context(ray_session())
         rows = _rows([{"video": absolute(video.location)} for video in fresh])
         worker = (FaceTrackFinder, source.with_absolute_paths(), config.fps, absolute(config.out))
-        asked = config.stages.face_tracks
-        operator = Operator(
-            *(("detect",), "stages.face_tracks", asked.cpus, asked.gpus), actors=asked.actors or OPEN
-        )
-        with room_for(*needs("preprocessing", [operator], LESS)), shared(config.out) as probe:
-            pool = pool_for("face tracks", asked.cpus, asked.gpus, asked.actors or OPEN, len(fresh))
+        check_room(*all_needs(config))
+        finder = _finder_of_tracks(config, source)
+        with room_for(*needs("preprocessing", [finder], LESS)), shared(config.out) as probe:
+            pool = pool_for("face tracks", finder.cpus, finder.gpus, finder.actors or OPEN, len(fresh))
             outcomes = rows.map(
                 Checked,
                 fn_constructor_args=((probe,), *worker),
@@ -387,17 +385,36 @@ def operators(config: PreprocessConfig) -> list[Operator]:
         graph.append(Operator((DOWNLOAD,), "stages.download", stages.download.cpus, at_once=at_once))
     if not needs_network(config):
         graph.append(Operator((CROP, WRITE), "stages.crop", stages.crop.cpus))
-    elif not stages.landmarks.gpus:
+    elif not _gpus_of_landmarks(config):
         found = stages.landmarks
         together = (CROP, LANDMARKS, WRITE)
         graph.append(Operator(together, "stages.landmarks", found.cpus, actors=found.actors or OPEN))
     else:
         found = stages.landmarks
-        pool = (found.cpus, found.gpus, found.actors or OPEN)
+        pool = (found.cpus, _gpus_of_landmarks(config), found.actors or OPEN)
         graph.append(Operator((CROP,), "stages.crop", stages.crop.cpus))
         graph.append(Operator((LANDMARKS,), "stages.landmarks", *pool, rows=PIECES_PER_CALL))
         graph.append(Operator((WRITE,), "stages.write", stages.write.cpus, rows=PIECES_PER_SHARD))
     return graph
+
+
+def _gpus_of_landmarks(config: PreprocessConfig) -> float:
+    """Of each process; dlib computes on CPUs, whatever is set aside for it."""
+    return config.stages.landmarks.gpus if isinstance(config.landmarks, FaceAlignmentLandmarks) else 0.0
+
+
+def all_needs(config: PreprocessConfig) -> list[Need]:
+    """What the stages need of the machines, each by itself; those that come after the face tracks, too."""
+    graph = operators(config)
+    if isinstance(config.source, VideosSource):
+        graph = [_finder_of_tracks(config, config.source), *graph]
+    return needs("preprocessing", graph, LESS)
+
+
+def _finder_of_tracks(config: PreprocessConfig, source: VideosSource) -> Operator:
+    asked = config.stages.face_tracks
+    gpus = 0.0 if source.detector.name == "dlib" else asked.gpus
+    return Operator(("detect",), "stages.face_tracks", asked.cpus, gpus, actors=asked.actors or OPEN)
 
 
 def graph(

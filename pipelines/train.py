@@ -40,7 +40,7 @@ from pipelines.actor_pool import machines
 from pipelines.controller import ShortGoodbye
 from pipelines.launch import launch, ray_session, set_up_logging
 from pipelines.lease import exclusive
-from pipelines.machines import Need, room_for
+from pipelines.machines import Need, gpus_to_come, room_for
 from pipelines.ray_metrics import training_row
 from pipelines.run_folder import (
     CONFIG,
@@ -56,7 +56,7 @@ from pipelines.shared_folder import FIX, shared
 from safa.checkpoint.native import holds_checkpoint, read_model_weights
 from safa.config import parse_settings
 from safa.config.training import FullStage, HeadStage, ScaleConfig, TrainConfig
-from safa.cores import LEAST_OF_A_WORKER, Machine, Workers, workers_of, workers_on_gpus
+from safa.cores import LEAST_OF_A_WORKER, SHARE_OF_A_CORE, Machine, Workers, workers_of, workers_on_gpus
 from safa.errors import Terminated, UserError
 from safa.files import (
     Location,
@@ -253,7 +253,8 @@ def train_on_ray(config: TrainConfig) -> StopSignals:
         KeyboardInterrupt: it was stopped; ``Terminated`` if by SIGTERM.
     """
     with ray_session():
-        return _on_ray(with_workers(config, machines()))
+        to_come = Machine(0, gpus_to_come())
+        return _on_ray(with_workers(config, [*machines(), to_come]))
 
 
 def with_workers(config: TrainConfig, there: Sequence[Machine]) -> TrainConfig:
@@ -264,7 +265,9 @@ def with_workers(config: TrainConfig, there: Sequence[Machine]) -> TrainConfig:
     least = LEAST_OF_A_WORKER[config.stage.kind]
     if scale.use_gpu:
         chosen = Workers(
-            workers_on_gpus(there, total, least), scale.cpus_per_worker, scale.threads_per_worker
+            workers_on_gpus(there, total, least),
+            scale.cpus_per_worker,
+            scale.threads_per_worker,
         )
     else:
         chosen = workers_of(there, total, least)
@@ -387,6 +390,16 @@ def _is_alive(actor: Any) -> bool:
 
 def _this_actor() -> Any:
     return ray.get_runtime_context().current_actor
+
+
+def all_needs(config: TrainConfig) -> list[Need]:
+    """What a training needs of the machines; of one that takes what is there, a single worker."""
+    scale = config.scale
+    if scale.num_workers == "auto":
+        scale = scale.model_copy(update={"num_workers": 1})
+        if not scale.use_gpu:  # it takes as much of a core as there is
+            scale = scale.model_copy(update={"cpus_per_worker": SHARE_OF_A_CORE})
+    return [_need(scale)] if scale.num_workers else []
 
 
 def _need(scale: ScaleConfig) -> Need:

@@ -90,7 +90,7 @@ def workers_of(machines: Sequence[Machine], total: int, least: int) -> Workers:
 
 
 def workers_on_gpus(machines: Sequence[Machine], total: int, least: int) -> int:
-    """The same with a GPU for each worker; where there is none yet, one."""
+    """The same with a GPU for each worker; without any, one."""
     return _workers(max(1, int(sum(machine.gpus for machine in machines))), total, least)
 
 

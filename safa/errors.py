@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -38,6 +39,11 @@ def printable(text: str) -> str:
     return line if line.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in line)
 
 
+def _without_keys(line: str) -> str:
+    """A line without what URIs in it have before their host: names and passwords."""
+    return re.sub(r"(?<=://)[^/\s@'\"]+@", "", line)
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
@@ -60,7 +66,7 @@ class UserError(Exception):
     def __init__(self, what: str, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         line = f"{where}: {what}" if where else what
-        super().__init__(_shortened(printable(f"{line}. {fix}" if fix else line)))
+        super().__init__(_shortened(_without_keys(printable(f"{line}. {fix}" if fix else line))))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
         # Exceptions cross process borders in Ray; the default would rebuild from the joined line only.

@@ -339,12 +339,17 @@ def is_uri(location: Path | str) -> bool:
     return isinstance(location, str) and location.startswith(STORES)
 
 
+_ONE_SLASH = re.compile(r"(s3|gs|file):/(?!/)")
+
+
 def _location(value: object) -> Path | str:
     if isinstance(value, Path) or is_uri(value if isinstance(value, str) else ""):
         return value  # type: ignore[return-value]
     if isinstance(value, str):
         if "://" in value:
             raise ValueError(f"must be a path, or begin with {', '.join(STORES)}")
+        if found := _ONE_SLASH.match(value):
+            raise ValueError(f"write {found[1]}://, with two slashes")
         return expanded(value)
     raise ValueError("must be a path or a URI")
 

@@ -8,7 +8,7 @@ filled in here, in ``_derived``; a section that sets it is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,13 @@ class DemoConfig(Settings):
             del node[leaf]
         return section
 
+    @classmethod
+    def is_derived(cls, key: str) -> bool:
+        """See ``Settings``."""
+        stage, _, rest = key.partition(".")
+        derived = _derived(stage, Path(), ModelConfig(), Path()) if stage in _STAGES and rest else {}
+        return any(f"{rest}.".startswith(f"{each}.") for each in derived)
+
     @property
     def synthetic_folder(self) -> Location:
         """Folder of the synthetic data set."""
@@ -117,7 +124,9 @@ def _completed(stage: str, section: object, known: Mapping[str, Any]) -> object:
     if not isinstance(section, dict):
         return section  # complete settings; anything else is refused by the field's type
     if stage in _STAGE_KINDS:
-        _require_kind(section, _STAGE_KINDS[stage])
+        _require_kind(section, "stage", [_STAGE_KINDS[stage]])
+    elif stage == "preprocess" and known.get("videos") is not None:
+        _require_kind(section, "source", ["videos", "clips"])
     whole = json.loads(json.dumps(section))  # a copy
     run, model = known.get("run", Path("run")), known.get("model", ModelConfig())
     derived = _derived(stage, run, model, known.get("videos"))
@@ -133,11 +142,11 @@ def _completed(stage: str, section: object, known: Mapping[str, Any]) -> object:
     return _STAGES[stage].model_validate_json(json.dumps(whole))
 
 
-def _require_kind(section: Mapping[str, Any], expected: str) -> None:
-    stage = section.get("stage")
-    kind = stage.get("kind") if isinstance(stage, dict) else None
-    if kind is not None and kind != expected:
-        raise _error("stage.kind", kind, f"must be {expected} here", "Correct the value.")
+def _require_kind(section: Mapping[str, Any], key: str, expected: Sequence[str]) -> None:
+    part = section.get(key)
+    kind = part.get("kind") if isinstance(part, dict) else None
+    if kind is not None and kind not in expected:
+        raise _error(f"{key}.kind", kind, f"must be {' or '.join(expected)} here", "Correct the value.")
 
 
 def _error(key: str, value: object, message: str, fix: str) -> ValidationError:

@@ -42,6 +42,12 @@ class Settings(BaseModel):
         """
         return self.model_copy(update={name: _with_absolute_paths(value) for name, value in self})
 
+    @classmethod
+    def is_derived(cls, key: str) -> bool:
+        """Whether a dotted key is filled in by the program that reads these settings, and by nobody else."""
+        del key
+        return False
+
 
 def _with_absolute_paths(value: Any) -> Any:
     if isinstance(value, Path):
@@ -80,6 +86,11 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+# A run may be named by its date: nothing of ours is a point in time.
+_Loader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9]+)([eE][-+]?[0-9]+)$"),
@@ -108,7 +119,7 @@ def _parse(text: str, where: str) -> Any:
     Ten lines that each name the line before ten times unfold to ten thousand million values.
     """
     check_limit("config_bytes", len(text), where)
-    with boundary(where, "not valid YAML"):
+    with boundary(where, "not valid YAML", "Check its brackets, quotes and indents."):
         loader = _Loader(text, where)
         try:
             node = loader.get_single_node()
@@ -137,7 +148,8 @@ def _unfolded(node: yaml.Node, sizes: dict[int, int], where: str) -> int:
     return sizes[id(node)]
 
 
-def _apply_override(data: dict[str, Any], override: str) -> None:
+def _apply_override(data: dict[str, Any], override: str) -> bool:
+    """Change plain data. Returns whether it is another now."""
     key, sep, value = override.partition("=")
     if not sep or not key:
         raise UserError(f"'{override}' is not of the form a.b=value", "--set")
@@ -148,26 +160,30 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise UserError(f"'{name}' in '{key}' is not a section", "--set")
         node = child
+    before = node.get(leaf, node)  # itself is no value
     node[leaf] = _parse(value, f"--set {key}")
+    return before is node or before != node[leaf]
 
 
-def _refuse_uris(value: Any, where: str, key: str = "") -> None:
+def _refuse_uris(value: Any, where: str, overrides: Sequence[str], key: str = "") -> None:
     """Refuse a URI under a key that takes a path only, which would else be a folder named ``s3:``."""
     if isinstance(value, Path):
-        refuse_uri(value, f"{where}: key '{key}'")
+        names = [each.partition("=")[0] for each in overrides]
+        by = [each for name, each in zip(names, overrides, strict=True) if f"{key}.".startswith(f"{name}.")]
+        refuse_uri(value, f"--set {by[-1]}" if by else f"{where}: key '{key}'")
     elif isinstance(value, Settings):
         for name, item in value:
-            _refuse_uris(item, where, f"{key}.{name}" if key else name)
+            _refuse_uris(item, where, overrides, f"{key}.{name}" if key else name)
     elif isinstance(value, tuple):
         for number, item in enumerate(value):
-            _refuse_uris(item, where, f"{key}.{number}")
+            _refuse_uris(item, where, overrides, f"{key}.{number}")
 
 
 def parse_settings(data: object, model: type[S], where: str, overrides: Sequence[str] = ()) -> S:
     """Validate plain data (as YAML or JSON gives it) as ``model``; ``where`` names its origin in errors.
 
     Args:
-        overrides: ``a.b=c``, which are in the data already, to be named where they are wrong.
+        overrides: ``a.b=c``, which have changed the data already, to be named where they are wrong.
 
     Raises:
         UserError: as ``load_settings``.
@@ -178,8 +194,8 @@ def parse_settings(data: object, model: type[S], where: str, overrides: Sequence
             plain = json.dumps(data)
         settings = model.model_validate_json(plain)
     except ValidationError as error:
-        raise explained(error, model, where, overrides) from None
-    _refuse_uris(settings, where)
+        raise explained(error, model, where, data, overrides, model.is_derived) from None
+    _refuse_uris(settings, where, overrides)
     return settings
 
 
@@ -195,7 +211,8 @@ def load_settings(path: Location, model: type[S], overrides: Sequence[str] = ())
         data = {}
     if not isinstance(data, dict):
         raise UserError("the config is not a mapping of keys to values", where)
-    return parse_settings(_with_preset(data, overrides, model, where), model, where, overrides)
+    changed = [each for each in overrides if _apply_override(data, each)]
+    return parse_settings(_with_preset(data, changed, model, where), model, where, changed)
 
 
 # ---- presets -----------------------------------------------------------------------------------------------
@@ -204,18 +221,17 @@ def load_settings(path: Location, model: type[S], overrides: Sequence[str] = ())
 def _with_preset(
     data: dict[str, Any], overrides: Sequence[str], model: type[S], where: str
 ) -> dict[str, Any]:
-    """The settings of a file with overrides, on top of those sections of its preset that ``model`` has.
+    """The settings of a file, overrides included, on top of those sections of its preset that ``model`` has.
 
     ``preset: NAME`` stands for ``safa/config/presets/NAME.yaml``, so that sizes are written once.
     """
-    for override in overrides:
-        _apply_override(data, override)
     if "preset" not in data or "preset" in model.model_fields:
         return data
     name = data.pop("preset")
     known = sorted(path.stem for path in PRESETS.glob("*.yaml"))
     if name not in known:
-        raise UserError(f"key 'preset' is {name!r}", where, f"Choose one of {', '.join(known)}.")
+        by = next((f"--set {each}" for each in overrides if each.startswith("preset=")), where)
+        raise UserError(f"key 'preset' is {name!r}", by, f"Choose one of {', '.join(known)}.")
     sections = _parse((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"), f"preset {name}")
     fitting = {key: value for key, value in sections.items() if key in model.model_fields}
     if not fitting:

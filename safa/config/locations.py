@@ -17,7 +17,7 @@ def naming_keys(settings: Settings, outputs: Collection[str] = ()) -> Iterator[N
     """Let an error of the block about a location that a setting names say which setting that is.
 
     Args:
-        outputs: keys that are left out; whoever began a run knows where it writes.
+        outputs: keys that are left out, in whatever section; whoever began a run knows where it writes.
 
     Raises:
         UserError: the same one, with the key before its location.
@@ -28,17 +28,17 @@ def naming_keys(settings: Settings, outputs: Collection[str] = ()) -> Iterator[N
         keys = _keys_of(settings, error.where, outputs)
         if not keys:
             raise
-        raise UserError(error.what, f"{', '.join(keys)}: {error.where}", error.fix) from None
+        raise UserError(error.what, f"{' or '.join(keys)}: {error.where}", error.fix) from None
 
 
 def _keys_of(settings: Settings, where: str, outputs: Collection[str]) -> list[str]:
-    """The settings that are this very location; those at the top alone, where sections follow from them."""
-    keys = [
+    """The settings that are this very location and were written by somebody."""
+    return [
         key
         for key, at in _locations(settings)
-        if where and where in (shown(at), shown(absolute(at))) and key not in outputs
+        if where and where in (shown(at), shown(absolute(at)))
+        if key.rpartition(".")[2] not in outputs and not settings.is_derived(key)
     ]
-    return [key for key in keys if "." not in key] or keys
 
 
 def _locations(value: Any, key: str = "") -> Iterator[tuple[str, Location]]:

@@ -104,7 +104,7 @@ class ModelConfig(Settings):
             if side < 1 or side % (2**glass.num_blocks):
                 raise ValueError(
                     f"{name}.num_blocks={glass.num_blocks} does not fit a {side} px input: "
-                    f"{side} must be divisible by 2**num_blocks"
+                    f"{side} (image_size times scale_factor) must be divisible by 2**num_blocks"
                 )
         for scale in self.discriminator.scales:
             if smallest_discriminator_input(self.discriminator.num_blocks) > self.image_size * scale:

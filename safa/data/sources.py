@@ -171,6 +171,8 @@ def contents(folder: Location, what: str) -> list[Entry]:
     except (OSError, ValueError) as error:  # or a malformed URI
         reason = "" if isinstance(error, FileNotFoundError | NotADirectoryError) else f" ({error})"
         why = f"no such folder of {what}{reason}"
+        if isinstance(error, NotADirectoryError):
+            why = f"is a file, not a folder of {what}"
         if isinstance(error, OSError):
             why = missing(folder, why)
         raise UserError(why, shown(folder), "Check the location.") from None

@@ -41,7 +41,7 @@ def _explained(config: TrainConfig, workers: int, what: str, detail: str) -> Wor
     total, accumulate = config.data.batch_total, config.step.accumulate
     key, size = ("batch_size", config.data.batches_of(1)[0]) if total is None else ("batch_total", total)
     steps = []
-    if config.data.batches_of(workers)[0] > 1:
+    if config.data.batches_of(workers)[-1] > 1:  # the fewest; each has one then
         steps.append(
             f"Set data.{key} to {size // 2} and step.accumulate to {accumulate * 2} (BatchNorm sees "
             "smaller batches then)."

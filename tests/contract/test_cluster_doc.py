@@ -67,9 +67,15 @@ def test_all_jobs_have_settings_that_exist() -> None:
     }
     jobs = _jobs(TEXT)
     assert {job[2] for job in jobs} == set(settings)
-    assert len(jobs) == 8
+    assert len(jobs) == 11
     for job in jobs:
         load_settings(ROOT / job[4], settings[job[2]], [word for word in job[5:] if word != "--set"])
+
+
+def test_the_chain_of_own_videos_is_the_same_job_on_kubernetes() -> None:
+    (block,) = [each for each in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL) if "entrypoint" in each]
+    (job,) = [each for each in _jobs(TEXT) if each[4] == "configs/own_videos.yaml"]
+    assert yaml.safe_load(block)["entrypoint"].replace("/home/ray/safa/", "").split() == job
 
 
 def test_what_replaces_lines_of_the_kuberay_files_fits_them() -> None:
@@ -80,6 +86,8 @@ def test_what_replaces_lines_of_the_kuberay_files_fits_them() -> None:
     assert len(asked) == 4
     for changes in (asked[:1], [*asked[1:2], *asked[:1]], asked[2:]):
         load_settings(ROOT / "configs" / "preprocess.yaml", PreprocessConfig, changes)
+    (splits,) = re.findall(r"`--set (splits=.*?)`", section)
+    load_settings(ROOT / "configs" / "evaluate.yaml", EvaluateConfig, [splits])
     (fewer,) = re.findall(r"`--set (data\..*?)`", section)
     for name in ("pretrain", "train"):
         load_settings(ROOT / "configs" / f"{name}.yaml", TrainConfig, [fewer])

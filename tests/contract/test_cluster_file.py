@@ -115,6 +115,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_the_copy_for_pip_leaves_out_no_code(name: str) -> None:
+    """Of rsync, a pattern without a slash before it leaves out folders of that name everywhere."""
+    patterns = yaml.safe_load((ROOT / name).read_text())["rsync_exclude"]
+    loose = {each.strip("/*") for each in patterns if not each.startswith("/")}
+    code = {
+        part
+        for folder in ("safa", "pipelines")
+        for each in (ROOT / folder).rglob("*.py")
+        for part in each.parts
+    }
+    assert loose == {"__pycache__"}
+    assert not loose & code
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_filled_in_file_is_ready(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "cluster.yaml").write_text(_filled(name))
     assert main(["--check", str(home / "cluster.yaml")]) == 0
@@ -160,6 +175,24 @@ WRONG = {
         "several Pythons: -py311, -py312",
     ),
     "no image": (("ImageId: *image", "KeyName: mine"), "there is no ImageId"),
+    "no region": (("  region: us-west-2\n", ""), "there is no region. Write region:"),
+    "no such image": (("ami-0123456789abcdef0", "ami-XXXX"), "node_config.ImageId: 'ami-XXXX' is none"),
+    "a name for a profile": (
+        ("arn:aws:iam::123456789012:instance-profile/safa-node", "safa-node"),
+        "node_config.IamInstanceProfile.Arn: 'safa-node' is none",
+    ),
+    "a resource that Ray does not know": (
+        ("CPU: 96, GPU: 8", "CPU: 96, GPUs: 8"),
+        "knows no 'GPUs'. Write GPU.",
+    ),
+    "more at least than at most": (
+        ("    min_workers: 0\n    max_workers: 8", "    min_workers: 9\n    max_workers: 8"),
+        "gpu_pool: min_workers 9 is above max_workers 8",
+    ),
+    "no shared folder": (
+        ("    - -v /mnt/shared:/mnt/shared", "    - -v /mnt/own:/mnt/own"),
+        "sees no /mnt/shared",
+    ),
     "no YAML": (("cluster_name: safa", "cluster_name: [safa"), "cannot be read"),
 }
 

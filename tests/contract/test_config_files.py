@@ -68,7 +68,7 @@ def test_a_misspelt_key_is_reported_in_one_line_with_file_and_key(path: Path, tm
             ["stage={kind: full, lrr: 3}"],
             "--set stage={kind: full, lrr: 3}: unknown key 'stage.lrr'",
         ),
-        ("demo", ["train.data.batch_size=4"], "--set train.data.batch_size=4: key 'train.data' is {'batch_"),
+        ("demo", ["train.data.batch_size=4"], "--set train.data.batch_size=4: key 'train.data': give batch_"),
     ],
 )
 def test_a_wrong_override_is_named_as_it_was_written(file: str, overrides: list[str], message: str) -> None:

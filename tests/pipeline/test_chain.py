@@ -18,6 +18,7 @@ import pytest
 from pipelines import chain, lease
 from pipelines.chain import Seconds, Stage, run_chain
 from pipelines.lease import exclusive
+from pipelines.machines import Need
 from safa.config import Settings
 from safa.errors import UserError
 from safa.files import atomic_write, join
@@ -70,6 +71,23 @@ class Work:
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
     return Work(tmp_path / "run")
+
+
+def test_what_a_later_stage_needs_is_looked_at_first_unless_it_is_finished(work: Work) -> None:
+    """Hours of the first stages would be in vain on machines that the last one cannot use."""
+
+    def stages() -> list[Stage]:
+        first, second = work.stages(Knobs(), Knobs())
+        return [first, replace(second, needs=lambda: [Need("second", {"GPU": 999}, "scale", "Use more.")])]
+
+    with pytest.raises(UserError, match=r"scale: second asks for 999 GPUs"):
+        run_chain(work.run, stages(), work._session)
+    assert work.done == []
+    work.go()
+    (work.run / "first" / "half").unlink()
+    (work.run / "first").rmdir()
+    run_chain(work.run, stages(), work._session)
+    assert work.done == ["first", "second", "first"]
 
 
 def test_what_is_finished_is_not_done_again(work: Work) -> None:

@@ -625,6 +625,7 @@ def options_of_finder(name: str) -> Callable[..., Any]:
         with (
             patch.object(program, "_rows", lambda rows: data),
             patch.object(program, "ray_session", nullcontext),
+            patch.object(program, "check_room", lambda *_: None),
             patch.object(program, "room_for", lambda *_: nullcontext()),
             patch.object(program, "pool_for", lambda *asked: pool_for(*asked[:4], 9)),
             patch.object(program, "_progress", lambda *_: ()),

@@ -532,6 +532,7 @@ def _trainer(config: TrainConfig) -> dict[str, Any]:
         patch.object(program, "shared", nullcontext),
         patch.object(program, "_start_notice", lambda: None),
         patch.object(program, "room_for", lambda *_: nullcontext()),
+        patch.object(program, "gpus_to_come", lambda: 0),
         patch.object(program, "machines", lambda: [Machine(9, 2)]),
         patch.object(program.ray.train, "RunConfig", None, create=True),
     ):

@@ -73,7 +73,9 @@ def test_a_dumped_demo_reads_back_to_the_same(config: DemoConfig) -> None:
 )
 def test_what_the_demo_sets_is_refused_in_a_section(override: str) -> None:
     key = override.partition("=")[0]
-    with pytest.raises(UserError, match=rf"key '{key}' is .*: the demo sets this key itself\. Remove it\.$"):
+    with pytest.raises(
+        UserError, match=rf"key '{key}'( is .*)?: the demo sets this key itself\. Remove it\.$"
+    ):
         load_settings(CONFIG, DemoConfig, [override])
 
 
@@ -82,11 +84,11 @@ def test_what_the_demo_sets_is_refused_in_a_section(override: str) -> None:
     [
         ("preprocess.min_framse=3", "unknown key 'preprocess.min_framse'"),
         ("train.data.batch=3", "unknown key 'train.data.batch'"),
-        ("train.data={}", "key 'train.data' .*give batch_size .of a worker. or batch_total"),
+        ("train.data={}", "key 'train.data': give batch_size .of a worker. or batch_total"),
         ("evaluate.frames=1", "key 'evaluate.frames' is 1"),
         ("evaluate.frames='3'", "key 'evaluate.frames' is '3'"),
         ("pretrain=3", "key 'pretrain' is 3"),
-        ("model.image_size=66", "key 'model' is .*does not fit"),
+        ("model.image_size=66", "--set model.image_size=66: key 'model': .*does not fit"),
     ],
 )
 def test_sections_are_as_strict_as_files(override: str, complaint: str) -> None:

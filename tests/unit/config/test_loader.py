@@ -62,7 +62,8 @@ def test_reads_and_overrides(tmp_path: Path) -> None:
         ),
         ("steps: 3\nfolder: hdfs://a/b", None, "only a path works here"),
         ("steps: 3\ninner: {paths: ['https://a/b']}", None, "key 'inner.paths.0': only a path"),
-        ("steps: 2024-01-01", None, "not plain data"),
+        ("steps: 2024-01-01", None, "key 'steps' is '2024-01-01'"),
+        ("steps: !!binary aGk=", None, "not plain data"),
     ],
 )
 def test_each_mistake_is_one_line(tmp_path: Path, text: str, override: str | None, complaint: str) -> None:

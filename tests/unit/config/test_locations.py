@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from safa.config import Settings, naming_keys
+from safa.config.demo import DemoConfig
 from safa.errors import UserError
 from safa.files import Location
 
@@ -51,8 +52,40 @@ def test_the_key_stands_before_the_location(where: str, named: str) -> None:
 
 def test_absolute_paths_are_the_same_and_several_keys_are_all_named(tmp_path: Path) -> None:
     job = Job(part=Part(weights=Path("w")), other=Part(weights=Path("w")))
-    assert place(job, str(Path("w").absolute())) == f"part.weights, other.weights: {Path('w').absolute()}"
+    assert place(job, str(Path("w").absolute())) == f"part.weights or other.weights: {Path('w').absolute()}"
 
 
-def test_sections_that_follow_from_a_key_at_the_top_are_not_named() -> None:
-    assert place(Job(part=Part(weights=Path("v")), clips=Path("v")), "v") == "clips: v"
+class Chain(Settings):
+    run: Location
+    part: Part
+
+    @classmethod
+    def is_derived(cls, key: str) -> bool:
+        return key == "part.weights"
+
+
+def test_keys_that_a_program_fills_in_are_not_named() -> None:
+    chain = Chain(run=Path("v"), part=Part(weights=Path("v")))
+    with pytest.raises(UserError, match=r"^run: v: is full"), naming_keys(chain):
+        raise UserError("is full", "v")
+    with pytest.raises(UserError, match=r"^v: is full"), naming_keys(chain, ("run",)):
+        raise UserError("is full", "v")
+
+
+def test_of_the_demo_they_are_those_of_its_stages() -> None:
+    derived = (
+        "preprocess.source.folder",
+        "preprocess.out",
+        "train.stage.init",
+        "evaluate.history.1",
+        "train.runs",
+    )
+    assert all(map(DemoConfig.is_derived, derived))
+    written = (
+        "run",
+        "videos",
+        "preprocess.landmarks.weights",
+        "train.data.stage_to",
+        "evaluate.scorers.lpips",
+    )
+    assert not any(map(DemoConfig.is_derived, written))

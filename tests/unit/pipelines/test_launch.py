@@ -19,6 +19,7 @@ import ray.train.v2._internal.callbacks.backend_setup as of_train
 from ray.data import DataContext
 from ray.train import WorkerGroupError
 
+from pipelines import annotate
 from pipelines.controller import SAYS_GOODBYE, ShortGoodbye
 from pipelines.launch import (
     NO_DASHBOARD,
@@ -241,6 +242,15 @@ def test_rays_answer_to_sigterm_while_it_connects_is_an_interrupt(
         sys.exit(code)
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # another test's session may be open
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(Terminated), ray_session():
         pass
+
+
+def test_a_program_says_which_setting_names_what_is_not_there(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "job.yaml").write_text("clips: nowhere\nname: sharpness\ncolumn: {kind: quality}\n")
+    assert annotate.main(["--config", str(tmp_path / "job.yaml")]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: clips: nowhere: no data set here")

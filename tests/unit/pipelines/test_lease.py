@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -151,6 +153,25 @@ def test_a_start_that_failed_at_once_leaves_no_folder_above_it_either(kind: str,
     with pytest.raises(KeyError), exclusive(tmp_path / "mine" / "runs" / "name"):
         raise KeyError
     assert [each.name for each in tmp_path.rglob("*")] == ["mine"]
+    with exclusive(tmp_path / "mine" / "runs" / "name"):
+        (tmp_path / "mine" / "runs" / "of somebody else").touch()
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["mine", "of somebody else", "runs"]
+
+
+def test_a_folder_above_that_somebody_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, removed = os.mkdir, []
+
+    def removing(path: Any, *arguments: Any, **options: Any) -> None:
+        if Path(path).name == "name" and not removed and Path(path).parent.exists():
+            removed.append(Path(path).parent.rmdir())
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "mkdir", removing)
+    with exclusive(tmp_path / "runs" / "name"):
+        assert removed
+        assert (tmp_path / "runs" / "name").is_dir()
 
 
 @pytest.mark.parametrize("kind", ["lock"], indirect=True)

@@ -43,6 +43,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return here
 
 
+def test_gpus_that_the_cluster_may_still_start(cluster: dict[str, Any]) -> None:
+    assert machines.gpus_to_come() == 0
+    cluster["limits"] = {"CPU": 800, "GPU": 64}
+    assert machines.gpus_to_come() == 64
+    cluster["nodes"] = [{"CPU": 96.0, "GPU": 8.0}]
+    assert machines.gpus_to_come() == 56
+    cluster["limits"] = {"GPU": 4}
+    assert machines.gpus_to_come() == 0
+
+
 # ---- the cluster at an address -----------------------------------------------------------------------------
 
 

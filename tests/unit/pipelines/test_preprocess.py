@@ -16,10 +16,12 @@ from pipelines.shared_folder import Probe
 from safa.config import Settings, dump_settings
 from safa.config.preprocess import (
     DetectorConfig,
+    DlibLandmarksConfig,
     FaceAlignmentLandmarks,
     LandmarkStage,
     MetadataSource,
     NoLandmarks,
+    PoolStage,
     PreprocessConfig,
     StagesConfig,
     UrlDownload,
@@ -124,11 +126,16 @@ def test_workers_that_find_faces_get_absolute_paths(
 
     monkeypatch.setattr(preprocess, "_rows", rows)
     monkeypatch.setattr(preprocess, "ray_session", preprocess.ExitStack)
+    checked: list[Any] = []
+    monkeypatch.setattr(preprocess, "check_room", lambda *needs: checked.extend(needs))
     monkeypatch.setattr(preprocess, "room_for", lambda *_: preprocess.ExitStack())
     monkeypatch.setattr(preprocess, "_progress", lambda *_: iter(()))
     with preprocess.ExitStack() as stack:
         quarantine = preprocess.Quarantine(config.out / "quarantine")
         preprocess._with_face_tracks(config, source, frozenset(), quarantine, stack)
+    assert [need.where for need in checked] == ["stages.face_tracks", "stages.landmarks"], (
+        "of later stages, too"
+    )
     (recorder,) = recorders
     assert recorder.rows == [{"video": str(Path("videos/a.mp4").absolute())}]
     assert all(path.is_absolute() for path in _paths(recorder.sent[1:]))
@@ -200,6 +207,26 @@ def test_stages_that_need_nothing_but_cpus_share_a_process(config: PreprocessCon
     source = config.source.model_copy(update={"download": None})
     own = config.model_copy(update={"source": source, "landmarks": NoLandmarks(kind="none")})
     assert [operator.stages for operator in preprocess.operators(own)] == [("crop", "write")]
+
+
+def test_dlib_asks_for_no_gpu_whatever_is_set_aside(config: PreprocessConfig, tmp_path: Path) -> None:
+    stages = StagesConfig(landmarks=LandmarkStage(gpus=0.5), face_tracks=PoolStage(gpus=0.5))
+    by_dlib = VideosSource(kind="videos", folder=tmp_path)
+    changes = {"stages": stages, "source": by_dlib, "landmarks": DlibLandmarksConfig(kind="auto")}
+    asked = preprocess.all_needs(config.model_copy(update=changes))
+    assert [(need.where, need.each["GPU"]) for need in asked] == [
+        ("stages.face_tracks", 0.0),
+        ("stages.landmarks", 0.0),
+    ]
+    detector = DetectorConfig(name="sfd", weights=Path("weights"))
+    source = by_dlib.model_copy(update={"detector": detector})
+    asked = preprocess.all_needs(config.model_copy(update={"stages": stages, "source": source}))
+    assert [
+        need.each["GPU"] for need in asked if need.where in ("stages.face_tracks", "stages.landmarks")
+    ] == [
+        0.5,
+        0.5,
+    ]
 
 
 @pytest.mark.parametrize(("cpus", "gpus", "most"), [(2, 1, 1), (4, 1, 2), (16, 1, 2), (16, 8, 14)])

@@ -52,6 +52,7 @@ def test_what_cannot_be_shared_evenly_is_seen_all_the_same(make_config: MakeConf
     for whole, *parts in zip(alone, *shares, strict=True):
         torch.testing.assert_close(torch.cat(parts), whole, atol=0, rtol=0)
     assert {TrainingDataLoader(config, Rank(rank, 3)).samples_per_step for rank in range(3)} == {5}
+    assert make_config("full", {**total, "scale.num_workers": 5}).data.batches_of(5) == (1,) * 5
     with pytest.raises(UserError, match=r"6 workers .scale.num_workers. cannot share data.batch_total 5"):
         make_config("full", {**total, "scale.num_workers": 6})
 

@@ -54,6 +54,18 @@ def test_what_is_lowest_already_is_not_advised(make_config: MakeConfig) -> None:
         raise torch.OutOfMemoryError("full")
 
 
+def test_workers_that_share_are_not_advised_to_share_less_than_one_each(make_config: MakeConfig) -> None:
+    def said(total: int) -> str:
+        changes = {"data.batch_size": None, "data.batch_total": total, "scale.num_workers": 3}
+        config = make_config("head", changes)
+        with pytest.raises(WorkerOutOfMemoryError) as caught, explain_out_of_memory(config, 3):
+            raise torch.OutOfMemoryError("full")
+        return str(caught.value)
+
+    assert "Set data.batch_total to 3 and step.accumulate to 2" in said(6)
+    assert "data.batch_total to" not in said(5)
+
+
 def test_other_errors_pass(make_config: MakeConfig) -> None:
     with pytest.raises(RuntimeError, match="shapes differ"), explain_out_of_memory(make_config("head")):
         raise RuntimeError("shapes differ")

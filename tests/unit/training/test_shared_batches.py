@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,15 +30,19 @@ def _step(config: TrainConfig, context: LocalContext) -> tuple[dict[str, Tensor]
     stage = make_stage(config, context)
     for network in stage.networks.values():
         network.eval()
-    batch = next(TrainingDataLoader(config, context).batches(0, 1))
-    terms = stage.step([batch], torch.Generator().manual_seed(0))  # type: ignore[list-item]
+    batches = list(TrainingDataLoader(config, context).batches(0, 1))
+    terms = stage.step(batches, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     (network,) = stage.networks.values()
     gradients = {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
     return terms, gradients
 
 
-def test_workers_with_unequal_batches_average_to_the_whole_batch(make_config: MakeConfig) -> None:
-    config = make_config("head", {"data.batch_size": None, "data.batch_total": 5})
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_workers_with_unequal_batches_average_to_the_whole_batch(
+    accumulate: int, make_config: MakeConfig
+) -> None:
+    shared = {"data.batch_size": None, "data.batch_total": 5}
+    config = make_config("head", {**shared, "step.accumulate": accumulate})
     whole = _step(config, LocalContext())
     shares = [_step(config, Rank(rank, 3)) for rank in range(3)]  # of 2, 2 and 1 samples
     for number, expected in enumerate(whole):
