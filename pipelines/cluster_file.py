@@ -21,7 +21,10 @@ PLACEHOLDER = re.compile(r"\b(?:ami|fs|sg|subnet)-0{8,}\b|::0{12}:|\b192\.0\.2\.
 OF_REGION = re.compile(r"\bfs-\w+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
 PYTHON_TAG = re.compile(r"-py\d+")
 RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")  # of Ray's own; there may be others
-FORMS_OF_AWS = (("ImageId", r"ami-[0-9a-f]{8,17}"), ("Arn", r"arn:aws[\w-]*:iam::\d{12}:instance-profile/.+"))
+FORMS_OF_AWS = {
+    "ImageId": r"ami-[0-9a-f]{8,17}",
+    "IamInstanceProfile.Arn": r"arn:aws[\w-]*:iam::\d{12}:instance-profile/.+",
+}
 SHARED = "/mnt/shared"  # where all our documents have what nodes share
 TOKEN = ".ray/auth_token"
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
@@ -141,11 +144,11 @@ def _check_images(path: Path, cluster: Mapping[str, Any]) -> None:
             if not node["node_config"].get("ImageId"):
                 fix = "Name a current deep-learning image; Ray's default is too old for CUDA 13."
                 raise UserError("there is no ImageId", f"{path}: available_node_types.{name}", fix)
-            for key, form in FORMS_OF_AWS:
-                for place, value in _leaves(node["node_config"]):
-                    if place.endswith(key) and not re.fullmatch(form, str(value)):
-                        where = f"{path}: available_node_types.{name}.node_config.{place}"
-                        raise UserError(f"'{value}' is none", where, f"It has the form {form}.")
+            for key, value in _leaves(node["node_config"]):
+                form = FORMS_OF_AWS.get(key, ".*")
+                if not re.fullmatch(form, str(value)):
+                    where = f"{path}: available_node_types.{name}.node_config.{key}"
+                    raise UserError(f"'{value}' is none", where, f"It has the form {form}.")
     pythons = {tag for image in cluster.get("docker", {}).values() for tag in PYTHON_TAG.findall(str(image))}
     if len(pythons) > 1:
         fix = "Use the same Python in all of them."

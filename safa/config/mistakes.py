@@ -86,7 +86,7 @@ def explained(
     what, fix = _what_and_fix(first, model, data)
     what += _and_others(first, [each.key for each in others if not derived(each.key)])
     if changed := _changed_kind(first, overrides):
-        section, kind = changed.split(".kind=")
+        section, _, kind = changed.partition(".kind=")
         return UserError(what, f"--set {changed}", _whole(section, kind, first, derived))
     return UserError(what, _origin(first, where, overrides), fix)
 
@@ -264,7 +264,8 @@ def _origin(mistake: Mistake, where: str, overrides: Sequence[str]) -> str:
             return f"--set {each}"
     for each in reversed(overrides):
         changed = each.partition("=")[0]
-        if _holds(mistake.key, changed) and re.search(rf"\b{changed.rpartition('.')[2]}\b", mistake.reason):
+        named = rf"\b{re.escape(changed.rpartition('.')[2])}\b"
+        if _holds(mistake.key, changed) and re.search(named, mistake.reason):
             return f"--set {each}"
     return where
 
