@@ -11,6 +11,7 @@ import gzip
 import io
 import os
 import random
+import re
 import resource
 import zipfile
 import zlib
@@ -63,18 +64,9 @@ def _numbers(new: bytes) -> Callable[[bytes], bytes]:
     """Each decimal number of a text becomes another."""
 
     def replace(data: bytes) -> bytes:
-        return b"".join(new if part.isdigit() else part for part in _digits(data))
+        return re.sub(rb"[0-9]+", new, data)
 
     return replace
-
-
-def _digits(data: bytes) -> list[bytes]:
-    parts, start = [], 0
-    for at in range(1, len(data)):
-        if data[at : at + 1].isdigit() != data[at - 1 : at].isdigit():
-            parts.append(data[start:at])
-            start = at
-    return [*parts, data[start:]]
 
 
 def _zip_of_zeros() -> bytes:

@@ -39,7 +39,7 @@ from safa.data.shards import ClipRecord, ShardWriter, commit_index
 from safa.data.video import probe, read_frames
 from safa.errors import UserError
 from safa.head import flame_files, load_head_assets, raster
-from safa.inference import compose, face_animator, face_tracking, loading, mesh, onnx_export
+from safa.inference import compose, face_animator, face_tracking, head_texture, loading, mesh, onnx_export
 from safa.inference.model_runner import ModelRunner
 from safa.inference.motion_transfer import movement_gain
 from safa.inference.swap_mask import FaceMask
@@ -133,6 +133,7 @@ def _watching(seen: Seen, *, write: bool) -> Iterator[None]:
             patch.object(mesh, "write_video", lambda *_, **__: None),  # the turntable
             patch.object(mesh, "PICTURE_SIZE", 48),
             patch.object(mesh, "TURNTABLE_SIZE", 48),
+            patch.object(head_texture, "TEXTURE_SIZE", 64),
         ]
         if not write:
             patches += [

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +18,10 @@ from safa.data.video import write_video
 from safa.head.assets import HeadAssets
 from safa.models.discriminator import MultiScaleDiscriminator
 from safa.models.safa import Safa
+from tests.conftest import MODEL
 
 Run = Callable[..., tuple[int, str, str]]
+SIZES = MODEL | {"num_keypoints": 4}  # two span no area, which --adapt-scale needs
 
 
 @pytest.fixture
@@ -35,12 +37,14 @@ def safa(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-@pytest.fixture
-def released(tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path) -> Path:
-    """A checkpoint in the released layout, and ``model.yaml`` with its sizes beside it."""
+@pytest.fixture(scope="session")
+def made_models(toy_head: HeadAssets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint in the released layout, ``model.yaml`` with its sizes, and ``model``, converted.
+
+    Made once, since that takes a second; each test gets copies.
+    """
     torch.manual_seed(0)
-    tiny_model["num_keypoints"] = 4  # two span no area, which --adapt-scale needs
-    config = parse_settings(tiny_model, ModelConfig, "test")
+    config = parse_settings(SIZES, ModelConfig, "test")
     model = Safa(config, toy_head)
     networks = {
         "generator": model.generator,
@@ -48,10 +52,20 @@ def released(tiny_model: dict[str, Any], toy_head: HeadAssets, tmp_path: Path) -
         "discriminator": MultiScaleDiscriminator(config),
         "tdmm": model.tdmm,
     }
-    path = tmp_path / "released.pth.tar"
+    folder = tmp_path_factory.mktemp("models")
+    path = folder / "released.pth.tar"
     torch.save({name: network.state_dict() for name, network in networks.items()} | {"epoch": 50}, path)
-    (tmp_path / "model.yaml").write_text(yaml.safe_dump({"model": tiny_model}))
-    return path
+    (folder / "model.yaml").write_text(yaml.safe_dump({"model": SIZES}))
+    words = ["checkpoint", "convert", path, "-o", folder / "model", "--config", folder / "model.yaml"]
+    assert main([str(word) for word in words]) == 0
+    return folder
+
+
+@pytest.fixture
+def released(made_models: Path, tmp_path: Path) -> Path:
+    """A checkpoint in the released layout, and ``model.yaml`` with its sizes beside it."""
+    shutil.copyfile(made_models / "model.yaml", tmp_path / "model.yaml")
+    return Path(shutil.copyfile(made_models / "released.pth.tar", tmp_path / "released.pth.tar"))
 
 
 @pytest.fixture
@@ -70,9 +84,6 @@ def video(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def model(safa: Run, released: Path) -> Path:
+def model(made_models: Path, tmp_path: Path) -> Path:
     """The same checkpoint, converted."""
-    folder = released.with_name("model")
-    done = safa("checkpoint", "convert", released, "-o", folder, "--config", released.with_name("model.yaml"))
-    assert done[0] == 0, done
-    return folder
+    return Path(shutil.copytree(made_models / "model", tmp_path / "model"))
