@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import ray
 
+from pipelines.growth import growth
 from safa.cores import Machine, cores_here, most_actors, places
 
 log = logging.getLogger(__name__)
@@ -51,18 +52,32 @@ def cores_of_driver() -> int:
     return int(sum(found)) or cores_here()
 
 
+def machines_at_most() -> tuple[Machine, ...]:
+    """The machines that there may be once the cluster has grown; those that there are, where it cannot."""
+    to_come = growth()
+    return machines() if to_come is None else to_come.machines()
+
+
 def fitted(
-    cpus: float, gpus: float, actors: tuple[int, int | None], useful: int, nodes: Sequence[Machine]
+    cpus: float,
+    gpus: float,
+    actors: tuple[int, int | None],
+    useful: int,
+    nodes: Sequence[Machine],
+    grown: Sequence[Machine] = (),
 ) -> Pool:
     """A pool that begins with as many actors as these machines have room for.
 
     Args:
         cpus, gpus: of each actor.
+        grown: the machines that there may be later, for which the pool may grow.
         actors: least and most of them; None: as many as ``safa.cores`` says. The least are there, or will
             come (``pipelines.machines``).
         useful: more actors than this would have nothing to do.
     """
-    most = most_actors(nodes, cpus, gpus) if actors[1] is None else actors[1]
+    most = actors[1]
+    if most is None:
+        most = max(most_actors(nodes, cpus, gpus), most_actors(grown, cpus, gpus))
     least, most = min(actors[0], useful), min(most, useful)
     room = sum(places(node, cpus, gpus) for node in nodes)
     return Pool(cpus, gpus, least, most, max(least, min(most, room)))
@@ -70,7 +85,7 @@ def fitted(
 
 def pool_for(name: str, cpus: float, gpus: float, actors: tuple[int, int | None], useful: int) -> Pool:
     """A pool for so many pieces of work on the machines of this session; the log says what it is."""
-    pool = fitted(cpus, gpus, actors, useful, machines())
+    pool = fitted(cpus, gpus, actors, useful, machines(), machines_at_most())
     log.info("%s: %d to %d actors of %g CPU%s", name, pool.least, pool.most, pool.cpus, _and_gpus(pool))
     return pool
 

@@ -31,7 +31,7 @@ from pipelines.lease import exclusive
 from pipelines.machines import room_for
 from pipelines.operators import OPEN, Operator, applied, needs, with_room
 from pipelines.quarantine import counts_line, quarantine_row, write_quarantine
-from pipelines.run_folder import check_counts, lock_settings, refuse_nothing, write_manifest
+from pipelines.run_folder import check_counts, check_settings, lock_settings, refuse_nothing, write_manifest
 from pipelines.shared_folder import Probe, shared
 from pipelines.worker_deaths import Attempts, forget_attempts
 from safa.batching import batched
@@ -50,7 +50,7 @@ from safa.data.columns import (
 from safa.data.images import decode_image
 from safa.errors import ClipError, Failure, FailureCode, UserError
 from safa.files import exists, join, remove_leftovers, shown
-from safa.messages import LogLines, Progress
+from safa.messages import LogLines, Progress, count
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +108,22 @@ def annotate(config: AnnotateConfig) -> dict[str, int]:
                 shown(join(folder, "failures.parquet")),
                 "Read the details there; the next run tries them again.",
             )
-        refuse_nothing(counts, folder)
+        refuse_nothing(counts, folder, [(str(failure.code), failure.detail) for failure in refused])
         return counts
+
+
+def check(config: AnnotateConfig) -> str:
+    """Look at settings and inputs, without Ray and without writing. Returns what was seen.
+
+    Raises:
+        UserError: as ``annotate``, as far as that can be seen before any work.
+    """
+    store = ClipStore(config.clips)
+    make_annotator(config)
+    folder = column_folder(config.clips, config.name)
+    check_settings(folder, config, NOT_HASHED)
+    done = annotated_clips(folder) if exists(folder) else frozenset()
+    return f"{count(len(store.column('clip_id')), 'clip')}, {len(done)} of them annotated"
 
 
 def _operator(config: AnnotateConfig) -> Operator:
@@ -216,8 +230,8 @@ class ColumnMaker:
         ]
         joined = {name: np.concatenate([values[name] for values in found]) for name in found[0]}
         counts = [piece.count for number in numbers for piece in self._store.pieces(number)]
-        for end, count in zip(accumulate(counts), counts, strict=True):
-            yield {name: values[end - count : end] for name, values in joined.items()}
+        for end, size in zip(accumulate(counts), counts, strict=True):
+            yield {name: values[end - size : end] for name, values in joined.items()}
 
 
 def _as_clip_error(error: Exception) -> Exception:
@@ -235,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body(config: AnnotateConfig) -> None:
         annotate(config)
 
-    return launch(STAGE, "Add a column to a data set.", AnnotateConfig, body, argv)
+    return launch(STAGE, "Add a column to a data set.", AnnotateConfig, body, argv, check=check)
 
 
 if __name__ == "__main__":

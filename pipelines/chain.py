@@ -92,6 +92,15 @@ def run_chain(
         return {stage.name: records[stage.name].seconds for stage in stages}
 
 
+def check_chain(run: Location, stages: Sequence[Stage]) -> None:
+    """Refuse a run folder that holds output of other settings; nothing is written.
+
+    Raises:
+        UserError: it does.
+    """
+    _refuse_other_settings(run, stages, _keys(stages), _read(run))
+
+
 def _run(run: Location, records: dict[str, Record], stage: Stage, label: str) -> None:
     """Run one stage unless it is finished, and update the records."""
     if records[stage.name].done:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines import evaluate, preprocess, train
 from pipelines.actor_pool import cores_of_driver
-from pipelines.chain import Stage, run_chain
+from pipelines.chain import Stage, check_chain, run_chain
 from pipelines.launch import launch, ray_session
 from safa.config.demo import DemoConfig
 from safa.config.training import TrainConfig
@@ -38,11 +38,26 @@ def demo(config: DemoConfig) -> str:
     Raises:
         UserError: as the stages.
     """
-    if config.videos is not None and not exists(config.videos):  # before Ray, and a run folder
-        raise UserError("no such folder", f"videos={shown(config.videos)}", "Give the folder of your videos.")
+    _refuse_missing_videos(config)  # before Ray, and a run folder
     seconds = run_chain(config.run, stages_of(config), ray_session)
     numbers = json.loads(read_bytes(join(config.evaluate.out, evaluate.NUMBERS)))
     return summary(numbers, seconds, config)
+
+
+def check(config: DemoConfig) -> str:
+    """Look at settings and inputs, without Ray and without writing. Returns what was seen.
+
+    Raises:
+        UserError: as ``demo``, as far as that can be seen before any work.
+    """
+    _refuse_missing_videos(config)
+    check_chain(config.run, stages_of(config))
+    return preprocess.check(config.preprocess) if config.synthetic is None else "the settings of all stages"
+
+
+def _refuse_missing_videos(config: DemoConfig) -> None:
+    if config.videos is not None and not exists(config.videos):
+        raise UserError("no such folder", f"videos={shown(config.videos)}", "Give the folder of your videos.")
 
 
 def stages_of(config: DemoConfig) -> tuple[Stage, ...]:
@@ -115,7 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = demo(config)
         sys.stdout.write(f"\n{text}")
 
-    return launch("demo", "The whole chain: the synthetic data set, or your videos.", DemoConfig, body, argv)
+    description = "The whole chain: the synthetic data set, or your videos."
+    return launch("demo", description, DemoConfig, body, argv, check=check)
 
 
 if __name__ == "__main__":

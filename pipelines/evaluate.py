@@ -25,7 +25,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
@@ -66,7 +66,7 @@ from pipelines.window_stages import (
     table_of,
 )
 from pipelines.worker_deaths import forget_attempts
-from safa.checkpoint.native import load_model
+from safa.checkpoint.native import ModelInfo, load_model
 from safa.command_line import Parser
 from safa.config import dump_settings, load_settings
 from safa.config.inference import EvaluateConfig, Mode
@@ -146,22 +146,12 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
             or too many unexpected failures.
     """
     began = time.monotonic()
-    refuse_missing_package(missing_package(config.tracking))
     runs = _training_runs(config.history)
     with exclusive(config.out):  # whether that can be, before the model is loaded
         pass
-    store = ClipStore(config.clips)
-    clips = [clip for clip in store.clips() if clip.split in config.splits]
-    model, info = load_model(config.model, rasterizer=config.rasterizer)
-    here = config.model_copy(update={"scorers": scorers_here(config.scorers)})
-    _check(clips, model, here)
-    jobs = _Jobs(config, clips)
-    hashes = {
-        "model_sha256": _fingerprint(model),
-        "clips_sha256": _fingerprint_of_clips(store, clips),
-        "files_sha256": _fingerprint_of_files(config),
-    }
-    locked = EvaluationKey.model_validate({**dict(config), **hashes})
+    inputs = _read_inputs(config)
+    here, jobs, model, info = inputs.here, inputs.jobs, inputs.model, inputs.info
+    locked = EvaluationKey.model_validate({**dict(config), **inputs.hashes})
     with exclusive(config.out):
         check_settings(config.out, locked, NOT_HASHED)
         record_settings(config.out, locked, NOT_HASHED, config)
@@ -175,7 +165,7 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         spent = seconds.get(STAGE, 0.0) + time.monotonic() - began
         write_clips(join(config.out, ALL_CLIPS), results, CLIPS)
         content = _content(config, model, results, failures, runs, {**seconds, STAGE: spent})
-        content = replace(content, hashes=hashes, fid=fid_of_parts(config.out), step=info.step)
+        content = replace(content, hashes=inputs.hashes, fid=fid_of_parts(config.out), step=info.step)
         numbers = metrics_json(content)
         write_page(content, join(config.out, PAGE))
         write_json(join(config.out, NUMBERS), numbers)
@@ -183,9 +173,53 @@ def evaluate(config: EvaluateConfig, seconds: Mapping[str, float]) -> dict[str, 
         reasons = Counter(str(failure.code) for failure in failures)
         log.info("evaluate: %s", counts_line(numbers["counts"], reasons))
         _refuse_too_many(failures, len(jobs.jobs), config)
-        refuse_nothing(numbers["counts"], config.out)
+        refuse_nothing(numbers["counts"], config.out, [(str(f.code), f.detail) for f in failures])
         _send_to_trackers(locked, info.step, numbers)
         return numbers
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What an evaluation reads before it starts.
+
+    Attributes:
+        here: the settings, with the scorers that this machine can run.
+    """
+
+    here: EvaluateConfig
+    jobs: _Jobs
+    model: Safa
+    info: ModelInfo
+    hashes: dict[str, str]
+
+
+def _read_inputs(config: EvaluateConfig) -> _Inputs:
+    """Read the inputs, and refuse what would make every clip fail."""
+    refuse_missing_package(missing_package(config.tracking))
+    store = ClipStore(config.clips)
+    clips = [clip for clip in store.clips() if clip.split in config.splits]
+    model, info = load_model(config.model, rasterizer=config.rasterizer)
+    here = config.model_copy(update={"scorers": scorers_here(config.scorers)})
+    _check(clips, model, here)
+    hashes = {
+        "model_sha256": _fingerprint(model),
+        "clips_sha256": _fingerprint_of_clips(store, clips),
+        "files_sha256": _fingerprint_of_files(config),
+    }
+    return _Inputs(here, _Jobs(config, clips), model, info, hashes)
+
+
+def check(config: EvaluateConfig) -> str:
+    """Look at settings and inputs, without Ray and without writing. Returns what was seen.
+
+    Raises:
+        UserError: as ``evaluate``, as far as that can be seen before any work.
+    """
+    _training_runs(config.history)
+    inputs = _read_inputs(config)
+    locked = EvaluationKey.model_validate({**dict(config), **inputs.hashes})
+    check_settings(config.out, locked, NOT_HASHED)
+    return f"{count(len(inputs.jobs.jobs), 'clip')} for the model of step {inputs.info.step:,}"
 
 
 def _check_counts(
@@ -572,7 +606,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.info("report: %s", shown(absolute(join(config.out, PAGE))))
 
     description = "Reconstruct, animate, score, report. To compare runs: --compare RUN RUN ... --out FOLDER."
-    return launch("evaluate", description, EvaluateConfig, body, argv)
+    return launch("evaluate", description, EvaluateConfig, body, argv, check=check)
 
 
 if __name__ == "__main__":

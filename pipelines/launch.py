@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,7 @@ LOGS_WHAT_IT_RAISES = ("ray.data.exceptions", "ray.data._internal.execution.stre
 # Where the port of its dashboard is taken, Ray prints twenty lines of the dashboard's log; work needs none.
 STARTS_SERVERS = "ray._private.services"
 NO_DASHBOARD = "Failed to start the dashboard"
+CHECK_HELP = "check the settings and the inputs, without work, Ray or a trace, and stop"
 # Ray says that all is as it should be, as warnings.
 ALL_IS_WELL = re.compile(r"Token authentication is enabled for this|Progress bars disabled")
 LOGS_THAT_ALL_IS_WELL = (
@@ -68,12 +70,15 @@ def launch(
     settings: type[S],
     body: Callable[[S], int | None],
     argv: Sequence[str] | None = None,
+    *,
+    check: Callable[[S], str],
     alternatives: Mapping[str, tuple[str, Callable[[S], int | None]]] | None = None,
 ) -> int:
     """Parse the command line, read the settings, run ``body`` with them.
 
     Args:
         name: of the program, as in ``python -m pipelines.NAME``.
+        check: looks at settings and inputs, without Ray and without writing, and says what it saw.
         alternatives: flag -> (help, what it runs instead of ``body``).
         argv: the arguments; None = those of this process.
 
@@ -90,9 +95,10 @@ def launch(
         default=[],
         help="change one setting, e.g. --set size=128; may be repeated",
     )
-    # An empty group is a traceback in --help of Python 3.11.
-    choice = parser.add_mutually_exclusive_group() if alternatives else parser
-    for flag, (help_text, other) in (alternatives or {}).items():
+    checking = partial(_check, check)
+    flags = {"--check": (CHECK_HELP, checking), **(alternatives or {})}
+    choice = parser.add_mutually_exclusive_group()
+    for flag, (help_text, other) in flags.items():
         choice.add_argument(
             flag, dest="body", action="store_const", const=other, default=body, help=help_text
         )
@@ -102,13 +108,17 @@ def launch(
 
     def run() -> int | None:
         config = load_settings(location(arguments.config), settings, arguments.overrides)
-        if arguments.body is body:
+        if arguments.body in (body, checking):
             refuse_relative_outputs(config)
         with ending_on_sigterm(), naming_keys(config, OUTPUT_KEYS):
             code: int | None = arguments.body(config)
         return code
 
     return run_reporting_errors(run)
+
+
+def _check(check: Callable[[S], str], config: S) -> None:
+    log.info("checked: %s. Nothing was written; machines were not asked for.", check(config))
 
 
 def set_up_logging() -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import grpc
 import ray
 from ray._private.services import get_ray_address_from_environment
-from ray._private.state import state as cluster_state
 from ray.exceptions import RayError
 
+from pipelines.growth import Growth, growth
 from safa.cores import ROUNDING
 from safa.decimals import whole
 from safa.errors import UserError
@@ -182,8 +182,8 @@ class Need:
 def room_for(*needs: Need) -> Iterator[None]:
     """Refuse what can never have room; while what may still come is missing, a line in the log says so.
 
-    A cluster without an autoscaler, and this machine, are as large as they will be. Each need is looked at by
-    itself, as if the others were not there.
+    A cluster without an autoscaler, and this machine, are as large as they will be (``pipelines.growth``).
+    Each need is looked at by itself, as if the others were not there.
 
     Raises:
         UserError: there is no such room, and the cluster cannot grow to have it.
@@ -211,23 +211,39 @@ def check_room(*needs: Need) -> None:
 
 
 def gpus_to_come() -> int:
-    """The GPUs of machines that the cluster may still start."""
-    limits = cluster_state.get_max_resources_from_cluster_config() or {}
-    return max(0, int(limits.get("GPU", 0) - _sum(_alive(), "GPU")))
+    """Where no GPU is there yet, those of one machine that may come; more are for who asks for them."""
+    to_come = growth()
+    if to_come is None or _sum(_alive(), "GPU"):
+        return 0
+    return int(to_come.most_of_one("GPU"))
 
 
 def _refuse_never(need: Need, missing: str) -> None:
-    limits = cluster_state.get_max_resources_from_cluster_config()
-    if limits is None:
+    to_come = growth()
+    if to_come is None:
         here = "the cluster" if "RAY_ADDRESS" in os.environ else "this machine"
         raise UserError(
             f"{need.what} asks for {missing.replace('there', f'in {here}')}", need.where, need.fix
         )
+    if too_much := _more_than_may_come(need, to_come):
+        raise UserError(f"{need.what} asks for {too_much}", need.where, need.fix)
+
+
+def _more_than_may_come(need: Need, to_come: Growth) -> str:
+    """What even the largest cluster lacks; empty if it has all."""
     for name, count in need.total.items():
-        most = max(limits.get(name, 0), _sum(_alive(), name))
+        most = max(to_come.most(name), _sum(_alive(), name))
         if count > most + ROUNDING:
-            what = f"{need.what} asks for {amount(count, name)}, and the cluster grows to {most:g} at most"
-            raise UserError(what, need.where, need.fix)
+            return f"{amount(count, name)}, and the cluster grows to {most:g} at most"
+    places = to_come.places(need.each)
+    if need.total and places < need.workers:
+        return f"{_together(need)} of one machine, and the cluster grows to {places:g} at most"
+    return ""
+
+
+def _together(need: Need) -> str:
+    each = " and ".join(amount(count, name) for name, count in need.each.items() if count)
+    return f"{need.workers} x {each}"
 
 
 def _say_what_is_missing(needs: Sequence[Need], stopped: threading.Event) -> None:
@@ -254,8 +270,7 @@ def _missing(need: Need, machines: Sequence[Mapping[str, float]]) -> str:
         if each
     )
     if each and places < need.workers:
-        together = " and ".join(amount(count, name) for name, count in each.items())
-        return f"{need.workers} x {together} of one machine, {places} are there"
+        return f"{_together(need)} of one machine, {places} are there"
     return ""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, Dataset, TaskPoolStrategy
 
-from pipelines.actor_pool import machines, pool_for
+from pipelines.actor_pool import machines_at_most, pool_for
 from pipelines.machines import Need
 from pipelines.shared_folder import Checked
 from safa.cores import Machine, most_actors
@@ -87,7 +87,7 @@ def with_room(name: str, graph: Sequence[Operator], useful: int) -> list[Operato
         pool = pool_for(name, graph[0].cpus, graph[0].gpus, graph[0].actors, useful)
         return [replace(graph[0], actors=(pool.least, pool.most), first=pool.first)]
     there = ray.cluster_resources() if ray.is_initialized() else {}
-    return fitted(name, closed(graph, machines()), there.get("CPU", 0.0), there.get("GPU", 0.0))
+    return fitted(name, closed(graph, machines_at_most()), there.get("CPU", 0.0), there.get("GPU", 0.0))
 
 
 def closed(graph: Sequence[Operator], nodes: Sequence[Machine]) -> list[Operator]:

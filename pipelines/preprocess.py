@@ -177,7 +177,7 @@ def _preprocess(config: PreprocessConfig) -> Summary:
             blocked = _make(config, jobs, quarantine)
     forget_attempts(config.out)
     summary = _summarise(config, listed, quarantine, time.monotonic() - began)
-    _raise_if_failed(config, summary, blocked)
+    _raise_if_failed(config, summary, blocked, quarantine)
     return summary
 
 
@@ -195,6 +195,21 @@ def list_inputs(config: PreprocessConfig) -> Listing:
     return list_jobs(config.source, known)
 
 
+def check(config: PreprocessConfig) -> str:
+    """Look at settings and inputs, without Ray and without writing. Returns what was seen.
+
+    Raises:
+        UserError: as ``preprocess``, as far as that can be seen before any work.
+    """
+    if not config.mix_settings and _is_worth_keeping(config):
+        check_settings(config.out, config, NOT_HASHED)
+    listed = list_inputs(config)
+    _check(config)
+    if isinstance(config.source, VideosSource):
+        return f"{count(len(raw_videos(config.source)[0]), 'video')} to look for faces in"
+    return f"{count(len(listed.jobs), 'clip')} listed, {len(listed.bad_rows)} more that cannot be used"
+
+
 def _check(config: PreprocessConfig) -> None:
     """Report here, once, what would fail on every worker."""
     if isinstance(config.landmarks, FaceAlignmentLandmarks | DlibLandmarksConfig):
@@ -209,18 +224,21 @@ def _check_settings(config: PreprocessConfig) -> None:
     """Refuse a folder of other settings, unless they may mix, or nothing came out of it but refusals."""
     if config.mix_settings:
         return
-    if not same_settings(config.out, config, NOT_HASHED) and not _has_clips(config):
+    if not same_settings(config.out, config, NOT_HASHED) and not _is_worth_keeping(config):
         _forget_refusals(config)
     check_settings(config.out, config, NOT_HASHED)
 
 
-def _has_clips(config: PreprocessConfig) -> bool:
-    return bool(stored_clips(join(config.out, CLIPS))) or exists(join(config.out, FACE_TRACKS))
+def _is_worth_keeping(config: PreprocessConfig) -> bool:
+    """Whether there are clips, or face tracks of a run that did not come to its end."""
+    if stored_clips(join(config.out, CLIPS)):
+        return True
+    return exists(join(config.out, FACE_TRACKS)) and not exists(join(config.out, NUMBERS))
 
 
 def _forget_refusals(config: PreprocessConfig) -> None:
     """Delete what a run leaves of which every input was refused: other settings may take these inputs."""
-    for folder in (QUARANTINE, CLIPS, DAMAGED):
+    for folder in (QUARANTINE, CLIPS, DAMAGED, FACE_TRACKS):
         delete_dir(join(config.out, folder))
     for name in (*SUMMARIES, MANIFEST, PEOPLE):
         delete(join(config.out, name))
@@ -507,7 +525,9 @@ def _summarise(config: PreprocessConfig, listed: Listing, quarantine: Quarantine
     return summary
 
 
-def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -> None:
+def _raise_if_failed(
+    config: PreprocessConfig, summary: Summary, blocked: str, quarantine: Quarantine
+) -> None:
     if blocked:
         raise UserError(
             f"the host of the videos blocks us ({blocked}); {summary.pending} clips are still to do",
@@ -522,7 +542,8 @@ def _raise_if_failed(config: PreprocessConfig, summary: Summary, blocked: str) -
             shown(join(config.out, QUARANTINE)),
             "Read the details there; run again with --set retry_quarantined=true once the cause is fixed.",
         )
-    refuse_nothing(summary.counts, config.out)
+    reasons = [(row["code"], row["detail"]) for row in quarantine.rows(frozenset())]
+    refuse_nothing(summary.counts, config.out, reasons)
 
 
 def print_cost_estimate(config: PreprocessConfig) -> None:
@@ -548,7 +569,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     help_text = "print the clips, hours, bytes and core-hours that a run would take, and stop"
     alternatives = {"--estimate-cost": (help_text, print_cost_estimate)}
-    return launch("preprocess", "Videos to clips in Parquet.", PreprocessConfig, body, argv, alternatives)
+    description = "Videos to clips in Parquet."
+    return launch(
+        "preprocess", description, PreprocessConfig, body, argv, check=check, alternatives=alternatives
+    )
 
 
 if __name__ == "__main__":

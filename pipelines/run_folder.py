@@ -7,7 +7,7 @@ Output of different settings never mixes: a folder that has output belongs to th
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from importlib import metadata
 from typing import Any
 
@@ -204,18 +204,34 @@ def check_counts(counts: Mapping[str, int], folder: Location, *, stopped: bool =
         )
 
 
-def refuse_nothing(counts: Mapping[str, int], folder: Location) -> None:
+def refuse_nothing(
+    counts: Mapping[str, int], folder: Location, reasons: Iterable[tuple[str, str]] = ()
+) -> None:
     """Refuse an outcome without any output.
+
+    Args:
+        reasons: code and detail of each input that was refused; the most frequent one is named.
 
     Raises:
         UserError: there were inputs, and not one of them is ``ok``.
     """
     if counts["in"] and not counts["ok"]:
         raise UserError(
-            f"not one of {counts['in']} clips could be used",
+            f"not one of {counts['in']} clips could be used{_most_frequent(reasons)}",
             shown(folder),
             "Read the reasons in its quarantine, and correct the settings or the inputs.",
         )
+
+
+def _most_frequent(reasons: Iterable[tuple[str, str]]) -> str:
+    """In brackets: how often the most frequent code is there, and the first detail of it; may be empty."""
+    details: dict[str, list[str]] = {}
+    for code, detail in reasons:
+        details.setdefault(code, []).append(detail)
+    if not details:
+        return ""
+    code, found = max(details.items(), key=lambda item: len(item[1]))
+    return f" ({len(found)} {code}, such as: {found[0]})"
 
 
 def write_manifest(folder: Location, settings: Settings, counts: Mapping[str, Any], seconds: float) -> None:

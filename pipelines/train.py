@@ -162,16 +162,11 @@ def train(config: TrainConfig) -> Location:
 
 def _train(config: TrainConfig) -> Location:
     began, folder = time.monotonic(), config.folder
-    worth_keeping, had_config = _has_output(folder), exists(join(folder, CONFIG))
-    if worth_keeping:
-        check_settings(folder, config, NOT_HASHED)
-    if exists(join(folder, MANIFEST)):
+    had_config = exists(join(folder, CONFIG))
+    if _is_finished(config):
         log.info("%s: already finished, nothing to do", shown(folder))
         return folder
-    check_clips(config)  # here, where an error is one line, and not on a worker
-    if not worth_keeping:
-        _check_init(config.stage)
-    refuse_missing_package(missing_package(config.tracking))
+    _check(config)
     record_settings(folder, config, NOT_HASHED)
     write_json(join(folder, VERSIONS), versions())  # of this start; the manifest has those of the last one
     try:
@@ -187,6 +182,37 @@ def _train(config: TrainConfig) -> Location:
     if signals.number is not None:
         raise _stopped(signals, "asked to stop when the training had just ended")
     return folder
+
+
+def check(config: TrainConfig) -> str:
+    """Look at settings and inputs, without Ray and without writing. Returns what was seen.
+
+    Raises:
+        UserError: as ``train``, as far as that can be seen before any work.
+    """
+    if _is_finished(config):
+        return f"{shown(config.folder)} is finished already"
+    _check(config)
+    return f"data set, run folder and stage '{config.stage.kind}'"
+
+
+def _is_finished(config: TrainConfig) -> bool:
+    """Whether the run of these settings is at its end.
+
+    Raises:
+        UserError: the folder holds a run of other settings.
+    """
+    if _has_output(config.folder):
+        check_settings(config.folder, config, NOT_HASHED)
+    return exists(join(config.folder, MANIFEST))
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse here, where an error is one line, what would fail on every worker."""
+    check_clips(config)
+    if not _has_output(config.folder):
+        _check_init(config.stage)
+    refuse_missing_package(missing_package(config.tracking))
 
 
 def _check_init(stage: HeadStage | FullStage) -> None:
@@ -475,7 +501,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body(config: TrainConfig) -> None:
         train(config)
 
-    return launch("train", "Train a stage of the model.", TrainConfig, body, argv)
+    return launch("train", "Train a stage of the model.", TrainConfig, body, argv, check=check)
 
 
 if __name__ == "__main__":

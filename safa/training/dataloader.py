@@ -152,7 +152,13 @@ def _check_split(store: ClipStore, split: str, config: TrainConfig) -> None:
     numbers = store.numbers(split)
     if len(numbers) == 0:
         splits = ", ".join(sorted(set(store.column("split").unique().to_pylist())))
-        raise UserError(f"no clips in split '{split}'", where, f"It has {splits}.")
+        fix = f"It has {splits}."
+        if split != config.data.split:
+            fix += (
+                " Nobody is held out where one person alone was found: preprocess more people, with"
+                " source.identity=null if one was found for several, or set validate_on=null."
+            )
+        raise UserError(f"no clips in split '{split}'", where, fix)
     sides = [store.column(name).to_numpy(zero_copy_only=False)[numbers] for name in ("height", "width")]
     other = np.flatnonzero((sides[0] != size) | (sides[1] != size))
     if len(other):

@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
 import yaml
+from ray._private.services import get_node_ip_address
 
 from safa.data.shards import stored_clips
 from safa.data.video import write_video
@@ -77,21 +79,53 @@ def _wait_for(port: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError("the head node's job server did not come up")
 
 
-def _start_command(ports: dict[str, int]) -> str:
-    """The command with which cluster.yaml starts a head, with other ports and without an autoscaler."""
+# Of the nodes that Ray's autoscaler starts here: processes in place of machines.
+FAKE_HEAD = "f" * 51 + "00000"
+AUTOSCALER = {
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD,
+}
+EMPTY = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+
+
+def _cluster_file(gcs_port: int) -> dict[str, Any]:
+    """A head without CPUs, as in cluster.yaml, and one machine of one CPU that may come."""
+    module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+    address = f"{get_node_ip_address()}:{gcs_port}"
+    provider = {"type": "external", "module": module, "gcs_address": address}
+    kind = {"node_config": {}, "min_workers": 0}
+    return {
+        **{"cluster_name": "test", "max_workers": 1, "idle_timeout_minutes": 5, "upscaling_speed": 1.0},
+        "provider": provider | {"head_node_id": FAKE_HEAD, "launch_multiple": True},
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{f"{name}_commands": [] for name in EMPTY},
+        **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+        "file_mounts_sync_continuously": False,
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": kind | {"resources": {"CPU": 0}, "max_workers": 0},
+            "pool": kind | {"resources": {"CPU": 1}, "max_workers": 1},
+        },
+    }
+
+
+def _start_command(ports: dict[str, int], cluster: Path) -> str:
+    """The command with which cluster.yaml starts a head, with other ports and another file of the cluster."""
     commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["head_start_ray_commands"]
     (command,) = (each for each in commands if "ray start" in each)
     for option, port in ports.items():
         command, count = re.subn(rf"{option}=\d+", f"{option}={port}", command)
         assert count == 1, option
-    command, count = re.subn(r" --autoscaling-config=\S+", "", command)
+    command, count = re.subn(r" --autoscaling-config=\S+", f" --autoscaling-config={cluster}", command)
     assert count == 1
-    return f"{command} --num-cpus=1 --block"
+    return f"{command} --num-cpus=0 --block"
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A head of one core: whatever fits it fits every machine."""
+    """A head without cores, whose autoscaler starts a machine of one: whatever fits it fits every machine."""
     home = tmp_path_factory.mktemp("home")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment = inherited | {"HOME": str(home), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -100,14 +134,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     )
     gcs_port, dashboard_port = _free_port(), _free_port()
     environment["PATH"] = f"{RAY.parent}{os.pathsep}{os.environ['PATH']}"
-    command = _start_command({"--port": gcs_port, "--object-manager-port": _free_port()})
+    cluster = home / "cluster.json"
+    cluster.write_text(json.dumps(_cluster_file(gcs_port)))
+    command = _start_command({"--port": gcs_port, "--object-manager-port": _free_port()}, cluster)
     # The agent takes jobs; its usual port is taken where another Ray runs, as that of the other tests does.
     command += f" --dashboard-port={dashboard_port} --dashboard-agent-listen-port={_free_port()}"
     with (home / "head.log").open("w") as log:
         # Ended by its own process: `ray stop` would end every Ray on the machine.
         process = subprocess.Popen(
             ["bash", "-c", command],
-            env=environment,
+            env=environment | AUTOSCALER,
             stdout=log,
             stderr=log,
             text=True,
@@ -144,9 +180,15 @@ def test_preprocessing_runs_as_a_job(head: Head, tmp_path: Path) -> None:
     assert line is not None, done.stdout[-4000:]
     assert line[1].startswith("raysubmit_")
     assert line[4] == head.address
-    (node,) = json.loads((tmp_path / "out" / "manifest.json").read_text())["nodes"]
-    assert node["id"].startswith(line[2])
-    assert node["address"] == line[3]
+    assert re.search(r"waiting for [\d.]+ CPUs?, 0 are there", done.stdout), "the machine was not there yet"
+    nodes = json.loads((tmp_path / "out" / "manifest.json").read_text())["nodes"]
+    assert len(nodes) == 2
+    assert any(node["id"].startswith(line[2]) and node["address"] == line[3] for node in nodes)
+    settings |= {"out": str(tmp_path / "more"), "stages": {"crop": {"cpus": 2}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    done = head.submit(*program)
+    assert done.returncode == 1
+    assert "asks for 2 CPUs, and the cluster grows to 1 at most" in done.stdout
 
 
 @pytest.mark.soak

@@ -81,7 +81,7 @@ def body(config):
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 import os
 os.environ["RAY_ADDRESS"] = cluster.address
-code = launch("program", "A test.", Program, body, sys.argv[2:])
+code = launch("program", "A test.", Program, body, sys.argv[2:], check=lambda config: "")
 cluster.shutdown()
 sys.exit(code)
 """

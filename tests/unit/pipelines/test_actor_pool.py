@@ -27,6 +27,12 @@ def test_machines_that_are_still_to_come_change_nothing() -> None:
         assert fitted(4.0, 1.0, (2, 8), 100, nodes) == Pool(4.0, 1.0, 2, 8, 2)
 
 
+def test_an_open_pool_may_grow_with_the_cluster() -> None:
+    grown = [Machine(96, 8)] * 2
+    assert fitted(1.0, 0.25, (1, None), 100, [], grown) == Pool(1.0, 0.25, 1, 64, 1)
+    assert fitted(1.0, 0.25, (1, None), 10, [Machine(96, 8)], grown) == Pool(1.0, 0.25, 1, 10, 10)
+
+
 @pytest.mark.parametrize("cpus", [1, 2, 8, 16])
 def test_an_open_number_of_actors_follows_from_the_cores(cpus: int) -> None:
     assert fitted(0.9, 0.0, (1, None), 100, [Machine(cpus)]) == Pool(0.9, 0.0, 1, cpus, cpus)

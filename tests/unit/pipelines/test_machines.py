@@ -18,6 +18,7 @@ import ray
 from ray._private import services
 
 from pipelines import machines
+from pipelines.growth import Growth
 from pipelines.machines import Need, check_address, cluster_address, free_port, local_options, room_for
 from safa.errors import UserError
 
@@ -31,26 +32,25 @@ def _need(workers: int = 1, **each: float) -> Need:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Machines of 2 CPUs each (``nodes``), and the resources to which the cluster can grow (``limits``)."""
-    here: dict[str, Any] = {"nodes": [{"CPU": 2.0}], "limits": None}
+    """A machine of 2 CPUs (``nodes``), and what the cluster can grow to (``growth``)."""
+    here: dict[str, Any] = {"nodes": [{"CPU": 2.0}], "growth": None}
     monkeypatch.setattr(
         ray, "nodes", lambda: [{"Alive": True, "Resources": resources} for resources in here["nodes"]]
     )
-    monkeypatch.setattr(
-        machines.cluster_state, "get_max_resources_from_cluster_config", lambda: here["limits"]
-    )
+    monkeypatch.setattr(machines, "growth", lambda: here["growth"])
     monkeypatch.setattr(machines, "LOOK_EVERY", 0.01)
     return here
 
 
-def test_gpus_that_the_cluster_may_still_start(cluster: dict[str, Any]) -> None:
+def test_gpus_that_a_cluster_without_any_may_start(cluster: dict[str, Any]) -> None:
+    """Those of one machine: more would cost what nobody asked for."""
     assert machines.gpus_to_come() == 0
-    cluster["limits"] = {"CPU": 800, "GPU": 64}
-    assert machines.gpus_to_come() == 64
-    cluster["nodes"] = [{"CPU": 96.0, "GPU": 8.0}]
-    assert machines.gpus_to_come() == 56
-    cluster["limits"] = {"GPU": 4}
+    cluster["growth"] = Growth(((8, {"CPU": 96.0, "GPU": 8.0}), (4, {"GPU": 1.0}), (0, {"GPU": 16.0})))
+    assert machines.gpus_to_come() == 8
+    cluster["nodes"] = [{"CPU": 8.0, "GPU": 1.0}]
     assert machines.gpus_to_come() == 0
+    cluster |= {"nodes": [], "growth": Growth()}
+    assert machines.gpus_to_come() == 0, "nobody says"
 
 
 # ---- the cluster at an address -----------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_fractions_that_fill_a_machine_have_room(cluster: dict[str, Any]) -> Non
 def test_a_cluster_that_grows_is_waited_for_and_the_log_says_so(
     cluster: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster["limits"] = {"CPU": 16}
+    cluster["growth"] = Growth(((2, {"CPU": 8.0}),))
     with caplog.at_level(logging.INFO), room_for(_need(8, CPU=1)):
         deadline = time.monotonic() + 5
         while "waiting for 8 CPUs, 2 are there" not in caplog.text and time.monotonic() < deadline:
@@ -222,3 +222,12 @@ def test_a_cluster_that_grows_is_waited_for_and_the_log_says_so(
     assert caplog.text.count("waiting for 8 CPUs, 2 are there") == 1
     with pytest.raises(UserError, match="asks for 32 CPUs, and the cluster grows to 16 at most"):
         room_for(_need(32, CPU=1)).__enter__()
+    cluster["growth"] = Growth(((1, {"CPU": 8.0}), (4, {"CPU": 4.0})))
+    with pytest.raises(UserError, match="asks for 2 x 6 CPUs of one machine, and the cluster grows to 1 at"):
+        room_for(_need(2, CPU=6)).__enter__()
+
+
+def test_a_cluster_of_which_nobody_says_how_far_it_grows_is_waited_for(cluster: dict[str, Any]) -> None:
+    cluster |= {"growth": Growth(), "nodes": []}
+    with room_for(_need(64, CPU=8, GPU=1)):
+        pass

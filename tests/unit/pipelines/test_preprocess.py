@@ -66,6 +66,26 @@ def _paths(value: object) -> Iterator[Path]:
             yield from _paths(item)
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_face_tracks_of_a_run_that_made_nothing_do_not_bind_the_folder(
+    config: PreprocessConfig, ended: bool
+) -> None:
+    """Those of a run that was stopped do: finding them takes long."""
+    preprocess.record_settings(config.out, config.model_copy(update={"min_box": 99}), preprocess.NOT_HASHED)
+    tracks = Path("out/face_tracks/video.json")
+    tracks.parent.mkdir(parents=True)
+    tracks.write_text("{}")
+    if not ended:
+        with pytest.raises(UserError, match="other settings"):
+            preprocess._check_settings(config)
+        assert tracks.exists()
+        return
+    Path("out/summary.json").write_text("{}")
+    preprocess._check_settings(config)
+    assert not tracks.exists()
+    assert not Path("out/summary.json").exists()
+
+
 class Recorder:
     """Stands for a Ray data set: keeps the rows, and what is to run on the workers."""
 

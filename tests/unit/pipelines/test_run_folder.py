@@ -145,7 +145,15 @@ def test_counts_that_add_up_pass() -> None:
     check_counts({"in": 3, "ok": 1, "quarantined": 2, "pending": 0}, "out")
     check_counts({"in": 3, "ok": 1, "quarantined": 1, "pending": 1}, "out", stopped=True)
     refuse_nothing({"in": 0, "ok": 0}, "out")
-    refuse_nothing({"in": 2, "ok": 1}, "out")
+    refuse_nothing({"in": 2, "ok": 1}, "out", [("decode", "cut")])
+
+
+def test_nothing_at_all_is_refused_with_the_most_frequent_reason() -> None:
+    reasons = [("decode", "cut"), ("too_small", "the box is 9 px"), ("too_small", "the box is 8 px")]
+    with pytest.raises(UserError, match=r"not one of 3 clips .* \(2 too_small, such as: the box is 9 px\)"):
+        refuse_nothing({"in": 3, "ok": 0}, "out", reasons)
+    with pytest.raises(UserError, match=r"not one of 3 clips could be used\. Read the reasons"):
+        refuse_nothing({"in": 3, "ok": 0}, "out")
 
 
 @pytest.mark.parametrize(

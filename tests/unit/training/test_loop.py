@@ -316,6 +316,17 @@ def test_data_that_cannot_be_trained_on(
     assert not config.folder.exists()
 
 
+def test_people_to_look_at_that_nobody_held_out(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    clip_row: Callable[..., dict[str, Any]],
+    write_clips: Callable[..., Path],
+) -> None:
+    folder = write_clips(tmp_path / "clips", [clip_row("ann", "train"), clip_row("ben", "train")])
+    with pytest.raises(UserError, match=r"no clips in split 'test'.*source\.identity=null.*validate_on=null"):
+        fit(make_config("head", {"data.clips": str(folder)}), LocalContext())
+
+
 def test_weights_of_other_sizes_are_refused(make_config: MakeConfig) -> None:
     head = make_config("head", length=1)
     fit(head, LocalContext())
