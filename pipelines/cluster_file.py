@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,17 @@ PLACEHOLDER = re.compile(r"\b(?:ami|fs|sg|subnet)-0{8,}\b|::0{12}:|\b192\.0\.2\.
 OF_REGION = re.compile(r"\bfs-\w+\.efs\.([a-z0-9-]+)\.amazonaws\.com")
 PYTHON_TAG = re.compile(r"-py\d+")
 RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")  # of Ray's own; there may be others
+REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d")
 FORMS_OF_AWS = {
     "ImageId": r"ami-[0-9a-f]{8,17}",
     "IamInstanceProfile.Arn": r"arn:aws[\w-]*:iam::\d{12}:instance-profile/.+",
+    "InstanceType": r"[a-z0-9-]+\.[a-z0-9-]+",
 }
+LISTS_OF_AWS = {"SecurityGroupIds": r"sg-[0-9a-f]{8,17}", "SubnetIds": r"subnet-[0-9a-f]{8,17}"}
+OF_RAY = frozenset(("SubnetIds",))  # in a node_config, beside what EC2 takes
+FILE_SYSTEM = re.compile(r"\bmount\b.*\bfs-[0-9a-f]{8,17}\.efs\.[\w.-]+:/")
+ARM = re.compile(r"[a-z]+\d+[a-z]*g[a-z]*\.")  # a g behind the generation
+MOUNTS = re.compile(r"\bmount\b(?!point)")
 SHARED = "/mnt/shared"  # where all our documents have what nodes share
 TOKEN = ".ray/auth_token"
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
@@ -48,6 +56,8 @@ def check_cluster_file(path: Path) -> None:
     _check_types(path, cluster)
     _check_images(path, cluster)
     _check_region(path, cluster)
+    if cluster["provider"]["type"] == "aws":
+        _check_machines_of_aws(path, cluster)
     _check_access(path, cluster)
     _check_shared(path, cluster)
 
@@ -103,6 +113,9 @@ def _check_types(path: Path, cluster: Mapping[str, Any]) -> None:
         what = f"there is no node type '{head}'"
         raise UserError(what, f"{path}: head_node_type", f"Use one of {', '.join(types)}.")
     most = cluster.get("max_workers")
+    pools = [node.get("max_workers", most) for name, node in (types or {}).items() if name != head]
+    if types is not None and (most == 0 or not any(each != 0 for each in pools)):
+        raise UserError("no worker may start", f"{path}: max_workers", "Let one start, of a pool and in all.")
     for name, node in (types or {}).items():
         where = f"{path}: available_node_types.{name}"
         for resource in node.get("resources", {}):
@@ -119,8 +132,18 @@ def _check_types(path: Path, cluster: Mapping[str, Any]) -> None:
 def _check_region(path: Path, cluster: Mapping[str, Any]) -> None:
     """A file system of another region is not reached from this one."""
     region = cluster["provider"].get("region")
-    if cluster["provider"]["type"] == "aws" and not region:
-        raise UserError("there is no region", f"{path}: provider", "Write region: and yours, e.g. us-west-2.")
+    if cluster["provider"]["type"] == "aws":
+        if not region:
+            fix = "Write region: and yours, e.g. us-west-2."
+            raise UserError("there is no region", f"{path}: provider", fix)
+        if not REGION.fullmatch(str(region)):
+            fix = "A region ends with its number, e.g. us-west-2; us-west-2a is a zone in it."
+            raise UserError(f"'{region}' is no region", f"{path}: provider.region", fix)
+        zones = re.split(r"[,\s]+", str(cluster["provider"].get("availability_zone") or "").strip())
+        for zone in zones:
+            if zone and not zone.startswith(region):
+                where = f"{path}: provider.availability_zone"
+                raise UserError(f"'{zone}' is not in {region}", where, f"Write {region}a, or leave it out.")
     for key, value in _leaves(cluster):
         found = OF_REGION.search(str(value))
         if region and found and found[1] != region:
@@ -128,10 +151,52 @@ def _check_region(path: Path, cluster: Mapping[str, Any]) -> None:
             raise UserError(f"'{found[0]}' is not in {region}", f"{path}: {key}", fix)
 
 
+def _check_machines_of_aws(path: Path, cluster: Mapping[str, Any]) -> None:
+    """Keys that EC2 takes, ids of the right form, and processors that the images are for."""
+    known = _keys_of_ec2() | OF_RAY
+    for name, node in cluster.get("available_node_types", {}).items():
+        config, where = node["node_config"], f"{path}: available_node_types.{name}.node_config"
+        for key in config if known - OF_RAY else ():
+            if key not in known:
+                near = get_close_matches(key, known, 1)
+                raise UserError(
+                    f"EC2 knows no '{key}'", where, f"Write {near[0]}." if near else "Leave it out."
+                )
+        for key, form in LISTS_OF_AWS.items():
+            ids = config.get(key, [])
+            if not isinstance(ids, list) or not all(re.fullmatch(form, str(each)) for each in ids):
+                raise UserError(f"'{ids}' is no list of ids", f"{where}.{key}", f"Each has the form {form}.")
+        if ARM.match(str(config.get("InstanceType", ""))):
+            fix = "Use one with a processor of Intel or AMD, for which Ray's images are."
+            raise UserError(f"'{config['InstanceType']}' is an ARM machine", f"{where}.InstanceType", fix)
+
+
+def _keys_of_ec2() -> frozenset[str]:
+    """What EC2's call for new machines takes; empty without botocore, which `ray up` needs all the same."""
+    try:
+        from botocore.session import get_session
+    except ImportError:
+        return frozenset()
+    model = get_session().get_service_model("ec2")
+    return frozenset(model.operation_model("RunInstances").input_shape.members)
+
+
 def _check_shared(path: Path, cluster: Mapping[str, Any]) -> None:
-    """A container sees the folder that our documents share, if it is mounted on the hosts."""
+    """The folder that our documents share is mounted on the hosts, and a container sees it."""
     options = " ".join(map(str, cluster.get("docker", {}).get("run_options", [])))
-    mounted = SHARED in " ".join(map(str, cluster.get("initialization_commands", [])))
+    commands = [str(each) for each in cluster.get("initialization_commands", []) if SHARED in str(each)]
+    mounted = bool(commands)
+    mounts = [each for each in commands if MOUNTS.search(each)]
+    if mounted and not mounts:
+        fix = "Mount your file system there; this project's cluster.yaml has the line for EFS."
+        raise UserError(f"nothing is mounted at {SHARED}", f"{path}: initialization_commands", fix)
+    for each in mounts:
+        if "efs" in each and not FILE_SYSTEM.search(each):
+            fix = "An address is fs-0123456789abcdef0.efs.REGION.amazonaws.com:/"
+            raise UserError(f"there is no file system in '{each}'", f"{path}: initialization_commands", fix)
+        if "nfs" in each and not re.search(r"[\w.-]+\.[\w.-]+:/", each):
+            fix = "Write the address with its DNS name, and :/ behind it."
+            raise UserError(f"there is no address in '{each}'", f"{path}: initialization_commands", fix)
     if cluster.get("docker") and mounted and f":{SHARED}" not in options:
         fix = f"Add -v {SHARED}:{SHARED}."
         raise UserError(f"the container sees no {SHARED}", f"{path}: docker.run_options", fix)

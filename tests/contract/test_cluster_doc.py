@@ -1,4 +1,4 @@
-"""docs/cluster.md: what can be checked without AWS and Kubernetes is; the README says the same."""
+"""docs/cluster.md and docs/kubernetes.md: all that can be checked without AWS and Kubernetes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from safa.config.training import TrainConfig
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+KUBERNETES = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+JOBS = ROOT / "deploy" / "kuberay"
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command of the shell blocks, less ``&`` and comments."""
+    """The words of each command of the shell blocks, less ``&``, comments and an input of nothing."""
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks).replace("\\\n", " ").replace("< /dev/null", "").splitlines()
     return [[w for w in shlex.split(line, comments=True) if w != "&"] for line in lines if line.strip()]
 
 
@@ -72,25 +74,84 @@ def test_all_jobs_have_settings_that_exist() -> None:
         load_settings(ROOT / job[4], settings[job[2]], [word for word in job[5:] if word != "--set"])
 
 
-def test_the_chain_of_own_videos_is_the_same_job_on_kubernetes() -> None:
-    (block,) = [each for each in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL) if "entrypoint" in each]
-    (job,) = [each for each in _jobs(TEXT) if each[4] == "configs/own_videos.yaml"]
-    assert yaml.safe_load(block)["entrypoint"].replace("/home/ray/safa/", "").split() == job
+def _entrypoint(name: str) -> list[str]:
+    entrypoint: str = yaml.safe_load((JOBS / f"{name}.yaml").read_text())["spec"]["entrypoint"]
+    return entrypoint.replace("/home/ray/safa/", "").split()
+
+
+def test_the_jobs_of_aws_and_kubernetes_are_the_same() -> None:
+    jobs = _jobs(TEXT)
+    assert {"smoke", "own"} <= {name for name in ("smoke", "own", "preprocess") if _entrypoint(name) in jobs}
+    (preprocess,) = [job for job in jobs if job[2] == "pipelines.preprocess" and "/mnt/" in job[-1]]
+    assert _entrypoint("preprocess") == preprocess
 
 
 def test_what_replaces_lines_of_the_kuberay_files_fits_them() -> None:
-    """Each `--set` of the section goes into the entrypoint of the program that has such a key."""
-    section = TEXT.partition("**Other inputs.**")[2].partition("\n## ")[0]
-    inputs = [shlex.split(text) for text in re.findall(r"`(--set '?(?:source|landmarks).*?)`", section)]
-    asked = [words[1] for words in inputs if "..." not in words[1]]
-    assert len(asked) == 4
-    for changes in (asked[:1], [*asked[1:2], *asked[:1]], asked[2:]):
-        load_settings(ROOT / "configs" / "preprocess.yaml", PreprocessConfig, changes)
-    (splits,) = re.findall(r"`--set (splits=.*?)`", section)
-    load_settings(ROOT / "configs" / "evaluate.yaml", EvaluateConfig, [splits])
-    (fewer,) = re.findall(r"`--set (data\..*?)`", section)
-    for name in ("pretrain", "train"):
-        load_settings(ROOT / "configs" / f"{name}.yaml", TrainConfig, [fewer])
+    """Each `--set` of the table goes into the entrypoint of preprocess.yaml."""
+    rows = [line for line in KUBERNETES.splitlines() if line.startswith("|")]
+    asked = [shlex.split(text) for row in rows for text in re.findall(r"`(--set .*?)`", row)]
+    assert len(asked) == 3
+    words = _entrypoint("preprocess")[5:]
+    given = [word for word in words if word != "--set"]
+    landmarks = [word for word in given if word.startswith("landmarks")]
+    assert len(landmarks) == 2, "the two lines about them"
+    for _, change in asked:
+        kept = [word for word in given if not (change.startswith("landmarks=") and word in landmarks)]
+        load_settings(ROOT / "configs" / "preprocess.yaml", PreprocessConfig, [*kept, change])
+
+
+def test_the_check_in_the_pod_is_that_of_the_job() -> None:
+    (words,) = [words for words in commands(KUBERNETES) if "--check" in words]
+    assert words[:4] == ["kubectl", "exec", "safa-files", "--"]
+    job = [word.replace("/home/ray/safa/", "") for word in words[4:] if word != "--check"]
+    assert job == _entrypoint("preprocess")
+
+
+def test_all_commands_of_kubernetes_name_files_that_are_there() -> None:
+    for name in re.findall(r"`?((?:deploy|configs)/[\w./-]+\.\w+)", KUBERNETES):
+        assert (ROOT / name).exists(), name
+    for name in re.findall(r"`(\w+)\.yaml`", KUBERNETES):
+        folders = (JOBS, ROOT / "deploy" / "kubernetes")
+        assert any((folder / f"{name}.yaml").exists() for folder in folders), name
+    placeholders = {"REGISTRY/safa:0.1.0", "SHARED-CLASS"}
+    (sed, other) = [words for words in commands(KUBERNETES) if words[0] == "sed"]
+    assert {words[2].split("#")[1] for words in (sed, other)} == placeholders
+    files = [*JOBS.glob("*.yaml"), *(ROOT / "deploy" / "kubernetes").glob("*.yaml")]
+    with_image = {path for path in files if "REGISTRY/safa:0.1.0" in path.read_text()}
+    assert with_image == {*JOBS.glob("*.yaml"), ROOT / "deploy" / "kubernetes" / "files.yaml"}
+    assert [path.name for path in files if "SHARED-CLASS" in path.read_text()] == ["claim.yaml"]
+
+
+def test_the_claim_is_that_of_all_pods() -> None:
+    claim = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "claim.yaml").read_text())
+    client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
+    api = client.ApiClient()
+    known = api.deserialize(json.dumps(claim), "V1PersistentVolumeClaim", "application/json")
+    assert api.sanitize_for_serialization(known) == claim
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for path in (*JOBS.glob("*.yaml"), ROOT / "deploy" / "kubernetes" / "files.yaml"):
+        names = re.findall(r"claimName: (\S+)", path.read_text())
+        assert set(names) == {claim["metadata"]["name"]}, path.name
+
+
+def test_a_second_ray_starts_as_written(tmp_path: Path) -> None:
+    """Ray refuses ports that are used twice, or lie among those of its workers, before anything starts."""
+    from ray._private.parameter import RayParams
+
+    (words,) = [words for words in of_ray(TEXT) if words[:2] == ["start", "--head"]]
+    ports = {name: int(port) for name, port in (word[2:].split("=") for word in words[2:] if "port=" in word)}
+    params = RayParams(
+        redis_port=ports["port"],
+        dashboard_port=ports["dashboard-port"],
+        dashboard_agent_listen_port=ports["dashboard-agent-listen-port"],
+        ray_client_server_port=ports["ray-client-server-port"],
+        min_worker_port=10002,
+        max_worker_port=19999,
+    )
+    params.update_pre_selected_port()
+    params.ray_client_server_port = 10011
+    with pytest.raises(ValueError, match="10011 that is used by other components"):
+        params.update_pre_selected_port()
 
 
 def test_the_check_is_that_of_the_launcher(capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +179,7 @@ def test_the_pod_for_copies_is_valid_and_has_the_volume() -> None:
     api = client.ApiClient()
     known = api.deserialize(json.dumps(pod), "V1Pod", "application/json")
     assert api.sanitize_for_serialization(known) == pod
-    assert f"pod/{known.metadata.name}" in TEXT
+    assert f"pod/{known.metadata.name}" in KUBERNETES
     job = yaml.safe_load((ROOT / "deploy" / "kuberay" / "preprocess.yaml").read_text())
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     assert pod["spec"]["securityContext"] == head["securityContext"]
@@ -136,17 +197,3 @@ def test_what_it_names_is_there() -> None:
     for folder in ("/mnt/shared", "/mnt/nvme"):
         assert folder in TEXT
         assert folder in folders
-    for name in ("preprocess", "train", "evaluate"):
-        job = yaml.safe_load((ROOT / "deploy" / "kuberay" / f"{name}.yaml").read_text())
-        images = {
-            container["image"]
-            for group in (
-                job["spec"]["rayClusterSpec"]["headGroupSpec"],
-                *job["spec"]["rayClusterSpec"]["workerGroupSpecs"],
-            )
-            for container in group["template"]["spec"]["containers"]
-        }
-        assert all(f"-t {image} ." in TEXT for image in images)
-        claims = re.findall(r"claimName: (\S+)", (ROOT / "deploy" / "kuberay" / f"{name}.yaml").read_text())
-        assert set(claims) == {"safa-shared"}
-        assert "`safa-shared`" in TEXT

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipelines import KEEPALIVE
+from pipelines.cluster_file import ARM
 from pipelines.launch import main
 
 ROOT = Path(__file__).parents[2]
@@ -115,18 +116,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_copy_for_pip_leaves_out_no_code(name: str) -> None:
-    """Of rsync, a pattern without a slash before it leaves out folders of that name everywhere."""
-    patterns = yaml.safe_load((ROOT / name).read_text())["rsync_exclude"]
-    loose = {each.strip("/*") for each in patterns if not each.startswith("/")}
-    code = {
-        part
-        for folder in ("safa", "pipelines")
-        for each in (ROOT / folder).rglob("*.py")
-        for part in each.parts
+def test_the_copy_for_pip_is_what_the_image_has(name: str) -> None:
+    """But for the configs, which travel with each job; the install line of the image was run."""
+    file = yaml.safe_load((ROOT / name).read_text())
+    mounts = {Path(there).name: here for there, here in file["file_mounts"].items() if "/safa/" in there}
+    text = (ROOT / "deploy" / "Dockerfile").read_text()
+    copied = {
+        word for line in re.findall(r"^COPY \S+ (.+) \S+$", text, re.MULTILINE) for word in line.split()
     }
-    assert loose == {"__pycache__"}
-    assert not loose & code
+    assert set(mounts) == copied - {"configs"}
+    assert all(there == here and (ROOT / here).exists() for there, here in mounts.items())
+    assert file["rsync_exclude"] == ["__pycache__/"], "it would leave out folders of data, too"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -181,9 +181,28 @@ WRONG = {
         ("arn:aws:iam::123456789012:instance-profile/safa-node", "safa-node"),
         "node_config.IamInstanceProfile.Arn: 'safa-node' is none",
     ),
-    "a resource that Ray does not know": (
-        ("CPU: 96, GPU: 8", "CPU: 96, GPUs: 8"),
-        "knows no 'GPUs'. Write GPU.",
+    "a resource that Ray does not know": (("{CPU: 0}", "{CPUs: 0}"), "knows no 'CPUs'. Write CPU."),
+    "a zone for a region": (("  region: us-west-2", "  region: us-west-2a"), "'us-west-2a' is no region"),
+    "a zone of another region": (
+        ("  region: us-west-2", "  region: us-west-2\n  availability_zone: us-west-2a,eu-west-1b"),
+        "'eu-west-1b' is not in us-west-2",
+    ),
+    "nothing mounted": (
+        ("  - mountpoint -q /mnt/shared", "  # - mountpoint -q"),
+        "nothing is mounted at /mnt/s",
+    ),
+    "a file system without its address": (
+        ("fs-01234567.efs.us-west-2.amazonaws.com:/", "fs-01234567:/"),
+        "there is no address in",
+    ),
+    "a file system that is none": (("fs-01234567.efs", "fs-123.efs"), "there is no file system in"),
+    "a group by its name": (("[sg-0123456789abcdef0]", "[safa]"), "'['safa']' is no list of ids"),
+    "a group that is no list": (("[sg-0123456789abcdef0]", "sg-0123456789abcdef0"), "is no list of ids"),
+    "no workers": (("max_workers: 24", "max_workers: 0"), "no worker may start"),
+    "an ARM machine": (("m6i.2xlarge", "m7g.2xlarge"), "'m7g.2xlarge' is an ARM machine"),
+    "a typo for EC2": (
+        ("InstanceMarketOptions: &spot", "InstanceMarketOption: &spot"),
+        "EC2 knows no 'InstanceMarketOption'. Write InstanceMarketOptions.",
     ),
     "more at least than at most": (
         ("    min_workers: 0\n    max_workers: 8", "    min_workers: 9\n    max_workers: 8"),
@@ -195,6 +214,39 @@ WRONG = {
     ),
     "no YAML": (("cluster_name: safa", "cluster_name: [safa"), "cannot be read"),
 }
+
+
+@pytest.mark.parametrize(
+    "name", ["m6i.large", "c6id.8xlarge", "g6.4xlarge", "g4dn.xlarge", "p4d.24xlarge", "trn1.2xlarge"]
+)
+def test_machines_with_a_g_in_their_names_are_not_all_arm(name: str) -> None:
+    assert not ARM.match(name)
+    for arm in (
+        "m7g.large",
+        "c7gn.large",
+        "m6gd.metal",
+        "g5g.xlarge",
+        "t4g.nano",
+        "x2gd.large",
+        "im4gn.large",
+    ):
+        assert ARM.match(arm)
+
+
+def test_ray_fills_in_what_the_machines_have() -> None:
+    """So the file does not say it a second time, and wrongly after a change of the type."""
+    moto = pytest.importorskip("moto")
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    cluster = yaml.safe_load(_filled("cluster.yaml"))
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "test")
+    with pytest.MonkeyPatch.context() as patch, moto.mock_aws():
+        for key, value in keys.items():
+            patch.setenv(key, value)
+        types = AWSNodeProvider.fillout_available_node_types_resources(cluster)["available_node_types"]
+    assert types["head"]["resources"]["CPU"] == 0
+    assert types["cpu_pool"]["resources"]["CPU"] == 32
+    assert {name: types["gpu_pool"]["resources"][name] for name in ("CPU", "GPU")} == {"CPU": 16, "GPU": 1}
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -17,6 +17,7 @@ import yaml
 
 from pipelines import KEEPALIVE
 from safa.config import Settings, load_settings
+from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import PreprocessConfig
 from safa.config.training import TrainConfig
@@ -28,7 +29,11 @@ CONFIGS: dict[str, type[Settings]] = {
     "pretrain": TrainConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "smoke": DemoConfig,
+    "own": DemoConfig,
 }
+PROGRAMS = {"pretrain": "train", "smoke": "demo", "own": "demo"}  # of files that have another name
+SHIPPED = {"smoke": "smoke/demo", "own": "own_videos"}  # configs, likewise
 RAYJOB = {
     *("activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy", "entrypoint"),
     *("entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "managedBy", "metadata"),
@@ -66,7 +71,10 @@ def test_fields_are_those_of_a_rayjob(job: dict[str, Any]) -> None:
     assert set(job["spec"]["rayClusterSpec"]) <= CLUSTER
     for group in _groups(job):
         assert set(group) <= GROUP
-    assert job["spec"]["backoffLimit"] > 0
+    # A try costs a cluster; without any, a head that is lost ends the job.
+    assert (job["spec"]["backoffLimit"] == 0) == (job["metadata"]["name"] == "safa-smoke")
+    assert job["spec"]["backoffLimit"] <= 2
+    assert job["spec"]["ttlSecondsAfterFinished"] <= 60, "idle machines cost"
     assert job["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == metadata.version("ray")
 
@@ -74,14 +82,42 @@ def test_fields_are_those_of_a_rayjob(job: dict[str, Any]) -> None:
 def test_pods_are_valid_for_kubernetes(job: dict[str, Any]) -> None:
     client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
     api = client.ApiClient()
-    for group in _groups(job):
-        pod = api.deserialize(json.dumps(group["template"]), "V1PodTemplateSpec", "application/json")
+    for template in _templates(job):
+        pod = api.deserialize(json.dumps(template), "V1PodTemplateSpec", "application/json")
         # A field that the model does not know is dropped, so it is not in what the model says.
-        assert api.sanitize_for_serialization(pod) == group["template"]
-        mounted = {mount.name for each in pod.spec.containers for mount in each.volume_mounts}
-        assert mounted == {volume.name for volume in pod.spec.volumes}
-        assert pod.spec.security_context.run_as_non_root
-        assert pod.spec.termination_grace_period_seconds > 120
+        assert api.sanitize_for_serialization(pod) == template
+        mounted = {mount.name for each in pod.spec.containers for mount in each.volume_mounts or ()}
+        assert mounted == {volume.name for volume in pod.spec.volumes or ()}
+
+
+def _templates(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of all pods that are written out: what submits, the head, the workers."""
+    return [job["spec"]["submitterPodTemplate"], *(group["template"] for group in _groups(job))]
+
+
+def restricted(pod: dict[str, Any]) -> bool:
+    """Whether a pod meets the standard `restricted` of Kubernetes."""
+    user = pod["securityContext"]
+    plain = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    return bool(
+        user["runAsNonRoot"]
+        and user["runAsUser"] == 1000
+        and user["seccompProfile"] == {"type": "RuntimeDefault"}
+        and all(each["securityContext"] == plain for each in pod["containers"])
+        and not any("hostPath" in volume for volume in pod.get("volumes", ()))
+    )
+
+
+def test_strict_clusters_take_the_pods(job: dict[str, Any]) -> None:
+    templates = _templates(job)
+    assert all(restricted(template["spec"]) for template in templates)
+    images = {each["image"] for template in templates for each in template["spec"]["containers"]}
+    assert len(images) == 1
+    options = job["spec"]["rayClusterSpec"]["autoscalerOptions"]
+    assert options["securityContext"] == templates[0]["spec"]["containers"][0]["securityContext"]
+    # The head's container of KubeRay starts pods; nobody else has a right.
+    for template in (templates[0], *templates[2:]):
+        assert template["spec"]["automountServiceAccountToken"] is False
 
 
 def test_a_stopped_job_has_time_to_save_its_state(job: dict[str, Any]) -> None:
@@ -126,16 +162,19 @@ def test_scratch_is_on_the_disk_of_the_node(job: dict[str, Any]) -> None:
 def test_the_entrypoint_is_a_program_and_its_settings(job: dict[str, Any]) -> None:
     words = job["spec"]["entrypoint"].split()
     name = job["metadata"]["name"].removeprefix("safa-")
-    program = "train" if name == "pretrain" else name
+    program = PROGRAMS.get(name, name)
     assert words[:4] == ["python", "-m", f"pipelines.{program}", "--config"]
-    assert words[4] == f"/home/ray/safa/configs/{name}.yaml"
+    assert words[4] == f"/home/ray/safa/configs/{SHIPPED.get(name, name)}.yaml"
     config = ROOT / words[4].removeprefix("/home/ray/safa/")
     overrides = [word for word in words[5:] if word != "--set"]
     settings: Any = load_settings(config, CONFIGS[name], overrides)
     assert all(value.partition("=")[2].lstrip("[").startswith("/mnt/") for value in overrides if "/" in value)
     assert not [path for path in _paths(settings) if not path.is_absolute()]
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    if name == "own":
+        assert settings.pretrain.scale.num_workers == settings.train.scale.num_workers == group["replicas"]
     if program == "train":
-        (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         workers = (settings.scale.min_workers, settings.scale.num_workers)
         assert (group["minReplicas"], group["maxReplicas"]) == workers
 

@@ -195,8 +195,9 @@ def test_preprocessing_runs_as_a_job(head: Head, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_the_smoke_demo_runs_as_a_job(head: Head, tmp_path: Path) -> None:
     run = tmp_path / "demo"
-    demo = (sys.executable, "-m", "pipelines.demo", "--config", "configs/smoke/demo.yaml")
-    done = head.submit(*demo, "--set", f"run={run}")
+    # Both nodes unpack the job's folder in one place here, the second one under the program's feet.
+    demo = f"cd {ROOT} && {sys.executable} -m pipelines.demo --config configs/smoke/demo.yaml --set run={run}"
+    done = head.submit("bash", "-c", demo)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     metrics = json.loads((run / "report" / "metrics.json").read_text())
     assert metrics["counts"]["in"] == metrics["counts"]["ok"] + metrics["counts"]["quarantined"]
