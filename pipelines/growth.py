@@ -18,7 +18,7 @@ import ray
 import yaml
 from ray._private.state import state as cluster_state
 
-from safa.cores import Machine
+from safa.cores import ROUNDING, Machine
 
 PROCESSES = Path("/proc")
 MONITORS = ("autoscaler/_private/monitor.py", "autoscaler/v2/monitor.py")  # programs of Ray's
@@ -70,7 +70,7 @@ class Growth:
 
 def _places(kind: Mapping[str, float], each: Mapping[str, float]) -> int:
     asked = [(kind.get(name, 0.0), count) for name, count in each.items() if count]
-    return int(min((there + 1e-6) // count for there, count in asked)) if asked else 0
+    return int(min((there + ROUNDING) // count for there, count in asked)) if asked else 0
 
 
 def growth() -> Growth | None:

@@ -62,7 +62,7 @@ def settings_of(run: str, model: dict[str, Any], workers: int) -> dict[str, Any]
             "frames": 6,
             "animation": {"pairs": 1},
             "visuals": {"panel": 32, "strip_frames": 2},
-            "scale": {"cpus_per_actor": 0.5},
+            "scale": {"cpus_per_actor": 0.5, "actors": [1, 1]},
         },
     }
 
