@@ -20,6 +20,7 @@ from pipelines import evaluate, preprocess, train
 from pipelines.actor_pool import cores_of_driver
 from pipelines.chain import Stage, check_chain, run_chain
 from pipelines.launch import launch, ray_session
+from pipelines.lease import job_id
 from safa.config.demo import DemoConfig
 from safa.config.training import TrainConfig
 from safa.errors import UserError
@@ -112,6 +113,8 @@ def summary(numbers: Mapping[str, Any], seconds: Mapping[str, float], config: De
     counts = numbers["counts"]
     lines.append("clips          {in}: {ok} ok, {quarantined} quarantined".format(**counts))
     lines += ["", f"report: {shown(absolute(join(config.evaluate.out, evaluate.PAGE)))}", ""]
+    if job_id():  # what lies there is fetched first: docs/cluster.md
+        return "\n".join([*lines, f"model: {shown(absolute(join(config.train.folder, 'model')))}"]) + "\n"
     checkpoint = f"--checkpoint {shown(config.run)}"
     lines += [
         "Now try a photo of your own:",

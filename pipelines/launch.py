@@ -35,11 +35,11 @@ from pipelines.machines import (
     local_options,
     machines_seen,
 )
-from pipelines.shared_folder import OUTPUT_KEYS, refuse_relative_outputs
+from pipelines.shared_folder import OUTPUT_KEYS, outputs_of, refuse_relative_outputs, refuse_unwritable
 from safa.command_line import Parser
 from safa.config import Settings, load_settings, naming_keys
 from safa.errors import Terminated, UserError, ending_on_sigterm, run_reporting_errors, storage_error
-from safa.files import location
+from safa.files import absolute, location, shown
 from safa.limits import VARIABLE as LIMITS_VARIABLE
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,9 @@ def launch(
 
 def _check(check: Callable[[S], str], config: S) -> None:
     log.info("checked: %s. Nothing was written; machines were not asked for.", check(config))
+    for output in outputs_of(config):
+        refuse_unwritable(output)
+        log.info("output will go into %s", shown(absolute(output)))
 
 
 def set_up_logging() -> None:

@@ -207,7 +207,27 @@ def check(config: PreprocessConfig) -> str:
     _check(config)
     if isinstance(config.source, VideosSource):
         return f"{count(len(raw_videos(config.source)[0]), 'video')} to look for faces in"
-    return f"{count(len(listed.jobs), 'clip')} listed, {len(listed.bad_rows)} more that cannot be used"
+    seen = f"{count(len(listed.jobs), 'clip')} listed, {len(listed.bad_rows)} more that cannot be used"
+    return f"{seen}{_videos_there(config, listed.jobs)}"
+
+
+def _videos_there(config: PreprocessConfig, jobs: Sequence[ClipJob]) -> str:
+    """How many of the listed videos are there, where none is downloaded.
+
+    Raises:
+        UserError: not one of them.
+    """
+    source = config.source
+    if not isinstance(source, MetadataSource) or source.download is not None:
+        return ""
+    videos = {str(job.video): job.video for job in jobs}
+    there = sum(exists(video) for video in videos.values())
+    if videos and not there:
+        fix = "Videos have the names of the list's column video_id, in one folder, e.g. NAME.mp4."
+        raise UserError(
+            f"not one of {count(len(videos), 'listed video')} is there", shown(source.videos), fix
+        )
+    return f"; {there} of {count(len(videos), 'video')} are there"
 
 
 def _check(config: PreprocessConfig) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -176,6 +178,27 @@ def _ask_nodes(probe: Probe) -> None:
 
 def _complaint(probe: Probe) -> str:
     return probe.complaint()
+
+
+def outputs_of(settings: Settings) -> list[Location]:
+    """The folders that a run of these settings writes into."""
+    found = (getattr(settings, key, None) for key in OUTPUT_KEYS)
+    return [output for output in found if output is not None]
+
+
+def refuse_unwritable(output: Location) -> None:
+    """Refuse a folder on a disk that cannot be made, or written to, by this user here; nothing is written.
+
+    Raises:
+        UserError: it, or the first folder above it that is there, may not be written to.
+    """
+    if is_uri(output):
+        return
+    folder = Path(absolute(output))
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError("this user may not write there", shown(folder), f"Check the path {shown(output)}.")
 
 
 def refuse_relative_outputs(settings: Settings) -> None:

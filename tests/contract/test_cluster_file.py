@@ -116,17 +116,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_copy_for_pip_is_what_the_image_has(name: str) -> None:
-    """But for the configs, which travel with each job; the install line of the image was run."""
+def test_the_copy_for_pip_leaves_out_what_jobs_leave_out(name: str) -> None:
+    """By a filter that lies in this folder: an exclude would hold for data that are copied, too."""
     file = yaml.safe_load((ROOT / name).read_text())
-    mounts = {Path(there).name: here for there, here in file["file_mounts"].items() if "/safa/" in there}
-    text = (ROOT / "deploy" / "Dockerfile").read_text()
-    copied = {
-        word for line in re.findall(r"^COPY \S+ (.+) \S+$", text, re.MULTILINE) for word in line.split()
+    assert "." in file["file_mounts"].values()
+    assert file["rsync_filter"] == [".rayignore"]
+    assert "rsync_exclude" not in file
+    loose = {
+        line.strip("/*")
+        for line in (ROOT / ".rayignore").read_text().splitlines()
+        if line and not line.startswith(("#", "/"))
     }
-    assert set(mounts) == copied - {"configs"}
-    assert all(there == here and (ROOT / here).exists() for there, here in mounts.items())
-    assert file["rsync_exclude"] == ["__pycache__/"], "it would leave out folders of data, too"
+    code = {
+        part
+        for folder in ("safa", "pipelines")
+        for each in (ROOT / folder).rglob("*.py")
+        for part in each.parts
+    }
+    assert not loose & code, "a pattern without a slash before it leaves out folders everywhere"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -48,7 +48,8 @@ _PATTERNS: tuple[tuple[FailureCode, re.Pattern[str]], ...] = (
     (
         FailureCode.UNAVAILABLE,
         re.compile(
-            r"unavailable|private video|has been removed|been terminated|does not exist|not available"
+            r"unavailable|private video|has been removed|been terminated|does not exist"
+            r"|(?<!requested format is )not available"
             r"|account .*closed|copyright|confirm your age|age.restricted|members.only"
             r"|which is not public"
             r"|HTTP Error (401|403|404|410)|not made this video|unsupported url|no video formats",
@@ -58,7 +59,9 @@ _PATTERNS: tuple[tuple[FailureCode, re.Pattern[str]], ...] = (
     (
         FailureCode.TIMEOUT,
         re.compile(
-            r"timed? ?out|connection|incomplete|reset by peer|temporary failure|more expected"
+            # Without JavaScript, YouTube shows no video where there is one.
+            r"requested format is not available|only images are available|javascript runtime"
+            r"|timed? ?out|connection|incomplete|reset by peer|temporary failure|more expected"
             r"|bytes read|HTTP Error 5[0-9]{2}|remote end closed|SSL|network is unreachable|name resolution",
             re.IGNORECASE,
         ),

@@ -7,9 +7,10 @@ import importlib.util
 import logging
 import random
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ class YtDlpDownloader:
                 "",
                 "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
             )
+        if find_deno() is None:
+            raise UserError(
+                "there is no deno, which runs the JavaScript that YouTube asks for",
+                "",
+                "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
+            )
         if config.cookies is not None and not is_file(config.cookies):
             raise UserError("no such cookies file", shown(config.cookies), "Check source.download.cookies.")
         self._config, self._sleep = config, sleep
@@ -66,6 +73,15 @@ class YtDlpDownloader:
             raise ClipError(
                 FailureCode.UNAVAILABLE, "yt-dlp wrote no file: a live stream, or nothing to download"
             )
+
+
+def find_deno() -> str | None:
+    """The program that runs JavaScript: the package's own, or one that is installed; None without any."""
+    if importlib.util.find_spec("deno") is not None:
+        package: Any = importlib.import_module("deno")
+        with suppress(FileNotFoundError):
+            return str(package.find_deno_bin())
+    return shutil.which("deno")
 
 
 def clip_error(message: str) -> ClipError:
@@ -116,6 +132,7 @@ def _options(config: YtDlpDownload, path: Path) -> dict[str, Any]:
         "max_filesize": limit("download_bytes"),
         "progress_hooks": [_Bounds(path.name)],
         "hls_prefer_native": True,
+        "js_runtimes": {"deno": {"path": find_deno()}},
         # ffmpeg joins pictures and sound, does nothing else, and opens nothing that a list in them names.
         "fixup": "never",
         "postprocessor_args": {"merger+ffmpeg_i": _TO_JOIN},

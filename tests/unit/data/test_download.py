@@ -12,7 +12,7 @@ import pytest
 from safa.config.preprocess import MetadataSource, UrlDownload, YtDlpDownload
 from safa.data.download.base import Downloader
 from safa.data.download.retry import TRANSIT, downloaded, make_downloader
-from safa.data.download.ytdlp import YtDlpDownloader, _Bounds, _options, clip_error
+from safa.data.download.ytdlp import YtDlpDownloader, _Bounds, _options, clip_error, find_deno
 from safa.data.download.ytdlp_network import checked
 from safa.data.video import write_video
 from safa.errors import ClipError, FailureCode, UserError
@@ -183,6 +183,24 @@ def test_words_of_youtube() -> None:
         assert clip_error(message).code is code, message
 
 
+def test_videos_that_ask_for_javascript_are_not_given_up() -> None:
+    """YouTube shows pictures alone to who does not run its scripts: the video is there."""
+    for words in (
+        "ERROR: [youtube] abc: Requested format is not available. Use --list-formats for a list",
+        "Only images are available for download. use --list-formats to see them",
+        "No supported JavaScript runtime could be found",
+    ):
+        assert clip_error(words).code == FailureCode.TIMEOUT
+    assert clip_error("This video is not available").code == FailureCode.UNAVAILABLE
+
+
+def test_without_a_program_for_javascript_the_run_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Path(str(find_deno())).is_file()
+    monkeypatch.setattr("safa.data.download.ytdlp.find_deno", lambda: None)
+    with pytest.raises(UserError, match=r"there is no deno, which runs .* pip install -e '\.\[download\]'"):
+        YtDlpDownloader(YtDlpDownload(kind="yt_dlp"))
+
+
 def test_settings_reach_ytdlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import yt_dlp
 
@@ -218,6 +236,7 @@ def test_settings_reach_ytdlp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert seen["pages"] == ["https://www.youtube.com/watch?v=-dQw4w9WgXc"]
     assert (seen["cookiefile"], seen["proxy"]) == (str(cookies), "socks5://h:1")
     assert (seen["ratelimit"], seen["socket_timeout"]) == (2 * 2**20, 7.0)
+    assert seen["js_runtimes"] == {"deno": {"path": find_deno()}}
     assert 3.0 <= slept[0] <= 4.0
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from pipelines import annotate, demo, evaluate, preprocess, train
 from safa.checkpoint.native import ModelInfo, save_model
+from safa.data.sources import COLUMNS
 from safa.data.video import write_video
 from safa.models.safa import Safa
 
@@ -85,6 +86,7 @@ def test_good_settings_pass_and_bad_ones_are_refused(
     assert program(["--config", str(path), "--check"]) == 0
     seen = capfd.readouterr().err
     assert f"{said}. Nothing was written; machines were not asked for." in seen
+    assert name == "annotate" or f"output will go into {tmp_path / 'out'}\n" in seen
     assert _files(tmp_path, tiny_clips) == before
 
     path.write_text(yaml.safe_dump(settings | bad))
@@ -109,6 +111,37 @@ def test_a_job_is_checked_for_relative_outputs(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings | {"runs": "runs"}))
     assert program(["--config", str(tmp_path / "config.yaml"), "--check"]) == 2
     assert "'runs' is relative, and a job works in a folder that Ray deletes" in capfd.readouterr().err
+
+
+def test_an_output_that_cannot_be_made_is_refused(
+    programs: dict[str, tuple[Program, Settings, str, Settings]],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    program, settings, _, _ = programs["preprocess"]
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(settings | {"out": str(tmp_path / "config.yaml" / "out")})
+    )
+    assert program(["--config", str(tmp_path / "config.yaml"), "--check"]) == 2
+    assert "this user may not write there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [((), "not one of 2 listed videos is there"), (("a",), "1 of 2 videos")]
+)
+def test_listed_videos_are_looked_for(
+    names: tuple[str, ...], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "videos").mkdir()
+    rows = [f"{name},0,75,10-10-90-90,25,128,96,train,someone" for name in ("a", "b")]
+    (tmp_path / "list.csv").write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+    for name in names:
+        (tmp_path / "videos" / f"{name}.webm").touch()
+    source = {"kind": "metadata", "csv": str(tmp_path / "list.csv"), "videos": str(tmp_path / "videos")}
+    settings = {"source": source, "out": str(tmp_path / "out")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert preprocess.main(["--config", str(tmp_path / "config.yaml"), "--check"]) == (0 if names else 2)
+    assert said in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["preprocess", "train", "evaluate", "own videos"])
