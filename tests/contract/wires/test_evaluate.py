@@ -413,7 +413,7 @@ def ray_options(name: str) -> Callable[..., Any]:
             patch.object(program, "window_rows", lambda *_: data),
             patch.object(program, "room_for", lambda *_: nullcontext()),
             patch.object(program, "live_stages", lambda *_: nullcontext()),
-            patch.object(operators, "machines", lambda: [Machine(64, 8)]),
+            patch.object(operators, "machines_at_most", lambda: [Machine(64, 8)]),
             patch.object(actor_pool, "machines", lambda: [Machine(3, 8)]),
         ):
             job = EvaluationJob("mesh", EVE, EVE)

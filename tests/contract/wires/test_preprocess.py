@@ -668,7 +668,7 @@ def complains(world: World, config: PreprocessConfig) -> bool:
     """Of one unexpected failure in five."""
     summary = program.Summary(5, 4, 1, 0, {str(FailureCode.UNEXPECTED): 1})
     try:
-        program._raise_if_failed(config, summary, "")
+        program._raise_if_failed(config, summary, "", program.Quarantine(world.folder()))
     except UserError:
         return True
     return False

@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 # What else the blocks of commands may use; of the image of Kubernetes, where the project lies in it.
-PLAIN = (".", "ray", "export", "aws", "docker", "helm", "kubectl", "mkdir", "rm", "sed", "until")
+PLAIN = (".", "ray", "export", "aws", "docker", "helm", "kubectl", "echo", "mkdir", "rm", "sed", "until")
 IN_THE_IMAGE = "/home/ray/safa/"
 CONFIGS = {
     "pipelines.demo": DemoConfig,
