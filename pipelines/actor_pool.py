@@ -70,10 +70,10 @@ def fitted(
 
     Args:
         cpus, gpus: of each actor.
-        grown: the machines that there may be later, for which the pool may grow.
         actors: least and most of them; None: as many as ``safa.cores`` says. The least are there, or will
             come (``pipelines.machines``).
         useful: more actors than this would have nothing to do.
+        grown: the machines that there may be later, for which an open pool may grow.
     """
     most = actors[1]
     if most is None:

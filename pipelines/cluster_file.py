@@ -153,11 +153,11 @@ def _check_region(path: Path, cluster: Mapping[str, Any]) -> None:
 
 def _check_machines_of_aws(path: Path, cluster: Mapping[str, Any]) -> None:
     """Keys that EC2 takes, ids of the right form, and processors that the images are for."""
-    known = _keys_of_ec2() | OF_RAY
+    known = _known_keys()
     for name, node in cluster.get("available_node_types", {}).items():
         config, where = node["node_config"], f"{path}: available_node_types.{name}.node_config"
-        for key in config if known - OF_RAY else ():
-            if key not in known:
+        for key in config:
+            if known and key not in known:
                 near = get_close_matches(key, known, 1)
                 raise UserError(
                     f"EC2 knows no '{key}'", where, f"Write {near[0]}." if near else "Leave it out."
@@ -171,14 +171,14 @@ def _check_machines_of_aws(path: Path, cluster: Mapping[str, Any]) -> None:
             raise UserError(f"'{config['InstanceType']}' is an ARM machine", f"{where}.InstanceType", fix)
 
 
-def _keys_of_ec2() -> frozenset[str]:
-    """What EC2's call for new machines takes; empty without botocore, which `ray up` needs all the same."""
+def _known_keys() -> frozenset[str]:
+    """What a node_config may have; empty, for nobody knows, without botocore, which `ray up` needs."""
     try:
         from botocore.session import get_session
     except ImportError:
         return frozenset()
     model = get_session().get_service_model("ec2")
-    return frozenset(model.operation_model("RunInstances").input_shape.members)
+    return OF_RAY.union(model.operation_model("RunInstances").input_shape.members)
 
 
 def _check_shared(path: Path, cluster: Mapping[str, Any]) -> None:

@@ -50,7 +50,7 @@ class Growth:
         """How many workers of this size have room in all machines together, each worker in one machine."""
         if self.kinds is None:
             return float("inf")
-        return sum(number * _places(kind, each) for number, kind in self.kinds)
+        return sum(number * places_in(kind, each) for number, kind in self.kinds)
 
     def most_of_one(self, name: str) -> float:
         """The most of a resource in one machine; 0 where nobody says."""
@@ -68,8 +68,9 @@ class Growth:
         )
 
 
-def _places(kind: Mapping[str, float], each: Mapping[str, float]) -> int:
-    asked = [(kind.get(name, 0.0), count) for name, count in each.items() if count]
+def places_in(machine: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many workers of this size have room in one machine; none of a worker that needs nothing."""
+    asked = [(machine.get(name, 0.0), count) for name, count in each.items() if count]
     return int(min((there + ROUNDING) // count for there, count in asked)) if asked else 0
 
 

@@ -20,7 +20,7 @@ import ray
 from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import RayError
 
-from pipelines.growth import Growth, growth
+from pipelines.growth import Growth, growth, places_in
 from safa.cores import ROUNDING
 from safa.decimals import whole
 from safa.errors import UserError
@@ -263,13 +263,8 @@ def _missing(need: Need, machines: Sequence[Mapping[str, float]]) -> str:
     for name, count in need.total.items():
         if count > _sum(machines, name) + ROUNDING:
             return f"{amount(count, name)}, {_sum(machines, name):g} are there"
-    each = {name: count for name, count in need.each.items() if count}
-    places = sum(
-        int(min((m.get(name, 0.0) + ROUNDING) // count for name, count in each.items()))
-        for m in machines
-        if each
-    )
-    if each and places < need.workers:
+    places = sum(places_in(machine, need.each) for machine in machines)
+    if need.total and places < need.workers:
         return f"{_together(need)} of one machine, {places} are there"
     return ""
 

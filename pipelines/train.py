@@ -166,7 +166,6 @@ def _train(config: TrainConfig) -> Location:
     if _is_finished(config):
         log.info("%s: already finished, nothing to do", shown(folder))
         return folder
-    _check(config)
     record_settings(folder, config, NOT_HASHED)
     write_json(join(folder, VERSIONS), versions())  # of this start; the manifest has those of the last one
     try:
@@ -192,27 +191,25 @@ def check(config: TrainConfig) -> str:
     """
     if _is_finished(config):
         return f"{shown(config.folder)} is finished already"
-    _check(config)
     return f"data set, run folder and stage '{config.stage.kind}'"
 
 
 def _is_finished(config: TrainConfig) -> bool:
-    """Whether the run of these settings is at its end.
+    """Whether the run of these settings is at its end; one that is not has what it needs.
 
     Raises:
-        UserError: the folder holds a run of other settings.
+        UserError: the folder holds a run of other settings, or the run would fail on every worker.
     """
-    if _has_output(config.folder):
+    worth_keeping = _has_output(config.folder)
+    if worth_keeping:
         check_settings(config.folder, config, NOT_HASHED)
-    return exists(join(config.folder, MANIFEST))
-
-
-def _check(config: TrainConfig) -> None:
-    """Refuse here, where an error is one line, what would fail on every worker."""
-    check_clips(config)
-    if not _has_output(config.folder):
+    if exists(join(config.folder, MANIFEST)):
+        return True
+    check_clips(config)  # here, where an error is one line, and not on a worker
+    if not worth_keeping:
         _check_init(config.stage)
     refuse_missing_package(missing_package(config.tracking))
+    return False
 
 
 def _check_init(stage: HeadStage | FullStage) -> None:

@@ -19,6 +19,7 @@ from safa.config.demo import DemoConfig
 from safa.config.inference import EvaluateConfig
 from safa.config.preprocess import PreprocessConfig
 from safa.config.training import TrainConfig
+from tests.contract.test_kuberay_files import known_to_kubernetes
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -128,10 +129,7 @@ def test_all_commands_of_kubernetes_name_files_that_are_there() -> None:
 
 def test_the_claim_is_that_of_all_pods() -> None:
     claim = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "claim.yaml").read_text())
-    client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
-    api = client.ApiClient()
-    known = api.deserialize(json.dumps(claim), "V1PersistentVolumeClaim", "application/json")
-    assert api.sanitize_for_serialization(known) == claim
+    known_to_kubernetes(claim, "V1PersistentVolumeClaim")
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     for path in (*JOBS.glob("*.yaml"), ROOT / "deploy" / "kubernetes" / "files.yaml"):
         names = re.findall(r"claimName: (\S+)", path.read_text())
@@ -179,10 +177,7 @@ def test_the_rule_of_the_bucket_is_one_that_s3_takes() -> None:
 
 def test_the_pod_for_copies_is_valid_and_has_the_volume() -> None:
     pod = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "files.yaml").read_text())
-    client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
-    api = client.ApiClient()
-    known = api.deserialize(json.dumps(pod), "V1Pod", "application/json")
-    assert api.sanitize_for_serialization(known) == pod
+    known = known_to_kubernetes(pod, "V1Pod")
     assert f"pod/{known.metadata.name}" in KUBERNETES
     job = yaml.safe_load((ROOT / "deploy" / "kuberay" / "preprocess.yaml").read_text())
     head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]

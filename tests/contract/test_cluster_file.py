@@ -143,6 +143,20 @@ def test_a_filled_in_file_is_ready(name: str, home: Path, capsys: pytest.Capture
     assert "ready for `ray up" in capsys.readouterr().out
 
 
+def test_subnets_are_keys_of_ray(home: Path) -> None:
+    text = _filled("cluster.yaml").replace(
+        "ImageId: *image", "ImageId: *image\n      SubnetIds: [subnet-01234567]"
+    )
+    (home / "cluster.yaml").write_text(text)
+    assert main(["--check", str(home / "cluster.yaml")]) == 0
+
+
+def test_commands_inside_the_containers_have_the_token(cluster: dict[str, object]) -> None:
+    docker = cluster["docker"]
+    assert isinstance(docker, dict)
+    assert "-e RAY_AUTH_MODE=token" in docker["run_options"]
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("placeholder", FILLED)
 def test_each_placeholder_is_refused_with_its_place(
@@ -205,6 +219,7 @@ WRONG = {
     "a file system that is none": (("fs-01234567.efs", "fs-123.efs"), "there is no file system in"),
     "a group by its name": (("[sg-0123456789abcdef0]", "[safa]"), "'['safa']' is no list of ids"),
     "a group that is no list": (("[sg-0123456789abcdef0]", "sg-0123456789abcdef0"), "is no list of ids"),
+    "a type that is none": (("m6i.2xlarge", "m6i-2xlarge"), "InstanceType: 'm6i-2xlarge' is none"),
     "no workers": (("max_workers: 24", "max_workers: 0"), "no worker may start"),
     "an ARM machine": (("m6i.2xlarge", "m7g.2xlarge"), "'m7g.2xlarge' is an ARM machine"),
     "a typo for EC2": (

@@ -61,6 +61,16 @@ def _groups(job: dict[str, Any]) -> list[dict[str, Any]]:
     return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
 
 
+def known_to_kubernetes(plain: dict[str, Any], kind: str) -> Any:
+    """The object as the model of its kind reads it, which knows each field."""
+    client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
+    api = client.ApiClient()
+    known = api.deserialize(json.dumps(plain), kind, "application/json")
+    # A field that the model does not know is dropped, so it is not in what the model says.
+    assert api.sanitize_for_serialization(known) == plain
+    return known
+
+
 def test_there_is_one_for_each_program() -> None:
     assert {path.stem for path in FILES} == set(CONFIGS)
 
@@ -80,12 +90,8 @@ def test_fields_are_those_of_a_rayjob(job: dict[str, Any]) -> None:
 
 
 def test_pods_are_valid_for_kubernetes(job: dict[str, Any]) -> None:
-    client = pytest.importorskip("kubernetes.client", reason="not installed: pip install kubernetes")
-    api = client.ApiClient()
     for template in _templates(job):
-        pod = api.deserialize(json.dumps(template), "V1PodTemplateSpec", "application/json")
-        # A field that the model does not know is dropped, so it is not in what the model says.
-        assert api.sanitize_for_serialization(pod) == template
+        pod = known_to_kubernetes(template, "V1PodTemplateSpec")
         mounted = {mount.name for each in pod.spec.containers for mount in each.volume_mounts or ()}
         assert mounted == {volume.name for volume in pod.spec.volumes or ()}
 
@@ -174,6 +180,7 @@ def test_the_entrypoint_is_a_program_and_its_settings(job: dict[str, Any]) -> No
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     if name == "own":
         assert settings.pretrain.scale.num_workers == settings.train.scale.num_workers == group["replicas"]
+        assert settings.pretrain.scale.max_failures == settings.train.scale.max_failures == 3
     if program == "train":
         workers = (settings.scale.min_workers, settings.scale.num_workers)
         assert (group["minReplicas"], group["maxReplicas"]) == workers

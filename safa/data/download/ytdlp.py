@@ -26,6 +26,7 @@ from safa.media_types import CONTAINERS
 from safa.web import Pace
 
 MEGABYTE = 2**20
+INSTALL = "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'."
 _TO_JOIN = ["-protocol_whitelist", "file", "-format_whitelist", f"{CONTAINERS},aac,mp3"]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -39,17 +40,9 @@ class YtDlpDownloader:
 
     def __init__(self, config: YtDlpDownload, sleep: Callable[[float], None] = time.sleep) -> None:
         if importlib.util.find_spec("yt_dlp") is None:
-            raise UserError(
-                "yt-dlp is not installed",
-                "",
-                "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
-            )
+            raise UserError("yt-dlp is not installed", "", INSTALL)
         if find_deno() is None:
-            raise UserError(
-                "there is no deno, which runs the JavaScript that YouTube asks for",
-                "",
-                "Run `make install`, or .venv/bin/python -m pip install -e '.[download]'.",
-            )
+            raise UserError("there is no deno, which runs the JavaScript that YouTube asks for", "", INSTALL)
         if config.cookies is not None and not is_file(config.cookies):
             raise UserError("no such cookies file", shown(config.cookies), "Check source.download.cookies.")
         self._config, self._sleep = config, sleep
